@@ -1,0 +1,1 @@
+"""One module per outside thing: git, SQLite, Ray, the judge process."""

@@ -1,0 +1,1 @@
+"""The loop, the use cases, the command line and the views."""

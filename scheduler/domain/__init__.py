@@ -1,0 +1,1 @@
+"""Words of the lab: plain frozen types, standard library only."""
