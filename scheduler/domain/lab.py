@@ -1,0 +1,54 @@
+"""A lab: one tag of one repository, its contract and its settings. `Board` is the lab as the policies see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.domain.candidate import CandidateState, Standing
+from scheduler.domain.decision import GateSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """`lab_id` is unique across repositories; `noise_prior_bpb` and `device` are the contract's."""
+
+    tag: str
+    lab_id: str
+    branch: str
+    contract_name: str
+    contract_digest: str
+    contract_json: str
+    cache_digest: str
+    device: str
+    noise_prior_bpb: float
+    gates: GateSettings
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Every candidate of a lab with its scores. The current baseline is one of `standings`."""
+
+    baseline_id: str
+    first_baseline: bool
+    standings: tuple[Standing, ...]
+    noise_prior_bpb: float
+    gates: GateSettings
+
+    @property
+    def baseline(self) -> Standing:
+        return self.of(self.baseline_id)
+
+    @property
+    def undecided(self) -> tuple[Standing, ...]:
+        return tuple(s for s in self.standings if s.state.undecided)
+
+    def of(self, candidate_id: str) -> Standing:
+        """Standing of one candidate. Raises KeyError."""
+        for standing in self.standings:
+            if standing.candidate_id == candidate_id:
+                return standing
+        raise KeyError(candidate_id)
+
+    def in_state(self, state: CandidateState) -> tuple[Standing, ...]:
+        return tuple(s for s in self.standings if s.state is state)
