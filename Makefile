@@ -1,0 +1,48 @@
+# Everything a newcomer needs. `make demo` and `make test` start from nothing but Python 3.11+, git and make.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help install demo test test-gpu check lint types bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## create .venv with the exact versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("arsched needs Python 3.11 or newer, found " + sys.version.split()[0] + "; try: make PYTHON=/path/to/python3.11")'
+	@echo "creating $(VENV) (torch is the large part; a first download takes minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 & \
+	  pid=$$!; trap 'kill $$pid 2>/dev/null' INT TERM; \
+	  while kill -0 $$pid 2>/dev/null; do sleep 8; tail -n 1 $(VENV)/install.log | cut -c1-110; done; \
+	  wait $$pid || { tail -n 20 $(VENV)/install.log; echo "install failed; the whole log: $(VENV)/install.log"; exit 1; }
+	@touch $@
+
+demo: $(READY)  ## a real parallel hill climb on CPU slots: prepare, baseline, candidates, promotion, plot
+	@$(BIN)/arsched demo
+
+test: $(READY)  ## the whole test suite (no GPU needed)
+	@$(BIN)/python -m pytest
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+check: lint types test  ## what a change must pass: lint, types, architecture and tests
+
+lint: $(READY)  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy --strict on harness and scheduler
+	@$(BIN)/mypy
+
+bench: $(READY)  ## the measurements quoted in docs/measurements.md
+	@$(BIN)/python benchmarks/bench_loader.py
+	@$(BIN)/python benchmarks/bench_overhead.py
+
+clean:  ## remove what make created here (never a cache or a lab)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

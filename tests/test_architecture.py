@@ -1,0 +1,193 @@
+"""The rooms and their doors, read from the import statements of every file.
+
+Covers: which package may import which, which module may name an outside thing, and that cheap commands stay cheap.
+Each rule is also run against a source that breaks it: a rule that cannot fail is no rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Standard library modules a pure decision has no use for: clocks, disks, processes, randomness, the network.
+IMPURE = {
+    *("asyncio", "datetime", "ctypes", "fcntl", "glob", "io", "multiprocessing", "os", "pathlib", "random", "select"),
+    *("shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time", "urllib"),
+}
+# What a prepared node may lack: the judge and train.py run on numpy and torch alone.
+NOT_ON_A_NODE = {
+    *("click", "filelock", "git", "kernels", "matplotlib", "platformdirs", "pyarrow", "ray", "requests", "rich"),
+    *("rustbpe", "scipy", "tiktoken", "yaml"),
+}
+PREPARE_ONLY = ("harness.prepare", "harness.corpus", "harness.download", "harness.tokenizer_training", "harness.kernel")
+
+
+@dataclass(frozen=True)
+class Import:
+    """`module` imports `target`; `lazy` when the statement sits inside a function."""
+
+    module: str
+    target: str
+    lazy: bool
+
+    @property
+    def top(self) -> str:
+        return self.target.partition(".")[0]
+
+
+def imports_of(module: str, source: str) -> Iterator[Import]:
+    tree = ast.parse(source)
+    lazy = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    typing_only = {id(n) for i in ast.walk(tree) if _is_type_checking(i) for n in ast.walk(i)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(module, alias.name, id(node) in lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(module, node)
+            yield from (Import(module, f"{base}.{alias.name}", id(node) in lazy) for alias in node.names)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.split(".")[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def all_imports() -> list[Import]:
+    found = []
+    for path in sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py"), ROOT / "train.py"]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        # The compatibility folder stands in for upstream's own modules, under upstream's names.
+        if not module.startswith("harness.upstream"):
+            found += imports_of(module, path.read_text(encoding="utf-8"))
+    return found
+
+
+def inside(name: str, *rooms: str) -> bool:
+    return any(name == room or name.startswith(room + ".") for room in rooms)
+
+
+# Each rule says whether one import breaks it.
+
+
+def harness_knows_the_scheduler(i: Import) -> bool:
+    return inside(i.module, "harness") and i.top == "scheduler"
+
+
+def scheduler_reaches_past_the_contract(i: Import) -> bool:
+    door = inside(i.target, "harness.contract") and inside(i.module, "scheduler.app")
+    return inside(i.module, "scheduler") and i.top == "harness" and not door
+
+
+def domain_leaves_the_standard_library(i: Import) -> bool:
+    own = inside(i.target, "scheduler.domain")
+    return (
+        inside(i.module, "scheduler.domain") and not own and (i.top not in sys.stdlib_module_names or i.top in IMPURE)
+    )
+
+
+def policy_touches_the_world(i: Import) -> bool:
+    own = inside(i.target, "scheduler.domain", "scheduler.policy")
+    return (
+        inside(i.module, "scheduler.policy") and not own and (i.top not in sys.stdlib_module_names or i.top in IMPURE)
+    )
+
+
+def second_module_imports_ray(i: Import) -> bool:
+    return i.top == "ray" and i.module != "scheduler.adapters.ray_pool"
+
+
+def ray_is_imported_eagerly(i: Import) -> bool:
+    return i.top == "ray" and not i.lazy
+
+
+def sqlite_outside_the_ledger(i: Import) -> bool:
+    return i.top == "sqlite3" and not inside(i.module, "scheduler.adapters.ledger")
+
+
+def git_outside_its_adapter(i: Import) -> bool:
+    return i.top == "git" and not inside(i.module, "scheduler.adapters.git")
+
+
+def adapters_look_upwards(i: Import) -> bool:
+    return inside(i.module, "scheduler.adapters") and inside(i.target, "scheduler.app", "scheduler.policy")
+
+
+def reading_side_acts(i: Import) -> bool:
+    reads = inside(i.module, "scheduler.app.views", "scheduler.app.plots")
+    return reads and inside(i.target, "scheduler.app.loop", "scheduler.adapters.ray_pool", "scheduler.adapters.node")
+
+
+def judging_needs_more_than_numpy_and_torch(i: Import) -> bool:
+    judges = inside(i.module, "harness") and not i.module.startswith(PREPARE_ONLY)
+    return judges and not i.lazy and i.top in NOT_ON_A_NODE
+
+
+def train_py_knows_the_lab(i: Import) -> bool:
+    return i.module == "train" and i.top not in {"harness", "torch", "numpy"} and i.top not in sys.stdlib_module_names
+
+
+RULES = [
+    (harness_knows_the_scheduler, "harness.judge", "from scheduler.domain import run"),
+    (scheduler_reaches_past_the_contract, "scheduler.app.loop", "import harness.cache"),
+    (scheduler_reaches_past_the_contract, "scheduler.policy.gates", "from harness.contract import Contract"),
+    (domain_leaves_the_standard_library, "scheduler.domain.run", "import numpy"),
+    (domain_leaves_the_standard_library, "scheduler.domain.run", "import subprocess"),
+    (policy_touches_the_world, "scheduler.policy.gates", "import time"),
+    (policy_touches_the_world, "scheduler.policy.gates", "from pathlib import Path"),
+    (policy_touches_the_world, "scheduler.policy.gates", "def f():\n    import ray"),
+    (second_module_imports_ray, "scheduler.app.loop", "def f():\n    import ray"),
+    (ray_is_imported_eagerly, "scheduler.adapters.ray_pool", "import ray"),
+    (sqlite_outside_the_ledger, "scheduler.app.loop", "import sqlite3"),
+    (git_outside_its_adapter, "scheduler.app.loop", "from git import Repo"),
+    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.app import loop"),
+    (reading_side_acts, "scheduler.app.views.status", "from scheduler.app.loop import Loop"),
+    (judging_needs_more_than_numpy_and_torch, "harness.session", "import yaml"),
+    (train_py_knows_the_lab, "train", "import ray"),
+]
+
+
+@pytest.mark.parametrize(
+    "rule", sorted({rule for rule, _, _ in RULES}, key=lambda r: r.__name__), ids=lambda r: r.__name__
+)
+def test_no_import_breaks_the_rule(rule) -> None:
+    assert [f"{i.module} -> {i.target}" for i in all_imports() if rule(i)] == []
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), RULES, ids=lambda v: getattr(v, "__name__", str(v)))
+def test_the_rule_sees_a_breach(rule, module: str, source: str) -> None:
+    assert any(rule(i) for i in imports_of(module, source))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import harness, harness.contract", "import scheduler.app.cli.main", "import scheduler.app.cli.status"],
+)
+def test_a_cheap_command_imports_nothing_heavy(statement: str) -> None:
+    probe = f"{statement}; import sys; print([m for m in ('ray', 'torch', 'numpy', 'matplotlib') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_the_package_says_one_version() -> None:
+    import tomllib
+
+    import harness
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == harness.__version__
