@@ -107,7 +107,11 @@ class SlotSupervisor:
     def _launch(self, spool: Spool, order: RunOrder) -> None:
         arguments = judge_arguments(spool, self.spec, order, self._lock())
         environment = judge_environment(self._environ, self.spec.uuid)
-        self._processes[spool.directory] = start_judge(spool, [*self._commands.judge, *arguments], environment)
+        try:
+            self._processes[spool.directory] = start_judge(spool, [*self._commands.judge, *arguments], environment)
+        except PoolProblem:
+            self._spools.discard(spool)  # it never began: the same attempt may be started again
+            raise
 
     def _report(self, spool: Spool) -> Report:
         who = (spool.slot_id, spool.run_id, spool.attempt)

@@ -145,6 +145,10 @@ class SpoolRoot:
         except OSError as problem:
             raise _disk_problem(self.root, problem) from None
 
+    def discard(self, spool: Spool) -> None:
+        """Remove an attempt's folder as if it had never come."""
+        shutil.rmtree(spool.directory, ignore_errors=True)
+
     def lock_path(self, name: str) -> Path:
         """Lock file of one GPU or core; its folder exists afterwards. Raises PoolProblem."""
         try:

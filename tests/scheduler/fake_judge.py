@@ -1,0 +1,116 @@
+"""A judge that obeys the real one's command line and files but trains nothing: its train.py is a list of orders.
+
+    score 1.95        write result.json          wait /path     go on once that file exists
+    die some words    end without a result       hang           never end
+    stubborn          ignore SIGTERM             child          start a child that dies with its parent
+    dump              write what it was started with to out/facts.json
+
+Standard library only. Run as a program; `COMMANDS` is how a supervisor gets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CACHE_DIGEST = "cafe" * 16
+CONTRACT_JSON = json.dumps({"name": "tiny", "device": "cpu"})
+FAKE_JUDGE = (sys.executable, "-S", str(Path(__file__).resolve()))
+FAKE_CACHE = (*FAKE_JUDGE, "cache")
+POLL_S = 0.01
+
+
+def result_text(val_bpb: float, seed: int) -> str:
+    return json.dumps({"format": 1, "status": "ok", "reason": "", "val_bpb": val_bpb, "seed": seed})
+
+
+class FakeJudge:
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.out: Path = arguments.out
+        self.log = (self.out / "run.log").open("a")
+
+    def run(self) -> int:
+        with self.arguments.lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.say_progress(0)
+            for number, line in enumerate(self.arguments.train.read_text().splitlines(), start=1):
+                self.say_progress(number)
+                verb, _, rest = line.partition(" ")
+                getattr(self, f"do_{verb}")(rest)
+        return 0
+
+    def say_progress(self, step: int) -> None:
+        self.write("progress.json", {"phase": "train", "elapsed_s": 1.5, "budget_s": 20, "step": step, "loss": 2.5})
+        self.log.write(f"step {step}\n")
+        self.log.flush()
+
+    def write(self, name: str, facts: dict[str, Any] | str) -> None:
+        beside = self.out / f".{name}"
+        beside.write_text(facts if isinstance(facts, str) else json.dumps(facts))
+        beside.replace(self.out / name)
+
+    def do_score(self, rest: str) -> None:
+        self.write("result.json", result_text(float(rest), self.arguments.seed))
+
+    def do_wait(self, rest: str) -> None:
+        while not Path(rest).exists():
+            time.sleep(POLL_S)
+
+    def do_die(self, rest: str) -> None:
+        print(rest, file=sys.stderr, flush=True)
+        os._exit(7)
+
+    def do_hang(self, _rest: str) -> None:
+        while True:
+            signal.pause()
+
+    def do_stubborn(self, _rest: str) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def do_child(self, _rest: str) -> None:
+        child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "sleep", "1000"])
+        self.write("child.pid", str(child.pid))
+
+    def do_dump(self, _rest: str) -> None:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        facts = {
+            "argv": sys.argv[1:], "environ": dict(os.environ), "nice": os.nice(0), "pid": os.getpid(),
+            "sigint_blocked": signal.SIGINT in blocked, "cwd": os.getcwd(),
+        }  # fmt: skip
+        self.write("facts.json", facts)
+
+
+def answer_cache() -> int:
+    """The other program of the referee: every contract is prepared, but the one named "bare"."""
+    contract = json.loads(Path(sys.argv[sys.argv.index("--contract") + 1]).read_text())
+    if contract["name"] == "bare":
+        print(json.dumps({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}))
+        return 1
+    if contract["name"] == "broken":
+        print("Traceback: the referee itself fails", file=sys.stderr)
+        return 1
+    print(json.dumps({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    for name in ("--contract", "--train", "--out", "--lock"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    for name in ("--device", "--cpus", "--expect-cache", "--expect-attention"):
+        parser.add_argument(name)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(answer_cache() if "cache" in sys.argv[1:2] else FakeJudge(parse()).run())
