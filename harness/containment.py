@@ -1,0 +1,161 @@
+"""A PID namespace of its own around the judge, so that nothing a candidate spawns can outlive it.
+
+Covers: probing whether the kernel lets us (with or without root), entering, passing signals on, and the fallback, a
+subreaper, which keeps escaped grandchildren below the judge but cannot end them when the judge itself is killed -9.
+Not covered: what runs inside, and hiding files or the network from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Literal, NoReturn
+
+Containment = Literal["namespace", "subreaper"]
+Wanted = Literal["auto", "namespace", "subreaper"]
+Body = Callable[[Containment], int]
+
+FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class ContainmentError(Exception):
+    """A namespace was demanded and this machine does not grant one."""
+
+
+def contain(wanted: Wanted, body: Body) -> int:
+    """Run `body` contained and return its exit code.
+
+    In a namespace `body` runs in a child process that is its PID 1; this process waits, passes signals on, and takes
+    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked by the caller; `body`
+    unblocks them once it can handle them. Raises ContainmentError.
+    """
+    die_with_parent()
+    if wanted != "subreaper":
+        if _namespace_works():
+            return _run_in_namespace(body)
+        if wanted == "namespace":
+            raise ContainmentError("this machine does not allow PID namespaces (try --containment subreaper)")
+        sys.stderr.write(
+            "judge: no PID namespaces here; processes a candidate hides survive if the judge is killed -9\n"
+        )
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    return body("subreaper")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to SIGKILL this process when the thread that started it ends."""
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("judge: the process that started this one is gone")
+
+
+def _namespace_works() -> bool:
+    """Try the whole way in a throw-away child: half-way there is no way back."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            _unshare()
+            inner = os.fork()
+            if inner == 0:
+                _exit_after(_mount_proc)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) & 0xFF)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _exit_after(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError:
+        os._exit(1)
+    os._exit(0)
+
+
+def _run_in_namespace(body: Body) -> int:
+    _unshare()
+    alive_read, alive_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(alive_write)
+        _live_as_init(alive_read, body)
+    os.close(alive_read)
+    os.write(alive_write, b"!")
+    return _wait_forwarding(pid)
+
+
+def _live_as_init(alive_read: int, body: Body) -> NoReturn:
+    code = 1
+    try:
+        _become_init(alive_read)
+        code = body("namespace")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _become_init(alive_read: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.read(alive_read, 1) != b"!":  # the outer process died before the line above could take effect
+        os._exit(1)
+    os.close(alive_read)
+    _mount_proc()
+
+
+def _wait_forwarding(pid: int) -> int:
+    def forward(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in FORWARDED_SIGNALS:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        sys.stderr.write(f"judge: killed by signal {-code}\n")
+        return 1
+    return code
+
+
+def _unshare() -> None:
+    """New PID namespace for the children to come; without root, inside a new user namespace that keeps our ids."""
+    if os.geteuid() == 0 and _libc().unshare(_CLONE_NEWPID) == 0:
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    _check(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWPID), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _mount_proc() -> None:
+    """Show this namespace's processes in /proc, to this namespace alone."""
+    _check(_libc().unshare(_CLONE_NEWNS), "unshare")
+    _check(_libc().mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+    _check(_libc().mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None), "mount")
+
+
+def _prctl(option: int, value: int) -> None:
+    _check(_libc().prctl(option, value, 0, 0, 0), "prctl")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(outcome: int, call: str) -> None:
+    if outcome != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{call}: {os.strerror(error)}")

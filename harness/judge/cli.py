@@ -1,0 +1,44 @@
+"""The judge's entry: parse, contain, hold court.
+
+Covers: blocking signals until the judge can act on them, and keeping the judge itself small and on the run's cores.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from harness.containment import FORWARDED_SIGNALS, Containment, ContainmentError, contain
+from harness.judge.order import Order, parse_order
+
+_EXIT_INFRA, _EXIT_USAGE = 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """Judge one run; returns the exit code (0 scored, 3 not, 1 infrastructure, 2 usage)."""
+    if sys.platform != "linux":
+        sys.stderr.write("judge: needs Linux (process trees, sealed shared memory); `python train.py` runs anywhere\n")
+        return _EXIT_USAGE
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
+    order = parse_order(argv)
+    _settle(order)
+    try:
+        return contain(order.containment, lambda containment: _hold_court(order, containment))
+    except ContainmentError as error:
+        sys.stderr.write(f"judge: {error}\n")
+        return _EXIT_INFRA
+
+
+def _settle(order: Order) -> None:
+    """The judge shares the candidate's cores and must not wake a thread per core of the machine beside it."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    if order.cpus:
+        os.sched_setaffinity(0, order.cpus)
+
+
+def _hold_court(order: Order, containment: Containment) -> int:
+    from harness.judge.court import hold_court  # numpy is paid for in the contained process alone
+
+    return hold_court(order, containment)

@@ -1,0 +1,92 @@
+"""Logits through shared host memory: the judge's half on a CPU.
+
+Covers: a sealed memfd (the candidate can neither shrink it under the judge nor grow it), NaN poison, private snapshots,
+scoring in numpy. Not covered: logits on a device (harness.judge.exchange_cuda).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.exchange import Layout
+from harness.protocol import Op
+from harness.scoring import Tally, TokenBytes, tally_logits
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Exchange(Protocol):
+    """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored cannot change any more."""
+
+    op: Op
+    layout: Layout
+
+    @property
+    def fd(self) -> int: ...
+
+    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
+        """Show the candidate the rows of a forward, uint16 [forward_rows, T]."""
+
+    def poison(self) -> None:
+        """Fill the buffer with NaN: what a candidate does not write does not score."""
+
+    def snapshot(self, rows: int) -> Any:
+        """A private copy of the first `rows` rows of logits."""
+
+    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
+        """Score a snapshot against targets [rows, T]. Raises scoring.NonFinite."""
+
+    def close(self) -> None: ...
+
+
+class SharedMemory:
+    """A sealed memfd, mapped."""
+
+    def __init__(self, size: int) -> None:
+        self.fd = os.memfd_create("arsched-evaluation", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self.memory = mmap.mmap(self.fd, size)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class HostExchange:
+    """Rows and logits in one shared memory; scored by numpy."""
+
+    op = Op.HOST_BUFFER
+
+    def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:
+        self.layout = layout
+        self._token_bytes = token_bytes
+        self._shared = SharedMemory(layout.host_bytes)
+        self._tokens = layout.tokens(self._shared.memory)
+        self._logits = layout.host_logits(self._shared.memory)
+        self._snapshot = np.empty_like(self._logits)
+
+    @property
+    def fd(self) -> int:
+        return self._shared.fd
+
+    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
+        self._tokens[...] = tokens
+
+    def poison(self) -> None:
+        self._logits.fill(np.nan)
+
+    def snapshot(self, rows: int) -> NDArray[np.float32]:
+        np.copyto(self._snapshot[:rows], self._logits[:rows])
+        return self._snapshot[:rows]
+
+    def tally(self, snapshot: NDArray[np.float32], targets: NDArray[np.uint16]) -> Tally:
+        return tally_logits(snapshot, targets, self._token_bytes)
+
+    def close(self) -> None:
+        self._shared.close()

@@ -1,0 +1,84 @@
+"""What must be in order before a run can begin, and the failure that is nobody's candidate's fault.
+
+Covers: the output directory (one judge at a time, no result of an earlier run left in it) and the lock that fences a GPU
+or a core. Locks are the kernel's: they fall when the last process that holds them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.judge.interrupt import Interrupt
+from harness.judge.progress import PROGRESS_NAME
+from harness.judge.result import RESULT_NAME
+from harness.judge.verdict import Verdict
+
+_LOCK_PATIENCE_S = 10.0  # a run that has just been killed may take a moment to let go of its GPU
+_RETRY_S = 0.05
+
+
+class Infra(Exception):
+    """The run could not be judged. `reportable` is False when the output directory belongs to another judge."""
+
+    def __init__(self, word: str, reason: str, *, reportable: bool = True) -> None:
+        super().__init__(reason)
+        self.verdict = Verdict(f"infra: {word}", reason)
+        self.reportable = reportable
+
+
+@contextmanager
+def claim_output(out: Path) -> Iterator[None]:
+    """Hold the output directory, emptied of an earlier run's result. Raises Infra."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Infra("output", f"cannot use {out}: {error.strerror}", reportable=False) from error
+    try:
+        if not _try_lock(folder):
+            raise Infra("output", f"another judge is writing to {out}", reportable=False)
+        for name in (RESULT_NAME, PROGRESS_NAME):
+            (out / name).unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def hold_lock(path: Path | None, interrupt: Interrupt) -> Iterator[int | None]:
+    """Hold the run's lock file, if it has one; yields its descriptor for the candidate to inherit. Raises Infra."""
+    if path is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise Infra("lock", f"cannot open the lock {path}: {error.strerror}") from error
+        stack.callback(os.close, lock_fd)
+        _wait_for_lock(lock_fd, path, interrupt)
+        yield lock_fd
+
+
+def _wait_for_lock(lock_fd: int, path: Path, interrupt: Interrupt) -> None:
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while not _try_lock(lock_fd):
+        if interrupt.signal_name is not None:
+            raise Infra("interrupted", f"the judge was stopped by {interrupt.signal_name}")
+        if time.monotonic() > deadline:
+            raise Infra("lock", f"{path} is held by another run: its device is not free")
+        time.sleep(_RETRY_S)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

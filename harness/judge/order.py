@@ -1,0 +1,111 @@
+"""What one run is asked to be: the judge's command line, parsed once into a frozen Order.
+
+Covers: reading and checking the arguments; a usage error ends the process with exit code 2 before anything is written.
+Not covered: whether the cache, the device or the lock are there (that is found out in the run, and is `infra`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.containment import Wanted
+from harness.contract import Contract, ContractError, load_contract
+from harness.protocol import ATTENTION_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else what CUDA_VISIBLE_DEVICES shall hold."""
+
+    contract: Contract
+    train: Path
+    seed: int
+    out: Path
+    device: str | None
+    cpus: tuple[int, ...]
+    expect_cache: str | None
+    expect_attention: str | None
+    lock: Path | None
+    containment: Wanted
+
+
+def parse_order(argv: list[str]) -> Order:
+    """Parse the command line. Raises SystemExit(2) with a message on standard error."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        contract = load_contract(given.contract)
+    except ContractError as error:
+        parser.error(f"--contract {given.contract}: {error}\n{getattr(error, 'hint', '')}".rstrip())
+    if not given.train.is_file():
+        parser.error(f"--train {given.train}: no such file")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out}: is not a directory")
+    try:
+        device = _device(given.device, contract)
+    except ValueError as error:
+        parser.error(str(error))
+    return Order(
+        contract,
+        given.train.resolve(),
+        given.seed,
+        given.out.resolve(),
+        device,
+        given.cpus,
+        given.expect_cache,
+        given.expect_attention,
+        given.lock,
+        given.containment,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.judge",
+        description="Run one train.py on one device against a contract and write result.json.",
+        epilog="exit codes: 0 scored, 3 ran without a valid score, 1 the machine or the judge failed, 2 wrong usage",
+    )
+    add = parser.add_argument
+    add("--contract", required=True, metavar="C", help="standard, cpu, upstream, or the path of a contract file")
+    add("--train", required=True, type=Path, metavar="FILE", help="the candidate's train.py")
+    add("--seed", required=True, type=_seed, metavar="S", help="seed of the run, a non-negative integer")
+    add("--out", required=True, type=Path, metavar="DIR", help="where result.json, run.log and progress.json go")
+    add("--device", default="auto", metavar="auto|cpu|GPU-uuid", help="default: what the contract says")
+    add("--cpus", type=_cpus, default=(), metavar="LIST", help="pin the run to these cores, like 0 or 0,2 or 4-7")
+    add("--expect-cache", metavar="DIGEST", help="refuse to run on any other prepared cache")
+    add("--expect-attention", choices=ATTENTION_NAMES, help="refuse a run that uses another attention kernel")
+    add("--lock", type=Path, metavar="FILE", help="hold this lock while anything of the run is alive")
+    add("--containment", choices=("auto", "namespace", "subreaper"), default="auto", help="default: auto")
+    return parser
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError("a seed lies between 0 and 2**63 - 1")
+    return seed
+
+
+def _cpus(text: str) -> tuple[int, ...]:
+    cores: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            cores.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of cores like 0 or 0,2 or 4-7") from None
+    if not cores:
+        raise argparse.ArgumentTypeError(f"{text!r} names no core")
+    return tuple(sorted(cores))
+
+
+def _device(wanted: str, contract: Contract) -> str | None:
+    if contract.device == "cpu":
+        if wanted not in ("auto", "cpu"):
+            raise ValueError(f"--device {wanted}: contract {contract.name} runs on the CPU")
+        return None
+    if wanted == "cpu":
+        raise ValueError(f"--device cpu: contract {contract.name} needs a GPU (try --contract cpu)")
+    return wanted

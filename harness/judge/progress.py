@@ -1,0 +1,80 @@
+"""How far a run is, for people: progress.json about twice a second, and a line on standard error.
+
+Covers: what the candidate has reported, throttling, whole-file replacement. Not covered: any decision.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.judge.result import write_whole
+
+PROGRESS_NAME = "progress.json"
+_FILE_INTERVAL_S = 0.5
+_LINE_INTERVAL_S = 5.0
+_TTY_LINE_INTERVAL_S = 0.5
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """The candidate's own words about its run; None until it has said something."""
+
+    step: int | None = None
+    loss: float | None = None
+    tokens: int | None = None
+    attention: str | None = None
+    peak_memory_mb: float | None = None
+
+
+class Progress:
+    """Shows the state of one run at bounded cost, whatever the candidate reports."""
+
+    def __init__(self, path: Path, budget_s: float) -> None:
+        self._path = path
+        self._budget_s = budget_s
+        self._file_due = self._line_due = 0.0
+        self._is_tty = sys.stderr.isatty()
+        self._phase = ""
+
+    def show(self, phase: str, elapsed_s: float, telemetry: Telemetry) -> None:
+        """Refresh what is due; a change of phase is always due."""
+        now = time.monotonic()
+        changed, self._phase = phase != self._phase, phase
+        if changed or now >= self._file_due:
+            self._file_due = now + _FILE_INTERVAL_S
+            self._write(phase, elapsed_s, telemetry)
+        if changed or now >= self._line_due:
+            self._line_due = now + (_TTY_LINE_INTERVAL_S if self._is_tty else _LINE_INTERVAL_S)
+            self._print(phase, elapsed_s, telemetry)
+
+    def end_line(self) -> None:
+        """Leave the terminal on a fresh line."""
+        if self._is_tty:
+            sys.stderr.write("\n")
+
+    def _write(self, phase: str, elapsed_s: float, telemetry: Telemetry) -> None:
+        state = {
+            "phase": phase,
+            "elapsed_s": round(elapsed_s, 2),
+            "budget_s": self._budget_s,
+            "step": telemetry.step,
+            "loss": _finite_or_none(telemetry.loss),
+            "tokens": telemetry.tokens,
+        }
+        write_whole(self._path, json.dumps(state) + "\n", durable=False)
+
+    def _print(self, phase: str, elapsed_s: float, telemetry: Telemetry) -> None:
+        line = f"{phase:<9} {elapsed_s:6.1f} / {self._budget_s:g} s"
+        if telemetry.step is not None:
+            line += f"  step {telemetry.step}  loss {telemetry.loss:.4f}"
+        sys.stderr.write(f"\r\x1b[K{line}" if self._is_tty else f"{line}\n")
+        sys.stderr.flush()
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

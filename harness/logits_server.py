@@ -1,0 +1,101 @@
+"""The candidate's half of an evaluation: rows come in through shared memory, logits go out through a buffer the judge owns.
+
+Covers: mapping the judge's memory, one forward per batch of rows, writing its logits slice by slice, in lock step.
+Not covered: what the logits are worth (the judge alone computes that) and torch itself (harness.evaluation adapts models).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.contract import Contract
+from harness.exchange import Layout
+from harness.protocol import BATCH_SIZE_LIMIT, Closed, Message, Op, ProtocolError, receive, receive_with_fds, send
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Logits(Protocol):
+    """The logits of one forward, [rows, T, V]."""
+
+    def write(self, first: int, count: int, buffer: Buffer) -> None:
+        """Put rows first .. first+count-1 at the start of the buffer, complete when this returns."""
+
+
+Forward = Callable[["NDArray[np.uint16]"], Logits]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Where logits go: `host` is float32 [slice_rows, T, V] in shared memory, or `device` a CUDA tensor of that shape."""
+
+    host: NDArray[np.float32] | None
+    device: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    tokens: NDArray[np.uint16]
+    buffer: Buffer
+    slice_rows: int
+
+
+def serve(sock: socket.socket, forward: Forward, batch_size: int, contract: Contract) -> float:
+    """Announce EVAL, answer every batch the judge sends, return the judge's val_bpb.
+
+    Raises ValueError for a batch size that is no positive integer, SystemExit when the judge is gone.
+    """
+    if not 0 < int(batch_size) < BATCH_SIZE_LIMIT:
+        raise ValueError(f"batch_size must be between 1 and {BATCH_SIZE_LIMIT - 1}, not {batch_size}")
+    try:
+        send(sock, Message(Op.EVAL, integer=int(batch_size)))
+        return _answer(sock, forward, _open_offer(sock, contract))
+    except Closed:
+        raise SystemExit("the judge is gone") from None
+
+
+def _answer(sock: socket.socket, forward: Forward, offer: _Offer) -> float:
+    logits: Logits | None = None
+    first = 0
+    while True:
+        request = receive(sock)
+        if request.op is Op.END:
+            return request.real
+        if request.op is Op.BATCH:
+            logits, first = forward(offer.tokens.copy()), 0
+        elif request.op is not Op.SLICE or logits is None:
+            raise ProtocolError(f"the judge sent {request.op.name} in an evaluation")
+        count = min(offer.slice_rows, len(offer.tokens) - first)
+        logits.write(first, count, offer.buffer)
+        first += count
+        send(sock, Message(Op.DONE, count=request.count))
+
+
+def _open_offer(sock: socket.socket, contract: Contract) -> _Offer:
+    """Take the judge's buffer; decline a CUDA one that this process cannot open, and take the next."""
+    while True:
+        message, fds = receive_with_fds(sock)
+        if message.op not in (Op.HOST_BUFFER, Op.CUDA_BUFFER) or len(fds) != 1:
+            raise ProtocolError(f"the judge answered {message.op.name} where a buffer was due")
+        layout = Layout(message.count, message.integer, contract.sequence_length, contract.vocab_size)
+        with os.fdopen(fds[0], "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        buffer = _open_buffer(message.op, layout, memory)
+        send(sock, Message(Op.READY, count=0 if buffer is None else 1))
+        if buffer is not None:
+            return _Offer(layout.tokens(memory), buffer, message.integer)
+
+
+def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap) -> Buffer | None:
+    if op is Op.HOST_BUFFER:
+        return Buffer(layout.host_logits(memory), None)
+    from harness.cuda_ipc import open_buffer
+
+    return Buffer(None, device) if (device := open_buffer(layout, memory)) is not None else None

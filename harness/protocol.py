@@ -1,0 +1,139 @@
+"""The words between judge and candidate: fixed 24-byte messages over a SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS.
+
+Covers: the message struct, sending, and receiving with every check that keeps a hostile peer out (length, truncation,
+unknown operation, smuggled descriptors). Not covered: which message is allowed when (harness.judge.conversation).
+No pickle, no strings, no variable lengths: what cannot be said cannot be abused.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+JUDGE_FD_ENV = "ARSCHED_JUDGE_FD"
+ATTENTION_NAMES = ("fa3", "fa2", "flex", "sdpa")  # sent as an index
+BATCH_SIZE_LIMIT = 1 << 31
+_VERSION = 1
+_STRUCT = struct.Struct("<HHIqd")
+MESSAGE_BYTES = _STRUCT.size
+_MAX_FDS = 4
+
+
+class Op(enum.IntEnum):
+    """What a message says; below 16 the candidate speaks, from 16 on the judge."""
+
+    HELLO = 1  # imports are done
+    WARMING = 2  # random tokens asked for: compiling
+    START = 3  # training rows asked for
+    STEP = 4  # count=step, integer=tokens so far, real=loss
+    ATTENTION = 5  # count=index into ATTENTION_NAMES
+    MEMORY = 6  # real=peak MiB
+    EVAL = 7  # integer=batch size
+    READY = 8  # count=1: the buffer is open; 0: it cannot be opened, offer another
+    DONE = 9  # count=number of the slice now in the buffer
+    ROWS = 16  # answer to START: descriptors of rows and epochs; integer=rows, real=the clock's reading at START
+    HOST_BUFFER = 17  # answer to EVAL: descriptor; count=rows of a forward, integer=rows of a slice
+    CUDA_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows
+    BATCH = 19  # count=number of the next slice; a fresh forward begins here
+    SLICE = 20  # count=number of the next slice of the same forward
+    END = 21  # real=val_bpb
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; unused fields are zero."""
+
+    op: Op
+    count: int = 0
+    integer: int = 0
+    real: float = 0.0
+
+    def pack(self) -> bytes:
+        return _STRUCT.pack(self.op, _VERSION, self.count, self.integer, self.real)
+
+
+class ProtocolError(Exception):
+    """The peer sent something that is not a message, or not the one that was due."""
+
+
+class Closed(Exception):
+    """The peer is gone."""
+
+
+def unpack(data: bytes) -> Message:
+    """Parse exactly one message. Raises ProtocolError for any other length, version or operation."""
+    if len(data) != MESSAGE_BYTES:
+        raise ProtocolError(f"a message of {len(data)} bytes (messages have {MESSAGE_BYTES})")
+    op, version, count, integer, real = _STRUCT.unpack(data)
+    if version != _VERSION:
+        raise ProtocolError(f"protocol version {version} (this side speaks {_VERSION})")
+    try:
+        return Message(Op(op), count, integer, real)
+    except ValueError:
+        raise ProtocolError(f"unknown operation {op}") from None
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """(judge's end, candidate's end), packet boundaries kept by the kernel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
+    """Send one message whole. Raises Closed when the peer is gone, ProtocolError when it does not read (non-blocking)."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        sock.sendmsg([message.pack()], ancillary)
+    except (BrokenPipeError, ConnectionResetError):
+        raise Closed("the other side is gone") from None
+    except BlockingIOError:
+        raise ProtocolError("messages pile up unread") from None
+
+
+def receive(sock: socket.socket) -> Message:
+    """Receive one message that carries no descriptors. Raises Closed, ProtocolError, BlockingIOError."""
+    message, fds = _receive(sock, ancillary_bytes=0)
+    assert not fds
+    return message
+
+
+def receive_with_fds(sock: socket.socket) -> tuple[Message, tuple[int, ...]]:
+    """Receive one message and its descriptors, which the caller closes; the candidate's side only."""
+    return _receive(sock, ancillary_bytes=socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize))
+
+
+def _receive(sock: socket.socket, ancillary_bytes: int) -> tuple[Message, tuple[int, ...]]:
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, ancillary_bytes)
+    except ConnectionResetError:
+        raise Closed("the other side is gone") from None
+    fds = _descriptors(ancillary)
+    try:
+        return _checked(data, flags), fds
+    except (Closed, ProtocolError):
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _checked(data: bytes, flags: int) -> Message:
+    # The kernel cuts an oversize packet silently: the flag is the only trace. With no room for descriptors it closes
+    # smuggled ones itself and sets MSG_CTRUNC.
+    if flags & socket.MSG_TRUNC:
+        raise ProtocolError(f"a message longer than {MESSAGE_BYTES} bytes")
+    if flags & socket.MSG_CTRUNC:
+        raise ProtocolError("a message that carries descriptors")
+    if not data:
+        raise Closed("the other side is gone")
+    return unpack(data)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return tuple(fds)

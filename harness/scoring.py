@@ -1,0 +1,119 @@
+"""From logits and targets to bits per byte, in numpy: the one place where a score comes into being on a CPU.
+
+Covers: log-sum-exp in float32, sums in float64, both byte counts from the same nats, refusal of anything not finite.
+Not covered: whose logits these are. Targets that stand for no bytes (special tokens) count in neither sum, as in
+https://github.com/karpathy/autoresearch (prepare.py, evaluate_bpb).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.cache import Cache
+
+# A negative log likelihood below zero is impossible but for rounding of the log-sum-exp.
+_NLL_FLOOR = -1e-3
+
+
+class NonFinite(Exception):
+    """The logits of a scored row hold NaN or infinity where a probability is needed."""
+
+
+class ImpossibleLikelihood(Exception):
+    """A probability above one: the reduction itself is at fault, not the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBytes:
+    """Bytes of text each token stands for, int64 [V]: true ones, and counted upstream's way."""
+
+    true: NDArray[np.int64]
+    upstream: NDArray[np.int64]
+
+    @classmethod
+    def load(cls, cache: Cache) -> TokenBytes:
+        return cls(
+            np.load(cache.token_bytes_path, allow_pickle=False).astype(np.int64),
+            np.load(cache.token_bytes_upstream_path, allow_pickle=False).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over scored targets: nats and bytes, by both byte counts; adds up slice by slice."""
+
+    nats: float = 0.0
+    bytes: int = 0
+    tokens: int = 0
+    nats_upstream: float = 0.0
+    bytes_upstream: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.nats + other.nats,
+            self.bytes + other.bytes,
+            self.tokens + other.tokens,
+            self.nats_upstream + other.nats_upstream,
+            self.bytes_upstream + other.bytes_upstream,
+        )
+
+    def score(self) -> Score:
+        """Nats per byte over ln 2. Raises ValueError when no target stands for any byte."""
+        if self.bytes <= 0 or self.bytes_upstream <= 0:
+            raise ValueError("the validation rows stand for no bytes at all")
+        return Score(
+            self.nats / (math.log(2) * self.bytes),
+            self.nats_upstream / (math.log(2) * self.bytes_upstream),
+            self.nats / self.tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a model is worth on the validation rows."""
+
+    val_bpb: float
+    val_bpb_upstream: float
+    nats_per_token: float
+
+
+def token_nll(logits: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
+    """-log softmax(logits)[target] for float32 logits [T, V] and targets [T]. Raises NonFinite."""
+    largest = logits.max(axis=-1)
+    if not np.isfinite(largest).all():
+        raise NonFinite("logits hold NaN or infinity")
+    # -inf on tokens a model rules out is legitimate; on the target it makes the likelihood zero.
+    shifted = logits - largest[:, None]
+    np.exp(shifted, out=shifted)
+    chosen = np.take_along_axis(logits, targets.astype(np.int64)[:, None], axis=-1)[:, 0]
+    nll: NDArray[np.float32] = np.log(shifted.sum(axis=-1, dtype=np.float32)) + (largest - chosen)
+    if not np.isfinite(nll).all():
+        raise NonFinite("the model gives a target no probability at all")
+    if nll.min() < _NLL_FLOOR:
+        raise ImpossibleLikelihood(f"negative log likelihood {nll.min():.4g} nats")
+    return nll
+
+
+def tally(nll: NDArray[np.floating], targets: NDArray[np.integer], token_bytes: TokenBytes) -> Tally:
+    """Sum per-token nats [...] and the bytes of their targets [...]."""
+    nats = nll.astype(np.float64)
+    true, upstream = token_bytes.true[targets], token_bytes.upstream[targets]
+    return Tally(
+        float(nats[true > 0].sum()),
+        int(true.sum()),
+        int((true > 0).sum()),
+        float(nats[upstream > 0].sum()),
+        int(upstream.sum()),
+    )
+
+
+def tally_logits(logits: NDArray[np.float32], targets: NDArray[np.integer], token_bytes: TokenBytes) -> Tally:
+    """Tally of logits [rows, T, V] against targets [rows, T], a row at a time so that temporaries stay in the cache."""
+    total = Tally()
+    for row_logits, row_targets in zip(logits, targets, strict=True):
+        total += tally(token_nll(row_logits, row_targets), row_targets, token_bytes)
+    return total

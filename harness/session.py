@@ -1,0 +1,257 @@
+"""The candidate's side of the door: which contract, which cache, which seed, and how to talk to the judge if there is one.
+
+Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (AloneSession), the budget clock,
+reports of progress. Not covered: batches (harness.loader) and scoring (harness.evaluation). Imports numpy and torch only
+when rows or logits are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.cache import Cache, open_cache
+from harness.contract import Contract, load_contract
+from harness.processes import TreeClock
+from harness.protocol import (
+    ATTENTION_NAMES,
+    JUDGE_FD_ENV,
+    Closed,
+    Message,
+    Op,
+    receive_with_fds,
+    send,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rows = tuple[NDArray[np.uint16], NDArray[np.int32]]
+
+CONTRACT_ENV = "ARSCHED_CONTRACT"
+SEED_ENV = "ARSCHED_SEED"
+DEFAULT_SEED = 42
+_REPORT_INTERVAL_S = 0.25
+
+
+class SessionError(Exception):
+    """train.py used the harness in a way the contract does not allow; the message says how."""
+
+
+class Session(Protocol):
+    """What the loader, the evaluation and train.py may ask for."""
+
+    contract: Contract
+    seed: int
+    judged: bool
+
+    @property
+    def cache(self) -> Cache: ...
+
+    def warming(self) -> None:
+        """Random tokens are about to be served. Raises SessionError once training has begun."""
+
+    def start(self) -> None:
+        """The budget clock starts now, if it has not yet."""
+
+    def open_train_rows(self) -> Rows:
+        """(rows uint16 [n, T+1], epochs int32 [n]), read-only; the first call starts the budget clock."""
+
+    def elapsed_s(self) -> float:
+        """Budget seconds used on the contract's clock since the start; 0.0 before."""
+
+    def report_step(self, step: int, loss: float, tokens: int) -> None:
+        """Tell whoever watches how far training is; at most four reports a second are passed on."""
+
+    def report_attention(self, name: str) -> None:
+        """Tell which attention kernel is in use: one of protocol.ATTENTION_NAMES."""
+
+    def report_memory_mb(self, peak_memory_mb: float) -> None:
+        """Tell the peak device memory so far."""
+
+    def evaluate(self, model: Any, batch_size: int) -> float:
+        """val_bpb of `model` (int64 [b, T] -> logits [b, T, V]) over the contract's validation rows."""
+
+
+class _CommonSession:
+    """What both sessions share: contract, lazily opened cache, seed, and the candidate's view of the clock."""
+
+    judged = False
+
+    def __init__(self) -> None:
+        self.contract = load_contract(_contract_reference())
+        self.seed = int(os.environ.get(SEED_ENV, DEFAULT_SEED))
+        self._tree_clock = TreeClock(os.getpid())
+        self._started_at: float | None = None
+
+    @functools.cached_property
+    def cache(self) -> Cache:
+        return open_cache(self.contract)
+
+    def warming(self) -> None:
+        if self._started_at is not None:
+            raise SessionError("warmup_batches after the first training batch: warm up before training starts")
+
+    def elapsed_s(self) -> float:
+        return 0.0 if self._started_at is None else self._clock_s() - self._started_at
+
+    def _clock_s(self) -> float:
+        return time.monotonic() if self.contract.budget.clock == "wall" else self._tree_clock.read_s()
+
+
+class AloneSession(_CommonSession):
+    """`python train.py` by hand: rows from the cache, evaluation in this process, nobody listening."""
+
+    def start(self) -> None:
+        if self._started_at is None:
+            self._started_at = self._clock_s()
+
+    def open_train_rows(self) -> Rows:
+        with open(self.cache.train_rows_path, "rb") as rows, open(self.cache.train_epochs_path, "rb") as epochs:
+            mapped = _map_rows(rows, epochs, self.contract.sequence_length)
+        self.start()
+        return mapped
+
+    def report_step(self, step: int, loss: float, tokens: int) -> None:
+        return None
+
+    def report_attention(self, name: str) -> None:
+        return None
+
+    def report_memory_mb(self, peak_memory_mb: float) -> None:
+        return None
+
+    def evaluate(self, model: Any, batch_size: int) -> float:
+        from harness.evaluation import score_in_process
+
+        return score_in_process(self, model, batch_size)
+
+
+class JudgedSession(_CommonSession):
+    """Under a judge: rows arrive as descriptors at the start, the clock is the judge's, logits go out through a buffer."""
+
+    judged = True
+
+    def __init__(self, judge_fd: int) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+        self._socket = socket.socket(fileno=judge_fd)
+        self._socket.set_inheritable(False)
+        self._rows: Rows | None = None
+        self._last_report_at = -_REPORT_INTERVAL_S
+        self._send(Message(Op.HELLO))
+
+    def warming(self) -> None:
+        super().warming()
+        self._send(Message(Op.WARMING))
+
+    def start(self) -> None:
+        self.open_train_rows()
+
+    def open_train_rows(self) -> Rows:
+        if self._rows is None:
+            self._send(Message(Op.START))
+            answer, fds = self._receive_with_fds(Op.ROWS)
+            with os.fdopen(fds[0], "rb") as rows, os.fdopen(fds[1], "rb") as epochs:
+                self._rows = _map_rows(rows, epochs, self.contract.sequence_length)
+            # The judge's reading at START: both sides of the door count from the same instant on the same clock.
+            self._started_at = answer.real
+        return self._rows
+
+    def report_step(self, step: int, loss: float, tokens: int) -> None:
+        now = time.monotonic()
+        if now - self._last_report_at >= _REPORT_INTERVAL_S:
+            self._last_report_at = now
+            self._send(Message(Op.STEP, count=step, integer=tokens, real=loss))
+
+    def report_attention(self, name: str) -> None:
+        self._send(Message(Op.ATTENTION, count=ATTENTION_NAMES.index(name)))
+
+    def report_memory_mb(self, peak_memory_mb: float) -> None:
+        self._send(Message(Op.MEMORY, real=peak_memory_mb))
+
+    def evaluate(self, model: Any, batch_size: int) -> float:
+        from harness.evaluation import answer_with
+
+        return self.serve_logits(answer_with(self, model), batch_size)
+
+    def serve_logits(self, answer: Any, batch_size: int) -> float:
+        """Ask for the evaluation and answer it; `answer` is a harness.logits_server.Forward. Returns the judge's val_bpb."""
+        from harness.logits_server import serve
+
+        return serve(self._socket, answer, batch_size, self.contract)
+
+    def _send(self, message: Message) -> None:
+        if os.getpid() != self._pid:
+            raise SessionError("only the process the judge started may talk to the judge, not a fork of it")
+        try:
+            send(self._socket, message)
+        except Closed:
+            raise SystemExit("the judge is gone") from None
+
+    def _receive_with_fds(self, due: Op) -> tuple[Message, tuple[int, ...]]:
+        try:
+            message, fds = receive_with_fds(self._socket)
+        except Closed:
+            raise SystemExit("the judge is gone") from None
+        if message.op is not due:
+            raise SessionError(f"the judge answered {message.op.name} where {due.name} was due")
+        return message, fds
+
+
+def _map_rows(rows: Any, epochs: Any, sequence_length: int) -> Rows:
+    """Memory-map the two training files, read-only; the maps outlive the files' closing."""
+    import numpy as np
+
+    tokens = np.memmap(rows, dtype="<u2", mode="r")
+    return tokens.reshape(-1, sequence_length + 1), np.memmap(epochs, dtype="<i4", mode="r")
+
+
+def _contract_reference() -> str:
+    """ARSCHED_CONTRACT, else the lab's `.arsched/contract.json` above the working directory, else `cpu`."""
+    reference = os.environ.get(CONTRACT_ENV)
+    if reference:
+        return reference
+    with contextlib.suppress(FileNotFoundError):
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / ".arsched" / "contract.json").is_file():
+                return str(folder / ".arsched" / "contract.json")
+    return "cpu"
+
+
+@functools.cache
+def current() -> Session:
+    """This process's session, made at the first call."""
+    # Taken out of the environment so that a process train.py spawns does not take the closed descriptor for a judge.
+    judge_fd = os.environ.pop(JUDGE_FD_ENV, None)
+    return AloneSession() if judge_fd is None else JudgedSession(int(judge_fd))
+
+
+def elapsed_seconds() -> float:
+    """Budget seconds used so far on the contract's clock (0.0 before the first training batch)."""
+    return current().elapsed_s()
+
+
+def run_seed() -> int:
+    """The seed of this run: the judge's, or 42 alone."""
+    return current().seed
+
+
+def report_step(step: int, loss: float, tokens: int) -> None:
+    """Report progress: optimiser steps done, last loss (nats per token), training tokens consumed."""
+    current().report_step(step, loss, tokens)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MAX_SEQ_LEN":
+        return current().contract.sequence_length
+    if name == "TIME_BUDGET":
+        return current().contract.budget.seconds
+    raise AttributeError(f"module 'harness.session' has no attribute {name!r}")
