@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.domain.candidate import Standing
+
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
@@ -90,3 +92,42 @@ class Retry:
 
 
 Decision = Promote | Replicate | Discard | MeasureBaseline | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """A decision with all it was taken from: judging `candidate` against `base` again gives the same."""
+
+    decided_at: float
+    decision: Decision
+    candidate: Standing
+    base: Standing
+    noise: Noise
+    gates: GateSettings
+    sentence: str
+
+    @property
+    def kind(self) -> str:
+        """Like "promote" or "measure-baseline"."""
+        return KINDS[type(self.decision)]
+
+
+KINDS: dict[type, str] = {
+    Promote: "promote",
+    Replicate: "replicate",
+    Discard: "discard",
+    MeasureBaseline: "measure-baseline",
+    Retry: "retry",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """`commit` is the commit on the baseline's branch; `effect` is what was claimed when it was made."""
+
+    promoted_at: float
+    candidate_id: str
+    base_id: str
+    commit: str
+    effect: Effect
+    sentence: str

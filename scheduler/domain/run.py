@@ -67,3 +67,20 @@ class Run:
     attempts: int
     pool: str
     state: RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One lease of a run on a slot, told apart by its number (1, 2, …). `outcome` is "" while it lasts.
+
+    Past `expires_at` (seconds since the epoch) a scheduler may hand the run to another slot; until one does, the
+    attempt still holds the lease and its result counts.
+    """
+
+    number: int
+    slot_id: str
+    boot_id: str
+    started_at: float
+    expires_at: float
+    ended_at: float | None = None
+    outcome: str = ""  # a result's status, or lost, stopped, cancelled

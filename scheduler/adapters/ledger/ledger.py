@@ -1,0 +1,70 @@
+"""The ledger: the SQLite file that is the truth, and the rooms of its tables.
+
+Any number of processes may have it open; each room says what it raises. Decides nothing and looks at no clock but the
+one handed in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from scheduler.adapters.ledger.board import read_board
+from scheduler.adapters.ledger.candidates import Candidates
+from scheduler.adapters.ledger.db import BUSY_TIMEOUT_S, Database
+from scheduler.adapters.ledger.decisions import Decisions
+from scheduler.adapters.ledger.events import Events
+from scheduler.adapters.ledger.labs import Labs
+from scheduler.adapters.ledger.migrations import migrate
+from scheduler.adapters.ledger.runs import Runs
+from scheduler.domain.errors import LedgerProblem
+from scheduler.domain.lab import Board
+
+
+class Ledger:
+    """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self.events = Events(database, clock)
+        self.labs = Labs(database, self.events)
+        self.runs = Runs(database, self.events, clock)
+        self.candidates = Candidates(database, self.events, self.runs, clock)
+        self.decisions = Decisions(database, self.labs, self.candidates, self.runs, clock)
+
+    @classmethod
+    def open(
+        cls, path: Path, clock: Callable[[], float] = time.time, *, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> Ledger:
+        """Open the ledger, creating or migrating it. `clock` gives seconds since the epoch.
+
+        Raises LedgerProblem when it cannot be opened, is damaged, or is newer than this program.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise LedgerProblem(f"cannot make the folder of the ledger {path}: {problem.strerror}") from None
+        database = Database(path, busy_timeout_s)
+        try:
+            migrate(database, clock())
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, clock)
+
+    def board(self, tag: str) -> Board:
+        """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
+        return read_board(self._database, self.labs.get(tag))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
