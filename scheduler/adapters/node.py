@@ -64,16 +64,20 @@ class SlotSupervisor:
             problem=problem or cache.problem,
         )  # fmt: skip
 
-    def start(self, order: RunOrder) -> None:
-        """Start an attempt and return. A second start of the same attempt changes nothing. Raises PoolProblem."""
+    def start(self, order: RunOrder) -> bool:
+        """Start an attempt and return. A second start of the same attempt changes nothing; False says that this one
+        was acknowledged before and will not be reported again. Raises PoolProblem."""
         if hashlib.sha256(order.train_py).hexdigest() != order.train_sha256:
             raise PoolProblem(f"train.py of {order.key} arrived damaged on {self.spec.slot_id}", "submit it again")
         if self._spools.find(order.lab_id, order.run_id, order.attempt) is not None:
-            return
+            return True
+        if self._spools.was_acknowledged(order):
+            return False
         self._refuse_unless_free()
         spool = self._spools.create(self.spec.slot_id, order)
         if spool is not None:
             self._launch(spool, order)
+        return True
 
     def poll(self, lab_id: str) -> tuple[Report, ...]:
         """A report for every attempt of one lab on this slot that was not acknowledged."""

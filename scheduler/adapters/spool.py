@@ -111,16 +111,18 @@ class SpoolRoot:
         self.root = root
 
     def create(self, slot_id: str, order: RunOrder) -> Spool | None:
-        """Lay out an attempt's folder. None when this attempt was here before. Raises PoolProblem."""
+        """Lay out an attempt's folder. None when it is there already. Raises PoolProblem."""
         lab = self.root / _safe(order.lab_id)
         key = _safe(order.key)
         try:
             (lab / ACKNOWLEDGED).mkdir(parents=True, exist_ok=True)
-            if (lab / key).exists() or (lab / ACKNOWLEDGED / key).exists():
-                return None
             return self._place(lab, key, slot_id, order)
         except OSError as problem:
             raise _disk_problem(self.root, problem) from None
+
+    def was_acknowledged(self, order: RunOrder) -> bool:
+        """Whether this attempt was here before, reported and done with."""
+        return (self.root / _safe(order.lab_id) / ACKNOWLEDGED / _safe(order.key)).exists()
 
     def of_lab(self, lab_id: str) -> tuple[Spool, ...]:
         """Every attempt of one lab that was not acknowledged, oldest first by key."""

@@ -1,0 +1,120 @@
+"""How Ray is started or joined: quiet, at ordinary niceness, in a folder of its own. Gets the ray module handed in.
+
+An embedded Ray keeps its files, its address and its token to itself: nothing lands in the home folder and no other
+driver on this machine takes it for a cluster. Joining a cluster changes nothing on it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scheduler.domain.errors import PoolProblem
+
+NAMESPACE = "arsched"
+OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A connection to Ray. `folder` is the embedded Ray's own, None on a cluster."""
+
+    folder: Path | None
+
+    @property
+    def embedded(self) -> bool:
+        return self.folder is not None
+
+    def leave(self, ray: Any) -> None:
+        """Disconnect; an embedded Ray ends with everything it started."""
+        ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start_embedded(ray: Any, cores: int, gpus: int) -> Session:
+    """Start a Ray of our own on this machine. Raises PoolProblem."""
+    folder = Path(tempfile.mkdtemp(prefix="arsched-ray-"))
+    session = Session(folder)
+    with _left_on_failure(ray, session), environment(embedded_environment()):
+        try:
+            ray.init(
+                address="local", num_cpus=cores, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False, _temp_dir=str(folder), **QUIET,
+            )  # fmt: skip
+        except Exception as problem:  # Ray raises whatever went wrong inside
+            hint = "look for other Ray processes on this machine, and for room in /tmp and /dev/shm"
+            raise PoolProblem(f"Ray could not be started on this machine: {first_line(problem)}", hint) from None
+    return session
+
+
+def join_cluster(ray: Any, address: str) -> Session:
+    """Become a driver of a running cluster. Raises PoolProblem."""
+    if address.startswith("ray://"):
+        raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
+    session = Session(None)
+    known = {} if address == "auto" else {"RAY_ADDRESS": address}
+    with _left_on_failure(ray, session), environment(known):
+        try:  # "auto" in both cases: only then does Ray look for the token in its usual places
+            ray.init(address="auto", **QUIET)
+        except Exception as problem:
+            where = os.environ.get("RAY_ADDRESS") or "this machine"
+            raise PoolProblem(f"no Ray cluster could be joined at {where}: {first_line(problem)}", JOIN_HINT) from None
+    return session
+
+
+JOIN_HINT = (
+    "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
+    "or leave --address away to use this machine alone"
+)
+
+
+def embedded_environment() -> dict[str, str]:
+    """Settings Ray reads from the environment it starts in."""
+    return {
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def first_line(problem: BaseException) -> str:
+    """What an exception says first, for one line on a screen."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0] if lines else type(problem).__name__
+
+
+@contextmanager
+def _left_on_failure(ray: Any, session: Session) -> Iterator[None]:
+    """An interrupted start leaves no process and no folder."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            session.leave(ray)
+        raise
