@@ -1,0 +1,47 @@
+"""The suite's one Ray: a head with two cores, started once, shared by every test that needs a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.ray_pool import RayPool
+from scheduler.adapters.slot_actor import NodeSettings
+from tests.ray.ray_head import RayHead, start_head
+from tests.scheduler.fake_judge import CONTRACT_JSON
+from tests.scheduler.supervisor_pool import FAKES
+
+
+@dataclass(frozen=True)
+class TestCluster:
+    """A running head and the spool its supervisors use."""
+
+    __test__ = False
+
+    head: RayHead
+    spool: Path
+
+    @property
+    def settings(self) -> NodeSettings:
+        return NodeSettings(self.spool, FAKES)
+
+    def connect(self, lab_id: str, contract_json: str = CONTRACT_JSON) -> RayPool:
+        return RayPool.connect(self.head.address, None, contract_json, lab_id, settings=self.settings)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    head = start_head(cpus=2)
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: head.environ[name] for name in names})
+    try:
+        yield TestCluster(head, tmp_path_factory.mktemp("spool"))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        head.end()

@@ -1,0 +1,112 @@
+"""A Ray head of our own in a process of its own, as `ray start --head` makes it; and other drivers as programs.
+
+Everything is on loopback, in a temporary folder, on free ports; only what was started here is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.scheduler.pool_contract import wait_until
+
+START_S = 90.0
+
+
+@dataclass(frozen=True)
+class RayHead:
+    process: subprocess.Popen[bytes]
+    address: str
+    folder: Path
+    environ: dict[str, str]
+
+    def end(self) -> None:
+        """End the head and all it started: `ray start --block` does not do that by itself when it is asked."""
+        family = [self.process.pid, *descendants(self.process.pid)]
+        for pid in family:
+            kill_quietly(pid)
+        self.process.wait(30)
+        wait_until(lambda: not any(is_running(pid) for pid in family))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start_head(cpus: int) -> RayHead:
+    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+    port = free_port()
+    environ = {
+        **os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"127.0.0.1:{port}",
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
+        "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--num-gpus=0", "--include-dashboard=false",
+        f"--temp-dir={folder}", f"--object-store-memory={100 * 2**20}", "--dashboard-agent-listen-port=0",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    with (folder / "start.log").open("wb") as log:
+        start_environ = {name: value for name, value in environ.items() if name != "RAY_ADDRESS"}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=start_environ, start_new_session=True)
+    head = RayHead(process, f"127.0.0.1:{port}", folder, environ)
+    deadline = time.monotonic() + START_S
+    while "Ray runtime started" not in (folder / "start.log").read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = (folder / "start.log").read_text()
+            head.end()
+            raise AssertionError(f"ray start did not come up:\n{said}")
+        time.sleep(0.05)
+    return head
+
+
+def free_port() -> int:
+    """A free port above those that Ray keeps for its workers."""
+    for port in range(26000 + os.getpid() % 4000, 32000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def descendants(pid: int) -> list[int]:
+    """Every living descendant of a process."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, left = [], [pid]
+    while left:
+        for child in children.get(left.pop(), []):
+            found.append(child)
+            left.append(child)
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """A zombie is dead: it runs nothing and holds nothing."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def kill_quietly(pid: int) -> None:
+    if is_running(pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
