@@ -1,7 +1,8 @@
-"""The candidate's half of an evaluation: rows come in through shared memory, logits go out through a buffer the judge owns.
+"""The candidate's half of an evaluation: rows come in by shared memory, logits go out by a buffer of the judge's.
 
 Covers: mapping the judge's memory, one forward per batch of rows, writing its logits slice by slice, in lock step.
-Not covered: what the logits are worth (the judge alone computes that) and torch itself (harness.evaluation adapts models).
+Not covered: what the logits are worth (the judge alone computes that) and torch itself (harness.evaluation adapts
+models).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Forward = Callable[["NDArray[np.uint16]"], Logits]
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Where logits go: `host` is float32 [slice_rows, T, V] in shared memory, or `device` a CUDA tensor of that shape."""
+    """Where logits go: `host`, float32 [slice_rows, T, V] in shared memory, or `device`, such a CUDA tensor."""
 
     host: NDArray[np.float32] | None
     device: Any

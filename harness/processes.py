@@ -1,8 +1,9 @@
 """Process trees on Linux: who descends from a process, what CPU time the tree has used, and how to end it.
 
-Covers: descendants that called setsid or forked twice (they are re-parented to the subreaper, so still below it), CPU time
-with nanosecond clocks for living processes and kernel ticks for children they reaped. Not covered: a candidate whose
-short-lived children are reaped by nobody (SIGCHLD ignored) between two readings; their time since the last reading is lost.
+Covers: descendants that called setsid or forked twice (they are re-parented to the subreaper, so still below it), CPU
+time with nanosecond clocks for living processes and kernel ticks for children they reaped. Not covered: a candidate
+whose short-lived children are reaped by nobody (SIGCHLD ignored) between two readings; their time since the last
+reading is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _PROC = Path("/proc")
 def cpu_clock_s(pid: int) -> float:
     """CPU seconds of one process with all its threads, dead ones included. Raises OSError when it is gone.
 
-    The clock id of a foreign process is clock_getcpuclockid(3)'s: the complement of the pid, shifted, plus CPUCLOCK_SCHED.
+    The clock id of a foreign process is clock_getcpuclockid(3)'s: the complement of the pid, shifted, plus
+    CPUCLOCK_SCHED.
     """
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -33,7 +35,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def reaped_children_s(pid: int) -> float:
-    """CPU seconds of the children `pid` has waited for, theirs included, in kernel ticks. Raises OSError when it is gone."""
+    """CPU seconds of the children `pid` has waited for, theirs included, in ticks. Raises OSError when it is gone."""
     fields = _stat_fields(pid)
     return (int(fields[13]) + int(fields[14])) * _TICK_S
 
@@ -90,15 +92,16 @@ def descendants(root: int) -> set[int]:
 
 
 class TreeClock:
-    """CPU seconds of a process tree, never running backwards.
+    """CPU seconds of a process tree, with or without its root, never running backwards.
 
     `add_reaped` is told what the caller itself waited for (orphans re-parented to it), which no living process accounts
     for any more. When the total falls between two readings, a process left whose parent never waited for it: what had
     been seen of it stays counted.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *, include_root: bool) -> None:
         self._root = root
+        self._include_root = include_root
         self._reaped_s = 0.0
         self._kept_s = 0.0
         self._last_s = 0.0
@@ -107,7 +110,7 @@ class TreeClock:
         self._reaped_s += seconds
 
     def read_s(self) -> float:
-        living = sum(_process_s(pid) for pid in tree(self._root))
+        living = sum(_process_s(pid) for pid in tree(self._root) if self._include_root or pid != self._root)
         now_s = living + self._reaped_s + self._kept_s
         # Ticks round the time of a child that has just been waited for: below a tick it is not a loss.
         if now_s < self._last_s:

@@ -1,8 +1,8 @@
-"""The words between judge and candidate: fixed 24-byte messages over a SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS.
+"""The words between judge and candidate: 24-byte messages over a SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS.
 
 Covers: the message struct, sending, and receiving with every check that keeps a hostile peer out (length, truncation,
-unknown operation, smuggled descriptors). Not covered: which message is allowed when (harness.judge.conversation).
-No pickle, no strings, no variable lengths: what cannot be said cannot be abused.
+unknown operation, smuggled descriptors). Not covered: which message is allowed when (harness.judge.conversation). No
+pickle, no strings, no variable lengths: what cannot be said cannot be abused.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
-    """Send one message whole. Raises Closed when the peer is gone, ProtocolError when it does not read (non-blocking)."""
+    """Send one message whole. Raises Closed when the peer is gone, ProtocolError when it does not read what is sent."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
         sock.sendmsg([message.pack()], ancillary)

@@ -91,9 +91,14 @@ def token_nll(logits: NDArray[np.float32], targets: NDArray[np.integer]) -> NDAr
     np.exp(shifted, out=shifted)
     chosen = np.take_along_axis(logits, targets.astype(np.int64)[:, None], axis=-1)[:, 0]
     nll: NDArray[np.float32] = np.log(shifted.sum(axis=-1, dtype=np.float32)) + (largest - chosen)
+    return checked_nll(nll)
+
+
+def checked_nll(nll: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same values, if they can be likelihoods. Raises NonFinite, ImpossibleLikelihood."""
     if not np.isfinite(nll).all():
-        raise NonFinite("the model gives a target no probability at all")
-    if nll.min() < _NLL_FLOOR:
+        raise NonFinite("the logits hold NaN, or give a target no probability at all")
+    if nll.size and nll.min() < _NLL_FLOOR:
         raise ImpossibleLikelihood(f"negative log likelihood {nll.min():.4g} nats")
     return nll
 

@@ -1,8 +1,8 @@
-"""The candidate's side of the door: which contract, which cache, which seed, and how to talk to the judge if there is one.
+"""The candidate's side of the door: which contract, cache and seed, and how to talk to the judge if there is one.
 
-Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (AloneSession), the budget clock,
-reports of progress. Not covered: batches (harness.loader) and scoring (harness.evaluation). Imports numpy and torch only
-when rows or logits are asked for.
+Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (AloneSession), the budget
+clock, reports of progress. Not covered: batches (harness.loader) and scoring (harness.evaluation). Imports numpy and
+torch only when rows or logits are asked for.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _CommonSession:
     def __init__(self) -> None:
         self.contract = load_contract(_contract_reference())
         self.seed = int(os.environ.get(SEED_ENV, DEFAULT_SEED))
-        self._tree_clock = TreeClock(os.getpid())
+        self._tree_clock = TreeClock(os.getpid(), include_root=True)
         self._started_at: float | None = None
 
     @functools.cached_property
@@ -134,7 +134,7 @@ class AloneSession(_CommonSession):
 
 
 class JudgedSession(_CommonSession):
-    """Under a judge: rows arrive as descriptors at the start, the clock is the judge's, logits go out through a buffer."""
+    """Under a judge: rows arrive as descriptors at the start, the clock is the judge's, logits go out by a buffer."""
 
     judged = True
 
@@ -145,6 +145,7 @@ class JudgedSession(_CommonSession):
         self._socket.set_inheritable(False)
         self._rows: Rows | None = None
         self._last_report_at = -_REPORT_INTERVAL_S
+        self._unsent_report: Message | None = None
         self._send(Message(Op.HELLO))
 
     def warming(self) -> None:
@@ -165,10 +166,16 @@ class JudgedSession(_CommonSession):
         return self._rows
 
     def report_step(self, step: int, loss: float, tokens: int) -> None:
+        self._unsent_report = Message(Op.STEP, count=step, integer=tokens, real=loss)
         now = time.monotonic()
         if now - self._last_report_at >= _REPORT_INTERVAL_S:
             self._last_report_at = now
-            self._send(Message(Op.STEP, count=step, integer=tokens, real=loss))
+            self._flush_report()
+
+    def _flush_report(self) -> None:
+        if self._unsent_report is not None:
+            self._send(self._unsent_report)
+            self._unsent_report = None
 
     def report_attention(self, name: str) -> None:
         self._send(Message(Op.ATTENTION, count=ATTENTION_NAMES.index(name)))
@@ -182,9 +189,10 @@ class JudgedSession(_CommonSession):
         return self.serve_logits(answer_with(self, model), batch_size)
 
     def serve_logits(self, answer: Any, batch_size: int) -> float:
-        """Ask for the evaluation and answer it; `answer` is a harness.logits_server.Forward. Returns the judge's val_bpb."""
+        """Ask for the evaluation and answer it by a harness.logits_server.Forward; returns the judge's val_bpb."""
         from harness.logits_server import serve
 
+        self._flush_report()
         return serve(self._socket, answer, batch_size, self.contract)
 
     def _send(self, message: Message) -> None:

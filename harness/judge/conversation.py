@@ -1,7 +1,7 @@
 """What the candidate may say when, and what the judge does about it: the state machine of one run.
 
-Covers: HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), the evaluation's dialogue, END; every
-breach becomes a verdict. Not covered: deadlines, exits, logs (harness.judge.watch).
+Covers: HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), the evaluation's dialogue, END;
+every breach becomes a verdict. Not covered: deadlines, exits, logs (harness.judge.watch).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from harness.cache import Cache
 from harness.exchange import Layout
 from harness.judge.clock import BudgetClock, Timeline
 from harness.judge.evaluation import Evaluation
+from harness.judge.exchange_host import NoRoom
 from harness.judge.offers import Offers
 from harness.judge.order import Order
 from harness.judge.progress import Telemetry
@@ -165,6 +166,8 @@ class Conversation:
                 self._evaluation.on_done(message)
         except NonFinite as error:
             self.verdict = Verdict("invalid: non-finite", f"the evaluation has no finite score: {error}")
+        except NoRoom as error:
+            self.verdict = Verdict("oom", str(error))
         except ImpossibleLikelihood as error:
             self.verdict = Verdict("infra: scoring", str(error))
         if self._evaluation.score is not None:

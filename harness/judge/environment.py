@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.cache import Cache, cache_root
+from harness.cache import Cache
 from harness.judge.order import Order
 from harness.judge.scratch import Scratch
 from harness.protocol import JUDGE_FD_ENV
@@ -46,7 +46,7 @@ def _contract(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> di
         "PYTHONUNBUFFERED": "1",  # the last lines before a kill are the ones that tell
         "PYTHONDONTWRITEBYTECODE": "1",  # the harness's own folder is not the candidate's to write to
         "PYTHONHASHSEED": "0",
-        "ARSCHED_CACHE": str(cache_root()),
+        "ARSCHED_CACHE": str(cache.directory.parent.resolve()),
         CONTRACT_ENV: str(scratch.contract_path),
         SEED_ENV: str(order.seed),
         JUDGE_FD_ENV: str(judge_fd),

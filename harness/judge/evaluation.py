@@ -1,8 +1,8 @@
 """One evaluation, as the judge conducts it: rows out, logits in, a score at the end.
 
-Covers: the plan of forwards and slices, lock-step numbering, snapshot before reduction, the next request going out before
-the last snapshot is reduced. Not covered: transport of messages (harness.judge.conversation) and of logits (exchanges).
-Extra rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
+Covers: the plan of forwards and slices, lock-step numbering, snapshot before reduction, the next request going out
+before the last snapshot is reduced. Not covered: transport of messages (harness.judge.conversation) and of logits
+(exchanges). Extra rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.batches import Batch, padded_batches
 from harness.exchange import Layout
-from harness.judge.exchange_host import Exchange
+from harness.judge.exchange_host import Exchange, ExchangeUnavailable
 from harness.protocol import Message, Op, ProtocolError
 from harness.scoring import Score, Tally
 
@@ -81,12 +81,18 @@ class Evaluation:
 
     def _offer_next(self) -> None:
         self.close()
-        open_exchange = next(self._offers, None)
-        if open_exchange is None:
-            raise ProtocolError("the candidate opened none of the buffers it was offered")
-        self._exchange = open_exchange(self._layout)
+        self._exchange = self._open_next()
         offer = Message(self._exchange.op, count=self._layout.forward_rows, integer=self._layout.slice_rows)
         self._send(offer, (self._exchange.fd,))
+
+    def _open_next(self) -> Exchange:
+        refusals = []
+        for open_exchange in self._offers:
+            try:
+                return open_exchange(self._layout)
+            except ExchangeUnavailable as error:
+                refusals.append(str(error))
+        raise ProtocolError("the candidate opened none of the buffers it was offered " + "; ".join(refusals))
 
     def _request_next(self) -> None:
         exchange = self._exchange

@@ -22,7 +22,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Exchange(Protocol):
-    """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored cannot change any more."""
+    """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored no longer changes."""
 
     op: Op
     layout: Layout
@@ -43,6 +43,14 @@ class Exchange(Protocol):
         """Score a snapshot against targets [rows, T]. Raises scoring.NonFinite."""
 
     def close(self) -> None: ...
+
+
+class ExchangeUnavailable(Exception):
+    """This way of passing logits does not work here; the message says why."""
+
+
+class NoRoom(Exception):
+    """The candidate's model leaves the judge too little memory on the device."""
 
 
 class SharedMemory:

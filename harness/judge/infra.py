@@ -1,7 +1,7 @@
 """What must be in order before a run can begin, and the failure that is nobody's candidate's fault.
 
-Covers: the output directory (one judge at a time, no result of an earlier run left in it) and the lock that fences a GPU
-or a core. Locks are the kernel's: they fall when the last process that holds them is gone.
+Covers: the output directory (one judge at a time, no result of an earlier run left in it) and the lock that fences a
+GPU or a core. Locks are the kernel's: they fall when the last process that holds them is gone.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ _RETRY_S = 0.05
 
 
 class Infra(Exception):
-    """The run could not be judged. `reportable` is False when the output directory belongs to another judge."""
+    """The run could not be judged."""
 
-    def __init__(self, word: str, reason: str, *, reportable: bool = True) -> None:
+    def __init__(self, word: str, reason: str) -> None:
         super().__init__(reason)
         self.verdict = Verdict(f"infra: {word}", reason)
-        self.reportable = reportable
 
 
 @contextmanager
@@ -39,10 +38,10 @@ def claim_output(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise Infra("output", f"cannot use {out}: {error.strerror}", reportable=False) from error
+        raise Infra("output", f"cannot use {out}: {error.strerror}") from error
     try:
         if not _try_lock(folder):
-            raise Infra("output", f"another judge is writing to {out}", reportable=False)
+            raise Infra("output", f"another judge is writing to {out}")
         for name in (RESULT_NAME, PROGRESS_NAME):
             (out / name).unlink(missing_ok=True)
         yield

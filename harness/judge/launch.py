@@ -7,46 +7,49 @@ what it spawned (harness.processes).
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cache import Cache
 from harness.judge.environment import candidate_environment
 from harness.judge.order import Order
 from harness.judge.scratch import Scratch
-from harness.processes import Reaped
+from harness.processes import Reaped, TreeClock, kill_descendants
 from harness.protocol import socket_pair
 
 _SHIM = Path(__file__).resolve().parent.parent / "shim.py"
 
 
-@dataclass(slots=True)
 class Candidate:
-    """A running train.py, from the judge's side. `ended` is set when it has been waited for."""
+    """A train.py that has been started, from the judge's side; every child of the judge is it or descends from it."""
 
-    pid: int
-    pidfd: int
-    log_fd: int
-    socket: socket.socket
-    process: subprocess.Popen[bytes]
-    ended: Reaped | None = None
+    def __init__(self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket) -> None:
+        self.pid = process.pid
+        self.pidfd = os.pidfd_open(process.pid)
+        self.log_fd = log_fd
+        self.socket = sock
+        # Orphans are re-parented to the judge, so the tree to time hangs from the judge, not from train.py.
+        self.tree = TreeClock(os.getpid(), include_root=False)
+        self.ended: Reaped | None = None
+        self._process = process
 
     @property
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal; None while it lives."""
         return None if self.ended is None else os.waitstatus_to_exitcode(self.ended.status)
 
-    def has_ended(self, reaped: Reaped) -> None:
-        self.ended = reaped
-        self.process.returncode = self.exit_code or 0  # the judge waits for every child itself; Popen need not
+    def on_reaped(self, reaped: Reaped) -> None:
+        """Book a process the judge has waited for: train.py itself, or an orphan it left behind."""
+        self.tree.add_reaped(reaped.cpu_s)
+        if reaped.pid == self.pid:
+            self.ended = reaped
+            self._process.returncode = self.exit_code or 0  # the judge waits for every child itself; Popen need not
 
-    def kill(self) -> None:
-        if self.ended is None:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+    def end(self, *, own_namespace: bool) -> bool:
+        """Kill it and all it spawned; False when something would not die."""
+        return kill_descendants(self.on_reaped, own_namespace=own_namespace)
 
 
 def launch(order: Order, cache: Cache, scratch: Scratch, lock_fd: int | None) -> Candidate:
@@ -67,4 +70,4 @@ def launch(order: Order, cache: Cache, scratch: Scratch, lock_fd: int | None) ->
     )
     os.close(log_write)
     theirs.close()
-    return Candidate(process.pid, os.pidfd_open(process.pid), log_read, ours, process)
+    return Candidate(process, log_read, ours)

@@ -5,12 +5,11 @@ Covers: choosing by the contract's device. Not covered: the ways themselves (har
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import dataclass
 
-from harness.cache import Cache
 from harness.contract import Contract
+from harness.judge.environment import visible_devices
 from harness.judge.evaluation import OpenExchange
 from harness.judge.exchange_host import HostExchange
 from harness.judge.order import Order
@@ -28,17 +27,16 @@ class Offers:
     ways: tuple[OpenExchange, ...]
 
 
-@contextmanager
-def offers_for(order: Order, cache: Cache) -> Iterator[Offers]:
-    """The exchanges of this run. On a GPU nothing touches the device before the evaluation begins."""
-    token_bytes = TokenBytes.load(cache)
+def offers_for(order: Order, token_bytes: TokenBytes) -> Offers:
+    """The exchanges of this run. On a GPU nothing touches the device before one of them is opened."""
     if order.device is None:
-        yield Offers(_rows(order.contract, _HOST_BUFFER_BYTES), (lambda layout: HostExchange(layout, token_bytes),))
-        return
-    from harness.judge import exchange_cuda
+        return Offers(_rows(order.contract, _HOST_BUFFER_BYTES), (lambda layout: HostExchange(layout, token_bytes),))
+    # torch reads these at its import, which is the judge's first use of it.
+    os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible_devices(order)}
+    from harness.judge.exchange_cuda import CudaExchange, CudaHostExchange
 
-    ways = exchange_cuda.ways(order, token_bytes)
-    yield Offers(_rows(order.contract, _DEVICE_BUFFER_BYTES), ways)
+    ways = (lambda layout: CudaExchange(layout, token_bytes), lambda layout: CudaHostExchange(layout, token_bytes))
+    return Offers(_rows(order.contract, _DEVICE_BUFFER_BYTES), ways)
 
 
 def _rows(contract: Contract, buffer_bytes: int) -> int:

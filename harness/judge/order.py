@@ -17,7 +17,7 @@ from harness.protocol import ATTENTION_NAMES
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else what CUDA_VISIBLE_DEVICES shall hold."""
+    """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else auto or a GPU's UUID or index."""
 
     contract: Contract
     train: Path

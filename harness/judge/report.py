@@ -12,18 +12,14 @@ from datetime import UTC, datetime
 from harness.cache import Cache
 from harness.containment import Containment
 from harness.judge.clock import PHASES
-from harness.judge.conversation import Conversation
 from harness.judge.environment import visible_devices
 from harness.judge.facts import cpu_device, gpu_device, versions
-from harness.judge.launch import Candidate
-from harness.judge.logpump import LogPump
+from harness.judge.hearing import Hearing
 from harness.judge.order import Order
 from harness.judge.progress import Telemetry
-from harness.judge.result import BudgetUse, Digests, LogFile, Result, TrainingReport
+from harness.judge.result import LOG_NAME, BudgetUse, Digests, LogFile, Result, TrainingReport
 from harness.judge.verdict import Verdict
 from harness.scoring import Score
-
-LOG_NAME = "run.log"
 
 
 class Record:
@@ -31,7 +27,7 @@ class Record:
 
     def __init__(self, order: Order, containment: Containment) -> None:
         self._order = order
-        self._containment = containment
+        self.containment: Containment = containment
         self._begun_at = time.monotonic()
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.train_py = order.train.read_bytes()
@@ -45,13 +41,13 @@ class Record:
         self._exit_code: int | None = None
         self._log_truncated = False
 
-    def take(self, candidate: Candidate, conversation: Conversation, log: LogPump) -> None:
+    def take(self, hearing: Hearing) -> None:
         """Note what the run showed; call once everything of it is dead."""
-        conversation.timeline.close()
+        conversation, candidate = hearing.conversation, hearing.candidate
         self._phases |= {phase: round(spent_s, 4) for phase, spent_s in conversation.timeline.spent_s.items()}
         self.score, self._telemetry = conversation.score, conversation.telemetry
         self._used_s, self._train_wall_s = conversation.used_s, conversation.train_wall_s
-        self._exit_code, self._log_truncated = candidate.exit_code, log.truncated
+        self._exit_code, self._log_truncated = candidate.exit_code, hearing.log.truncated
         self._peak_memory_mb = self._telemetry.peak_memory_mb
         if self._peak_memory_mb is None and candidate.ended is not None:
             self._peak_memory_mb = round(candidate.ended.peak_memory_mb, 1)
@@ -62,9 +58,9 @@ class Record:
         return Result(
             status=verdict.status,
             reason=verdict.reason,
-            val_bpb=score and score.val_bpb,
-            val_bpb_upstream=score and score.val_bpb_upstream,
-            nats_per_token=score and score.nats_per_token,
+            val_bpb=None if score is None else score.val_bpb,
+            val_bpb_upstream=None if score is None else score.val_bpb_upstream,
+            nats_per_token=None if score is None else score.nats_per_token,
             phases_s=self._phases,
             wall_s=round(time.monotonic() - self._begun_at, 3),
             budget=self._budget_use(),
@@ -75,7 +71,7 @@ class Record:
             attention=self._telemetry.attention,
             device=cpu_device() if order.device is None else gpu_device(visible_devices(order)),
             versions=versions(),
-            containment=self._containment,
+            containment=self.containment,
             sandbox="none",
             probes={},
             log=LogFile(LOG_NAME, self._log_truncated),

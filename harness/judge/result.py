@@ -1,6 +1,7 @@
 """result.json: everything a run proved, in one file that appears whole or not at all.
 
-Covers: the format (all keys always present, null when unknown) and writing it beside and renaming. Not covered: deciding.
+Covers: the format (all keys always present, null when unknown) and writing it beside and renaming. Not covered:
+deciding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT_NAME = "result.json"
+LOG_NAME = "run.log"
 FORMAT = 1
 
 

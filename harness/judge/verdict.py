@@ -20,7 +20,7 @@ _EXIT_OK, _EXIT_INFRA, _EXIT_OTHER = 0, 1, 3
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """status: one of the result file's statuses; reason: a sentence for a person, empty when there is nothing to add."""
+    """status: one of the result file's statuses; reason: a sentence for a person, or empty."""
 
     status: str
     reason: str = ""
@@ -57,7 +57,7 @@ def _signal_name(number: int) -> str:
 
 
 def last_lines(text: str, lines: int = 3, characters: int = 400) -> str:
-    """The last non-empty lines of a log on one line, without control characters: safe to print, short enough to read."""
+    """The last non-empty lines of a log on one line, without control characters: safe to print, short to read."""
     clean = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     kept = [line.strip() for line in re.split(r"[\r\n]+", clean) if line.strip()][-lines:]
     joined = " | ".join("".join(c if c.isprintable() else "?" for c in line) for line in kept)

@@ -16,7 +16,7 @@ from harness.judge.launch import Candidate
 from harness.judge.logpump import LogPump
 from harness.judge.progress import Progress
 from harness.judge.verdict import Verdict
-from harness.processes import Reaped, TreeClock, reap_all
+from harness.processes import reap_all
 
 _TICK_S = 0.25
 _LAST_TURNS = 8  # more than a socket holds unread; a child that keeps the socket open is not waited for
@@ -31,7 +31,6 @@ class Watch:
         candidate: Candidate,
         conversation: Conversation,
         clock: BudgetClock,
-        tree: TreeClock,
         log: LogPump,
         progress: Progress,
         interrupt: Interrupt,
@@ -40,7 +39,6 @@ class Watch:
         self._candidate = candidate
         self._conversation = conversation
         self._clock = clock
-        self._tree = tree
         self._log = log
         self._progress = progress
         self._interrupt = interrupt
@@ -80,13 +78,7 @@ class Watch:
             self._selector.unregister(self._log.fd)
 
     def _reap(self) -> None:
-        reap_all(self.on_reaped)
-
-    def on_reaped(self, reaped: Reaped) -> None:
-        """Book a process this one has waited for: the candidate itself, or an orphan it left behind."""
-        self._tree.add_reaped(reaped.cpu_s)
-        if reaped.pid == self._candidate.pid:
-            self._candidate.has_ended(reaped)
+        reap_all(self._candidate.on_reaped)
 
     def _show(self) -> None:
         conversation = self._conversation

@@ -1,0 +1,18 @@
+"""Fixtures of the harness tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.judging import Rig, wait_until
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A judge to run candidates with. Whatever the test did, no process may be left of it."""
+    rig = Rig(tmp_path)
+    yield rig
+    wait_until(lambda: not rig.survivors(), f"the last process to end: {rig.survivors()}", timeout_s=10.0)

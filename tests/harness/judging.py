@@ -1,0 +1,218 @@
+"""A tiny contract with a cache of random rows, and the judge as a subprocess: what every test of the judge stands on.
+
+Real processes, real clocks, no torch unless a candidate imports it. Does not test anything itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.cache import MANIFEST, MANIFEST_FORMAT, Cache, cache_directory, describe_files
+from harness.contract import Budget, Contract, Corpus, Limits
+
+HOSTILE = Path(__file__).parent.parent / "fixtures" / "hostile"
+CANDIDATES = Path(__file__).parent.parent / "fixtures" / "candidates"
+PATIENCE_S = 60.0  # for a condition on a loaded machine; no test waits that long when all is well
+
+TINY = Contract(
+    name="tiny",
+    summary="random tokens",
+    device="cpu",
+    corpus=Corpus("folder", "nowhere"),
+    sequence_length=32,
+    vocab_size=300,
+    tokenizer_chars=1,
+    pack_buffer_documents=10,
+    pack_refill_documents=2,
+    train_tokens=300 * 32,
+    evaluation_tokens=40 * 32,
+    holdout_tokens=8 * 32,
+    budget=Budget(seconds=0.5, clock="cpu", grace_s=0.5, wall_limit_s=60.0),
+    limits=Limits(startup_s=60.0, evaluation_s=60.0, teardown_s=30.0, log_mb=0.25),
+    threads=1,
+    noise_prior_bpb=0.005,
+)
+
+
+def with_budget(contract: Contract, **changes: Any) -> Contract:
+    return dataclasses.replace(contract, budget=dataclasses.replace(contract.budget, **changes))
+
+
+def with_limits(contract: Contract, **changes: Any) -> Contract:
+    return dataclasses.replace(contract, limits=dataclasses.replace(contract.limits, **changes))
+
+
+def build_cache(contract: Contract) -> None:
+    """Write a complete cache of random rows below ARSCHED_CACHE; the first four tokens are special (no bytes)."""
+    random = np.random.default_rng(7)
+    directory = cache_directory(contract)
+    (directory / "train").mkdir(parents=True)
+    (directory / "judge").mkdir()
+    width = contract.sequence_length + 1
+    counts = {"train": contract.train_tokens, "val": contract.evaluation_tokens, "holdout": contract.holdout_tokens}
+    rows = {split: tokens // contract.sequence_length for split, tokens in counts.items()}
+    for split, name in (("train", "train/rows.u16"), ("val", "judge/val.u16"), ("holdout", "judge/holdout.u16")):
+        random.integers(0, contract.vocab_size, (rows[split], width)).astype("<u2").tofile(directory / name)
+    np.ones(rows["train"], "<i4").tofile(directory / "train/epochs.i32")
+    true = random.integers(1, 6, contract.vocab_size).astype(np.int32)
+    true[:4] = 0
+    np.save(directory / "token_bytes.npy", true)
+    np.save(directory / "token_bytes_upstream.npy", np.where(true == 5, 6, true).astype(np.int32))
+    (directory / "tokenizer.json").write_text("{}")
+    names = [str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()]
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "contract_digest": contract.digest,
+        "files": describe_files(directory, names),
+        "rows": rows,
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one judge left behind."""
+
+    exit_code: int
+    stderr: str
+    out: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        assert (self.out / "result.json").exists(), f"no result; the judge said: {self.stderr}"
+        return json.loads((self.out / "result.json").read_text())  # type: ignore[no-any-return]
+
+    @property
+    def log(self) -> str:
+        return (self.out / "run.log").read_text(errors="replace")
+
+
+class Rig:
+    """A folder with a cache root and a contract file; runs judges and looks for what they left alive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = f"arsched-test-{os.getpid()}-{time.monotonic_ns()}"
+        self.environment = {**os.environ, "ARSCHED_CACHE": str(folder / "cache")}
+        self._runs = 0
+        self.use(TINY)
+
+    def use(self, contract: Contract) -> None:
+        """Judge by this contract from now on, building its cache when it has none."""
+        self.contract = contract
+        self.contract_path = self.folder / f"{contract.digest[:12]}.json"
+        if not self.contract_path.exists():
+            self.contract_path.write_text(contract.to_json())
+            with self.cache_root_set():
+                build_cache(contract)
+
+    @contextlib.contextmanager
+    def cache_root_set(self) -> Iterator[None]:
+        before = os.environ.get("ARSCHED_CACHE")
+        os.environ["ARSCHED_CACHE"] = self.environment["ARSCHED_CACHE"]
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["ARSCHED_CACHE"]
+            else:
+                os.environ["ARSCHED_CACHE"] = before
+
+    def cache(self) -> Cache:
+        from harness.cache import open_cache
+
+        with self.cache_root_set():
+            return open_cache(self.contract)
+
+    def command(self, train: Path, *options: str) -> tuple[list[str], Path]:
+        """The judge's command line for a fresh output directory, and that directory."""
+        self._runs += 1
+        out = self.folder / f"out{self._runs}"
+        fixed = ["--contract", str(self.contract_path), "--train", str(train), "--out", str(out)]
+        seed = [] if "--seed" in options else ["--seed", "1"]
+        return [sys.executable, "-m", "harness.judge", *fixed, *seed, *options], out
+
+    def write(self, source: str) -> Path:
+        """A candidate from its text."""
+        self._runs += 1
+        path = self.folder / f"candidate{self._runs}.py"
+        path.write_text(source)
+        return path
+
+    def judge(self, train: Path, *options: str, timeout_s: float = 120.0) -> Judged:
+        """Run the judge to its end."""
+        command, out = self.command(train, *options)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
+        return Judged(done.returncode, done.stderr, out)
+
+    @contextlib.contextmanager
+    def judging(self, train: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+        """A judge that is still running, in a session of its own; killed on the way out if it still is."""
+        command, out = self.command(train, *options)
+        process = subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process, out
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def survivors(self) -> list[str]:
+        """Command lines of living processes that run out of this rig's folder: nothing a judge may leave behind."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if _belongs(entry, self.folder):
+                        found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
+
+def _belongs(entry: Path, folder: Path) -> bool:
+    """Does a process live in this folder? A zombie has no working directory any more and does not count."""
+    cwd = os.readlink(entry / "cwd")
+    return cwd.startswith(str(folder)) or str(folder).encode() in (entry / "environ").read_bytes()
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+    """Poll until the condition holds and return what it returned."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.01)
+    return value
+
+
+def phase_of(out: Path) -> str | None:
+    """The phase a running judge shows in its progress file."""
+    try:
+        return str(json.loads((out / "progress.json").read_text())["phase"])
+    except (OSError, ValueError):
+        return None
+
+
+def send_when(process: subprocess.Popen[str], number: signal.Signals, condition: Callable[[], Any], what: str) -> None:
+    """Send a signal to one process once the condition holds."""
+    wait_until(condition, what)
+    process.send_signal(number)

@@ -1,0 +1,166 @@
+"""An honest candidate gets the score it earned, and a result with every fact in it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness.judging import CANDIDATES, Rig, with_budget
+
+BIGRAM = CANDIDATES / "bigram.py"
+UNIFORM = """
+import numpy as np
+from harness.session import current
+
+class Answer:
+    def __init__(self, rows): self.rows = rows
+    def write(self, first, count, buffer): buffer.host[:count] = LOGITS[self.rows[first:first + count]]
+
+session = current()
+session.open_train_rows()
+width = session.contract.vocab_size
+LOGITS = np.random.default_rng(session.seed).normal(0, 3, (width, width)).astype(np.float32)
+print(session.serve_logits(Answer, BATCH))
+"""
+
+
+def fixed_logits_bpb(rig: Rig, seed: int) -> tuple[float, float]:
+    """What UNIFORM's logits are worth, written the slow and obvious way in float64."""
+    cache, width = rig.cache(), rig.contract.vocab_size
+    logits = np.random.default_rng(seed).normal(0, 3, (width, width)).astype(np.float32).astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = np.fromfile(cache.val_rows_path, "<u2").reshape(-1, rig.contract.sequence_length + 1)
+    scores = []
+    for path in (cache.token_bytes_path, cache.token_bytes_upstream_path):
+        bytes_of, nats, count = np.load(path), 0.0, 0
+        for row in rows:
+            for token, target in itertools.pairwise(row):
+                if bytes_of[target] > 0:
+                    nats -= math.log(probabilities[token, target])
+                    count += int(bytes_of[target])
+        scores.append(nats / (math.log(2) * count))
+    return scores[0], scores[1]
+
+
+def test_an_honest_candidate_is_scored(rig: Rig) -> None:
+    judged = rig.judge(BIGRAM, "--seed", "5")
+    result = judged.result
+    assert (judged.exit_code, result["status"], result["reason"]) == (0, "ok", "")
+    assert 0 < result["val_bpb"] < 20
+    assert f"val_bpb: {result['val_bpb']}" in judged.log
+    assert "seed 5" in judged.log
+    assert result["exit_code"] == 0
+
+
+def test_every_fact_is_in_the_result(rig: Rig) -> None:
+    result = rig.judge(BIGRAM).result
+    assert result["format"] == 1
+    assert all(seconds is not None and seconds >= 0 for seconds in result["phases_s"].values())
+    assert list(result["phases_s"]) == ["import", "context", "compile", "train", "evaluate", "teardown"]
+    assert sum(result["phases_s"].values()) <= result["wall_s"] + 0.01
+    assert result["budget"]["limit_s"] == 0.5
+    assert 0.5 <= result["budget"]["used_s"] <= 1.0
+    assert result["digests"]["contract"] == rig.contract.digest
+    assert result["digests"]["cache"] == rig.cache().digest
+    assert result["digests"]["train_py"] == hashlib.sha256(BIGRAM.read_bytes()).hexdigest()
+    assert result["device"]["kind"] == "cpu"
+    assert result["versions"]["numpy"] == np.__version__
+    assert result["peak_memory_mb"] > 5
+
+
+def test_the_last_report_before_the_evaluation_is_not_lost(rig: Rig) -> None:
+    judged = rig.judge(BIGRAM)
+    steps = int(judged.log.split("steps ")[1].split()[0])
+    assert judged.result["training"]["steps"] == steps
+    assert judged.result["training"]["tokens"] == steps * rig.contract.sequence_length
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 41, 10**6])
+def test_the_batch_size_only_decides_chunking(rig: Rig, batch_size: int) -> None:
+    result = rig.judge(rig.write(UNIFORM.replace("BATCH", str(batch_size))), "--seed", "3").result
+    expected, expected_upstream = fixed_logits_bpb(rig, 3)
+    assert result["val_bpb"] == pytest.approx(expected, abs=1e-6)
+    assert result["val_bpb_upstream"] == pytest.approx(expected_upstream, abs=1e-6)
+
+
+def test_leftovers_of_an_earlier_run_are_replaced(rig: Rig) -> None:
+    command, out = rig.command(BIGRAM)
+    (out / "scratch" / "work").mkdir(parents=True)
+    (out / "scratch" / "work" / "planted.py").write_text("")
+    (out / "result.json").write_text("not a result")
+    subprocess.run(command, env=rig.environment, check=True, capture_output=True)
+    assert json.loads((out / "result.json").read_text())["status"] == "ok"
+    assert sorted(path.name for path in out.iterdir()) == ["progress.json", "result.json", "run.log"]
+
+
+def test_without_namespaces_the_score_is_the_same(rig: Rig) -> None:
+    source = rig.write(UNIFORM.replace("BATCH", "8"))
+    contained = rig.judge(source, "--containment", "auto").result
+    fallback = rig.judge(source, "--containment", "subreaper").result
+    assert fallback["containment"] == "subreaper"
+    assert fallback["val_bpb"] == contained["val_bpb"]
+
+
+def test_a_wall_clock_counts_wall_time(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, clock="wall"))
+    used = rig.judge(BIGRAM).result["budget"]
+    assert used["clock"] == "wall"
+    assert used["used_s"] == pytest.approx(used["train_wall_s"], abs=0.05)
+
+
+def test_children_count_against_a_cpu_clock(rig: Rig) -> None:
+    """A candidate that lets a child do the work sees, and is charged for, the child's time."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    source = f"""
+import subprocess, sys
+from harness import elapsed_seconds
+from harness.session import current
+current().open_train_rows()
+for _ in range(4):
+    subprocess.run([sys.executable, "-S", "-c", {burn!r}])
+print("elapsed", elapsed_seconds())
+{UNIFORM.replace("BATCH", "8")}
+"""
+    result = rig.judge(rig.write(source)).result
+    assert result["status"] == "invalid: over-budget"
+    assert result["budget"]["used_s"] >= 1.2
+
+
+def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) -> None:
+    blocker = rig.folder / "blocked"
+    blocker.mkdir()
+    for name in ("yaml", "tiktoken", "rustbpe", "pyarrow", "ray", "click", "rich", "torch", "platformdirs", "filelock"):
+        (blocker / f"{name}.py").write_text(f"raise ImportError('{name} is blocked by this test')\n")
+    rig.environment["PYTHONPATH"] = str(blocker)
+    command, out = rig.command(BIGRAM)
+    probe = [sys.executable, "-c", "import torch"]
+    assert subprocess.run(probe, env=rig.environment, capture_output=True).returncode != 0
+    done = subprocess.run(command, env=rig.environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "result.json").read_text())["status"] == "ok"
+
+
+def test_the_candidate_gets_an_environment_of_its_own(rig: Rig) -> None:
+    rig.environment["AWS_SECRET_ACCESS_KEY"] = "hush"
+    rig.environment["RAY_ADDRESS"] = "10.0.0.1:6379"
+    judged = rig.judge(rig.write("import os, json; print(json.dumps(dict(os.environ))); print(os.getcwd())"))
+    environment = json.loads(judged.log.splitlines()[0])
+    assert not [name for name in environment if name.startswith(("AWS_", "RAY_"))]
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        assert environment[name].startswith(str(judged.out / "scratch"))
+    assert environment["OMP_NUM_THREADS"] == str(rig.contract.threads)
+    assert judged.log.splitlines()[1] == str(judged.out / "scratch" / "work")
+    assert not (judged.out / "scratch").exists()
+
+
+def test_cores_are_pinned_and_signals_are_clean(rig: Rig) -> None:
+    source = "import os, signal; print(os.sched_getaffinity(0), signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    assert rig.judge(rig.write(source), "--cpus", "0").log == "{0} set()\n"
