@@ -1,9 +1,8 @@
-"""The prepared data of one contract on this node: where its files lie, and the digest that names them.
+"""The prepared data of a contract on this node: where it lies, what it holds, whether it is whole.
 
-Covers finding, opening and verifying a cache. Does not build one (harness.prepare) and does not read rows
-(harness.rows). Standard library only. As a program it prints one JSON line for whoever must know without importing:
-
-    python -m harness.cache --contract cpu [--full]
+Covers: finding a cache, its manifest, a quick check (sizes) and a full one (sha256 of every file).
+`python -m harness.cache --contract C [--full]` says the same as one line of JSON. Not covered: making a cache
+(harness.prepare). Standard library only: a scheduler's probe and the judge both pay for this at every start.
 """
 
 from __future__ import annotations
@@ -20,33 +19,44 @@ from typing import Any
 
 from harness.contract import Contract, ContractError, load_contract
 
-MANIFEST_FORMAT = 1
-MANIFEST = "manifest.json"
-TRAIN_ROWS, TRAIN_EPOCHS = "train/rows.u16", "train/epochs.i32"
-VAL_ROWS, HOLDOUT_ROWS = "judge/val.u16", "judge/holdout.u16"
-TOKENIZER, TOKEN_BYTES, TOKEN_BYTES_UPSTREAM = "tokenizer.json", "token_bytes.npy", "token_bytes_upstream.npy"
-_BLOCK = 1 << 20
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+CONTRACT_NAME = "contract.json"
+_JUDGE_ROOM = "judge/"
+_HASH_BLOCK_BYTES = 1 << 22
 
 
 class CacheError(Exception):
-    """The cache cannot be used; `hint` says what to do."""
+    """No usable cache: the message says what is wrong and where, `hint` what to run."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, contract: Contract) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint = f"run: arsched prepare --contract {contract.name}"
 
 
 class CacheMissing(CacheError):
-    """Nothing prepared here for this contract."""
+    """The contract has never been prepared on this node."""
 
 
 class CacheMismatch(CacheError):
-    """Something is there, and it is not what its manifest says."""
+    """Something lies where the cache should be, and it is not what the manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a cache as the manifest lists it."""
+
+    size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """An opened cache. Equal `digest` (sha256, hex, of the manifest) means equal data. Rows are [n, T+1] uint16."""
+    """A prepared contract. `digest` names the data: equal digests, equal files, on whatever node.
+
+    Rows are little-endian uint16 [n, sequence_length + 1]; `train_rows`, `val_rows`, `holdout_rows` are their n.
+    `kernel_dir` is the attention kernel fetched for this node, None when there is none.
+    """
 
     directory: Path
     contract: Contract
@@ -58,147 +68,166 @@ class Cache:
 
     @property
     def tokenizer_path(self) -> Path:
-        return self.directory / TOKENIZER
+        """JSON: split pattern, merge ranks in base64, special tokens."""
+        return self.directory / "tokenizer.json"
 
     @property
     def token_bytes_path(self) -> Path:
-        """int32 [V]: true bytes of each token, 0 for special tokens."""
-        return self.directory / TOKEN_BYTES
+        """.npy int32 [V]: bytes of text each token stands for, 0 for special tokens."""
+        return self.directory / "token_bytes.npy"
 
     @property
     def token_bytes_upstream_path(self) -> Path:
-        """int32 [V]: bytes as upstream counts them, an invalid UTF-8 piece as U+FFFD (3 bytes)."""
-        return self.directory / TOKEN_BYTES_UPSTREAM
+        """.npy int32 [V]: the same counted upstream's way, an undecodable byte as the 3 bytes of U+FFFD."""
+        return self.directory / "token_bytes_upstream.npy"
 
     @property
     def train_rows_path(self) -> Path:
-        return self.directory / TRAIN_ROWS
+        return self.directory / "train" / "rows.u16"
 
     @property
     def train_epochs_path(self) -> Path:
-        """int32 [n]: the epoch each training row was completed in, from 1."""
-        return self.directory / TRAIN_EPOCHS
+        """Little-endian int32 [n]: epoch of the corpus a training row was finished in, from 1."""
+        return self.directory / "train" / "epochs.i32"
 
     @property
     def val_rows_path(self) -> Path:
-        return self.directory / VAL_ROWS
+        return self.directory / "judge" / "val.u16"
 
     @property
     def holdout_rows_path(self) -> Path:
-        return self.directory / HOLDOUT_ROWS
+        return self.directory / "judge" / "holdout.u16"
 
 
 def cache_root() -> Path:
-    """ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched."""
-    own = os.environ.get("ARSCHED_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arsched"
+    """Folder of all caches: $ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched."""
+    if own := os.environ.get("ARSCHED_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "arsched"
 
 
 def cache_directory(contract: Contract) -> Path:
-    """Where this contract's cache is or would be."""
+    """Where this contract's cache lies once prepared."""
     return cache_root() / f"{contract.name}-{contract.digest[:12]}"
 
 
+def prepared_contract_path(name: str) -> Path:
+    """The copy of a contract that `prepare` leaves for nodes that cannot read YAML."""
+    return cache_root() / "contracts" / f"{name}.json"
+
+
+def kernel_directory() -> Path:
+    """Where the attention kernel of this node lies, shared by all contracts; there only when it was fetched whole."""
+    return cache_root() / "kernels" / "flash-attn3-v1"
+
+
 def open_cache(contract: Contract) -> Cache:
-    """Open a prepared cache after a check of names and sizes. Raises CacheMissing or CacheMismatch."""
+    """The contract's cache after a check of names and sizes. Raises CacheMissing, CacheMismatch."""
     directory = cache_directory(contract)
-    manifest = read_manifest(directory, contract)
-    for name, facts in manifest["files"].items():
-        _check_size(directory / name, int(facts["size"]), contract)
-    rows = manifest["rows"]
-    kernel = directory / str(manifest["kernel"]["directory"]) if manifest.get("kernel") else None
-    digest = manifest_digest(manifest)
-    return Cache(directory, contract, digest, rows["train"], rows["val"], rows["holdout"], kernel)
+    if not (directory / MANIFEST_NAME).is_file():
+        raise CacheMissing(f"contract {contract.name!r} is not prepared: nothing at {directory}", contract)
+    manifest = _read_manifest(directory, contract)
+    for name, entry in manifest.files.items():
+        _check_size(directory, name, entry, contract)
+    kernel = kernel_directory() if contract.device == "cuda" else None
+    return Cache(
+        directory, contract, manifest.digest, **manifest.rows, kernel_dir=kernel if kernel and kernel.is_dir() else None
+    )
 
 
 def verify_cache(cache: Cache, *, full: bool) -> None:
-    """Check every file's size and, with `full`, its sha256. Raises CacheMismatch naming the first wrong file."""
-    manifest = read_manifest(cache.directory, cache.contract)
-    for name, facts in manifest["files"].items():
-        _check_size(cache.directory / name, int(facts["size"]), cache.contract)
-        if full and file_sha256(cache.directory / name) != facts["sha256"]:
+    """Check sizes again, and with `full` the sha256 of every file (reads all of it). Raises CacheMismatch."""
+    manifest = _read_manifest(cache.directory, cache.contract)
+    for name, entry in manifest.files.items():
+        _check_size(cache.directory, name, entry, cache.contract)
+        if full and sha256_of(cache.directory / name) != entry.sha256:
             raise CacheMismatch(
-                f"{cache.directory / name} is not what was prepared (sha256 differs)", _again(cache.contract)
+                f"{cache.directory / name} is damaged: its sha256 is not the manifest's", cache.contract
             )
 
 
-def read_manifest(directory: Path, contract: Contract) -> dict[str, Any]:
-    """The manifest of a cache directory, checked to be this contract's. Raises CacheMissing or CacheMismatch."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CacheMissing(
-            f"no prepared cache for contract {contract.name!r} in {directory}", _again(contract)
-        ) from None
-    except (OSError, ValueError) as problem:
-        raise CacheMismatch(f"{directory / MANIFEST} cannot be read: {problem}", _again(contract)) from None
-    if manifest.get("format") != MANIFEST_FORMAT or manifest.get("contract_digest") != contract.digest:
-        raise CacheMismatch(f"{directory} was prepared for another contract or by another version", _again(contract))
-    return dict(manifest)
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """sha256 of what makes data equal: contract, files and rows; not when, where or with which kernel it was built."""
-    named = {key: manifest[key] for key in ("format", "contract_digest", "files", "rows")}
-    return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def describe_files(directory: Path, names: list[str]) -> dict[str, dict[str, int | str]]:
-    """The manifest's `files`: size in bytes and sha256 of each name below the directory."""
-    return {n: {"size": (directory / n).stat().st_size, "sha256": file_sha256(directory / n)} for n in sorted(names)}
-
-
-def file_sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file's content."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _check_size(path: Path, size: int, contract: Contract) -> None:
+def data_digest(files: Mapping[str, FileEntry]) -> str:
+    """The name of a cache: sha256 (hex) over format, and names, sizes and sha256 of its data files."""
+    listed = {name: [e.size_bytes, e.sha256] for name, e in files.items() if name != CONTRACT_NAME}
+    canonical = json.dumps([FORMAT, listed], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    digest: str
+    rows: dict[str, int]
+    files: dict[str, FileEntry]
+
+
+def _read_manifest(directory: Path, contract: Contract) -> _Manifest:
+    path = directory / MANIFEST_NAME
     try:
-        found = path.stat().st_size
-    except OSError as problem:
-        raise CacheMismatch(f"{path} is missing: {problem.strerror}", _again(contract)) from None
-    if found != size:
-        raise CacheMismatch(f"{path} has {found} bytes, prepared with {size}", _again(contract))
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format"] != FORMAT or fields["contract_digest"] != contract.digest:
+            raise CacheMismatch(f"{path} belongs to another contract or version", contract)
+        files = {name: FileEntry(entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
+        rows = {f"{split}_rows": int(fields["rows"][split]) for split in ("train", "val", "holdout")}
+    except OSError as error:
+        raise CacheMismatch(f"cannot read {path}: {error.strerror}", contract) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CacheMismatch(f"{path} is damaged", contract) from None
+    return _Manifest(data_digest(files), rows, files)
 
 
-def _again(contract: Contract) -> str:
-    return f"run: arsched prepare --contract {contract.name}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.cache", description="Describe a prepared cache as one JSON line."
-    )
-    parser.add_argument("--contract", required=True, help="built-in name, or the path of a .yaml or .json file")
-    parser.add_argument("--full", action="store_true", help="hash every file again")
-    wanted = parser.parse_args(arguments)
+def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract) -> None:
+    path = directory / name
     try:
-        cache = open_cache(load_contract(wanted.contract))
-        if wanted.full:
-            verify_cache(cache, full=True)
-    except (CacheError, ContractError) as problem:
-        sys.stdout.write(json.dumps({"error": str(problem), "hint": problem.hint}) + "\n")
-        return 1
-    sys.stdout.write(json.dumps(_description(cache)) + "\n")
-    return 0
+        size = path.stat().st_size
+    except PermissionError:
+        if name.startswith(_JUDGE_ROOM):  # a sandboxed candidate is kept out of the judge's rows
+            return
+        raise CacheMismatch(f"{path} may not be read", contract) from None
+    except OSError as error:
+        raise CacheMismatch(f"{path}: {error.strerror}", contract) from None
+    if size != entry.size_bytes:
+        raise CacheMismatch(f"{path} has {size} bytes instead of {entry.size_bytes}", contract)
 
 
-def _description(cache: Cache) -> dict[str, Any]:
+def describe(cache: Cache) -> dict[str, object]:
+    """What there is to say about a cache, as plain JSON values."""
     return {
+        "contract": cache.contract.name,
+        "contract_digest": cache.contract.digest,
         "digest": cache.digest,
         "directory": str(cache.directory),
-        "contract_digest": cache.contract.digest,
         "train_rows": cache.train_rows,
         "val_rows": cache.val_rows,
         "holdout_rows": cache.holdout_rows,
+        "train_tokens": cache.train_rows * cache.contract.sequence_length,
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),
     }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """One line of JSON about a contract's cache, or {"error", "hint"} and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m harness.cache", description=main.__doc__)
+    parser.add_argument("--contract", required=True, help="standard, cpu, upstream, or the path of a contract file")
+    parser.add_argument("--full", action="store_true", help="read every file and compare its sha256")
+    given = parser.parse_args(argv)
+    try:
+        cache = open_cache(load_contract(given.contract))
+        verify_cache(cache, full=given.full)
+    except (CacheError, ContractError) as error:
+        print(json.dumps({"error": str(error), "hint": error.hint}))  # noqa: T201
+        return 1
+    print(json.dumps(describe(cache)))  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
-"""The fixed benchmark as a value: corpus, lengths, budget and its clock, evaluation, noise prior.
+"""The fixed benchmark a candidate is held to: corpus, tokenizer, lengths, budget and limits, read once and checked.
 
-A contract is a small YAML (or JSON) file read into frozen dataclasses; its digest is in every result. Covers reading
-and checking; does not know where data lies (harness.cache) or who runs it. Standard library only: PyYAML is imported
-when a YAML file is read, so a prepared node without it uses the JSON copy that `prepare` left in the cache.
+Covers: the shipped contracts (harness/contracts/*.yaml), a contract file of one's own, and the digest that names a
+contract everywhere. Not covered: the data it leads to (harness.cache, harness.prepare). Standard library only, so that
+the scheduler can read a contract for nothing; PyYAML is imported when a reference is YAML, and a prepared node does
+without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-Constant = int | float | str
-BUILT_IN = ("cpu", "standard", "upstream")
-_SHIPPED = Path(__file__).parent / "contracts"
-_POSITIVE = (
-    *("sequence_length", "tokenizer_chars", "pack_buffer_documents", "pack_refill_documents"),
-    *("train_tokens", "evaluation_tokens", "threads", "noise_prior_bpb"),
-)
+from harness.fields import Between, FieldError, nearest, read_dataclass
+
+_SHIPPED = Path(__file__).resolve().parent / "contracts"
+SPECIAL_TOKENS = 4  # <|reserved_0|> … <|reserved_3|>; the first one begins every document
+_SMALLEST_VOCAB = 256 + SPECIAL_TOKENS
+
+Count = Annotated[int, Between(1, 10**12)]
+Seconds = Annotated[float, Between(0.1, 7 * 86_400)]
 
 
 class ContractError(Exception):
-    """The contract cannot be used; `hint` says what to do."""
+    """A contract that cannot be used: the message says where and what, `hint` what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -36,198 +36,200 @@ class ContractError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Where documents come from. `root`: "stdlib" or "prefix" (python), a dataset's repository (hub), or a folder.
+    """Where documents come from.
 
-    `document_chars`: long documents are cut near this length at line ends (0: never). Shard numbers are for `hub`.
+    kind python: `root` is "stdlib" (sources of the running interpreter's standard library) or "prefix" (every source
+    below sys.prefix as well). kind hub: `root` is a data set repository whose files are named shard_00000.parquet.
+    kind folder: `root` is a folder of .parquet (column `text`), .jsonl (field `text`) and .txt files.
+    `document_chars`: documents longer than this are cut near it, at line ends; 0 leaves them whole.
+    `train_shards`: hub: shards 0 … train_shards-1; else how many shards the training documents are dealt to.
+    `val_shard`, `holdout_shard`: hub only, numbers of the shards that are never trained on.
     """
 
     kind: Literal["python", "hub", "folder"]
     root: str
-    document_chars: int = 0
-    train_shards: int = 0
-    val_shard: int | None = None
-    holdout_shard: int | None = None
+    document_chars: Annotated[int, Between(0, 10**9)]
+    train_shards: Annotated[int, Between(1, 100_000)]
+    val_shard: Annotated[int, Between(0, 99_999)] | None = None
+    holdout_shard: Annotated[int, Between(0, 99_999)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Training budget in seconds of `clock`: wall time, or CPU time of the candidate's whole process tree.
+    """Training time. `clock` cpu counts CPU seconds of the process tree, and `wall_limit_s` bounds the wall time."""
 
-    `grace_s` is what the last step may overshoot; `wall_limit_s` ends a candidate that lets the CPU clock stand still.
-    """
-
-    seconds: float
+    seconds: Seconds
     clock: Literal["wall", "cpu"]
-    grace_s: float
-    wall_limit_s: float
+    grace_s: Annotated[float, Between(0, 86_400)]
+    wall_limit_s: Seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Wall-clock limits of the phases outside the budget, in seconds, and of the log, in MB (2**20 bytes)."""
+    """Wall seconds the other phases of a run may take, and how much of its log is kept (MB)."""
 
-    startup_s: float
-    evaluation_s: float
-    teardown_s: float
-    log_mb: float
+    startup_s: Seconds
+    evaluation_s: Seconds
+    teardown_s: Seconds
+    log_mb: Annotated[float, Between(0.01, 10_000)]
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One fixed benchmark. Token counts are packed tokens; `noise_prior_bpb` is a run's expected standard deviation."""
+    """One benchmark. Two runs may be compared when their contracts, and the caches made from them, have one digest.
+
+    `tokenizer_chars`: text the tokenizer is trained on, at most. `pack_*`: the best-fit packer's buffer, and how many
+    documents enter it at a time. `*_tokens`: length of each prepared stream. `noise_prior_bpb`: standard deviation of
+    val_bpb between seeds, as believed before any run. `train_constants`: constants of train.py under this contract.
+    """
 
     name: str
     summary: str
     device: Literal["cpu", "cuda"]
     corpus: Corpus
-    sequence_length: int
-    vocab_size: int
-    tokenizer_chars: int
-    pack_buffer_documents: int
-    pack_refill_documents: int
-    train_tokens: int
-    evaluation_tokens: int
-    holdout_tokens: int
+    sequence_length: Annotated[int, Between(2, 1 << 20)]
+    vocab_size: Annotated[int, Between(_SMALLEST_VOCAB, 1 << 16)]
+    tokenizer_chars: Count
+    train_tokens: Count
+    evaluation_tokens: Count
+    holdout_tokens: Count
     budget: Budget
     limits: Limits
-    threads: int
-    noise_prior_bpb: float
+    threads: Annotated[int, Between(1, 4096)]
+    noise_prior_bpb: Annotated[float, Between(1e-9, 10)]
+    pack_buffer_documents: Annotated[int, Between(1, 10**6)] = 1000
+    pack_refill_documents: Annotated[int, Between(1, 10**6)] = 128
     compat: Literal["none", "upstream"] = "none"
-    train_constants: tuple[tuple[str, Constant], ...] = ()
+    train_constants: tuple[tuple[str, int | float | str], ...] = ()
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the canonical JSON of all fields."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """sha256 (hex) of all fields in canonical JSON."""
+        plain = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(plain.encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Canonical JSON: keys sorted, no spaces. `from_json` is its inverse."""
-        plain = dataclasses.asdict(self) | {"train_constants": dict(self.train_constants)}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Readable JSON that `from_json` reads back into an equal contract."""
+        fields = dataclasses.asdict(self) | {"train_constants": dict(self.train_constants)}
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
-    @staticmethod
-    def from_json(text: str) -> Contract:
-        """Raises ContractError when the text is no contract."""
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Raises ContractError."""
         try:
-            raw = json.loads(text)
-        except ValueError as problem:
-            raise ContractError(f"the contract is not JSON: {problem}") from None
-        return parse_contract(raw)
+            return _read(json.loads(text), "contract")
+        except ValueError as error:
+            raise ContractError(f"not a JSON contract: {error}", "write it again with `arsched init`") from None
 
 
-def load_contract(reference: str) -> Contract:
-    """A contract by built-in name or by the path of a .yaml, .yml or .json file. Raises ContractError."""
-    if reference in BUILT_IN:
-        return _load_built_in(reference)
-    path = Path(reference)
+def load_contract(ref: str) -> Contract:
+    """The contract called `ref`: the name of a shipped one, or the path of a .yaml, .yml or .json file.
+
+    Raises ContractError, naming the file, the key, the value and what is allowed.
+    """
+    if ref in shipped_names():
+        return _load_shipped(ref)
+    path = Path(ref).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
-        near = difflib.get_close_matches(reference, BUILT_IN, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ContractError(
-            f"no contract {reference!r}", f"{hint}built in: {', '.join(BUILT_IN)}; or the path of a .yaml file"
-        )
+        raise ContractError(f"no contract {ref!r}", f"{nearest(ref, shipped_names())} or give the path of a .yaml file")
     return _load_file(path)
 
 
-def parse_contract(raw: Any, source: str = "contract") -> Contract:
-    """Plain data (as YAML or JSON gives it) to a Contract. Raises ContractError naming the key that is wrong."""
-    contract: Contract = _build(Contract, raw, source)
-    _check_ranges(contract, source)
-    return contract
+def shipped_names() -> tuple[str, ...]:
+    """Names of the contracts that come with arsched."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 
 
-def _load_built_in(name: str) -> Contract:
+def _load_shipped(name: str) -> Contract:
     try:
-        return _load_file(_SHIPPED / f"{name}.yaml")
+        import yaml  # noqa: F401
     except ImportError:
-        from harness.cache import cache_root
+        return _load_prepared(name)
+    return _load_file(_SHIPPED / f"{name}.yaml")
 
-        copy = cache_root() / "contracts" / f"{name}.json"
-        if copy.is_file():
-            return _load_file(copy)
-        hint = f"install PyYAML, or prepare the contract on this node: python -m harness.prepare --contract {name}"
-        raise ContractError(f"contract {name!r}: reading YAML needs PyYAML, which is not installed", hint) from None
+
+def _load_prepared(name: str) -> Contract:
+    """The copy that `prepare` left on this node, for nodes without PyYAML."""
+    from harness.cache import prepared_contract_path
+
+    path = prepared_contract_path(name)
+    if not path.is_file():
+        raise ContractError(
+            f"contract {name!r} cannot be read: PyYAML is not installed and {path} is not there",
+            f"pip install pyyaml, or run: python -m harness.prepare --contract {name}",
+        )
+    return _load_file(path)
 
 
 def _load_file(path: Path) -> Contract:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ContractError(f"cannot read contract {path}: {problem}", "give the path of a contract file") from None
-    if path.suffix == ".json":
-        return Contract.from_json(text)
-    import yaml
+    except OSError as error:
+        raise ContractError(f"cannot read {path}: {error.strerror}", "check the path") from None
+    except UnicodeDecodeError:
+        raise ContractError(f"{path} is not UTF-8 text", "is it a contract?") from None
+    return _read(_parse(path, text), str(path), path.resolve().parent)
 
+
+def _parse(path: Path, text: str) -> object:
     try:
-        return parse_contract(yaml.safe_load(text), str(path))
-    except yaml.YAMLError as problem:
-        raise ContractError(f"{path} is not YAML: {problem}") from None
+        if path.suffix == ".json":
+            return json.loads(text)
+        import yaml
+    except ImportError:
+        raise ContractError(f"{path} needs PyYAML, which is not installed", "pip install pyyaml") from None
+    except ValueError as error:
+        raise ContractError(f"{path} is not JSON: {error}", "mend it there") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ContractError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend it there") from None
 
 
-def _build(cls: type, raw: Any, where: str) -> Any:
-    if not isinstance(raw, dict):
-        raise ContractError(f"{where}: expected keys and values, found {type(raw).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for key in raw:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 1)
-            raise ContractError(
-                f"{where}: unknown key {key!r}",
-                f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}",
+def _read(fields: object, source: str, folder: Path | None = None) -> Contract:
+    try:
+        contract = read_dataclass(Contract, _with_absolute_folder(fields, folder))
+        _check(contract)
+    except FieldError as error:
+        raise ContractError(f"{source}: {error}", error.hint) from None
+    return contract
+
+
+def _with_absolute_folder(fields: object, folder: Path | None) -> object:
+    """A folder corpus is written relative to its contract file, and means the same one wherever it is read again."""
+    corpus: Any = fields.get("corpus") if isinstance(fields, Mapping) else None
+    if folder is None or not isinstance(corpus, Mapping) or corpus.get("kind") != "folder":
+        return fields
+    root = (folder / Path(str(corpus.get("root", ""))).expanduser()).resolve()
+    return {**fields, "corpus": {**corpus, "root": str(root)}}  # type: ignore[dict-item]
+
+
+def _check(contract: Contract) -> None:
+    """Rules between fields. Raises FieldError."""
+    if not contract.name.replace("-", "").replace("_", "").isalnum() or len(contract.name) > 40:
+        raise FieldError(f"name is {contract.name!r}", "letters, digits, - and _ only, at most 40: it names folders")
+    for name in ("evaluation_tokens", "holdout_tokens"):
+        tokens, length = getattr(contract, name), contract.sequence_length
+        if tokens % length:
+            raise FieldError(
+                f"{name} is {tokens}", f"a multiple of sequence_length, like {-(-tokens // length) * length}"
             )
-    for name, field in fields.items():
-        if name not in raw and field.default is dataclasses.MISSING:
-            raise ContractError(
-                f"{where}: the key {name!r} is missing", "copy a file of harness/contracts/ and edit it"
-            )
-    return cls(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
+    budget = contract.budget
+    if budget.wall_limit_s < budget.seconds + budget.grace_s:
+        raise FieldError(f"budget.wall_limit_s is {budget.wall_limit_s:g}", "it must not be below seconds + grace_s")
+    _check_corpus(contract.corpus)
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    if typing.get_origin(hint) is Literal:
-        return _one_of(typing.get_args(hint), value, where)
-    if typing.get_origin(hint) is tuple:
-        return _constants(value, where)
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        wanted = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise ContractError(f"{where}: {value!r} is not allowed, expected {wanted}")
-    return value
-
-
-def _one_of(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value not in allowed:
-        raise ContractError(f"{where}: {value!r} is not allowed, expected one of {', '.join(map(str, allowed))}")
-    return value
-
-
-def _constants(value: Any, where: str) -> tuple[tuple[str, Constant], ...]:
-    if not isinstance(value, dict):
-        raise ContractError(f"{where}: expected NAME: value pairs, found {type(value).__name__}")
-    for name, constant in value.items():
-        if not str(name).isidentifier() or isinstance(constant, bool) or not isinstance(constant, int | float | str):
-            raise ContractError(f"{where}: {name}: {constant!r} is not a number or a string")
-    return tuple(sorted(value.items()))
-
-
-def _check_ranges(contract: Contract, source: str) -> None:
-    for key in _POSITIVE:
-        if getattr(contract, key) <= 0:
-            raise ContractError(f"{source}: {key}: must be above 0, found {getattr(contract, key)}")
-    for part in ("budget", "limits"):
-        for key, value in dataclasses.asdict(getattr(contract, part)).items():
-            if isinstance(value, float) and not 0 < value < float("inf"):
-                raise ContractError(f"{source}: {part}: {key}: must be above 0, found {value}")
-    if not 256 < contract.vocab_size <= 65_536:
-        raise ContractError(
-            f"{source}: vocab_size: must be 257 to 65536 (rows are 16-bit), found {contract.vocab_size}"
-        )
-    if contract.evaluation_tokens % contract.sequence_length:
-        raise ContractError(
-            f"{source}: evaluation_tokens: must be a multiple of sequence_length {contract.sequence_length}"
-        )
+def _check_corpus(corpus: Corpus) -> None:
+    apart = (corpus.val_shard, corpus.holdout_shard)
+    if corpus.kind == "hub":
+        if None in apart or apart[0] == apart[1]:
+            raise FieldError(f"corpus.val_shard, holdout_shard are {apart}", "a hub corpus names two different shards")
+        if any(shard is not None and shard < corpus.train_shards for shard in apart):
+            raise FieldError(f"corpus.val_shard, holdout_shard are {apart}", "both lie outside the training shards")
+        if corpus.root.count("/") != 1 or corpus.document_chars:
+            raise FieldError(f"corpus.root is {corpus.root!r}", "a hub corpus is owner/name, with document_chars 0")
+    elif apart != (None, None):
+        raise FieldError(f"corpus.val_shard, holdout_shard are {apart}", "only a hub corpus has shards with numbers")
+    if corpus.kind == "python" and corpus.root not in ("stdlib", "prefix"):
+        raise FieldError(f"corpus.root is {corpus.root!r}", "a python corpus is stdlib or prefix")
