@@ -16,6 +16,8 @@ from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Board, Lab
 
+_CANDIDATES = "SELECT number, name, base, state FROM candidate WHERE tag = ? ORDER BY number"
+
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.family, result.status, result.reason, result.val_bpb, result.suspect
 FROM run LEFT JOIN result ON result.run = run.number
@@ -25,12 +27,14 @@ WHERE run.tag = ? ORDER BY result.number, run.number
 
 def read_board(database: Database, lab: Lab) -> Board:
     """Raises LabProblem when the lab has no baseline."""
-    candidates = database.all("SELECT number, name, base, state FROM candidate WHERE tag = ? ORDER BY number", lab.tag)
+    with database.snapshot():
+        candidates = database.all(_CANDIDATES, lab.tag)
+        runs = database.all(_RUNS, lab.tag)
     baseline = next((row for row in candidates if row["state"] == CandidateState.BASELINE), None)
     if baseline is None:
         raise LabProblem(f"lab {lab.tag!r} has no baseline", f"finish its setup: arsched init --tag {lab.tag}")
     runs_of: dict[int, list[Any]] = defaultdict(list)
-    for row in database.all(_RUNS, lab.tag):
+    for row in runs:
         runs_of[row["candidate"]].append(row)
     pool = next((run["pool"] for run in runs_of[baseline["number"]] if run["family"] == "scored"), None)
     return Board(

@@ -11,7 +11,7 @@ from scheduler.adapters.ledger.ids import candidate_id, is_reserved, number_of, 
 from scheduler.adapters.ledger.rows import parse_candidate
 from scheduler.adapters.ledger.runs import Runs
 from scheduler.domain.candidate import Candidate, CandidateState
-from scheduler.domain.errors import CandidateRejected, LedgerProblem
+from scheduler.domain.errors import CandidateRejected, LedgerProblem, UsageProblem
 from scheduler.domain.run import Run, RunKind, Running
 
 
@@ -65,16 +65,16 @@ class Candidates:
 
     def get(self, ref: str, tag: str) -> Candidate:
         """By id, name or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
-        query, value = "name = ?", ref
+        number = number_of(ref, "c")
         if ref == "last":
-            query, value = "1 ORDER BY number DESC LIMIT 1", ""
-        elif (number := number_of(ref, "c")) is not None:
-            query, value = "number = ?", str(number)
-        row = self._database.one(f"SELECT * FROM candidate WHERE tag = ? AND {query}", *[tag, value][: 1 + bool(value)])
-        if row is None:
-            known = [word for c in self.list(tag) for word in (c.name, c.id)]
-            raise unknown(f"candidate in lab {tag!r}:", ref, known)
-        return parse_candidate(row)
+            rows = self._all("number = (SELECT max(number) FROM candidate WHERE tag = ?)", tag)
+        elif number is not None:
+            rows = self._all("tag = ? AND number = ?", tag, number)
+        else:
+            rows = self._all("tag = ? AND name = ?", tag, ref)
+        if not rows:
+            raise self._unknown(ref, tag)
+        return parse_candidate(rows[0])
 
     def list(self, tag: str) -> tuple[Candidate, ...]:
         """All of a lab, in the order of their submission."""
@@ -128,6 +128,14 @@ class Candidates:
             raise LedgerProblem(f"base {base_id!r} is no candidate of lab {tag!r}")
         if state is CandidateState.BASELINE and self._all("tag = ? AND state = 'baseline'", tag):
             raise LedgerProblem(f"lab {tag!r} already has a baseline")
+
+    def _unknown(self, ref: str, tag: str) -> UsageProblem:
+        elsewhere = self._all("number = ? OR name = ?", number_of(ref, "c"), ref)
+        if elsewhere:
+            other = elsewhere[0]["tag"]
+            return UsageProblem(f"candidate {ref!r} is of lab {other!r}, not {tag!r}", f"add --tag {other}")
+        known = [word for candidate in self.list(tag) for word in (candidate.name, candidate.id)]
+        return unknown("candidate", ref, tag, known)
 
     def _of(self, number: int | None) -> Candidate:
         return parse_candidate(self._all("number = ?", number)[0])

@@ -57,6 +57,19 @@ class Database:
         return int(cursor.lastrowid or 0)
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads of one moment, whatever others write meanwhile. Locks nobody out."""
+        if self._connection.in_transaction:
+            yield
+            return
+        try:
+            self.execute("BEGIN DEFERRED")
+            yield
+        finally:
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing. Inside another transaction it joins that one, so that steps compose."""
         if self._connection.in_transaction:

@@ -30,8 +30,8 @@ def is_reserved(name: str) -> bool:
     return name == "last" or _ID.fullmatch(name) is not None
 
 
-def unknown(what: str, ref: str, known: Iterable[str]) -> UsageProblem:
+def unknown(what: str, ref: str, tag: str, known: Iterable[str]) -> UsageProblem:
     """The error for a reference that leads nowhere, with the nearest one that does."""
     nearest = difflib.get_close_matches(ref, list(known), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "`arsched status` and `arsched leaderboard` list them"
-    return UsageProblem(f"no {what} {ref!r}", hint)
+    return UsageProblem(f"no {what} {ref!r} in lab {tag!r}", hint)

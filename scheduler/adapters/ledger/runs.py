@@ -40,7 +40,7 @@ class Runs:
         else:
             rows = self._all("run.tag = ? AND run.number = ?", tag, number_of(ref, "r"))
         if not rows:
-            raise unknown(f"run in lab {tag!r}:", ref, [run.id for run in self.list(tag)])
+            raise unknown("run", ref, tag, [run.id for run in self.list(tag)])
         return parse_run(rows[0])
 
     def list(self, tag: str) -> tuple[Run, ...]:

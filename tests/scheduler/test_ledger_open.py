@@ -1,0 +1,192 @@
+"""Opening a ledger: new, old, newer, somebody else's, damaged, locked, or by many processes at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.adapters.ledger.db import Database
+from scheduler.adapters.ledger.migrations import MIGRATIONS, migrate
+from scheduler.domain.candidate import CandidateState
+from scheduler.domain.decision import Promote
+from scheduler.domain.errors import LedgerProblem
+from scheduler.domain.result import Failed, Scored
+from scheduler.domain.run import Finished, Queued
+from tests.scheduler.ledger_kit import NOISE, SLOT, broken_invariants, effect, open_ledger, start_lab
+
+SCHEMA_1 = Path(__file__).parents[1] / "fixtures" / "ledger_schema_1.sql"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a folder 'with' \"quotes\"" / "ledger.db"
+
+
+def schema_of(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def applied(path: Path) -> list[tuple[int, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT number, name FROM migration ORDER BY number").fetchall()
+
+
+def test_a_new_ledger_has_every_migration_on_record(path: Path) -> None:
+    open_ledger(path).close()
+    assert applied(path) == [(1, "m001_runs"), (2, "m002_decisions")]
+
+
+def test_opening_again_changes_nothing(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    before = schema_of(path)
+    with open_ledger(path) as ledger:
+        assert [lab.tag for lab in ledger.labs.all()] == ["t"]
+    assert schema_of(path) == before
+
+
+def test_a_ledger_of_schema_1_opens_and_goes_on(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA_1.read_text(encoding="utf-8"))
+    with open_ledger(path) as ledger:
+        board = ledger.board("old")
+        assert (board.baseline_id, board.baseline.scores) == ("c0001", (1.95, 1.96))
+        crashed, wide = board.of("c0002"), board.of("c0003")
+        assert (crashed.failure, wide.scores) == ("crash: exit status 1", (1.9,))
+        verdicts = [r.state.result.verdict for r in ledger.runs.list("old") if isinstance(r.state, Finished)]
+        assert [type(verdict) for verdict in verdicts] == [Scored, Scored, Failed, Scored]
+        assert isinstance(ledger.runs.get("last", "old").state, Queued)
+        promote = Promote("c0003", "c0001", effect(1, 2), "better")
+        ledger.decisions.apply("old", promote, noise=NOISE, sentence="promoted", commit="f" * 40)
+        assert ledger.board("old").baseline_id == "c0003"
+    assert broken_invariants(path) == []
+    assert [number for number, _ in applied(path)] == [1, 2]
+
+
+def test_an_old_ledger_brought_up_is_as_a_new_one(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA_1.read_text(encoding="utf-8"))
+    open_ledger(path).close()
+    open_ledger(tmp_path / "new.db").close()
+    assert schema_of(path) == schema_of(tmp_path / "new.db")
+
+
+def test_a_migration_that_fails_halfway_leaves_the_ledger_as_it_was(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    before = schema_of(path)
+
+    def m003_breaks(database: Database) -> None:
+        database.execute("ALTER TABLE lab ADD COLUMN extra TEXT NOT NULL DEFAULT ''")
+        database.execute("DELETE FROM result")
+        database.execute("CREATE TABLE lab (tag TEXT)")
+
+    with closing(Database(path)) as database, pytest.raises(LedgerProblem, match="already exists"):
+        migrate(database, 1.0, (*MIGRATIONS, m003_breaks))
+    assert schema_of(path) == before
+    with open_ledger(path) as ledger:
+        assert len(ledger.runs.list("t")) == 3
+
+
+def test_a_ledger_of_a_newer_arsched_is_refused_and_left_alone(path: Path) -> None:
+    def m003_future(database: Database) -> None:
+        database.execute("CREATE TABLE shelf (candidate INTEGER)")
+
+    open_ledger(path).close()
+    with closing(Database(path)) as database:
+        migrate(database, 1.0, (*MIGRATIONS, m003_future))
+    before = schema_of(path)
+    with pytest.raises(LedgerProblem, match="schema 3, this arsched knows up to 2") as problem:
+        open_ledger(path)
+    assert "update arsched" in problem.value.hint
+    assert schema_of(path) == before
+
+
+def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE addresses (name TEXT)")
+    with pytest.raises(LedgerProblem, match="not a ledger of arsched"):
+        open_ledger(path)
+    assert [name for name, _ in schema_of(path)] == ["addresses"]
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database at all, but long enough to have a header\n" * 100)
+    before = path.read_bytes()
+    with pytest.raises(LedgerProblem, match=r"damaged: file is not a database"):
+        open_ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_page_is_reported_not_read_around(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (os.path.getsize(path) - 4096))
+    with pytest.raises(LedgerProblem, match="damaged"), open_ledger(path) as ledger:
+        ledger.board("t")
+
+
+def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+
+
+def test_a_folder_in_the_ledgers_place_is_reported(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(LedgerProblem, match="unable to open"):
+        open_ledger(path)
+
+
+def test_a_file_in_its_folders_place_is_reported(path: Path) -> None:
+    path.parent.touch()
+    with pytest.raises(LedgerProblem, match="folder of the ledger"):
+        open_ledger(path)
+
+
+def test_a_ledger_that_stays_locked_is_reported_with_how_long(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, Ledger.open(path, busy_timeout_s=0.05) as late:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerProblem, match=r"locked for 0\.05 s"):
+            late.runs.lease("r0001", SLOT, 1.0)
+        assert len(late.runs.list("t")) == 3  # reading goes on
+        other.execute("ROLLBACK")
+        late.candidates.set_state("c0001", CandidateState.BASELINE, CandidateState.BASELINE, "free again")
+
+
+def test_a_full_disk_is_reported_and_nothing_is_half_written(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+        pages = ledger._database.one("PRAGMA page_count")[0]
+        ledger._database.execute(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(LedgerProblem, match="full") as problem:
+            ledger.candidates.add(
+                "t",
+                name="huge",
+                commit="c",
+                base_id="c0001",
+                train_py=bytes(1 << 20),
+                train_sha256="",
+                fingerprint="",
+                title="",
+                author="",
+                kind=ledger.runs.list("t")[0].kind,
+            )
+        assert "disk is not full" in problem.value.hint
+        assert [c.name for c in ledger.candidates.list("t")] == ["baseline"]
+    assert broken_invariants(path) == []

@@ -1,0 +1,228 @@
+"""A run's life in the ledger: leased once, finished once, given up after three losses, never by a stranger's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.domain.errors import LedgerProblem, UsageProblem
+from scheduler.domain.result import Failed, Infra, Scored, infra_result
+from scheduler.domain.run import Cancelled, Finished, Queued, RunKind, Running
+from tests.scheduler.ledger_kit import (
+    SLOT,
+    Clock,
+    add_candidate,
+    broken_invariants,
+    finish,
+    ok,
+    open_ledger,
+    result_of,
+    start_lab,
+)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with open_ledger(tmp_path / "ledger.db", clock) as ledger:
+        start_lab(ledger)
+        add_candidate(ledger, "wide")
+        yield ledger
+    assert broken_invariants(tmp_path / "ledger.db") == []
+
+
+@pytest.fixture
+def run_id(ledger: Ledger) -> str:
+    return ledger.runs.get("last", "t").id
+
+
+def lease(ledger: Ledger, run_id: str, expires_at: float = 2000.0) -> int:
+    attempt = ledger.runs.lease(run_id, SLOT, expires_at)
+    assert attempt is not None
+    return attempt
+
+
+def test_a_leased_run_carries_its_slot_and_attempt(ledger: Ledger, clock: Clock, run_id: str) -> None:
+    clock.now = 1234.0
+    assert lease(ledger, run_id) == 1
+    run = ledger.runs.get(run_id, "t")
+    assert run.state == Running(1, SLOT.id, SLOT.boot_id, 1234.0)
+    assert run.pool == SLOT.pool
+    assert [r.id for r in ledger.runs.running("t")] == [run_id]
+    assert ledger.runs.queued("t") == ()
+
+
+def test_a_run_is_leased_once(ledger: Ledger, run_id: str) -> None:
+    lease(ledger, run_id)
+    assert ledger.runs.lease(run_id, SLOT, 2000.0) is None
+    assert len(ledger.runs.attempts(run_id)) == 1
+
+
+def test_a_result_finishes_the_run_and_keeps_the_judges_text(ledger: Ledger, clock: Clock, run_id: str) -> None:
+    result = ok(1.85, training={"steps": 7, "tokens": 2**70}, wall_s=21.5)
+    attempt = lease(ledger, run_id)
+    clock.now = 1500.0
+    assert ledger.runs.record(run_id, attempt, result)
+    assert ledger.runs.get(run_id, "t").state == Finished(1, SLOT.id, 1000.0, 1500.0, result)
+
+
+@pytest.mark.parametrize("status", ["crash", "oom", "no-eval", "timeout: train", "invalid: non-finite", "infra: gpu"])
+def test_a_failure_comes_back_as_it_was_recorded(ledger: Ledger, run_id: str, status: str) -> None:
+    result = result_of(status, reason="line one\nline two")
+    finish(ledger, ledger.runs.get(run_id, "t"), result)
+    state = ledger.runs.get(run_id, "t").state
+    assert isinstance(state, Finished)
+    assert state.result == result
+    assert isinstance(state.result.verdict, Failed | Infra)
+
+
+def test_a_suspect_score_keeps_its_doubt(ledger: Ledger, run_id: str) -> None:
+    finish(ledger, ledger.runs.get(run_id, "t"), result_of("suspect: steps differ", val_bpb=1.5))
+    state = ledger.runs.get(run_id, "t").state
+    assert isinstance(state, Finished)
+    assert state.result.verdict == Scored(1.5, None, "steps differ")
+
+
+def test_half_a_surrogate_pair_and_a_nul_do_not_stop_the_lab(ledger: Ledger, run_id: str) -> None:
+    result = result_of("crash", reason="said \ud800 and \0 and 'quote'; DROP TABLE run; --")
+    finish(ledger, ledger.runs.get(run_id, "t"), result)
+    state = ledger.runs.get(run_id, "t").state
+    assert isinstance(state, Finished)
+    assert isinstance(state.result.verdict, Failed)
+    assert "DROP TABLE run" in state.result.verdict.reason
+
+
+def test_the_result_of_an_expired_attempt_counts_until_another_attempt_took_over(
+    ledger: Ledger, clock: Clock, run_id: str
+) -> None:
+    """A driver that was away overnight harvests what its node finished: nobody else holds the lease."""
+    attempt = lease(ledger, run_id, expires_at=1010.0)
+    clock.now = 9999.0
+    assert [run.id for run in ledger.runs.expired("t", clock.now)] == [run_id]
+    assert ledger.runs.record(run_id, attempt, ok(1.8))
+
+
+def test_the_result_of_an_attempt_that_lost_its_lease_is_refused(ledger: Ledger, run_id: str) -> None:
+    zombie = lease(ledger, run_id)
+    ledger.runs.requeue(run_id, zombie, "its node went silent")
+    second = lease(ledger, run_id)
+    events = len(ledger.events.list("t"))
+    assert not ledger.runs.record(run_id, zombie, ok(0.1))
+    assert isinstance(ledger.runs.get(run_id, "t").state, Running)
+    assert len(ledger.events.list("t")) == events + 1
+    assert "refused" in ledger.events.list("t", limit=1)[0].reason
+    assert ledger.runs.record(run_id, second, ok(1.8))
+    assert not ledger.runs.record(run_id, zombie, ok(0.1))
+    assert ledger.board("t").of("c0002").scores == (1.8,)
+
+
+def test_the_same_result_twice_counts_once(ledger: Ledger, run_id: str) -> None:
+    attempt = lease(ledger, run_id)
+    assert ledger.runs.record(run_id, attempt, ok(1.8))
+    assert not ledger.runs.record(run_id, attempt, ok(1.8))
+    assert ledger.board("t").of("c0002").scores == (1.8,)
+
+
+@pytest.mark.parametrize("attempt", [0, 2, -1, 99])
+def test_an_attempt_that_never_was_holds_nothing(ledger: Ledger, run_id: str, attempt: int) -> None:
+    lease(ledger, run_id)
+    assert not ledger.runs.record(run_id, attempt, ok(0.1))
+    assert not ledger.runs.renew(run_id, attempt, 5000.0)
+    assert isinstance(ledger.runs.requeue(run_id, attempt, "no"), Running)
+
+
+def test_a_result_without_a_lease_is_refused(ledger: Ledger, run_id: str) -> None:
+    assert not ledger.runs.record(run_id, 1, ok(0.1))
+    assert isinstance(ledger.runs.get(run_id, "t").state, Queued)
+
+
+def test_renewing_pushes_the_expiry(ledger: Ledger, run_id: str) -> None:
+    attempt = lease(ledger, run_id, expires_at=1010.0)
+    assert ledger.runs.renew(run_id, attempt, 3000.0)
+    assert ledger.runs.expired("t", 2000.0) == ()
+    assert ledger.runs.attempts(run_id)[0].expires_at == 3000.0
+
+
+def test_a_lost_run_goes_to_the_front_and_says_why(ledger: Ledger, clock: Clock) -> None:
+    for name in ("second", "third"):
+        add_candidate(ledger, name)
+    last = ledger.runs.queued("t")[-1].id
+    clock.now = 1700.0
+    state = ledger.runs.requeue(last, lease(ledger, last), "node-a restarted")
+    assert state == Queued(1700.0, "node-a restarted")
+    assert ledger.runs.queued("t")[0].id == last
+
+
+def test_a_run_requeued_at_the_back_keeps_its_place(ledger: Ledger, run_id: str) -> None:
+    add_candidate(ledger, "second")
+    ledger.runs.requeue(run_id, lease(ledger, run_id), "not urgent", front=False)
+    assert [r.id for r in ledger.runs.queued("t")] == ["r0004", "r0005"]
+
+
+def test_the_third_lost_attempt_finishes_the_run(ledger: Ledger, run_id: str) -> None:
+    assert isinstance(ledger.runs.requeue(run_id, lease(ledger, run_id), "lost once"), Queued)
+    assert isinstance(ledger.runs.requeue(run_id, lease(ledger, run_id), "lost twice"), Queued)
+    state = ledger.runs.requeue(run_id, lease(ledger, run_id), "lost thrice")
+    assert isinstance(state, Finished)
+    assert state.result.verdict == Infra("infra: lost", "lost thrice")
+    assert state.attempt == 3
+    assert [a.outcome for a in ledger.runs.attempts(run_id)] == ["lost"] * 3
+    assert ledger.runs.lease(run_id, SLOT, 2000.0) is None
+
+
+def test_the_third_infra_result_is_kept_whole(ledger: Ledger, run_id: str) -> None:
+    result = infra_result("attention", "fell back to SDPA")
+    states = [ledger.runs.requeue(run_id, lease(ledger, run_id), "infra", result=result) for _ in range(3)]
+    assert isinstance(states[-1], Finished)
+    assert states[-1].result == result
+
+
+def test_attempts_stopped_on_purpose_do_not_count(ledger: Ledger, run_id: str) -> None:
+    for _ in range(7):
+        assert isinstance(ledger.runs.requeue(run_id, lease(ledger, run_id), "interrupted", counts=False), Queued)
+    for reason in ("lost once", "lost twice"):
+        assert isinstance(ledger.runs.requeue(run_id, lease(ledger, run_id), reason), Queued)
+    assert isinstance(ledger.runs.requeue(run_id, lease(ledger, run_id), "lost thrice"), Finished)
+
+
+def test_a_cancelled_run_takes_no_result(ledger: Ledger, clock: Clock, run_id: str) -> None:
+    attempt = lease(ledger, run_id)
+    clock.now = 1100.0
+    assert ledger.runs.cancel(run_id, "changed my mind")
+    assert ledger.runs.get(run_id, "t").state == Cancelled(1100.0, "changed my mind")
+    assert not ledger.runs.record(run_id, attempt, ok(0.1))
+    assert not ledger.runs.cancel(run_id, "again")
+
+
+def test_a_finished_run_cannot_be_cancelled(ledger: Ledger, run_id: str) -> None:
+    finish(ledger, ledger.runs.get(run_id, "t"), ok(1.8))
+    assert not ledger.runs.cancel(run_id, "too late")
+
+
+def test_seeds_are_never_used_twice_in_a_lab(ledger: Ledger) -> None:
+    add_candidate(ledger, "second", runs=4)
+    ledger.runs.add("c0002", RunKind.REPEAT, "again")
+    assert [run.seed for run in ledger.runs.list("t")] == list(range(1, 10))
+    start_lab(ledger, "other")
+    assert [run.seed for run in ledger.runs.list("other")] == [1, 2, 3]
+
+
+def test_an_unknown_run_is_named_with_the_nearest(ledger: Ledger) -> None:
+    with pytest.raises(UsageProblem, match="no run 'r0044'") as problem:
+        ledger.runs.get("r0044", "t")
+    assert "r0004" in problem.value.hint
+    with pytest.raises(LedgerProblem, match="r0044"):
+        ledger.runs.cancel("r0044", "nothing there")
+    with pytest.raises(LedgerProblem, match="c0099"):
+        ledger.runs.add("c0099", RunKind.NEW, "nobody")
+
+
+def test_runs_are_found_by_short_ids_and_by_last(ledger: Ledger) -> None:
+    assert ledger.runs.get("r4", "t") == ledger.runs.get("last", "t") == ledger.runs.of_candidate("c0002")[0]
