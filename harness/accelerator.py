@@ -86,6 +86,6 @@ def peak_flops_of(device_name: str) -> float | None:
 def peak_memory_mb() -> float:
     """Peak memory so far in MiB: the device's allocator on a GPU, resident memory of this process on a CPU."""
     if training_device() == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return float(torch.cuda.max_memory_allocated()) / 2**20
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

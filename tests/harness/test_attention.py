@@ -1,4 +1,4 @@
-"""Attention: the same numbers as a naive reference for every window and head grouping, and no silent change of kernel."""
+"""Attention: the numbers of a naive reference for every window and head grouping, and no silent change of kernel."""
 
 from __future__ import annotations
 
