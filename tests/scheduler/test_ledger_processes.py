@@ -1,0 +1,206 @@
+"""Several processes on one ledger, some killed in the middle: nothing twice, nothing half, nothing lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from scheduler.domain.run import Finished, Queued, Running
+from tests.scheduler import ledger_writer
+from tests.scheduler.ledger_kit import SLOT, add_candidate, broken_invariants, open_ledger, start_lab
+
+PROCESSES = 4
+KILLS = 30
+LOOKS_AT_MOST = 3000  # before a writer dies: from its first statement to some dozens of moves
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.scheduler.ledger_writer"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def at_once(target: Callable[..., None], path: Path) -> list[list[str]]:
+    """What each of several processes said that began at the same moment."""
+    barrier = CONTEXT.Barrier(PROCESSES)
+    files = [path.with_name(f"said-{number}") for number in range(PROCESSES)]
+    processes = [CONTEXT.Process(target=target, args=(path, said, barrier)) for said in files]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    return [said.read_text().split() for said in files]
+
+
+def said_once(said: list[list[str]]) -> list[str]:
+    words = sorted(word for one in said for word in one)
+    assert len(words) == len(set(words)), "two processes were both told that they were first"
+    return words
+
+
+def test_a_new_ledger_opened_by_several_processes_is_made_once(path: Path) -> None:
+    assert at_once(ledger_writer.open_at_once, path) == [["0"]] * PROCESSES
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT number FROM migration ORDER BY number").fetchall() == [(1,), (2,)]
+
+
+def test_each_run_is_leased_by_one_process(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger, scores=())
+        add_candidate(ledger, "many", runs=60)
+    said = at_once(ledger_writer.lease_all, path)
+    with open_ledger(path) as ledger:
+        runs = ledger.runs.list("t")
+        assert said_once(said) == sorted(run.id for run in runs)
+        assert all(isinstance(run.state, Running) and run.attempts == 1 for run in runs)
+    assert broken_invariants(path) == []
+
+
+def test_each_result_is_recorded_by_one_process(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger, scores=())
+        add_candidate(ledger, "many", runs=40)
+        for run in ledger.runs.queued("t"):
+            ledger.runs.lease(run.id, SLOT, 2000.0)
+    said = at_once(ledger_writer.record_all, path)
+    with open_ledger(path) as ledger:
+        assert said_once(said) == sorted(run.id for run in ledger.runs.list("t"))
+    assert broken_invariants(path) == []
+
+
+def test_a_name_is_won_by_one_process_and_seeds_stay_fresh(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    said = at_once(ledger_writer.add_same_names, path)
+    assert said_once(said) == sorted(f"name-{number}" for number in range(20))
+    with open_ledger(path) as ledger:
+        seeds = [run.seed for run in ledger.runs.list("t")]
+        assert sorted(seeds) == list(range(1, 3 + 20 * 3 + 1))
+    assert broken_invariants(path) == []
+
+
+def test_a_candidate_is_moved_by_one_process(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+        names = [add_candidate(ledger, f"name-{number}").id for number in range(30)]
+    assert said_once(at_once(ledger_writer.move_all, path)) == names
+    assert broken_invariants(path) == []
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 5, 10, 20, 40, 80, 160])
+def test_a_ledger_whose_making_was_killed_is_made_by_the_next(path: Path, dies_after: int) -> None:
+    killed(ledger_writer.migrate_until_killed, path, dies_after)
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    assert broken_invariants(path) == []
+
+
+def test_writers_killed_at_any_instruction_lose_nothing_and_leave_nothing_half(path: Path) -> None:
+    """Each writer goes on where the dead one stopped."""
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    rng = random.Random(20260101)
+    for kill in range(KILLS):
+        said = path.with_name(f"said-{kill}")
+        killed(ledger_writer.live_until_killed, path, said, kill, rng.randrange(1, LOOKS_AT_MOST))
+        assert broken_invariants(path) == []
+        _is_remembered(path, said)
+    _was_alive(path)
+
+
+def test_writers_killed_from_outside_lose_nothing_and_leave_nothing_half(path: Path) -> None:
+    """Most of a writer's time goes into the disk, so that is where these are hit: in the midst of a commit."""
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    rng = random.Random(20260102)
+    for kill in range(KILLS):
+        said = path.with_name(f"said-{kill}")
+        said.touch()
+        process = CONTEXT.Process(target=ledger_writer.live_until_killed, args=(path, said, kill, sys.maxsize))
+        process.start()
+        lines = rng.randrange(0, 12)
+        while said.read_bytes().count(b"\n") < lines:
+            assert process.is_alive()
+        process.kill()
+        process.join()
+        assert broken_invariants(path) == []
+        _is_remembered(path, said)
+    _was_alive(path)
+
+
+def killed(target: Callable[..., None], *arguments: object) -> None:
+    """Run a process that is to kill itself."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _was_alive(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        assert sum(isinstance(run.state, Finished) for run in ledger.runs.list("t")) > KILLS // 2
+        assert {record.kind for record in ledger.decisions.history("t")} >= {"promote", "replicate", "discard"}
+
+
+def _is_remembered(path: Path, said: Path) -> None:
+    """All that the dead writer was told is committed is there."""
+    words = [line.split() for line in said.read_text().splitlines()] if said.exists() else []
+    with open_ledger(path) as ledger:
+        assert len([w for w in words if w[0] == "decision"]) <= len(ledger.decisions.history("t"))
+        for what, ref, *attempt in (w for w in words if w[0] != "decision"):
+            if what == "candidate":
+                assert ledger.runs.of_candidate(ref)
+                continue
+            (number,) = map(int, attempt)
+            of_run = ledger.runs.attempts(ref)[number - 1]
+            assert of_run.number == number
+            assert what == "lease" or of_run.outcome
+            state = ledger.runs.get(ref, "t").state
+            assert what != "result" or (isinstance(state, Finished) and state.attempt == number)
+
+
+def test_a_driver_that_dies_holding_the_write_lock_locks_nobody_out(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+        wide = add_candidate(ledger, "wide")
+    killed(ledger_writer.die_in_a_transaction, path, wide.id)
+    with open_ledger(path) as ledger:
+        (run,) = ledger.runs.of_candidate(wide.id)
+        assert isinstance(run.state, Queued)
+        assert ledger.runs.lease(run.id, SLOT, 2000.0) == 1
+    assert broken_invariants(path) == []
+
+
+def test_the_invariants_see_a_broken_ledger(path: Path) -> None:
+    """A check that cannot fail is none: each kind of damage is seen."""
+    damages = [
+        "UPDATE run SET state = 'finished' WHERE number = 4",
+        "UPDATE run SET state = 'running' WHERE number = 4",
+        "UPDATE run SET attempts = 2 WHERE number = 1",
+        "UPDATE attempt SET ended_at = NULL WHERE run = 1",
+        "DELETE FROM result WHERE run = 1",
+        "DELETE FROM source WHERE candidate = 2",
+        "DELETE FROM run WHERE candidate = 2",
+        "UPDATE candidate SET state = 'promoted' WHERE number = 1",
+        "UPDATE candidate SET state = 'discarded' WHERE number = 2",
+    ]
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+        add_candidate(ledger, "wide")
+    assert broken_invariants(path) == []
+    for damage in damages:
+        copy = path.with_name("copy.db")
+        copy.write_bytes(path.read_bytes())
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute(damage)
+        assert broken_invariants(copy) != [], damage
