@@ -34,8 +34,8 @@ def contain(wanted: Wanted, body: Body) -> int:
     """Run `body` contained and return its exit code.
 
     In a namespace `body` runs in a child process that is its PID 1; this process waits, passes signals on, and takes
-    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked by the caller; `body`
-    unblocks them once it can handle them. Raises ContainmentError.
+    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked by the caller and stay so in
+    `body`. Raises ContainmentError.
     """
     die_with_parent()
     if wanted != "subreaper":

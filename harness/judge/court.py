@@ -6,6 +6,7 @@ happened before. Not covered: each of those steps (their modules), and reading t
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from harness.cache import Cache, CacheError, open_cache
@@ -20,10 +21,12 @@ from harness.judge.result import write_result
 from harness.judge.scratch import Scratch
 from harness.judge.verdict import Verdict
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def hold_court(order: Order, containment: Containment) -> int:
     """Run the candidate, write result.json, say the verdict on standard error; returns the exit code."""
-    interrupt = Interrupt()
+    interrupt = Interrupt(containment)
     record = Record(order, containment)
     try:
         with claim_output(order.out):
@@ -44,6 +47,8 @@ def _judge(order: Order, record: Record, interrupt: Interrupt) -> Verdict:
             return _hear(order, record.cache, record, interrupt, lock_fd)
     except Infra as failure:
         return failure.verdict
+    except OSError as error:
+        return Verdict("infra: disk" if error.errno in _DISK_FULL else "infra: judge", str(error))
     except Exception as error:  # a fault of the judge's must not pass for one of the candidate's, nor go unrecorded
         return Verdict("infra: judge", f"{type(error).__name__}: {error}")
 

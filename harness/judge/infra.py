@@ -68,8 +68,8 @@ def hold_lock(path: Path | None, interrupt: Interrupt) -> Iterator[int | None]:
 def _wait_for_lock(lock_fd: int, path: Path, interrupt: Interrupt) -> None:
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while not _try_lock(lock_fd):
-        if interrupt.signal_name is not None:
-            raise Infra("interrupted", f"the judge was stopped by {interrupt.signal_name}")
+        if (signal_name := interrupt.signal_name()) is not None:
+            raise Infra("interrupted", f"the judge was stopped by {signal_name}")
         if time.monotonic() > deadline:
             raise Infra("lock", f"{path} is held by another run: its device is not free")
         time.sleep(_RETRY_S)

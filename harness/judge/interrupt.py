@@ -1,32 +1,35 @@
-"""Ctrl-C, SIGTERM and SIGHUP as something the judge's loop can wait for, never as an exception in the middle of a step.
+"""Ctrl-C, SIGTERM and SIGHUP as something the judge asks for, never as an exception in the middle of a step.
 
-Covers: remembering the first signal, waking the loop, outliving a second and a third one. Not covered: acting on it.
+Covers: taking the signals one by one while they stay blocked, outliving a second and a third, and not obeying those
+that the candidate sends. Not covered: acting on them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 
-from harness.containment import FORWARDED_SIGNALS
+from harness.containment import FORWARDED_SIGNALS, Containment
+from harness.processes import descendants
 
 
 class Interrupt:
-    """Handlers for the signals that mean stop; `signal_name` is set once one has come."""
+    """The signals that mean stop; the caller has blocked them and keeps them blocked."""
 
-    def __init__(self) -> None:
-        self.signal_name: str | None = None
-        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in FORWARDED_SIGNALS:
-            signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
+    def __init__(self, containment: Containment) -> None:
+        self._own_namespace = containment == "namespace"
+        self._name: str | None = None
 
-    def drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
+    def signal_name(self) -> str | None:
+        """The first signal that has come from outside the run, or None."""
+        while self._name is None:
+            info = signal.sigtimedwait(FORWARDED_SIGNALS, 0)
+            if info is None:
+                return None
+            if not self._is_the_candidates(info.si_pid):
+                self._name = signal.Signals(info.si_signo).name
+        return self._name
 
-    def _note(self, number: int, _frame: object) -> None:
-        if self.signal_name is None:
-            self.signal_name = signal.Signals(number).name
+    def _is_the_candidates(self, sender: int) -> bool:
+        # Processes outside the judge's namespace have no number inside it: they, and the terminal, send as 0.
+        return sender > 0 if self._own_namespace else sender in descendants(os.getpid())

@@ -7,6 +7,7 @@ The loop sleeps between events; it wakes a few times a second to read the clock,
 from __future__ import annotations
 
 import selectors
+import time
 
 from harness.contract import Contract
 from harness.judge.clock import BudgetClock
@@ -43,6 +44,7 @@ class Watch:
         self._progress = progress
         self._interrupt = interrupt
         self._selector = selectors.DefaultSelector()
+        self._look_again_at = 0.0
 
     def until_verdict(self) -> Verdict | None:
         """Watch until something decides the run; None when the candidate ended by itself before it was scored.
@@ -52,22 +54,28 @@ class Watch:
         with self._selector:
             self._register()
             while True:
-                events = self._selector.select(_TICK_S)
-                for key, _ in events:
+                for key, _ in self._selector.select(_TICK_S):
                     key.data()
-                self._show()
-                if self._interrupt.signal_name is not None:
-                    return Verdict("infra: interrupted", f"the judge was stopped by {self._interrupt.signal_name}")
                 if self._candidate.ended is not None:
                     return self._after_exit()
-                if (verdict := self._conversation.verdict or self._overdue()) is not None:
+                if (verdict := self._conversation.verdict or self._look_around()) is not None:
                     return verdict
+
+    def _look_around(self) -> Verdict | None:
+        """What no descriptor tells: signals, orphans, deadlines. A few times a second, however busy the log is."""
+        if (now := time.monotonic()) < self._look_again_at:
+            return None
+        self._look_again_at = now + _TICK_S
+        self._reap()
+        self._show()
+        if (signal_name := self._interrupt.signal_name()) is not None:
+            return Verdict("infra: interrupted", f"the judge was stopped by {signal_name}")
+        return self._overdue()
 
     def _register(self) -> None:
         self._selector.register(self._conversation.socket, selectors.EVENT_READ, self._listen)
         self._selector.register(self._log.fd, selectors.EVENT_READ, self._pump)
         self._selector.register(self._candidate.pidfd, selectors.EVENT_READ, self._reap)
-        self._selector.register(self._interrupt.fd, selectors.EVENT_READ, self._interrupt.drain)
 
     def _listen(self) -> None:
         if not self._conversation.listen():

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.cache import MANIFEST, MANIFEST_FORMAT, Cache, cache_directory, describe_files
-from harness.contract import Budget, Contract, Corpus, Limits
+from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_of
+from harness.contract import Budget, Contract, Corpus, Limits, load_contract
 
 HOSTILE = Path(__file__).parent.parent / "fixtures" / "hostile"
 CANDIDATES = Path(__file__).parent.parent / "fixtures" / "candidates"
@@ -31,7 +31,7 @@ TINY = Contract(
     name="tiny",
     summary="random tokens",
     device="cpu",
-    corpus=Corpus("folder", "nowhere"),
+    corpus=Corpus("folder", "nowhere", document_chars=0, train_shards=1, val_shard=None, holdout_shard=None),
     sequence_length=32,
     vocab_size=300,
     tokenizer_chars=1,
@@ -72,14 +72,17 @@ def build_cache(contract: Contract) -> None:
     np.save(directory / "token_bytes.npy", true)
     np.save(directory / "token_bytes_upstream.npy", np.where(true == 5, 6, true).astype(np.int32))
     (directory / "tokenizer.json").write_text("{}")
-    names = [str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()]
+    paths = [path for path in directory.rglob("*") if path.is_file()]
     manifest = {
-        "format": MANIFEST_FORMAT,
+        "format": FORMAT,
         "contract_digest": contract.digest,
-        "files": describe_files(directory, names),
+        "files": {
+            str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in paths
+        },
         "rows": rows,
     }
-    (directory / MANIFEST).write_text(json.dumps(manifest))
+    (directory / MANIFEST_NAME).write_text(json.dumps(manifest))
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,13 @@ class Rig:
 
     def use(self, contract: Contract) -> None:
         """Judge by this contract from now on, building its cache when it has none."""
-        self.contract = contract
         self.contract_path = self.folder / f"{contract.digest[:12]}.json"
-        if not self.contract_path.exists():
-            self.contract_path.write_text(contract.to_json())
+        is_new = not self.contract_path.exists()
+        self.contract_path.write_text(contract.to_json())
+        self.contract = load_contract(str(self.contract_path))
+        if is_new:
             with self.cache_root_set():
-                build_cache(contract)
+                build_cache(self.contract)
 
     @contextlib.contextmanager
     def cache_root_set(self) -> Iterator[None]:
