@@ -1,0 +1,115 @@
+"""`python -m harness.prepare`: arguments, exit codes, and one clear message for everything that can go wrong.
+
+Exit codes: 0 prepared or verified, 1 failed, 2 wrong usage, 3 --verify found the cache wanting, 130 stopped by Ctrl-C.
+stdout is data (nothing, or one JSON line), stderr is talk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from pathlib import Path
+
+from harness.cache import CacheError, cache_directory, cache_root, describe, open_cache, verify_cache
+from harness.contract import Contract, ContractError, load_contract
+from harness.prepare.build import Prepared, discard_build, prepare
+from harness.prepare.errors import PrepareError
+from harness.prepare.progress import Progress, count
+
+_DONE, _FAILED, _USAGE, _NO, _STOPPED = 0, 1, 2, 3, 130
+# EFBIG: a file size limit (ulimit -f) is as much the end of the disk as a full one.
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code and never lets an exception through that a person can cause."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        contract = load_contract(given.contract)
+    except ContractError as error:
+        return _complain(_USAGE, str(error), error.hint)
+    if given.brought is not None and (problem := _wrong_folder(contract, given.brought)):
+        return _complain(_USAGE, problem, "see: python -m harness.prepare --help")
+    try:
+        return _verify(contract, given.json) if given.verify else _prepare(contract, given.brought, given.json)
+    except (PrepareError, CacheError) as error:
+        return _complain(_FAILED, str(error), error.hint)
+    except OSError as error:
+        return _disk_trouble(contract, error)
+    except KeyboardInterrupt:
+        return _complain(_STOPPED, "stopped", "what is finished is kept; the same command goes on from there")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.prepare",
+        description="Build the cache of a contract on this node. Interrupted, it goes on where it stopped.",
+        epilog="exit codes: 0 done, 1 failed, 2 wrong usage, 3 --verify found the cache wanting, 130 stopped by Ctrl-C",
+    )
+    add = parser.add_argument
+    add("--contract", required=True, metavar="C", help="standard, cpu, upstream, or the path of a contract file")
+    add("--from", dest="brought", type=Path, metavar="DIR", help="take shards from this folder before downloading any")
+    add("--verify", action="store_true", help="only check the cache that is there, reading all of it")
+    add("--json", action="store_true", help="print one JSON object about the cache on stdout")
+    return parser
+
+
+def _wrong_folder(contract: Contract, brought: Path) -> str:
+    if contract.corpus.kind != "hub":
+        return f"--from is for contracts that download shards; {contract.name} does not"
+    return "" if brought.is_dir() else f"--from {brought}: no such folder"
+
+
+def _prepare(contract: Contract, brought: Path | None, as_json: bool) -> int:
+    done = prepare(contract, brought, Progress())
+    cache, verb = done.cache, "prepared" if done.built else "already prepared:"
+    _say(
+        f"{verb} {contract.name} at {cache.directory}: {count(cache.train_rows * contract.sequence_length)} training "
+        f"tokens, {count(cache.val_rows * contract.sequence_length)} to validate on, digest {cache.digest[:12]}"
+    )
+    return _answer(done, as_json)
+
+
+def _verify(contract: Contract, as_json: bool) -> int:
+    progress = Progress()
+    try:
+        cache = open_cache(contract)
+        with progress.stage(f"reading {cache.directory}"):
+            verify_cache(cache, full=True)
+    except CacheError as error:
+        hint = f"remove {cache_directory(contract)}, then {error.hint}"
+        return _complain(_NO, str(error), hint if cache_directory(contract).exists() else error.hint)
+    _say(f"whole: {cache.directory}, digest {cache.digest[:12]}")
+    return _answer(Prepared(cache, built=False), as_json)
+
+
+def _answer(done: Prepared, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(describe(done.cache) | {"built": done.built}))  # noqa: T201
+    return _DONE
+
+
+def _disk_trouble(contract: Contract, error: OSError) -> int:
+    where = error.filename or cache_root()
+    if error.errno not in _FULL_DISK:
+        return _complain(_FAILED, f"{where}: {error.strerror or error}", "check the folder and its rights")
+    discard_build(contract)
+    return _complain(
+        _FAILED,
+        f"no space left in {cache_root()} ({error.strerror}); nothing half-made was left there",
+        "free some space, or set ARSCHED_CACHE to a folder on another disk",
+    )
+
+
+def _complain(code: int, message: str, hint: str) -> int:
+    _say(f"error: {message}")
+    if hint:
+        _say(f"hint: {hint}")
+    return code
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
