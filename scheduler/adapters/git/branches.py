@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from scheduler.adapters.git.checkout import follow
 from scheduler.adapters.git.commits import resolve
-from scheduler.adapters.git.plumbing import line, names, run_git, try_git
+from scheduler.adapters.git.plumbing import line, run_git, try_git
 from scheduler.adapters.git.worktrees import list_worktrees
 from scheduler.domain.errors import GitProblem, LabProblem
 
@@ -53,44 +54,15 @@ def move_branch(root: Path, name: str, new: str, old: str) -> str:
         raise LabProblem(f"the branch {name!r} is at {(current or 'no commit')[:12]}, not at {old[:12]}", _MOVED)
     home = next((tree.path for tree in list_worktrees(root) if tree.branch == name and tree.path.is_dir()), None)
     if home is not None:
-        _follow(home, resolve(root, old), resolve(root, new))
+        follow(home, resolve(root, old), resolve(root, new))
     try:
         run_git(root, "update-ref", "-m", "arsched: promotion", f"refs/heads/{name}", new, old)
     except GitProblem:
         if home is not None:
             with suppress(GitProblem):
-                _follow(home, new, old)
+                follow(home, new, old)
         raise
     return str(home or "")
-
-
-def _follow(home: Path, old: str, new: str) -> None:
-    """Take index and files of a worktree from `old` to `new`. git refuses where an uncommitted change would be lost."""
-    _accept_what_is_new(home, old, new)
-    try_git(home, "update-index", "-q", "--refresh")
-    status, _, errors = try_git(home, "read-tree", "-m", "-u", old, new)
-    if status != 0:
-        said = "; ".join(part.strip().removeprefix("error: ") for part in errors.strip().splitlines())
-        raise GitProblem(
-            f"uncommitted changes in {home} are in the way: {said}",
-            "commit them on a branch of their own or stash them, then run the command again; nothing was changed",
-        )
-
-
-def _accept_what_is_new(home: Path, old: str, new: str) -> None:
-    """A file that already is as in `new` (an earlier move was cut short) is no edit: tell the index so."""
-    for path in names(run_git(home, "diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new)):
-        unstaged = try_git(home, "diff-index", "--cached", "--quiet", old, "--", path)[0] == 0
-        if unstaged and _is_as_in(home, path, new):
-            run_git(home, "update-index", "--add", "--", path)
-
-
-def _is_as_in(home: Path, path: str, commit: str) -> bool:
-    file = home / path
-    if file.is_symlink() or not file.is_file():
-        return False
-    status, wanted, _ = try_git(home, "rev-parse", "--verify", "--quiet", f"{commit}:{path}")
-    return status == 0 and run_git(home, "hash-object", "--", path) == wanted
 
 
 _MOVED = "somebody moved it; see `git log` of the branch, and put it back or start a new lab"

@@ -62,7 +62,7 @@ def try_git(
                 with_exceptions=False,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
-                env={"GIT_TERMINAL_PROMPT": "0", **(environment or {})},
+                env={"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", **(environment or {})},
             )
         except git.exc.GitCommandNotFound as problem:
             missing = f"the folder {folder} is gone" if not folder.is_dir() else "git cannot be run"
