@@ -37,11 +37,15 @@ def rewrite_constants(source: str, values: Mapping[str, int | float | str]) -> s
             hint = f"did you mean {near[0]}?" if near else "it must be one plain `NAME = value` at module level"
             raise CandidateRejected(f"train.py has no constant {name} to set", hint)
     lines = source.encode().splitlines(keepends=True)
-    for name in sorted(values, key=lambda name: found[name].lineno, reverse=True):
+    for name in sorted(values, key=lambda name: _place(found[name]), reverse=True):
         _replace(
             lines, found[name], repr(values[name]) if isinstance(values[name], float | int) else _quoted(values[name])
         )
     return b"".join(lines).decode()
+
+
+def _place(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
 
 
 def _assignments(source: str) -> dict[str, ast.expr]:

@@ -41,7 +41,8 @@ def explain_waiting(run: Run, queued: Sequence[Run], running: Sequence[Run], slo
         return "it is next: it starts as soon as somebody runs the queue (`arsched submit` does)"
     if ahead == 0:
         return f"it is next: all {slots} slots are busy"
-    return f"{ahead} run{'s' if ahead > 1 else ''} go first, and {len(running)} of {slots} slots are busy"
+    first = "1 run goes" if ahead == 1 else f"{ahead} runs go"
+    return f"{first} first, and {len(running)} of {slots} slots are busy"
 
 
 def _rank(run: Run, board: Board | None) -> int:
