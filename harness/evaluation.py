@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.batches import padded_batches
 from harness.contract import Contract
 from harness.logits_server import Buffer, Forward
+from harness.rows import read_rows
 from harness.scoring import Tally, TokenBytes, tally_logits
 from harness.session import current
 
@@ -100,8 +102,6 @@ def _tally(logits: Any, targets: NDArray[np.uint16], token_bytes: TokenBytes) ->
 
 
 def _batches(session: Session, batch_size: int) -> Iterator[tuple[NDArray[np.uint16], int]]:
-    from harness.batches import padded_batches, read_rows
-
     rows = read_rows(session.cache.val_rows_path, session.contract.sequence_length)
     for batch in padded_batches(rows, batch_size):
         yield batch.rows, batch.valid

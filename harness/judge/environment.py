@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from harness.attention import EXPECT_ENV, FA3_REPOSITORY, LOCAL_KERNELS_ENV
 from harness.cache import Cache
 from harness.judge.order import Order
 from harness.judge.scratch import Scratch
@@ -18,7 +19,6 @@ from harness.session import CONTRACT_ENV, SEED_ENV
 _HARNESS = Path(__file__).resolve().parent.parent
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX")
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-ATTENTION_KERNEL = "kernels-community/flash-attn3"
 
 
 def candidate_environment(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> dict[str, str]:
@@ -52,9 +52,9 @@ def _contract(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> di
         JUDGE_FD_ENV: str(judge_fd),
     }
     if order.expect_attention is not None:
-        values["ARSCHED_EXPECT_ATTENTION"] = order.expect_attention
+        values[EXPECT_ENV] = order.expect_attention
     if cache.kernel_dir is not None:
-        values["LOCAL_KERNELS"] = f"{ATTENTION_KERNEL}={cache.kernel_dir}"
+        values[LOCAL_KERNELS_ENV] = f"{FA3_REPOSITORY}={cache.kernel_dir}"
     return values | dict.fromkeys(_THREAD_COUNTS, str(order.contract.threads))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_of
 from harness.contract import Budget, Contract, Corpus, Limits, load_contract
+from harness.tokenizer import Tokenizer
 
 HOSTILE = Path(__file__).parent.parent / "fixtures" / "hostile"
 CANDIDATES = Path(__file__).parent.parent / "fixtures" / "candidates"
@@ -56,7 +57,7 @@ def with_limits(contract: Contract, **changes: Any) -> Contract:
 
 
 def build_cache(contract: Contract) -> None:
-    """Write a complete cache of random rows below ARSCHED_CACHE; the first four tokens are special (no bytes)."""
+    """Write a complete cache of random rows below ARSCHED_CACHE; the last four tokens are special (no bytes)."""
     random = np.random.default_rng(7)
     directory = cache_directory(contract)
     (directory / "train").mkdir(parents=True)
@@ -68,10 +69,12 @@ def build_cache(contract: Contract) -> None:
         random.integers(0, contract.vocab_size, (rows[split], width)).astype("<u2").tofile(directory / name)
     np.ones(rows["train"], "<i4").tofile(directory / "train/epochs.i32")
     true = random.integers(1, 6, contract.vocab_size).astype(np.int32)
-    true[:4] = 0
+    true[-4:] = 0
     np.save(directory / "token_bytes.npy", true)
     np.save(directory / "token_bytes_upstream.npy", np.where(true == 5, 6, true).astype(np.int32))
-    (directory / "tokenizer.json").write_text("{}")
+    specials = tuple(f"<|special {number}|>" for number in range(4))
+    ranks = tuple(number.to_bytes(2, "big") for number in range(contract.vocab_size - len(specials)))
+    (directory / "tokenizer.json").write_text(Tokenizer(".", ranks, specials).to_json())
     paths = [path for path in directory.rglob("*") if path.is_file()]
     manifest = {
         "format": FORMAT,

@@ -1,0 +1,99 @@
+"""Candidates with torch models: the judge's score is the in-process score, and upstream's own style of file runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.judging import CANDIDATES, Rig, with_budget
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[2]
+RANDOM_NET = (CANDIDATES / "random_net.py").read_text()
+
+
+def alone(rig: Rig, train: Path, seed: int) -> float:
+    """The score train.py prints when nobody judges it."""
+    environment = rig.environment | {
+        "PYTHONPATH": str(REPOSITORY),
+        "ARSCHED_CONTRACT": str(rig.contract_path),
+        "ARSCHED_SEED": str(seed),
+    }
+    done = subprocess.run([sys.executable, str(train)], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split("val_bpb:")[1])
+
+
+def test_alone_and_judged_give_the_same_score(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, grace_s=30.0))
+    judged = rig.judge(CANDIDATES / "random_net.py", "--seed", "11")
+    assert judged.result["status"] == "ok", judged.result["reason"]
+    assert judged.result["phases_s"]["compile"] is not None
+    assert alone(rig, CANDIDATES / "random_net.py", 11) == pytest.approx(judged.result["val_bpb"], abs=1e-6)
+
+
+def test_half_precision_logits_are_scored_in_single_precision(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, grace_s=30.0))
+    train = rig.write(RANDOM_NET.replace("cumsum(dim=1))", "cumsum(dim=1)).bfloat16()"))
+    assert rig.judge(train, "--seed", "11").result["val_bpb"] == pytest.approx(alone(rig, train, 11), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("return head(embed(x).cumsum(dim=1))", "return head(embed(x))[:, :-1]", "shape"),
+        ("return head(embed(x).cumsum(dim=1))", "return head(embed(x))[..., :-1]", "shape"),
+        ("return head(embed(x).cumsum(dim=1))", "return 0.1", "float"),
+        ("BATCH_SIZE = 6", "BATCH_SIZE = 0", "batch_size"),
+        ("BATCH_SIZE = 6", "BATCH_SIZE = -3", "batch_size"),
+    ],
+)
+def test_a_model_or_a_batch_size_of_the_wrong_kind_is_a_crash(rig: Rig, old: str, new: str, told: str) -> None:
+    rig.use(with_budget(rig.contract, grace_s=30.0))
+    judged = rig.judge(rig.write(RANDOM_NET.replace(old, new)))
+    assert judged.result["status"] == "crash"
+    assert "ValueError" in judged.result["reason"]
+    assert told in judged.result["reason"]
+
+
+def test_validation_rows_are_not_for_candidates(rig: Rig) -> None:
+    judged = rig.judge(rig.write(RANDOM_NET.replace('"train"', '"val"')))
+    assert judged.result["status"] == "crash"
+    assert "belongs to the judge" in judged.result["reason"]
+
+
+def stand_in_kernel(folder: Path) -> Path:
+    """A kernel as `kernels` loads it from a folder: pure Python, any device."""
+    variant = folder / "build" / "torch-universal"
+    variant.mkdir(parents=True)
+    (variant / "__init__.py").write_text("from . import flash_attn_interface\n")
+    (variant / "flash_attn_interface.py").write_text("def flash_attn_func(q):\n    return q\n")
+    metadata = {"id": "_stand_in_1", "name": "stand-in", "version": 1, "license": "MIT", "python-depends": []}
+    (variant / "metadata.json").write_text(json.dumps(metadata | {"backend": {"type": "cpu"}}))
+    return folder
+
+
+def test_a_file_in_upstreams_style_runs_as_it_is(rig: Rig) -> None:
+    rig.use(
+        dataclasses.replace(
+            with_budget(rig.contract, clock="wall", seconds=0.3, grace_s=60.0, wall_limit_s=120.0),
+            compat="upstream",
+            train_tokens=60_000 * 32,
+        )
+    )
+    source = (CANDIDATES / "upstream_style.py").read_text()
+    local = f"kernels-community/flash-attn3={stand_in_kernel(rig.folder / 'kernel')}"
+    judged = rig.judge(rig.write(f"import os\nos.environ['LOCAL_KERNELS'] = {local!r}\n{source}"))
+    assert judged.result["status"] == "ok", judged.log
+    assert f"val_bpb:          {judged.result['val_bpb']:.6f}" in judged.log
+
+
+def test_upstreams_style_without_a_prefetched_kernel_says_what_to_run(rig: Rig) -> None:
+    rig.use(dataclasses.replace(rig.contract, compat="upstream"))
+    judged = rig.judge(CANDIDATES / "upstream_style.py")
+    assert judged.result["status"] == "crash"
+    assert "arsched prepare" in judged.result["reason"]
