@@ -1,13 +1,14 @@
 """Cutting scored rows into batches of one size; the judge and an evaluation without a judge cut the same way.
 
-Covers: padding the last batch with rows already served, so that compiled models see one shape. Not covered: opening
-row files (harness.rows), what is done with the logits of a batch.
+Covers: opening row files, padding the last batch with rows already served, so that compiled models see one shape.
+Not covered: what is done with the logits of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ class Batch:
 
     rows: NDArray[np.uint16]
     valid: int
+
+
+def read_rows(path: Path, sequence_length: int) -> NDArray[np.uint16]:
+    """All rows of a row file, memory-mapped read-only: uint16 [n, T+1]."""
+    return np.memmap(path, dtype="<u2", mode="r").reshape(-1, sequence_length + 1)
 
 
 def padded_batches(rows: NDArray[np.uint16], batch_size: int) -> Iterator[Batch]:

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.batches import padded_batches
+from harness.batches import padded_batches, read_rows
 from harness.contract import Contract
 from harness.logits_server import Buffer, Forward
-from harness.rows import read_rows
 from harness.scoring import Tally, TokenBytes, tally_logits
 from harness.session import current
 

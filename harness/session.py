@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.cache import Cache, open_cache
-from harness.contract import Contract, load_contract
+from harness.cache import Cache, CacheError, open_cache
+from harness.contract import Contract, ContractError, load_contract
 from harness.processes import TreeClock
 from harness.protocol import (
     ATTENTION_NAMES,
@@ -85,14 +85,21 @@ class _CommonSession:
     judged = False
 
     def __init__(self) -> None:
-        self.contract = load_contract(_contract_reference())
+        try:
+            self.contract = load_contract(_contract_reference())
+        except ContractError as error:
+            raise _exit_with(error) from None
         self.seed = int(os.environ.get(SEED_ENV, DEFAULT_SEED))
         self._tree_clock = TreeClock(os.getpid(), include_root=True)
         self._started_at: float | None = None
 
     @functools.cached_property
     def cache(self) -> Cache:
-        return open_cache(self.contract)
+        """Raises SystemExit with one clear message when the contract is not prepared on this node."""
+        try:
+            return open_cache(self.contract)
+        except CacheError as error:
+            raise _exit_with(error) from None
 
     def warming(self) -> None:
         if self._started_at is not None:
@@ -211,6 +218,11 @@ class JudgedSession(_CommonSession):
         if message.op is not due:
             raise SessionError(f"the judge answered {message.op.name} where {due.name} was due")
         return message, fds
+
+
+def _exit_with(error: CacheError | ContractError) -> SystemExit:
+    """Whoever runs train.py by hand gets a sentence and a way on, not a stack trace."""
+    return SystemExit(f"error: {error}\nhint: {error.hint}")
 
 
 def _map_rows(rows: Any, epochs: Any, sequence_length: int) -> Rows:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from harness.batches import read_rows
 from harness.cache import Cache
 from harness.exchange import Layout
 from harness.judge.clock import BudgetClock, Timeline
@@ -20,7 +21,6 @@ from harness.judge.order import Order
 from harness.judge.progress import Telemetry
 from harness.judge.verdict import Verdict
 from harness.protocol import ATTENTION_NAMES, BATCH_SIZE_LIMIT, Closed, Message, Op, ProtocolError, receive, send
-from harness.rows import read_rows
 from harness.scoring import ImpossibleLikelihood, NonFinite, Score
 
 _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines

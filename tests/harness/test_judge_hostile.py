@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.rows import read_rows
+from harness.batches import read_rows
 from tests.harness.judging import CANDIDATES, HOSTILE, Judged, Rig, with_budget, with_limits
 
 RAW = """
