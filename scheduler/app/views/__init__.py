@@ -1,0 +1,1 @@
+"""Read models: frozen answers built from the ledger, the live file and the artefacts. They read, they never act."""

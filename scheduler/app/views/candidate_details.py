@@ -1,0 +1,98 @@
+"""One candidate with everything the ledger knows of it: standing, runs, decisions as they were taken, its diff."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.app.views.facts import LabFacts
+from scheduler.app.views.leaderboard import Row, candidate_row
+from scheduler.app.views.plain import View, clean, one_line, utc
+from scheduler.app.views.run_details import RunView, run_view
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.decision import DecisionRecord, MeasureBaseline, Retry
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionView(View):
+    """A decision with the numbers of the moment it was taken. Effects are None where no scores were compared."""
+
+    decided_at: str
+    kind: str
+    sentence: str
+    reason: str
+    base: str
+    effect_bpb: float | None
+    effect_se_bpb: float | None
+    effect_shrunken_bpb: float | None
+    p_better: float | None
+    candidate_runs: int
+    base_runs: int
+    noise_sd_bpb: float
+    noise_repeats: int
+    gates: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView(View):
+    """`diff` is a unified diff of train.py against the baseline it was made from, "" for the first baseline."""
+
+    standing: Row
+    author: str
+    commit: str
+    made_from: str | None
+    train_sha256: str
+    fingerprint: str
+    submitted_at: str
+    runs: tuple[RunView, ...]
+    decisions: tuple[DecisionView, ...]
+    diff: str
+
+
+def candidate_view(ledger: Ledger, facts: LabFacts, candidate: Candidate) -> CandidateView:
+    return CandidateView(
+        standing=candidate_row(facts, candidate),
+        author=one_line(candidate.author),
+        commit=candidate.commit,
+        made_from=candidate.base_id,
+        train_sha256=candidate.train_sha256,
+        fingerprint=candidate.fingerprint,
+        submitted_at=utc(candidate.submitted_at),
+        runs=tuple(run_view(ledger, facts, run) for run in facts.runs_of[candidate.id]),
+        decisions=tuple(map(decision_view, ledger.decisions.of_candidate(candidate.id))),
+        diff=_diff(ledger, candidate),
+    )
+
+
+def decision_view(record: DecisionRecord) -> DecisionView:
+    decision = record.decision
+    effect = None if isinstance(decision, MeasureBaseline | Retry) else decision.effect
+    return DecisionView(
+        decided_at=utc(record.decided_at),
+        kind=record.kind,
+        sentence=" ".join(clean(record.sentence).splitlines()),
+        reason=one_line(decision.reason),
+        base=record.base.candidate_id,
+        effect_bpb=effect.diff if effect else None,
+        effect_se_bpb=effect.se if effect else None,
+        effect_shrunken_bpb=effect.shrunken if effect else None,
+        p_better=effect.p_better if effect else None,
+        candidate_runs=record.candidate.n,
+        base_runs=record.base.n,
+        noise_sd_bpb=record.noise.sigma,
+        noise_repeats=record.noise.df,
+        gates=record.gates.name,
+    )
+
+
+def _diff(ledger: Ledger, candidate: Candidate) -> str:
+    if candidate.base_id is None:
+        return ""
+    before, after = (_lines(ledger.candidates.train_py(ref)) for ref in (candidate.base_id, candidate.id))
+    names = (f"{candidate.base_id}/train.py", f"{candidate.id}/train.py")
+    return "\n".join(difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def _lines(source: bytes) -> list[str]:
+    return clean(source.decode("utf-8", errors="replace")).splitlines()

@@ -1,0 +1,156 @@
+"""Why a candidate was promoted, repeated or dropped, and why a run is not running: an answer in one sentence, and the
+decisions it rests on. Explains what was decided; decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.app.views.candidate_details import DecisionView, decision_view
+from scheduler.app.views.facts import LabFacts
+from scheduler.app.views.leaderboard import last_failure
+from scheduler.app.views.plain import View, clean, one_line
+from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.decision import GateSettings
+from scheduler.domain.result import Scored
+from scheduler.domain.run import Cancelled, Finished, Queued, Run, Running
+from scheduler.policy.dispatch import explain_waiting
+
+NOBODY = "nobody runs the queue: start it with `arsched submit`"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(View):
+    """A run that is not over, and what it is waiting for."""
+
+    run: str
+    state: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(View):
+    """`answer` is the sentence; `decisions` are all that were taken on the candidate, oldest first."""
+
+    subject: str
+    candidate: str
+    name: str
+    status: str
+    answer: str
+    rule: str
+    decisions: tuple[DecisionView, ...]
+    waiting: tuple[Waiting, ...]
+
+
+def explain_candidate(facts: LabFacts, candidate: Candidate, slots: int | None) -> Explanation:
+    """`slots`: how many the running scheduler has, None when nobody runs the queue."""
+    decisions = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id]
+    waiting = tuple(_waiting(facts, run, slots) for run in facts.runs_of[candidate.id] if _is_pending(run))
+    return Explanation(
+        subject=candidate.id,
+        candidate=candidate.id,
+        name=one_line(candidate.name),
+        status=candidate.state.value,
+        answer=_answer(facts, candidate, waiting),
+        rule=describe_gates(decisions[-1].gates if decisions else facts.lab.gates),
+        decisions=tuple(map(decision_view, decisions)),
+        waiting=waiting,
+    )
+
+
+def explain_run(facts: LabFacts, run: Run, slots: int | None) -> Explanation:
+    """About this run alone; the decisions shown are its candidate's."""
+    about = explain_candidate(facts, facts.by_id[run.candidate_id], slots)
+    waiting = _waiting(facts, run, slots)
+    return Explanation(
+        subject=run.id,
+        candidate=about.candidate,
+        name=about.name,
+        status=waiting.state,
+        answer=waiting.sentence,
+        rule=about.rule,
+        decisions=about.decisions,
+        waiting=(waiting,) if _is_pending(run) else (),
+    )
+
+
+def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
+    """Why a queued run is not running, in one sentence."""
+    return NOBODY if slots is None else explain_waiting(run, facts.queued, facts.running, slots)
+
+
+def describe_gates(gates: GateSettings) -> str:
+    """The promotion rule in one sentence with its numbers."""
+    return (
+        f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
+        f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes; "
+        f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped"
+    )
+
+
+def _answer(facts: LabFacts, candidate: Candidate, waiting: tuple[Waiting, ...]) -> str:
+    said = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id]
+    match candidate.state:
+        case CandidateState.BASELINE | CandidateState.PROMOTED:
+            return _why_promoted(facts, candidate)
+        case CandidateState.DISCARDED if said:
+            return one_line(said[-1].decision.reason)
+        case CandidateState.FAILED:
+            return _why_failed(facts, candidate)
+        case CandidateState.CANCELLED:
+            reasons = [run.state.reason for run in facts.runs_of[candidate.id] if isinstance(run.state, Cancelled)]
+            return f"cancelled: {one_line(reasons[-1]) if reasons else 'by hand'}"
+    if waiting:
+        return f"undecided: {waiting[0].run} {waiting[0].sentence}"
+    return _why_undecided(facts)
+
+
+def _why_promoted(facts: LabFacts, candidate: Candidate) -> str:
+    promotion = next((p for p in reversed(facts.promotions) if p.candidate_id == candidate.id), None)
+    if promotion is None:
+        return "it is what the lab began with: the first baseline"
+    over = f"{promotion.base_id} {one_line(facts.name(promotion.base_id))}"
+    said = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id and r.kind == "promote"]
+    return f"promoted over {over}: {one_line(said[-1].decision.reason) if said else 'by hand'}"
+
+
+def _why_failed(facts: LabFacts, candidate: Candidate) -> str:
+    runs = facts.runs_of[candidate.id]
+    return f"no score ({last_failure(runs) or 'no run'}): {_last_reason(runs)}"
+
+
+def _last_reason(runs: tuple[Run, ...]) -> str:
+    verdicts = [run.state.result.verdict for run in runs if isinstance(run.state, Finished)]
+    reasons = [one_line(v.reason) for v in verdicts if not isinstance(v, Scored)]
+    return reasons[-1] if reasons and reasons[-1] else "see `arsched logs`"
+
+
+def _why_undecided(facts: LabFacts) -> str:
+    board = facts.board
+    if board and board.first_baseline and board.baseline.n < board.gates.first_baseline_runs:
+        return f"undecided: the first baseline has {board.baseline.n} of {board.gates.first_baseline_runs} runs"
+    return f"undecided: its runs are over; {NOBODY}"
+
+
+def _waiting(facts: LabFacts, run: Run, slots: int | None) -> Waiting:
+    state = type(run.state).__name__.lower()
+    return Waiting(run.id, state, _state_of(facts, run, slots))
+
+
+def _state_of(facts: LabFacts, run: Run, slots: int | None) -> str:
+    match run.state:
+        case Queued(last_problem=problem):
+            why = waiting_for(facts, run, slots)
+            again = f" (an earlier attempt did not count: {one_line(problem)})" if problem else ""
+            return f"waits: {why}{again}"
+        case Running(attempt=attempt, slot_id=slot):
+            return f"runs on {slot}, attempt {attempt}"
+        case Cancelled(reason=reason):
+            return f"was cancelled: {one_line(reason)}"
+        case Finished(result=result):
+            if isinstance(result.verdict, Scored):
+                return f"ended {result.verdict.status}: val_bpb {result.verdict.val_bpb:.6f}"
+            return clean(f"ended {result.verdict.status}: {result.verdict.reason}")
+
+
+def _is_pending(run: Run) -> bool:
+    return isinstance(run.state, Queued | Running)

@@ -1,0 +1,94 @@
+"""Everything the ledger knows of one lab, read once: what every other view is built from.
+
+Other processes may write meanwhile. Rows are never deleted, so reading what refers before what is referred to keeps
+every reference good.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.domain.candidate import Candidate, Standing
+from scheduler.domain.decision import DecisionRecord, Effect, Noise, Promotion
+from scheduler.domain.errors import LabProblem
+from scheduler.domain.lab import Board, Lab
+from scheduler.domain.run import Cancelled, Finished, Run, Running
+from scheduler.policy.gates import effect_of
+from scheduler.policy.noise import board_noise
+
+
+@dataclass(frozen=True)
+class LabFacts:
+    """`board` and `noise` are None while the lab has no baseline.
+
+    `runs` are in the order of their queueing; `queued` in the order in which equals are placed.
+    """
+
+    lab: Lab
+    board: Board | None
+    noise: Noise | None
+    candidates: tuple[Candidate, ...]
+    runs: tuple[Run, ...]
+    queued: tuple[Run, ...]
+    decisions: tuple[DecisionRecord, ...]
+    promotions: tuple[Promotion, ...]
+
+    @cached_property
+    def runs_of(self) -> dict[str, tuple[Run, ...]]:
+        """Candidate id -> its runs; every candidate has an entry."""
+        found: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[run.candidate_id].append(run)
+        return {candidate.id: tuple(found[candidate.id]) for candidate in self.candidates}
+
+    @cached_property
+    def by_id(self) -> dict[str, Candidate]:
+        return {candidate.id: candidate for candidate in self.candidates}
+
+    @cached_property
+    def standings(self) -> dict[str, Standing]:
+        return {s.candidate_id: s for s in self.board.standings} if self.board else {}
+
+    @property
+    def running(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if isinstance(run.state, Running))
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if isinstance(run.state, Finished))
+
+    @property
+    def cancelled(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if isinstance(run.state, Cancelled))
+
+    def name(self, candidate_id: str) -> str:
+        candidate = self.by_id.get(candidate_id)
+        return candidate.name if candidate else candidate_id
+
+    def effect(self, candidate: Candidate) -> Effect | None:
+        """What the idea did to the baseline it was made from, by all runs there are now and the noise now known.
+
+        None without a score on both sides. The baseline it was judged against may be a later one: see its decisions.
+        """
+        base = self.standings.get(candidate.base_id or "")
+        standing = self.standings.get(candidate.id)
+        if self.noise is None or base is None or standing is None or not base.n or not standing.n:
+            return None
+        return effect_of(standing, base, self.noise)
+
+
+def read_facts(ledger: Ledger, lab: Lab) -> LabFacts:
+    """Raises LedgerProblem when the ledger cannot be read."""
+    promotions = ledger.decisions.promotions(lab.tag)
+    decisions = ledger.decisions.history(lab.tag)
+    runs, queued = ledger.runs.list(lab.tag), ledger.runs.queued(lab.tag)
+    candidates = ledger.candidates.list(lab.tag)
+    try:
+        board = ledger.board(lab.tag)
+    except LabProblem:
+        board = None  # `arsched init` has not come so far
+    noise = board_noise(board) if board else None
+    return LabFacts(lab, board, noise, candidates, runs, queued, decisions, promotions)
