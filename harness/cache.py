@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract import Contract, ContractError, load_contract
+from harness.contract import Contract, ContractError, load_contract, shipped_names
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 CONTRACT_NAME = "contract.json"
+KERNEL_NOTE_NAME = "kernel.json"
 _JUDGE_ROOM = "judge/"
 _HASH_BLOCK_BYTES = 1 << 22
 
@@ -31,7 +32,8 @@ class CacheError(Exception):
 
     def __init__(self, message: str, contract: Contract) -> None:
         super().__init__(message)
-        self.hint = f"run: arsched prepare --contract {contract.name}"
+        name = contract.name if contract.name in shipped_names() else f"FILE (the file of contract {contract.name!r})"
+        self.hint = f"run: arsched prepare --contract {name}"
 
 
 class CacheMissing(CacheError):
@@ -118,7 +120,7 @@ def prepared_contract_path(name: str) -> Path:
 
 
 def kernel_directory() -> Path:
-    """Where the attention kernel of this node lies, shared by all contracts; there only when it was fetched whole."""
+    """Where the attention kernel of this node lies, shared by all contracts; whole once kernel.json is there."""
     return cache_root() / "kernels" / "flash-attn3-v1"
 
 
@@ -130,10 +132,13 @@ def open_cache(contract: Contract) -> Cache:
     manifest = _read_manifest(directory, contract)
     for name, entry in manifest.files.items():
         _check_size(directory, name, entry, contract)
-    kernel = kernel_directory() if contract.device == "cuda" else None
-    return Cache(
-        directory, contract, manifest.digest, **manifest.rows, kernel_dir=kernel if kernel and kernel.is_dir() else None
-    )
+    kernel_dir = _fetched_kernel() if contract.device == "cuda" else None
+    return Cache(directory, contract, manifest.digest, **manifest.rows, kernel_dir=kernel_dir)
+
+
+def _fetched_kernel() -> Path | None:
+    directory = kernel_directory()
+    return directory if (directory / KERNEL_NOTE_NAME).is_file() else None
 
 
 def verify_cache(cache: Cache, *, full: bool) -> None:

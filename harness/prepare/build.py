@@ -27,6 +27,7 @@ from harness.cache import (
 from harness.contract import Contract, load_contract, shipped_names
 from harness.prepare.corpus import corpus_shards
 from harness.prepare.files import remove_tree, sync_folder, write_text
+from harness.prepare.kernel import fetch_kernel
 from harness.prepare.locks import held
 from harness.prepare.manifest import recipe_digest, versions, write_manifest
 from harness.prepare.progress import Progress
@@ -53,6 +54,8 @@ def prepare(contract: Contract, brought: Path | None, progress: Progress) -> Pre
     directory = cache_directory(contract)
     with held(directory.with_suffix(".lock"), progress):
         _leave_contract(contract)
+        if contract.device == "cuda":
+            fetch_kernel(progress)
         try:
             return Prepared(open_cache(contract), built=False)
         except CacheMissing:

@@ -47,7 +47,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
-        for file in beside.iterdir():
+        for file in beside.rglob("*"):
             _sync(file, os.O_RDONLY)
         beside.rename(path)
     except BaseException:
