@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`subject` ("c0007", "r0012", "lab") left `from_state` ("" at its start) for `to_state`, at `at`, because."""
+    """At `at`, `subject` left `from_state` ("" at its start) for `to_state`, because.
+
+    A subject is a candidate ("c0007"), a run ("r0012"), the lab ("lab"), or an attempt whose word was refused
+    ("r0012.1").
+    """
 
     number: int
     at: float

@@ -58,11 +58,12 @@ def add_candidate(ledger: Ledger, name: str, tag: str = "t", base_id: str | None
 
 
 def start_lab(ledger: Ledger, tag: str = "t", scores: tuple[float, ...] = (1.90, 1.91, 1.92)) -> Candidate:
-    """A lab whose baseline has these scores."""
-    ledger.labs.create(make_lab(tag))
-    baseline = add_candidate(ledger, "baseline", tag, base_id=None, runs=max(1, len(scores)))
-    for run, val_bpb in zip(ledger.runs.queued(tag), scores, strict=False):
-        finish(ledger, run, ok(val_bpb))
+    """A lab whose baseline has these scores, committed at once: a disk is slow, and this begins nearly every test."""
+    with ledger._database.transaction():
+        ledger.labs.create(make_lab(tag))
+        baseline = add_candidate(ledger, "baseline", tag, base_id=None, runs=max(1, len(scores)))
+        for run, val_bpb in zip(ledger.runs.queued(tag), scores, strict=False):
+            finish(ledger, run, ok(val_bpb))
     return baseline
 
 
@@ -148,7 +149,8 @@ INVARIANTS = {
         " (SELECT to_state FROM event WHERE subject = printf('c%04d', c.number) ORDER BY event.number DESC LIMIT 1)"
     ),
     "the history has no gap": (
-        "SELECT number FROM event e WHERE subject != 'lab' AND from_state != coalesce((SELECT to_state FROM event p"
-        " WHERE p.subject = e.subject AND p.number < e.number ORDER BY p.number DESC LIMIT 1), '')"
+        "SELECT number FROM event e WHERE subject != 'lab' AND subject NOT LIKE '%.%'"
+        " AND from_state != coalesce((SELECT to_state FROM event p WHERE p.subject = e.subject"
+        " AND p.number < e.number ORDER BY p.number DESC LIMIT 1), '')"
     ),
 }

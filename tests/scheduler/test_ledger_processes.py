@@ -18,7 +18,7 @@ from tests.scheduler import ledger_writer
 from tests.scheduler.ledger_kit import SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
 PROCESSES = 4
-KILLS = 30
+KILLS = 20
 LOOKS_AT_MOST = 3000  # before a writer dies: from its first statement to some dozens of moves
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.scheduler.ledger_writer"])
@@ -167,6 +167,17 @@ def _is_remembered(path: Path, said: Path) -> None:
             assert what == "lease" or of_run.outcome
             state = ledger.runs.get(ref, "t").state
             assert what != "result" or (isinstance(state, Finished) and state.attempt == number)
+
+
+def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(path: Path) -> None:
+    with open_ledger(path) as reader, open_ledger(path) as writer:
+        start_lab(writer)
+        with reader.snapshot():
+            before = reader.candidates.list("t")
+            add_candidate(writer, "wide")
+            assert reader.candidates.list("t") == before
+            assert len(reader.board("t").standings) == 1
+        assert len(reader.candidates.list("t")) == len(before) + 1
 
 
 def test_a_driver_that_dies_holding_the_write_lock_locks_nobody_out(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -57,6 +58,10 @@ class Ledger:
     def board(self, tag: str) -> Board:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
         return read_board(self._database, self.labs.get(tag))
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Inside it every read is of the same moment, whatever other processes write. For readers only."""
+        return self._database.snapshot()
 
     def close(self) -> None:
         self._database.close()

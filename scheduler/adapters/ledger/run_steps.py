@@ -94,9 +94,9 @@ class RunSteps:
         self._events.write(self.row(ref)["tag"], ref, from_, to, reason)
 
     def refuse(self, ref: str, attempt: int, what: str) -> None:
-        row = self.row(ref)
-        reason = f"{what} of attempt {attempt} refused: it does not hold the lease"
-        self._events.write(row["tag"], ref, row["state"], row["state"], reason)
+        """Write down that an attempt came too late. It is the attempt's story, not the run's: that did not move."""
+        reason = f"{what}: refused, the attempt does not hold the lease"
+        self._events.write(self.row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 
 
 _FAMILIES: dict[type, str] = {Scored: "scored", Failed: "failed", Infra: "infra"}
