@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,39 +16,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.adapters.ray_sentinel import start_sentinel
 from scheduler.domain.errors import PoolProblem
 
 NAMESPACE = "arsched"
 OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
+SENTINEL_WAIT_S = 20.0
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A connection to Ray. `folder` is the embedded Ray's own, None on a cluster."""
+    """A connection to Ray. An embedded one has a sentinel, which ends what is left of it, also when we cannot."""
 
-    folder: Path | None
+    sentinel: subprocess.Popen[bytes] | None = None
 
     @property
     def embedded(self) -> bool:
-        return self.folder is not None
+        return self.sentinel is not None
 
     def leave(self, ray: Any) -> None:
         """Disconnect; an embedded Ray ends with everything it started."""
-        ray.shutdown()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            ray.shutdown()
+        finally:
+            if self.sentinel is not None and self.sentinel.stdin is not None:
+                self.sentinel.stdin.close()
+                self.sentinel.wait(SENTINEL_WAIT_S)
 
 
 def start_embedded(ray: Any, cores: int, gpus: int) -> Session:
     """Start a Ray of our own on this machine. Raises PoolProblem."""
-    folder = Path(tempfile.mkdtemp(prefix="arsched-ray-"))
-    session = Session(folder)
+    folder = tempfile.mkdtemp(prefix="arsched-ray-")
+    session = Session(start_sentinel(Path(folder)))
     with _left_on_failure(ray, session), environment(embedded_environment()):
         try:
             ray.init(
                 address="local", num_cpus=cores, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False, _temp_dir=str(folder), **QUIET,
+                include_dashboard=False, _temp_dir=folder, **QUIET,
             )  # fmt: skip
         except Exception as problem:  # Ray raises whatever went wrong inside
             hint = "look for other Ray processes on this machine, and for room in /tmp and /dev/shm"
@@ -60,7 +65,7 @@ def join_cluster(ray: Any, address: str) -> Session:
     """Become a driver of a running cluster. Raises PoolProblem."""
     if address.startswith("ray://"):
         raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
-    session = Session(None)
+    session = Session()
     known = {} if address == "auto" else {"RAY_ADDRESS": address}
     with _left_on_failure(ray, session), environment(known):
         try:  # "auto" in both cases: only then does Ray look for the token in its usual places
@@ -78,20 +83,19 @@ JOIN_HINT = (
 
 
 def embedded_environment() -> dict[str, str]:
-    """Settings Ray reads from the environment it starts in."""
+    """Settings Ray reads from the environment it starts in. A token of its own, or it would write one to ~/.ray."""
     return {
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
 
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
+    """Set variables for a while, and undo what Ray itself sets meanwhile."""
+    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}
     os.environ.update(values)
     try:
         yield
