@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract import Contract, Corpus, load_contract
+from harness.contract import Contract, load_contract
 from scheduler.policy.constants import rewrite_constants
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +135,9 @@ def standard_on_the_spot(seconds: float) -> Contract:
     return dataclasses.replace(
         standard,
         name="standard-prefix",
-        corpus=Corpus(kind="python", root="prefix"),
+        corpus=dataclasses.replace(
+            standard.corpus, kind="python", root="prefix", train_shards=0, val_shard=None, holdout_shard=None
+        ),
         tokenizer_chars=100_000_000,
         train_tokens=int(_TOKENS_PER_S * max(seconds, 10)),
         evaluation_tokens=4 * 524_288,

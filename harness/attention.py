@@ -12,7 +12,7 @@ import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from harness.cache import CacheError
+from harness.cache import CacheError, open_cache
 from harness.session import current
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _point_at_prefetched_kernel() -> None:
     if LOCAL_KERNELS_ENV in os.environ:
         return
     try:
-        kernel_dir = current().cache.kernel_dir
+        kernel_dir = open_cache(current().contract).kernel_dir
     except CacheError:
         return
     if kernel_dir is not None:

@@ -81,9 +81,8 @@ def test_windowed_varlen_is_found_by_signature(monkeypatch):
 class FakeSession:
     """A session that remembers which attention was reported."""
 
-    def __init__(self, device: str = "cpu", cache: object = None) -> None:
-        self.contract = SimpleNamespace(name="fake", device=device, threads=torch.get_num_threads())
-        self.cache = cache
+    def __init__(self) -> None:
+        self.contract = SimpleNamespace(name="fake", device="cpu", threads=torch.get_num_threads())
         self.reported: list[str] = []
 
     def report_attention(self, name: str) -> None:
@@ -152,7 +151,8 @@ def test_fa3_is_loaded_offline_from_the_prefetched_folder(fake_session, monkeypa
     monkeypatch.setattr(kernels, "get_kernel", get_kernel)
     monkeypatch.delenv("LOCAL_KERNELS", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    fake_session.cache = SimpleNamespace(kernel_dir="/somewhere/kernel")
+    prepared = SimpleNamespace(kernel_dir="/somewhere/kernel")
+    monkeypatch.setattr(attention, "open_cache", lambda contract: prepared)
     assert attention.load_fa3() == "the interface"
     assert asked == {
         "repository": "kernels-community/flash-attn3",
