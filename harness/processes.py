@@ -8,6 +8,7 @@ reading is lost.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -164,13 +165,19 @@ def _kill_namespace() -> bool:
 
 
 def _kill_tree() -> bool:
-    below = descendants(os.getpid())
-    for pid in below:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+    """Stop every descendant first, until no new one turns up: what is stopped cannot fork away from the kill."""
+    below: set[int] = set()
+    while new := descendants(os.getpid()) - below:
+        _signal_all(new, signal.SIGSTOP)
+        below |= new
+    _signal_all(below, signal.SIGKILL)
     return bool(below)
+
+
+def _signal_all(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def has_children() -> bool:

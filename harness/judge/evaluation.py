@@ -70,11 +70,10 @@ class Evaluation:
         self._total += exchange.tally(snapshot, current.targets)
         if self._current is None:
             self.score = self._total.score()
-            self.close()
             self._send(Message(Op.END, real=self.score.val_bpb), ())
 
     def close(self) -> None:
-        """Give the memory back; the candidate's own mapping lives as long as it likes."""
+        """Give the memory back. Call it when nobody maps it any more: CUDA leaves the other order undefined."""
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None

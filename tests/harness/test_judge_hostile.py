@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness.batches import read_rows
@@ -64,7 +66,7 @@ def test_sleeping_through_a_cpu_budget_ends_at_the_wall_limit(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("containment", ["auto", "subreaper"])
-@pytest.mark.parametrize("name", ["daemon", "crowd"])
+@pytest.mark.parametrize("name", ["daemon", "crowd", "runaway"])
 def test_what_a_candidate_leaves_behind_dies_with_it(rig: Rig, name: str, containment: str) -> None:
     refused(rig.judge(HOSTILE / f"{name}.py", "--containment", containment), "no-eval")
     assert rig.survivors() == []
@@ -76,6 +78,19 @@ def test_a_daemon_works_on_the_same_budget(rig: Rig) -> None:
     judged = rig.judge(rig.write(source))
     assert "used only" not in refused(judged, "timeout: train")
     assert judged.result["budget"]["used_s"] > 1.0
+
+
+def test_children_nobody_waits_for_work_on_the_same_budget(rig: Rig) -> None:
+    judged = rig.judge(HOSTILE / "disowner.py")
+    assert "used only" not in refused(judged, "timeout: train")
+
+
+def test_a_flood_of_reports_keeps_the_judge_from_nothing(rig: Rig) -> None:
+    judged = rig.judge(HOSTILE / "babbler.py")
+    refused(judged, "timeout: train")
+    assert judged.result["training"]["last_loss"] is None
+    assert judged.result["peak_memory_mb"] is None
+    assert json.loads((judged.out / "progress.json").read_text())["loss"] is None
 
 
 def test_a_log_flood_is_capped_head_and_tail(rig: Rig) -> None:

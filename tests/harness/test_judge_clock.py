@@ -1,0 +1,165 @@
+"""Clocks and process trees: everybody's time counts once, never runs backwards, and limits fall where they should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from harness import processes
+from harness.contract import Budget
+from harness.judge import clock as clock_module
+from harness.judge.clock import BudgetClock, Timeline
+from harness.processes import TreeClock, children, cpu_clock_s, descendants, parents, reaped_children_s
+from tests.harness.judging import wait_until
+
+FAMILY = """
+import os, sys
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+    os.close(write_end)
+    os.read(0, 1)
+    os._exit(0)
+print(flush=True)
+sys.stdin.read(1)
+"""
+
+
+class FakeTree(TreeClock):
+    """A tree whose CPU time the test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def read_s(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the wall clock the judge reads."""
+    state = {"now": 1000.0}
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: state["now"])
+    return lambda seconds: state.update(now=1000.0 + seconds)
+
+
+CPU = Budget(seconds=20, clock="cpu", grace_s=1, wall_limit_s=240)
+WALL = Budget(seconds=20, clock="wall", grace_s=1, wall_limit_s=240)
+
+
+def test_nothing_is_used_before_the_start(now: Callable[[float], None]) -> None:
+    clock = BudgetClock(WALL, FakeTree())
+    now(500)
+    assert (clock.begun, clock.used_s(), clock.wall_s(), clock.overrun()) == (False, 0.0, 0.0, None)
+
+
+def test_a_cpu_clock_counts_from_the_start_and_ignores_the_wall(now: Callable[[float], None]) -> None:
+    tree = FakeTree()
+    clock = BudgetClock(CPU, tree)
+    assert clock.begin() == 100.0
+    tree.seconds = 121.0
+    now(200)
+    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (21.0, False, None)
+    tree.seconds = 121.1
+    assert clock.is_over()
+    assert clock.overrun() is None, "between grace and margin a run is late, not lost"
+    tree.seconds = 123.1
+    assert "did not stop" in str(clock.overrun())
+
+
+def test_a_cpu_clock_has_a_wall_limit(now: Callable[[float], None]) -> None:
+    clock = BudgetClock(CPU, FakeTree())
+    clock.begin()
+    now(239)
+    assert clock.overrun() is None
+    now(241)
+    assert "240 s of wall time" in str(clock.overrun())
+
+
+def test_a_wall_clock_ignores_cpu_time(now: Callable[[float], None]) -> None:
+    tree = FakeTree()
+    clock = BudgetClock(WALL, tree)
+    assert clock.begin() == 1000.0
+    tree.seconds = 1e6
+    now(21)
+    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (21.0, False, None)
+    now(22)
+    assert clock.is_over()
+
+
+def test_phases_add_up_to_the_time_between_spawn_and_end(now: Callable[[float], None]) -> None:
+    timeline = Timeline(entered_at=1000.0, spawned_at=1000.0)
+    for at, phase in ((2, "context"), (3, "compile"), (7, "train")):
+        now(at)
+        timeline.enter(phase)  # type: ignore[arg-type]
+    now(20)
+    timeline.close()
+    assert timeline.spent_s == {"import": 2.0, "context": 1.0, "compile": 4.0, "train": 13.0}
+    assert timeline.since_spawn_s() == 20.0
+
+
+def burn(seconds: float) -> list[str]:
+    return [sys.executable, "-S", "-c", f"import time\nwhile time.process_time() < {seconds}: pass"]
+
+
+def test_a_process_clock_is_the_processes_own() -> None:
+    before = time.process_time()
+    assert before <= cpu_clock_s(os.getpid()) <= time.process_time()
+
+
+def test_a_tree_counts_a_child_while_it_lives_and_after() -> None:
+    clock = TreeClock(os.getpid(), include_root=True)
+    before = clock.read_s()
+    child = subprocess.Popen(burn(0.3))
+    wait_until(lambda: clock.read_s() - before > 0.2, "the living child to be counted")
+    child.wait()
+    # Reaped children are booked in ticks: two roundings of 10 ms.
+    assert clock.read_s() - before >= 0.28
+    assert reaped_children_s(os.getpid()) >= 0.28
+
+
+def test_a_tree_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that vanishes unbooked (nobody waited for it) keeps the time it was seen to use."""
+    readings = {1: 5.0, 2: 3.0}
+    monkeypatch.setattr(processes, "tree", lambda root: iter(readings))
+    monkeypatch.setattr(processes, "_process_s", lambda pid: readings[pid])
+    clock = TreeClock(1, include_root=True)
+    assert clock.read_s() == 8.0
+    del readings[2]
+    assert clock.read_s() == 8.0
+    readings[1] = 6.0
+    assert clock.read_s() == 9.0
+    clock.add_reaped(2.0)
+    assert clock.read_s() == 11.0
+
+
+def test_descendants_are_found_across_sessions() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", FAMILY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as family:
+        assert family.stdout is not None
+        family.stdout.readline()
+        wait_until(lambda: len(descendants(family.pid)) == 2, "child and grandchild")
+        child = children(family.pid)
+        assert len(child) == 1
+        assert children(child[0]) == list(descendants(family.pid) - set(child))
+        assert processes._children_by_scan(family.pid) == child
+        assert parents()[family.pid] == os.getpid()
+        assert {family.pid, *descendants(family.pid)} <= set(processes.tree(os.getpid()))
+        assert family.stdin is not None
+        family.stdin.close()
+
+
+def test_a_name_full_of_parentheses_does_not_confuse_the_parser() -> None:
+    rename = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (', 0, 0, 0); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
+        assert odd.stdout is not None
+        odd.stdout.readline()
+        assert parents()[odd.pid] == os.getpid()
+        odd.communicate(b"\n")

@@ -1,0 +1,187 @@
+"""The dialogue of an evaluation, both halves in one process: shapes, order, and a buffer that is declined."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from harness.batches import padded_batches
+from harness.contract import Contract
+from harness.exchange import Layout
+from harness.judge.evaluation import Evaluation, OpenExchange
+from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, SharedMemory
+from harness.logits_server import Buffer, serve
+from harness.protocol import Closed, Message, Op, ProtocolError, receive, send, socket_pair
+from harness.scoring import NonFinite, Score, TokenBytes, tally_logits
+from tests.harness.judging import TINY
+
+LENGTH, VOCAB = TINY.sequence_length, TINY.vocab_size
+BYTES = TokenBytes(np.full(VOCAB, 2, np.int64), np.full(VOCAB, 3, np.int64))
+TABLE = np.random.default_rng(0).normal(0, 2, (VOCAB, VOCAB)).astype(np.float32)
+
+
+class Answer:
+    """Logits that depend on the current token alone."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self.tokens = tokens
+
+    def write(self, first: int, count: int, buffer: Buffer) -> None:
+        assert buffer.host is not None
+        buffer.host[:count] = TABLE[self.tokens[first : first + count]]
+
+
+class DeviceExchange(HostExchange):
+    """Offers what a process without a GPU cannot open."""
+
+    op = Op.CUDA_BUFFER
+
+
+def unavailable(_layout: Layout) -> HostExchange:
+    raise ExchangeUnavailable("no such way here")
+
+
+def host(layout: Layout) -> HostExchange:
+    return HostExchange(layout, BYTES)
+
+
+def device(layout: Layout) -> HostExchange:
+    return DeviceExchange(layout, BYTES)
+
+
+def evaluate(
+    rows: np.ndarray,
+    batch_size: int,
+    slice_rows: int,
+    forward: Callable[[np.ndarray], Answer] = Answer,
+    ways: tuple[OpenExchange, ...] = (host,),
+) -> Score:
+    """Run judge and candidate against each other to the end; returns the judge's score."""
+    ours, theirs = socket_pair()
+    with ours, theirs:
+        told: list[float] = []
+        candidate = threading.Thread(target=run_candidate, args=(theirs, forward, batch_size, told))
+        candidate.start()
+        try:
+            score = run_judge(ours, rows, slice_rows, ways)
+        finally:
+            ours.close()
+            candidate.join()
+    assert told == [score.val_bpb]
+    return score
+
+
+def run_candidate(sock: socket.socket, forward: Callable[[np.ndarray], Answer], size: int, told: list[float]) -> None:
+    contract: Contract = TINY
+    with contextlib.suppress(SystemExit):
+        told.append(serve(sock, forward, size, contract))
+
+
+def run_judge(sock: socket.socket, rows: np.ndarray, slice_rows: int, ways: tuple[OpenExchange, ...]) -> Score:
+    forward_rows = min(receive(sock).integer, len(rows))
+    layout = Layout(forward_rows, min(slice_rows, forward_rows), LENGTH, VOCAB)
+    evaluation = Evaluation(rows, layout, iter(ways), lambda message, fds: send(sock, message, fds))
+    try:
+        while evaluation.score is None:
+            message = receive(sock)
+            (evaluation.on_ready if message.op is Op.READY else evaluation.on_done)(message)
+        return evaluation.score
+    finally:
+        evaluation.close()
+
+
+def random_rows(count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCAB, (count, LENGTH + 1)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 100])
+@pytest.mark.parametrize("slice_rows", [1, 3, 100])
+def test_every_row_counts_once_however_it_is_cut(rows: int, batch_size: int, slice_rows: int) -> None:
+    given = random_rows(rows)
+    expected = tally_logits(TABLE[given[:, :-1]], given[:, 1:], BYTES).score()
+    assert evaluate(given, batch_size, slice_rows).val_bpb == pytest.approx(expected.val_bpb, rel=1e-12)
+
+
+def test_every_forward_has_the_same_shape() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def forward(tokens: np.ndarray) -> Answer:
+        shapes.append(tokens.shape)
+        return Answer(tokens)
+
+    evaluate(random_rows(10), 4, 2, forward)
+    assert shapes == [(4, LENGTH)] * 3
+
+
+def test_padding_repeats_rows_already_served() -> None:
+    given = random_rows(7)
+    *full, last = padded_batches(given, 4)
+    assert [batch.valid for batch in (*full, last)] == [4, 3]
+    assert np.array_equal(last.rows, np.concatenate([given[4:], given[:1]]))
+
+
+def test_a_buffer_that_cannot_be_opened_is_followed_by_the_next() -> None:
+    given = random_rows(6)
+    plain = evaluate(given, 4, 2)
+    assert evaluate(given, 4, 2, ways=(unavailable, device, host)) == plain
+
+
+def test_when_no_buffer_will_do_the_evaluation_fails() -> None:
+    with pytest.raises(ProtocolError, match="none of the buffers"):
+        evaluate(random_rows(6), 4, 2, ways=(device, unavailable))
+
+
+def test_the_next_request_waits_poisoned_before_the_last_answer_is_reduced() -> None:
+    """What a candidate leaves of an earlier slice is gone by the time it may say DONE again."""
+
+    class Lazy(Answer):
+        def write(self, first: int, count: int, buffer: Buffer) -> None:
+            if first == 0:
+                super().write(first, count, buffer)
+
+    with pytest.raises(NonFinite):
+        evaluate(random_rows(4), 4, 2, Lazy)
+
+
+def test_the_candidate_hears_when_its_judge_is_gone() -> None:
+    ours, theirs = socket_pair()
+    with theirs:
+        ours.close()
+        with pytest.raises(SystemExit, match="judge is gone"):
+            serve(theirs, Answer, 4, TINY)
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedMemory]:
+    shared = SharedMemory(1 << 16)
+    yield shared
+    shared.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20])
+def test_shared_memory_keeps_its_size(shared: SharedMemory, size: int) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(shared.fd, size)
+
+
+def test_a_second_ready_is_a_breach() -> None:
+    evaluation = Evaluation(random_rows(4), Layout(4, 2, LENGTH, VOCAB), iter([host]), lambda message, fds: None)
+    evaluation.on_ready(Message(Op.READY, count=1))
+    with pytest.raises(ProtocolError):
+        evaluation.on_ready(Message(Op.READY, count=1))
+    evaluation.close()
+
+
+def test_closed_is_not_mistaken_for_an_answer() -> None:
+    ours, theirs = socket_pair()
+    with ours:
+        theirs.close()
+        with pytest.raises(Closed):
+            run_judge(ours, random_rows(4), 2, (host,))
