@@ -35,6 +35,11 @@ def read_file(folder: Path, commit: str, path: str) -> bytes:
     return output
 
 
+def subject(folder: Path, commit: str) -> str:
+    """First line of a commit's message."""
+    return run_git(folder, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
+
+
 def write_blob(folder: Path, data: bytes) -> str:
     return line(run_git(folder, "hash-object", "-w", "--stdin", data=data))
 

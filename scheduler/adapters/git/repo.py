@@ -6,11 +6,11 @@ uncommitted changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.adapters.git import branches, commits, worktrees
+from scheduler.adapters.git import branches, commits, excludes, worktrees
 from scheduler.adapters.git.plumbing import library, run_git, try_git
 from scheduler.adapters.git.worktrees import WorktreeState
 from scheduler.domain.errors import GitProblem, LabProblem
@@ -62,6 +62,14 @@ class Repo:
     def read(self, commit: str, path: str) -> bytes:
         """A file as it is in a commit."""
         return commits.read_file(self.root, commit, path)
+
+    def subject(self, commit: str) -> str:
+        """First line of a commit's message."""
+        return commits.subject(self.root, commit)
+
+    def exclude(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Have git ignore these patterns in this clone alone. Returns those it did not ignore already."""
+        return excludes.exclude(self.root, self.common_dir, patterns)
 
     def commit_train_py(self, parent: str, data: bytes, message: str, trailers: Mapping[str, str]) -> str:
         """A commit on `parent` with this train.py and nothing else changed; no branch, index or file is touched."""

@@ -1,0 +1,50 @@
+"""What `init` and `submit` share on the command line: running the queue on a screen, and saying how it ended."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable
+
+from scheduler.app.cli.output import say
+from scheduler.app.workspace import Workspace
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.run import Queued, Run, Running
+
+INTERRUPTED = 130
+
+
+def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> bool:
+    """Run the queue, or watch it, until these candidates are decided. Returns False when it was interrupted."""
+    from scheduler.app.drive import Ending, run_queue
+    from scheduler.app.means import Means
+    from scheduler.app.pools import PoolOptions
+    from scheduler.app.progress import open_screen
+
+    mine = tuple(candidate.id for candidate in candidates)
+    with open_screen() as screen:
+        ending = run_queue(space, screen, Means(PoolOptions(address, slots)), _settled(space, mine))
+    if ending is Ending.INTERRUPTED:
+        waiting = len(space.ledger.runs.queued(space.tag))
+        say(f"stopped; {waiting} run{'s' if waiting != 1 else ''} queued, nothing is lost. Go on with: arsched submit")
+    return ending is Ending.DONE
+
+
+def pending_runs(space: Workspace, candidate_id: str) -> list[Run]:
+    """Runs of a candidate that are queued or running."""
+    return [run for run in space.ledger.runs.of_candidate(candidate_id) if isinstance(run.state, Queued | Running)]
+
+
+def author() -> str:
+    """Who submits."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return "unknown"
+
+
+def _settled(space: Workspace, candidate_ids: tuple[str, ...]) -> Callable[[], bool]:
+    def settled() -> bool:
+        candidates = [space.ledger.candidates.get(ref, space.tag) for ref in candidate_ids]
+        return not any(one.state.undecided or pending_runs(space, one.id) for one in candidates)
+
+    return settled

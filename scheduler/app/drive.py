@@ -1,0 +1,99 @@
+"""Run the queue, or watch whoever runs it, until there is nothing left to wait for.
+
+Several processes may ask at once: one has the turn and serves all of them; the others look on, and one takes over
+when it dies. What a lab does in its turn is loop.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+
+from scheduler.app.deciding import next_decision
+from scheduler.app.interrupt import Interrupt
+from scheduler.app.live import read_live
+from scheduler.app.loop import Loop
+from scheduler.app.means import Means
+from scheduler.app.pools import Joined
+from scheduler.app.progress import Screen, heartbeat
+from scheduler.app.promotion import follow_ledger, keep_refs
+from scheduler.app.turn import Turn
+from scheduler.app.workspace import Workspace
+from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
+
+LOOK_S = 0.5
+
+
+class Ending(Enum):
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+
+
+def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[[], bool]) -> Ending:
+    """Run the whole queue when it is our turn; otherwise watch until `settled` says that ours is decided.
+
+    Raises what the loop raises.
+    """
+    turn, told = Turn(space.paths.turn_lock), False
+    while not turn.try_take():
+        if settled():
+            return Ending.DONE
+        if not told:
+            screen.say("another arsched runs the queue; watching it (Ctrl-C leaves the queue to it)")
+            told = True
+        _look_on(space, screen)
+        means.sleep(LOOK_S)
+    try:
+        return _take_turn(space, screen, means)
+    finally:
+        turn.release()
+
+
+def has_work(space: Workspace) -> bool:
+    """Whether anything is queued, running or to be decided. Raises LabProblem when the baseline is hopeless."""
+    runs = space.ledger.runs
+    return bool(runs.queued(space.tag) or runs.running(space.tag)) or next_decision(space) is not None
+
+
+def _look_on(space: Workspace, screen: Screen) -> None:
+    live = read_live(space.paths.live)
+    if live is not None:
+        screen.show(live)
+
+
+def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
+    _heal(space, screen)
+    if not has_work(space):
+        return Ending.DONE
+    with _joined(space, screen, means) as joined, Interrupt() as interrupt:
+        loop = Loop(space, joined, screen, interrupt, means)
+        try:
+            loop.run()
+        except ArschedError:
+            if not joined.outlives_us:
+                with suppress(ArschedError):  # the first problem is the one to tell
+                    loop.stop_all()
+            raise
+    return Ending.INTERRUPTED if interrupt.finishing else Ending.DONE
+
+
+def _heal(space: Workspace, screen: Screen) -> None:
+    """Finish in git what a crash left undone after the ledger had it."""
+    try:
+        keep_refs(space)
+        follow_ledger(space)
+    except (GitProblem, LabProblem) as problem:
+        screen.say(f"note: {problem.message}; {problem.hint}")
+
+
+@contextmanager
+def _joined(space: Workspace, screen: Screen, means: Means) -> Iterator[Joined]:
+    with heartbeat(screen, "starting the slots"):
+        joined = means.connect(space.lab, means.options, screen.say)
+    try:
+        yield joined
+    finally:
+        space.paths.live.unlink(missing_ok=True)
+        with Interrupt(), heartbeat(screen, "leaving the slots"):
+            joined.pool.close(stop_runs=not joined.outlives_us)

@@ -1,0 +1,32 @@
+"""How a candidate stands, in a few words with its numbers: for refusals and for the end of a command."""
+
+from __future__ import annotations
+
+from scheduler.app.workspace import Workspace
+from scheduler.domain.candidate import Candidate, CandidateState, Standing
+
+_WORDS = {
+    CandidateState.OPEN: "waiting for its first result",
+    CandidateState.CONTENDER: "promising, being repeated",
+    CandidateState.BASELINE: "the baseline",
+    CandidateState.PROMOTED: "a former baseline",
+}
+
+
+def describe_outcome(space: Workspace, candidate: Candidate) -> str:
+    """Like "discarded, val_bpb 1.9523 over 2 runs" or "failed: crash"."""
+    standing = space.ledger.board(space.tag).of(candidate.id)
+    word = _WORDS.get(standing.state, standing.state.value)
+    return f"{word}{_numbers(standing)}"
+
+
+def last_sentence(space: Workspace, candidate: Candidate) -> str:
+    """The last decision on a candidate in its own words; "" while there is none."""
+    records = space.ledger.decisions.of_candidate(candidate.id)
+    return records[-1].sentence if records else ""
+
+
+def _numbers(standing: Standing) -> str:
+    if standing.n:
+        return f", val_bpb {standing.mean:.4f} over {standing.n} run{'s' if standing.n > 1 else ''}"
+    return f": {standing.failure}" if standing.failure else ""

@@ -1,0 +1,151 @@
+"""The place step: queued runs onto free slots, lease first, then start.
+
+A crash between the two costs the run a few seconds, never a second run. Who goes first is scheduler.policy.dispatch's.
+Scores are compared within one pool of like slots only, so a lab measures on one: others are named and left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from scheduler.app.workspace import Workspace
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.lab import Lab
+from scheduler.domain.result import Scored
+from scheduler.domain.run import Finished, Run, Running
+from scheduler.domain.slot import Pool, RunOrder, Slot
+from scheduler.policy.dispatch import order_runs
+
+FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
+
+
+class Placer:
+    """Remembers which slots refused an order lately, so that a broken one is not asked five times a second."""
+
+    def __init__(
+        self, space: Workspace, pool: Pool, clock: Callable[[], float], say: Callable[[str], None], lease_s: float
+    ) -> None:
+        self._space, self._pool, self._clock, self._say, self._lease_s = space, pool, clock, say, lease_s
+        self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
+        self._named: set[str] = set()
+        self.pool_name = ""
+
+    def usable(self) -> tuple[Slot, ...]:
+        """Healthy slots of the lab's pool. Raises PoolProblem."""
+        slots = self._pool.slots()
+        healthy = [slot for slot in slots if not problem_of(slot, self._space.lab)]
+        self.pool_name = measured_pool(self._space) or most_common_pool(healthy)
+        self._name_strangers(healthy)
+        return tuple(slot for slot in healthy if slot.pool == self.pool_name)
+
+    def place(self) -> int:
+        """Start as many queued runs as there are free slots. Returns how many. Raises PoolProblem, LedgerProblem."""
+        usable = self.usable()
+        running = self._space.ledger.runs.running(self._space.tag)
+        taken = {run.state.slot_id for run in running if isinstance(run.state, Running)}
+        free = [slot for slot in usable if slot.id not in taken and not self._rests_now(slot.id)]
+        if not free:
+            return 0
+        queued = self._space.ledger.runs.queued(self._space.tag)
+        if not queued:
+            return 0
+        board = self._space.ledger.board(self._space.tag)
+        chosen = order_runs(queued, running, len(usable), board)
+        return sum(self._start(run, slot) for run, slot in zip(chosen, free, strict=False))
+
+    def _start(self, run: Run, slot: Slot) -> bool:
+        runs = self._space.ledger.runs
+        order = self._order(run)
+        attempt = runs.lease(run.id, slot, expires_at=self._clock() + self._lease_s)
+        if attempt is None:
+            return False  # cancelled this moment
+        try:
+            self._pool.start(slot.id, order(attempt))
+        except PoolProblem as problem:
+            runs.requeue(run.id, attempt, problem.message, counts=False)
+            self._rest(slot.id, problem)
+            return False
+        self._rests.pop(slot.id, None)
+        return True
+
+    def _order(self, run: Run) -> Callable[[int], RunOrder]:
+        lab, ledger = self._space.lab, self._space.ledger
+        candidate = ledger.candidates.get(run.candidate_id, lab.tag)
+        train_py = ledger.candidates.train_py(candidate.id)
+        attention = baseline_attention(self._space) if lab.device == "cuda" else None
+        return lambda attempt: RunOrder(
+            lab_id=lab.lab_id,
+            run_id=run.id,
+            attempt=attempt,
+            train_py=train_py,
+            train_sha256=candidate.train_sha256,
+            contract_json=lab.contract_json,
+            cache_digest=lab.cache_digest,
+            seed=run.seed,
+            expect_attention=attention,
+        )
+
+    def _rests_now(self, slot_id: str) -> bool:
+        until, _ = self._rests.get(slot_id, (0.0, 0.0))
+        return self._clock() < until
+
+    def _rest(self, slot_id: str, problem: PoolProblem) -> None:
+        _, before_s = self._rests.get(slot_id, (0.0, 0.0))
+        pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
+        self._rests[slot_id] = (self._clock() + pause_s, pause_s)
+        self._say(f"note: {problem.message}; next try in {pause_s:.0f} s")
+
+    def _name_strangers(self, healthy: Iterable[Slot]) -> None:
+        for slot in healthy:
+            if slot.pool != self.pool_name and slot.id not in self._named:
+                self._named.add(slot.id)
+                self._say(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
+                self._say(f"      this lab measures on: {self.pool_name}")
+
+
+def problem_of(slot: Slot, lab: Lab) -> str:
+    """Why a slot takes no run of this lab; "" when it does."""
+    if slot.problem:
+        return slot.problem
+    if slot.cache_digest != lab.cache_digest:
+        there = slot.cache_digest[:12] or "none"
+        return f"its {lab.contract_name} cache is {there}, the lab's is {lab.cache_digest[:12]}"
+    return ""
+
+
+def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
+    """The error for a pool in which no slot can run this lab."""
+    if not slots:
+        kind = "GPU" if lab.device == "cuda" else "core"
+        return PoolProblem(f"no slot: contract {lab.contract_name!r} needs a {kind}", "see `arsched doctor`")
+    problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
+    said = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
+    hint = f"on every node: arsched prepare --contract {lab.contract_name}; then `arsched doctor`"
+    return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {said}", hint)
+
+
+def measured_pool(space: Workspace) -> str:
+    """The pool the current baseline was measured on, else one a run is going on, else ""."""
+    runs = space.ledger.runs.of_candidate(space.ledger.board(space.tag).baseline_id)
+    scored = [run.pool for run in runs if isinstance(run.state, Finished) and _is_scored(run.state)]
+    running = [run.pool for run in space.ledger.runs.running(space.tag)]
+    return next(iter([*scored, *running]), "")
+
+
+def most_common_pool(slots: Sequence[Slot]) -> str:
+    """The pool most slots are of, the first by name among equals; "" without slots."""
+    counts = Counter(slot.pool for slot in slots)
+    return min(counts, key=lambda pool: (-counts[pool], pool), default="")
+
+
+def baseline_attention(space: Workspace) -> str | None:
+    """The attention kernel of the lab's first score: another one in the middle of a lab would not compare."""
+    for run in space.ledger.runs.list(space.tag):
+        if isinstance(run.state, Finished) and _is_scored(run.state):
+            return run.state.result.measured.attention
+    return None
+
+
+def _is_scored(state: Finished) -> bool:
+    return isinstance(state.result.verdict, Scored)

@@ -1,0 +1,52 @@
+"""Builds a contract's cache by running the referee's own program, on the same terminal.
+
+Signals reach it first: it keeps what is finished and says so, and its exit code is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from scheduler.adapters.judge_environment import CODE_ROOT
+from scheduler.domain.errors import LabProblem
+
+
+def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verify: bool) -> list[str]:
+    """-P: a folder called harness where the command is run is not the referee."""
+    command = [sys.executable, "-P", "-m", "harness.prepare", "--contract", contract]
+    command += ["--from", str(brought)] if brought else []
+    return command + ["--verify"] * verify + ["--json"] * as_json
+
+
+def run_program(command: Sequence[str]) -> int:
+    """Run a program of the referee on our terminal. Returns its exit code, 130 when a signal ended it."""
+    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    try:
+        with subprocess.Popen(command, env=environment) as process, _signals_to(process):
+            code = process.wait()
+    except OSError as problem:
+        raise LabProblem(f"{command[0]} cannot be run: {problem.strerror}") from None
+    return 130 if code < 0 else code
+
+
+@contextmanager
+def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ctrl-C reaches both of us from the terminal, and the program answers it; SIGTERM comes to us alone."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
