@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scheduler.adapters.ledger import Ledger
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row
-from scheduler.app.views.plain import View, clean, one_line, utc
+from scheduler.app.views.plain import View, clean, flat, one_line, utc
 from scheduler.app.views.run_details import RunView, run_view
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import DecisionRecord, MeasureBaseline, Retry
@@ -71,7 +71,7 @@ def decision_view(record: DecisionRecord) -> DecisionView:
     return DecisionView(
         decided_at=utc(record.decided_at),
         kind=record.kind,
-        sentence=" ".join(clean(record.sentence).splitlines()),
+        sentence=flat(record.sentence),
         reason=one_line(decision.reason),
         base=record.base.candidate_id,
         effect_bpb=effect.diff if effect else None,

@@ -10,10 +10,11 @@ from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import last_failure
 from scheduler.app.views.plain import View, clean, one_line
 from scheduler.domain.candidate import Candidate, CandidateState
-from scheduler.domain.decision import GateSettings
+from scheduler.domain.decision import DecisionRecord, GateSettings
 from scheduler.domain.result import Scored
 from scheduler.domain.run import Cancelled, Finished, Queued, Run, Running
 from scheduler.policy.dispatch import explain_waiting
+from scheduler.policy.explain import describe_effect
 
 NOBODY = "nobody runs the queue: start it with `arsched submit`"
 
@@ -29,13 +30,17 @@ class Waiting(View):
 
 @dataclass(frozen=True, slots=True)
 class Explanation(View):
-    """`answer` is the sentence; `decisions` are all that were taken on the candidate, oldest first."""
+    """`answer` is the sentence; `note` what is needed to read it right, "" when nothing is.
+
+    `decisions` are all that were taken on the candidate, oldest first.
+    """
 
     subject: str
     candidate: str
     name: str
     status: str
     answer: str
+    note: str
     rule: str
     decisions: tuple[DecisionView, ...]
     waiting: tuple[Waiting, ...]
@@ -51,6 +56,7 @@ def explain_candidate(facts: LabFacts, candidate: Candidate, slots: int | None) 
         name=one_line(candidate.name),
         status=candidate.state.value,
         answer=_answer(facts, candidate, waiting),
+        note=_moved_base(facts, candidate, decisions),
         rule=describe_gates(decisions[-1].gates if decisions else facts.lab.gates),
         decisions=tuple(map(decision_view, decisions)),
         waiting=waiting,
@@ -67,6 +73,7 @@ def explain_run(facts: LabFacts, run: Run, slots: int | None) -> Explanation:
         name=about.name,
         status=waiting.state,
         answer=waiting.sentence,
+        note="",
         rule=about.rule,
         decisions=about.decisions,
         waiting=(waiting,) if _is_pending(run) else (),
@@ -102,6 +109,18 @@ def _answer(facts: LabFacts, candidate: Candidate, waiting: tuple[Waiting, ...])
     if waiting:
         return f"undecided: {waiting[0].run} {waiting[0].sentence}"
     return _why_undecided(facts)
+
+
+def _moved_base(facts: LabFacts, candidate: Candidate, said: list[DecisionRecord]) -> str:
+    """Dropped against a later baseline than it was made from: what the idea did to its own."""
+    base, effect = candidate.base_id, facts.effect(candidate)
+    if candidate.state is not CandidateState.DISCARDED or not said or base is None or effect is None:
+        return ""
+    judged_by = said[-1].base.candidate_id
+    if judged_by == base:
+        return ""
+    by, own = (f"{ref} {one_line(facts.name(ref))}" for ref in (judged_by, base))
+    return f"the baseline had moved to {by}; on {own}, which it was made from, it did {describe_effect(effect)}"
 
 
 def _why_promoted(facts: LabFacts, candidate: Candidate) -> str:

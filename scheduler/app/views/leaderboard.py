@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.plain import View, one_line
 from scheduler.domain.candidate import Candidate, CandidateState
-from scheduler.domain.result import Infra, Scored
+from scheduler.domain.result import Scored
 from scheduler.domain.run import Finished, Run, Running
 
 
 @dataclass(frozen=True, slots=True)
 class Row(View):
-    """One candidate. `status` is its state in the ledger, `detail` what that means now ("running", "crash")."""
+    """One candidate. `status` is its state in the ledger, `detail` what that means ("running", "crash", "first")."""
 
     rank: int | None
     candidate: str
@@ -90,6 +90,8 @@ def candidate_row(facts: LabFacts, candidate: Candidate) -> Row:
 
 def describe_state(candidate: Candidate, runs: tuple[Run, ...]) -> str:
     """The state in a word that says what goes on: an open candidate runs or waits, a failed one names its failure."""
+    if candidate.state is CandidateState.PROMOTED and candidate.base_id is None:
+        return "first"
     if candidate.state is CandidateState.FAILED:
         return last_failure(runs) or candidate.state.value
     if not candidate.state.undecided:
@@ -106,8 +108,3 @@ def last_failure(runs: tuple[Run, ...]) -> str:
     verdicts = [run.state.result.verdict for run in runs if isinstance(run.state, Finished)]
     failures = [verdict for verdict in verdicts if not isinstance(verdict, Scored)]
     return one_line(failures[-1].status) if failures else ""
-
-
-def failed_for_the_lab(runs: tuple[Run, ...]) -> bool:
-    """True when no run failed by the candidate's own fault."""
-    return all(isinstance(r.state.result.verdict, Scored | Infra) for r in runs if isinstance(r.state, Finished))

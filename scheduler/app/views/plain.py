@@ -30,6 +30,11 @@ def one_line(text: str) -> str:
     return " ".join(clean(text).split())
 
 
+def flat(text: str) -> str:
+    """`clean`, on one line, with its columns kept."""
+    return " ".join(clean(text).splitlines())
+
+
 def finite(number: float | int | None) -> float | None:
     """None for what is not a finite number."""
     return float(number) if number is not None and math.isfinite(number) else None

@@ -8,7 +8,7 @@ from scheduler.app.live import Live, LiveSlot
 from scheduler.app.views.explanation import waiting_for
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row
-from scheduler.app.views.plain import View, clean, finite, one_line
+from scheduler.app.views.plain import View, clean, finite, flat, one_line
 from scheduler.domain.run import Run, Running
 
 FRESH_S = 15.0  # a live file older than this was left behind: its writer replaces it about once a second
@@ -76,7 +76,7 @@ def status(facts: LabFacts, live: Live | None, now: float) -> Status:
     """`now` in seconds since the epoch: how old the live file is decides whether it still means anything."""
     fresh = fresh_live(facts.lab.tag, live, now)
     baseline = facts.by_id.get(facts.board.baseline_id) if facts.board else None
-    slots = len(fresh.slots) if fresh else None
+    slots = usable_slots(facts.lab.tag, live, now)
     return Status(
         tag=facts.lab.tag,
         branch=facts.lab.branch,
@@ -93,13 +93,19 @@ def status(facts: LabFacts, live: Live | None, now: float) -> Status:
         finished_runs=len(facts.finished),
         cancelled_runs=len(facts.cancelled),
         undecided_candidates=sum(candidate.state.undecided for candidate in facts.candidates),
-        recent_decisions=tuple(one_line(r.sentence) for r in facts.decisions[-RECENT:]),
+        recent_decisions=tuple(flat(r.sentence) for r in facts.decisions[-RECENT:]),
     )
 
 
 def fresh_live(tag: str, live: Live | None, now: float) -> Live | None:
     """The live file if its writer is still there and works on this lab."""
     return live if live is not None and live.tag == tag and now - live.at < FRESH_S else None
+
+
+def usable_slots(tag: str, live: Live | None, now: float) -> int | None:
+    """How many healthy slots the one who runs the queue has; None when nobody does."""
+    fresh = fresh_live(tag, live, now)
+    return sum(not slot.problem for slot in fresh.slots) if fresh else None
 
 
 def _slot(slot: LiveSlot) -> SlotRow:

@@ -1,0 +1,28 @@
+"""`arsched status`: what runs where, what waits, and whether anybody runs the queue."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from scheduler.app.cli import options
+from scheduler.app.cli.output import print_json
+
+
+@click.command(short_help="What runs where, what waits.")
+@options.tag
+@options.as_json
+def command(tag: str | None, as_json: bool) -> None:
+    """Show the lab's baseline, its noise, the slots with what they do, and what waits and why."""
+    from scheduler.app.live import read_live
+    from scheduler.app.screens.status import status_screen
+    from scheduler.app.screens.terminal import paint
+    from scheduler.app.views.facts import read_facts
+    from scheduler.app.views.status import status
+    from scheduler.app.workspace import open_workspace
+
+    with open_workspace(tag) as space:
+        live = read_live(space.paths.live)
+        view = status(read_facts(space.ledger, space.lab), live, time.time())
+    print_json(view.to_json()) if as_json else paint(status_screen(view))
