@@ -66,7 +66,8 @@ class FakeJudge:
             time.sleep(POLL_S)
 
     def do_die(self, rest: str) -> None:
-        print(rest, file=sys.stderr, flush=True)
+        sys.stderr.write(rest)
+        sys.stderr.flush()
         os._exit(7)
 
     def do_hang(self, _rest: str) -> None:
@@ -93,13 +94,16 @@ def answer_cache() -> int:
     """The other program of the referee: every contract is prepared, but the one named "bare"."""
     contract = json.loads(Path(sys.argv[sys.argv.index("--contract") + 1]).read_text())
     if contract["name"] == "bare":
-        print(json.dumps({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}))
-        return 1
+        return say({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}, 1)
     if contract["name"] == "broken":
-        print("Traceback: the referee itself fails", file=sys.stderr)
+        sys.stderr.write("Traceback: the referee itself fails")
         return 1
-    print(json.dumps({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}))
-    return 0
+    return say({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}, 0)
+
+
+def say(answer: dict[str, str], exit_code: int) -> int:
+    sys.stdout.write(json.dumps(answer))
+    return exit_code
 
 
 def parse() -> argparse.Namespace:

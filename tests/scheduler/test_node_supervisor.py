@@ -70,8 +70,8 @@ def test_no_secret_and_nothing_of_ray_reaches_the_judge(root: Path, tmp_path: Pa
     environ = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "ARSCHED_CACHE": "/cache",
         "RAY_ADDRESS": "x", "RAY_AUTH_TOKEN": "x", "RAY_JOB_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "x",
-        "GITHUB_TOKEN": "x", "OMP_NUM_THREADS": "1", "PYTHONBREAKPOINT": "x", "LD_PRELOAD": "", "ANTHROPIC_API_KEY": "x",
-        "SSH_AUTH_SOCK": "x", "MY_PASSWORD": "x", "CUDA_VISIBLE_DEVICES": "5",
+        "GITHUB_TOKEN": "x", "OMP_NUM_THREADS": "1", "PYTHONBREAKPOINT": "x", "LD_PRELOAD": "",
+        "SOME_API_KEY": "x", "SSH_AUTH_SOCK": "x", "MY_PASSWORD": "x", "CUDA_VISIBLE_DEVICES": "5",
     }  # fmt: skip
     supervisor = SlotSupervisor(specs(1)[0], root, FAKES, environ=environ)
     supervisor.start(fake_order("r0001", "dump\nscore 1.9"))

@@ -1,0 +1,66 @@
+"""cluster.yaml against Ray's own offline check, and that the keys we call known are the ones Ray knows.
+
+Needs the ray package, starts no Ray. The check is private to Ray (2.60): a new Ray may move it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from scheduler.adapters.cluster_config import KNOWN_KEYS, read_cluster_config
+
+ROOT = Path(__file__).resolve().parents[2]
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    loaded: Settings = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return loaded
+
+
+def check_by_ray(settings: Settings) -> Settings:
+    prepared: Settings = prepare_config(settings)
+    validate_config(prepared)
+    return prepared
+
+
+def test_ray_accepts_the_shipped_file(settings: Settings) -> None:
+    prepared = check_by_ray(settings)
+    assert prepared["max_workers"] == 0
+    assert prepared["head_start_ray_commands"] == settings["head_start_ray_commands"]
+
+
+def test_more_nodes_are_more_addresses(settings: Settings) -> None:
+    settings["provider"]["worker_ips"] = [f"192.0.2.{number}" for number in range(11, 18)]
+    assert check_by_ray(settings)["max_workers"] == 7
+
+
+def test_ray_refuses_a_misspelt_key(settings: Settings) -> None:
+    settings["setup_command"] = settings.pop("setup_commands")
+    with pytest.raises(Exception, match="setup_command"):
+        check_by_ray(settings)
+
+
+@pytest.mark.parametrize("key", ["auth", "file_mounts"])
+def test_what_ray_accepts_wrongly_is_ours_to_find(settings: Settings, tmp_path: Path, key: str) -> None:
+    if key == "auth":
+        del settings["auth"]
+    else:
+        settings["file_mounts"] = {"/opt/data": "/no/such/path"}
+    check_by_ray(settings)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert any(key in problem for problem in read_cluster_config(path).problems)
+
+
+def test_the_known_keys_are_rays() -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    assert set(KNOWN_KEYS) == set(schema["properties"])
