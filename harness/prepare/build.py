@@ -57,7 +57,9 @@ def prepare(contract: Contract, brought: Path | None, progress: Progress) -> Pre
         if contract.device == "cuda":
             fetch_kernel(progress)
         try:
-            return Prepared(open_cache(contract), built=False)
+            done = Prepared(open_cache(contract), built=False)
+            discard_build(contract)  # left when an earlier call was killed right after its last step
+            return done
         except CacheMissing:
             pass
         except CacheMismatch as damage:

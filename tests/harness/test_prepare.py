@@ -1,0 +1,304 @@
+"""Preparing: the work is done once, and whatever interrupts it, there is a whole cache or none.
+
+The processes here are real (`python -m harness.prepare`), killed, limited and raced; the contract is small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.cache import Cache, cache_directory, open_cache, verify_cache
+from harness.contract import load_contract
+from harness.prepare import build
+from harness.prepare.cli import main
+from harness.tokenizer import Tokenizer
+from tests.harness.small_corpus import write_contract, write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the small contract and its corpus, and a cache root of its own."""
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "caches"))
+    write_corpus(tmp_path)
+    write_contract(tmp_path)
+    return tmp_path
+
+
+def start(home: Path, *options: str, **popen: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "harness.prepare", "--contract", str(home / "small.json"), *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "ARSCHED_CACHE": str(home / "caches")}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def the_cache(home: Path) -> Cache:
+    cache = open_cache(load_contract(str(home / "small.json")))
+    verify_cache(cache, full=True)
+    return cache
+
+
+def leftovers(home: Path) -> list[str]:
+    """Everything under the cache root that is neither a cache nor a lock."""
+    cache = cache_directory(load_contract(str(home / "small.json")))
+    found = [p for p in (home / "caches").rglob("*") if p.is_file() and cache not in p.parents]
+    return [str(path.relative_to(home / "caches")) for path in found if path.suffix != ".lock"]
+
+
+def test_a_cache_holds_what_its_contract_promises(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--contract", str(home / "small.json"), "--json"]) == 0
+    cache = the_cache(home)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["digest"], said["built"], said["directory"]) == (cache.digest, True, str(cache.directory))
+    rows = np.fromfile(cache.train_rows_path, "<u2").reshape(-1, 17)
+    epochs = np.fromfile(cache.train_epochs_path, "<i4")
+    assert len(rows) == len(epochs) == cache.train_rows == 1250
+    assert (cache.val_rows, cache.holdout_rows) == (40, 20)
+    bos = Tokenizer.from_directory(cache.directory).get_bos_token_id()
+    assert (rows[:, 0] == bos).all() and rows.max() <= bos
+    assert epochs[0] == 1 and (np.diff(epochs) >= 0).all()
+    assert not [p for p in cache.directory.rglob("*") if p.is_file() and p.stat().st_mode & 0o222]
+    assert leftovers(home) == []
+
+
+def test_a_second_call_does_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--contract", str(home / "small.json"), "--json"]
+    assert main(command) == 0
+    before = {path: path.stat().st_mtime_ns for path in the_cache(home).directory.rglob("*")}
+    capsys.readouterr()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["built"] is False
+    assert {path: path.stat().st_mtime_ns for path in the_cache(home).directory.rglob("*")} == before
+
+
+def test_the_same_texts_make_the_same_cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    first = the_cache(home).digest
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "elsewhere"))
+    assert main(["--contract", str(home / "small.json")]) == 0
+    assert the_cache(home).digest == first
+
+
+def test_no_text_is_in_two_splits(home: Path) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    cache = the_cache(home)
+    tokenizer = Tokenizer.from_directory(cache.directory)
+    bos = tokenizer.get_bos_token_id()
+    ends = []
+    for path in (cache.train_rows_path, cache.val_rows_path, cache.holdout_rows_path):
+        rows = np.fromfile(path, "<u2").reshape(-1, 17)
+        texts = [tokenizer.decode(part.tolist()) for row in rows for part in np.split(row, np.flatnonzero(row == bos))]
+        ends.append({text for text in texts if len(text) > 30})
+    assert all(ends)
+    assert not ends[0] & ends[1] and not ends[0] & ends[2] and not ends[1] & ends[2]
+
+
+def test_two_at_once_do_the_work_once(home: Path) -> None:
+    both = [start(home, "--json"), start(home, "--json")]
+    answers = [finish(process) for process in both]
+    assert [code for code, _, _ in answers] == [0, 0]
+    assert sorted(json.loads(out)["built"] for _, out, _ in answers) == [False, True]
+    the_cache(home)
+
+
+# Every stage's last act is a rename; the process dies right before or right after it.
+RENAMES = ["shards", "tokenizer.json", "train-00001", "val.u16", "rows.u16", "manifest.json", "small-"]
+DYING = """
+import os, sys, pathlib
+name, when = sys.argv.pop(1), sys.argv.pop(1)
+for method in ("rename", "replace"):
+    def dying(self, target, honest=getattr(pathlib.Path, method)):
+        at = pathlib.Path(target).name.startswith(name)
+        if at and when == "before": os.kill(os.getpid(), 9)
+        honest(self, target)
+        if at: os.kill(os.getpid(), 9)
+    setattr(pathlib.Path, method, dying)
+from harness.prepare.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", RENAMES)
+def test_killed_at_any_stage_the_next_call_ends_with_a_whole_cache(home: Path, name: str, when: str) -> None:
+    command = [sys.executable, "-c", DYING, name, when, "--contract", str(home / "small.json")]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    directory = cache_directory(load_contract(str(home / "small.json")))
+    assert directory.exists() == (name == "small-" and when == "after")
+    assert main(["--contract", str(home / "small.json")]) == 0
+    the_cache(home)
+    assert leftovers(home) == []
+
+
+def test_finished_stages_are_not_done_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-c", DYING, "val.u16", "before", "--contract", str(home / "small.json")]
+    subprocess.run(command, cwd=ROOT, capture_output=True)
+    shutil.rmtree(home / "corpus")
+    assert main(["--contract", str(home / "small.json")]) == 0
+    assert "tokenizer …" not in capsys.readouterr().err
+
+
+def test_stages_of_other_versions_are_not_gone_on_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", DYING, "val.u16", "before", "--contract", str(home / "small.json")]
+    subprocess.run(command, cwd=ROOT, capture_output=True)
+    building = next((home / "caches").glob("*.building"))
+    (building / "tokenizer.json").write_text("from another version")
+    monkeypatch.setattr(build, "versions", lambda: {"tiktoken": "0.0.1"})
+    assert main(["--contract", str(home / "small.json")]) == 0
+    the_cache(home)
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(home: Path, presses: int) -> None:
+    write_corpus(home, count=20_000)
+    process = start(home)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("tokenizer"):
+            break
+    began = time.monotonic()
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, "error: stopped" in err) == (130, True)
+    assert time.monotonic() - began < 10
+    write_corpus(home, count=300)  # the corpus stage is over and is not done again
+    assert finish(start(home))[0] == 0
+    assert the_cache(home).train_rows == 1250
+    assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("limit_bytes", [2_000, 20_000, 40_000])
+def test_a_full_disk_is_one_message_and_nothing_half_left(home: Path, limit_bytes: int) -> None:
+    """RLIMIT_FSIZE makes the kernel refuse writes, at another stage for each limit."""
+    process = start(
+        home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    )  # fmt: skip
+    code, out, err = finish(process)
+    assert (code, out) == (1, "")
+    assert err.count("error: ") == 1 and "no space left" in err and "ARSCHED_CACHE" in err
+    assert leftovers(home) == []
+    assert not cache_directory(load_contract(str(home / "small.json"))).exists()
+    assert finish(start(home))[0] == 0
+
+
+def test_a_disk_too_small_for_the_rows_is_found_out_before_packing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10_000, 9_000, 1_000))
+    assert main(["--contract", str(home / "small.json")]) == 1
+    said = capsys.readouterr().err
+    assert "the rows need 44.5 kB, 1 kB are free" in said and "packing" not in said
+
+
+def test_a_cache_root_that_cannot_be_written(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "caches").write_text("a file")
+    assert main(["--contract", str(home / "small.json")]) == 1
+    assert str(home / "caches") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
+def test_verify_finds_damage_and_prepare_mends_it(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--contract", str(home / "small.json")]
+    assert main([*command, "--verify"]) == 3
+    assert main(command) == 0
+    digest = the_cache(home).digest
+    assert main([*command, "--verify"]) == 0
+    spoil(the_cache(home), damage)
+    capsys.readouterr()
+    assert main([*command, "--verify"]) == 3
+    said = capsys.readouterr().err
+    assert "error: " in said and "hint: " in said
+    if damage == "flip":  # sizes alone do not show it: the hint says to remove it
+        shutil.rmtree(cache_directory(load_contract(str(home / "small.json"))))
+    assert main(command) == 0
+    assert the_cache(home).digest == digest
+
+
+def spoil(cache: Cache, damage: str) -> None:
+    path = cache.directory / "manifest.json" if damage == "manifest" else cache.val_rows_path
+    path.chmod(0o644)
+    if damage == "delete":
+        path.unlink()
+    elif damage == "flip":
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+    else:
+        os.truncate(path, 100)
+
+
+def test_a_contract_that_differs_in_budget_alone_shares_the_rows(home: Path) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    first = the_cache(home)
+    other = write_contract(home / "other", name="small-two", budget__seconds=2, corpus__root=str(home / "corpus"))
+    shutil.rmtree(home / "corpus")
+    assert main(["--contract", str(other)]) == 0
+    twin = open_cache(load_contract(str(other)))
+    verify_cache(twin, full=True)
+    assert twin.digest == first.digest and twin.contract.budget.seconds == 2
+    assert twin.train_rows_path.samefile(first.train_rows_path)
+
+
+def test_a_damaged_twin_is_not_inherited(home: Path) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    first = the_cache(home)
+    spoil(first, "flip")
+    other = write_contract(home / "other", name="small-two", budget__seconds=2, corpus__root=str(home / "corpus"))
+    assert main(["--contract", str(other)]) == 0
+    verify_cache(open_cache(load_contract(str(other))), full=True)
+    assert open_cache(load_contract(str(other))).digest == first.digest
+
+
+def test_a_contract_with_other_data_shares_nothing(home: Path) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    other = write_contract(home / "other", vocab_size=300, corpus__root=str(home / "corpus"))
+    assert main(["--contract", str(other)]) == 0
+    twin = open_cache(load_contract(str(other)))
+    assert twin.digest != the_cache(home).digest and not twin.train_rows_path.samefile(the_cache(home).train_rows_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--contract", "cpuu"], "did you mean 'cpu'"),
+        (["--contract", "none.yaml"], "No such file"),
+        (["--contract", "cpu", "--from", "."], "--from is for contracts that download"),
+        (["--contract", "standard", "--from", "/no/such/folder"], "no such folder"),
+    ],
+)
+def test_wrong_usage(home: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(options) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.out == ""
+    assert not (home / "caches").exists()
+
+
+def test_too_little_text_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_corpus(home, count=4)
+    assert main(["--contract", str(home / "small.json")]) == 1
+    assert "too small" in capsys.readouterr().err
+    write_corpus(home, count=12)
+    assert main(["--contract", str(write_contract(home, vocab_size=4000))]) == 1
+    assert "tokens, not for 4000" in capsys.readouterr().err
