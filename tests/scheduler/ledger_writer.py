@@ -29,7 +29,7 @@ LEASE_EXPIRES_AT = 2000.0
 
 def live_until_killed(path: Path, said: Path, seed: int, dies_after: int) -> None:
     """Work until SQLite has been at it for `dies_after` looks, then end by SIGKILL, in the middle of whatever it is."""
-    with open_ledger(path) as ledger, said.open("a", buffering=1) as out:
+    with open_ledger(path, through_to_disk=True) as ledger, said.open("a", buffering=1) as out:
         _die_after(ledger._database, dies_after)
         life = Life(ledger, random.Random(seed), f"{seed}", out)
         while True:

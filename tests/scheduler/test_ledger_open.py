@@ -42,6 +42,14 @@ def test_a_new_ledger_has_every_migration_on_record(path: Path) -> None:
     assert applied(path) == [(1, "m001_runs"), (2, "m002_decisions")]
 
 
+def test_a_commit_outlives_a_power_cut_and_references_are_checked(path: Path) -> None:
+    """A node forgets a result once it is told that the ledger has it."""
+    with Ledger.open(path) as ledger:
+        settings = {name: ledger._database.one(f"PRAGMA {name}")[0] for name in ("synchronous", "foreign_keys")}
+        assert settings == {"synchronous": 2, "foreign_keys": 1}
+        assert ledger._database.one("PRAGMA journal_mode")[0] == "wal"
+
+
 def test_opening_again_changes_nothing(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
