@@ -135,9 +135,7 @@ def standard_on_the_spot(seconds: float) -> Contract:
     return dataclasses.replace(
         standard,
         name="standard-prefix",
-        corpus=dataclasses.replace(
-            standard.corpus, kind="python", root="prefix", train_shards=0, val_shard=None, holdout_shard=None
-        ),
+        corpus=dataclasses.replace(standard.corpus, kind="python", root="prefix", val_shard=None, holdout_shard=None),
         tokenizer_chars=100_000_000,
         train_tokens=int(_TOKENS_PER_S * max(seconds, 10)),
         evaluation_tokens=4 * 524_288,
