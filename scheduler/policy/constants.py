@@ -1,101 +1,106 @@
 """The constants at the top of a train.py: read by name, rewritten by name, everything else left as it was.
 
-A constant is a plain module-level `NAME = literal` (or `NAME: type = literal`) with an upper-case name, assigned once.
-Text in, text out: comments and layout stay.
+A constant is an upper-case name that the module binds once, by `NAME = literal`, `NAME: type = literal` or as one of
+`A, B = literal, literal`. Text in, text out: comments and layout stay. The source is parsed, never run.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from scheduler.domain.errors import CandidateRejected
+from scheduler.policy.literals import Constant, NoLiteral, evaluate, has_value, spell
+from scheduler.policy.validation import parse_source
 
-Constant = int | float | str | bool | tuple["Constant", ...]
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Pow: operator.pow,
-    ast.Mult: operator.mul,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-}
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """One place where the module gives a name a value; `literal` where that value can be rewritten."""
+
+    name: str
+    line: int
+    column: int
+    literal: ast.expr | None
 
 
 def read_constants(source: str) -> dict[str, Constant]:
-    """NAME -> value of every constant, in the order of the file. Names assigned twice are left out."""
-    return {name: _evaluate(value) for name, value in _assignments(source).items()}
+    """NAME -> value of every constant, in the order of the file. Raises CandidateRejected when it does not parse."""
+    return {name: evaluate(node) for name, node in _constants(_bindings(source)).items()}
 
 
-def rewrite_constants(source: str, values: Mapping[str, int | float | str]) -> str:
-    """The source with the named constants set. Raises CandidateRejected for a name it does not have."""
-    found = _assignments(source)
+def rewrite_constants(source: str, values: Mapping[str, Constant]) -> str:
+    """The source with the named constants set.
+
+    Raises CandidateRejected for a name that is no constant of it, and for a value that no literal can spell.
+    """
+    bindings = _bindings(source)
+    found = _constants(bindings)
     for name in values:
         if name not in found:
-            near = difflib.get_close_matches(name, found, 1)
-            hint = f"did you mean {near[0]}?" if near else "it must be one plain `NAME = value` at module level"
-            raise CandidateRejected(f"train.py has no constant {name} to set", hint)
+            raise _no_constant(name, [b.line for b in bindings if b.name == name], found)
     lines = source.encode().splitlines(keepends=True)
-    for name in sorted(values, key=lambda name: _place(found[name]), reverse=True):
-        _replace(
-            lines, found[name], repr(values[name]) if isinstance(values[name], float | int) else _quoted(values[name])
-        )
+    for name in sorted(values, key=lambda name: _place(found[name]), reverse=True):  # from the end: places stay good
+        _replace(lines, found[name], _spelled(name, values[name]))
     return b"".join(lines).decode()
 
 
-def _place(node: ast.expr) -> tuple[int, int]:
-    return node.lineno, node.col_offset
+def _constants(bindings: Iterable[_Binding]) -> dict[str, ast.expr]:
+    times = Counter(binding.name for binding in bindings)
+    return {b.name: b.literal for b in bindings if b.literal and b.name.isupper() and times[b.name] == 1}
 
 
-def _assignments(source: str) -> dict[str, ast.expr]:
-    found: dict[str, ast.expr] = {}
-    assigned: list[str] = []
-    for statement in ast.parse(source).body:
-        for name, value in _targets(statement):
-            assigned.append(name)
-            if _is_literal(value):
-                found[name] = value
-    return {name: value for name, value in found.items() if assigned.count(name) == 1 and name.isupper()}
+def _bindings(source: str) -> list[_Binding]:
+    """Every binding of a name of the module, in the order of the file; those inside functions are other names."""
+    tree = parse_source(source)
+    literals = {id(target): value for statement in tree.body for target, value in _plain_pairs(statement)}
+    found: list[_Binding] = []
+    todo: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while todo:
+        node, local = todo.pop()
+        for name in _names_bound(node, local):
+            found.append(_Binding(name, *_place(node), literals.get(id(node))))
+        local = local or isinstance(node, _Definition | ast.Lambda)
+        todo += [(child, local) for child in ast.iter_child_nodes(node)]
+    return sorted(found, key=lambda binding: (binding.line, binding.column))
 
 
-def _targets(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
-    if isinstance(statement, ast.Assign):
-        return [(target.id, statement.value) for target in statement.targets if isinstance(target, ast.Name)]
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-        return [(statement.target.id, statement.value)]
+def _names_bound(node: ast.AST, local: bool) -> list[str]:
+    match node:
+        case ast.Global(names=names):
+            return names
+        case _ if local:
+            return []
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.MatchMapping(rest=str(name)):
+            return [name]
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            return [name]
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case ast.alias(name=name, asname=asname):
+            return [asname or name.partition(".")[0]]
     return []
 
 
-def _is_literal(node: ast.expr) -> bool:
-    try:
-        _evaluate(node)
-    except (ValueError, TypeError, ArithmeticError):
-        return False
-    return True
+def _plain_pairs(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Target and value of assignments that give each name its own literal; `A = B = 1` gives two names the same."""
+    match statement:
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+            pairs = list(zip(names, values, strict=False)) if len(names) == len(values) else []
+        case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
+            pairs = [(target, value)]
+        case _:
+            pairs = []
+    yield from ((target, value) for target, value in pairs if isinstance(target, ast.Name) and has_value(value))
 
 
-def _evaluate(node: ast.expr) -> Constant:
-    """Literals, tuples, signs and arithmetic of numbers such as 2**19. Raises ValueError for anything else."""
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        left, right = _number(node.left), _number(node.right)
-        if isinstance(node.op, ast.Pow) and abs(right) > 64:
-            raise ValueError("too large")
-        result: Constant = _BINARY[type(node.op)](left, right)
-        return result
-    if isinstance(node, ast.Tuple):
-        return tuple(_evaluate(element) for element in node.elts)
-    value = ast.literal_eval(node)
-    if not isinstance(value, int | float | str):
-        raise ValueError("not a number, a string or a tuple of them")
-    return value
-
-
-def _number(node: ast.expr) -> int | float:
-    value = _evaluate(node)
-    if not isinstance(value, int | float):
-        raise ValueError("arithmetic of something else than numbers")
-    return value
+def _place(node: ast.AST) -> tuple[int, int]:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
 
 
 def _replace(lines: list[bytes], node: ast.expr, text: str) -> None:
@@ -105,5 +110,20 @@ def _replace(lines: list[bytes], node: ast.expr, text: str) -> None:
     lines[first : last + 1] = [head + text.encode() + tail]
 
 
-def _quoted(value: int | float | str) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _spelled(name: str, value: Constant) -> str:
+    try:
+        return spell(value)
+    except NoLiteral as problem:
+        raise CandidateRejected(f"{name} cannot be set: {problem}", "give a number, a string or a tuple") from None
+
+
+def _no_constant(name: str, lines: list[int], constants: Iterable[str]) -> CandidateRejected:
+    if len(lines) > 1:
+        message = f"train.py sets {name} in {len(lines)} places: lines {', '.join(map(str, lines))}"
+        return CandidateRejected(message, f"leave one `{name} = value` at module level")
+    if lines:
+        message = f"{name} on line {lines[0]} of train.py is not a constant"
+        return CandidateRejected(message, f"it must be one plain `{name} = value` at module level, in capitals")
+    near = difflib.get_close_matches(name, constants, 1)
+    hint = f"did you mean {near[0]}?" if near else "it must be one plain `NAME = value` at module level"
+    return CandidateRejected(f"train.py has no constant {name} to set", hint)

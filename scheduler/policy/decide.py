@@ -1,13 +1,13 @@
 """The next decision due on a board, one at a time: apply it, look at the new board, ask again.
 
 Decisions fall on every result, never at a round's end. Before the first baseline has all its runs nothing is judged;
-a later baseline is comparable from its first run. Values in, values out.
+a later baseline is comparable from its first run on. Does not apply anything, and remembers nothing.
 """
 
 from __future__ import annotations
 
 from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Promote, Replicate, Retry
 from scheduler.domain.lab import Board
 from scheduler.policy.gates import judge_candidate
 from scheduler.policy.noise import board_noise
@@ -15,69 +15,72 @@ from scheduler.policy.noise import board_noise
 
 def decide(board: Board) -> Decision | None:
     """The most urgent decision, or None when the board waits for results (or for nothing at all)."""
-    return _measure_first_baseline(board) or _settle_failures(board) or _judge(board) or _top_up_baseline(board)
+    return _measure_baseline(board) or _settle_scoreless(board) or _judge(board)
 
 
 def baseline_is_hopeless(board: Board) -> bool:
     """True when the baseline has no score, no run on its way and has failed often enough: the lab cannot go on."""
     base = board.baseline
-    return not base.scores and not base.pending_runs and base.failed_runs >= board.gates.max_runs
+    return not base.scores and not base.pending_runs and base.failed_runs >= _failures_allowed(board)
 
 
-def _measure_first_baseline(board: Board) -> MeasureBaseline | None:
-    base, wanted = board.baseline, board.gates.first_baseline_runs
-    if not board.first_baseline or baseline_is_hopeless(board):
+def _measure_baseline(board: Board) -> MeasureBaseline | None:
+    base, wanted = board.baseline, _runs_wanted(board)
+    if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(board):
         return None
-    if base.n + base.pending_runs >= wanted or base.failed_runs >= wanted + board.gates.max_runs:
-        return None
-    return MeasureBaseline(base.candidate_id, f"the first baseline needs {wanted} runs")
+    if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(board):
+        return None  # whether it runs at all is about to be known
+    which = "the first baseline" if board.first_baseline else "a baseline"
+    return MeasureBaseline(base.candidate_id, f"{which} is measured {wanted} times, {base.n} so far")
 
 
-def _settle_failures(board: Board) -> Discard | Retry | None:
+def _runs_wanted(board: Board) -> int:
+    return board.gates.first_baseline_runs if board.first_baseline else board.gates.baseline_runs
+
+
+def _failures_allowed(board: Board) -> int:
+    """Failed runs after which a baseline is not tried again; one that has a score is then compared with as it is."""
+    return max(_runs_wanted(board), board.gates.max_runs)
+
+
+def _settle_scoreless(board: Board) -> Discard | None:
+    """A candidate that can get no score any more needs no baseline to be settled."""
     for standing in board.undecided:
-        if standing.pending_runs or not standing.failed_runs:
-            continue
-        if not standing.scores:
-            return Discard(standing.candidate_id, board.baseline_id, None, standing.failure or "no valid score")
-        if standing.state is CandidateState.CONTENDER and standing.failed_runs == 1 and _owed_a_retry(standing, board):
-            return Retry(standing.candidate_id, f"a repeat failed ({standing.failure}): one more try")
+        if not standing.scores and not standing.pending_runs:
+            reason = standing.failure or "its runs were cancelled"
+            return Discard(standing.candidate_id, board.baseline_id, None, reason)
     return None
 
 
-def _owed_a_retry(standing: Standing, board: Board) -> bool:
-    return standing.n + standing.failed_runs < board.gates.max_runs and standing.n < 2
-
-
-def _comparable(board: Board) -> bool:
+def _is_comparable(board: Board) -> bool:
+    """The first baseline is compared with once it is measured, or as far as it ever will be."""
     base = board.baseline
-    if board.first_baseline:
-        return bool(base.scores) and not base.pending_runs
-    return bool(base.scores)
+    if not board.first_baseline:
+        return bool(base.scores)
+    return base.n >= _runs_wanted(board) or (bool(base.scores) and not base.pending_runs)
 
 
-def _judge(board: Board) -> Promote | Replicate | Discard | None:
+def _judge(board: Board) -> Promote | Replicate | Discard | Retry | None:
     """Promotions first, the best mean before others; then repeats and discards in the order of submission."""
-    if not _comparable(board):
+    if not _is_comparable(board):
         return None
-    noise = board_noise(board)
-    verdicts = [_verdict(standing, board, noise) for standing in _due(board)]
+    noise, base = board_noise(board), board.baseline
+    due = [standing for standing in board.undecided if not standing.pending_runs]
+    verdicts = [judge_candidate(standing, base, noise, board.gates) for standing in due]
     promotions = [verdict for verdict in verdicts if isinstance(verdict, Promote)]
     if promotions:
-        return min(promotions, key=lambda verdict: board.of(verdict.candidate_id).mean)
-    return verdicts[0] if verdicts else None
+        return min(promotions, key=lambda promotion: _by_mean(board.of(promotion.candidate_id)))
+    return _as_retry(due[0], verdicts[0]) if verdicts else None
 
 
-def _due(board: Board) -> list[Standing]:
-    return [s for s in board.undecided if s.scores and not s.pending_runs]
+def _by_mean(standing: Standing) -> tuple[float, int, str]:
+    """Ids break ties, so that the order of the board does not choose."""
+    return standing.mean, len(standing.candidate_id), standing.candidate_id
 
 
-def _verdict(standing: Standing, board: Board, noise: Noise) -> Promote | Replicate | Discard:
-    return judge_candidate(standing, board.baseline, noise, board.gates)
-
-
-def _top_up_baseline(board: Board) -> MeasureBaseline | None:
-    """A promoted baseline gets its second run: the next comparison is against it."""
-    base, wanted = board.baseline, board.gates.baseline_runs
-    if board.first_baseline or base.failed_runs >= board.gates.max_runs or base.n + base.pending_runs >= wanted:
-        return None
-    return MeasureBaseline(base.candidate_id, f"a baseline is measured {wanted} times")
+def _as_retry(standing: Standing, verdict: Replicate | Discard | Promote) -> Replicate | Discard | Promote | Retry:
+    """The first repeat of a contender that failed is run again for that reason, not for its probability."""
+    failed = standing.state is CandidateState.CONTENDER and standing.n == 1 and standing.failed_runs == 1
+    if failed and isinstance(verdict, Replicate):
+        return Retry(standing.candidate_id, f"its repeat failed ({standing.failure}): one more try")
+    return verdict

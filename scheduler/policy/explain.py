@@ -1,8 +1,16 @@
-"""Decisions as sentences, with every number they were taken from. Bits per byte; negative effects are better."""
+"""Decisions as sentences, with every number they were taken from. Bits per byte; negative effects are better.
+
+Explains what was decided; decides nothing.
+"""
 
 from __future__ import annotations
 
+import math
+
+from scheduler.domain.candidate import Standing
 from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
+
+_CLEARLY_WORSE = 2.0  # standard errors; less is called noise
 
 
 def explain_decision(decision: Decision, name: str) -> str:
@@ -13,27 +21,52 @@ def explain_decision(decision: Decision, name: str) -> str:
             return f"promoted  {ref} {name}  {describe_effect(effect)}  {tail}"
         case Replicate(candidate_id=ref, effect=effect):
             return f"repeat    {ref} {name}  {describe_effect(effect)}  one more run"
-        case Discard(candidate_id=ref, effect=None, reason=reason):
-            return f"failed    {ref} {name}  {reason}"
-        case Discard(candidate_id=ref, effect=effect):
-            assert effect is not None
-            verdict = "within noise" if abs(effect.diff) < 2 * effect.se else "worse"
-            return f"dropped   {ref} {name}  {describe_effect(effect)}  {verdict}"
+        case Discard(candidate_id=ref, effect=Effect() as effect):
+            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_verdict(effect)}"
+        case Discard(candidate_id=ref, reason=reason):
+            return f"failed    {ref} {name}  {_one_line(reason)}"
         case MeasureBaseline(base_id=ref, reason=reason):
             return f"baseline  {ref} {name}  one more run: {reason}"
         case Retry(candidate_id=ref, reason=reason):
-            return f"retry     {ref} {name}  {reason}"
+            return f"retry     {ref} {name}  {_one_line(reason)}"
 
 
 def describe_effect(effect: Effect) -> str:
-    """`-0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
-    runs = f"{effect.n_candidate} run{'s' if effect.n_candidate > 1 else ''} vs {effect.n_base}"
-    return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={effect.p_better:.2f}"
+    """`−0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
+    runs = f"{_runs(effect.n_candidate)} vs {effect.n_base}"
+    return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={_probability(effect.p_better)}"
+
+
+def describe_baseline(base: Standing, noise: Noise) -> str:
+    """`baseline  c0001 start  0.97412 (2 runs)  noise sd 0.00052 (31 repeats)`"""
+    score = f"{base.mean:.5f} ({_runs(base.n)})" if base.n else "not measured yet"
+    return f"baseline  {base.candidate_id} {base.name}  {score}  {describe_noise(noise)}"
 
 
 def describe_noise(noise: Noise) -> str:
-    return f"noise sd {noise.sigma:.5f} ({noise.df} repeats)"
+    """`noise sd 0.00052 (31 repeats)`, or that it is assumed."""
+    known = f"{noise.df} repeat{'' if noise.df == 1 else 's'}" if noise.df else "assumed: no repeats yet"
+    return f"noise sd {noise.sigma:.5f} ({known})"
 
 
 def signed(bpb: float) -> str:
-    return f"{bpb:+.4f}".replace("-", "−")
+    """`−0.0130`, `+0.0001`; never a signed zero."""
+    text = f"{bpb:+.4f}"
+    return "0.0000" if text.strip("+-") == "0.0000" else text.replace("-", "−")
+
+
+def _probability(p: float) -> str:
+    """Cut, not rounded: 0.979 must not read as the 0.98 that would have promoted, nor 0.999 as certainty."""
+    return f"{math.floor(p * 100 + 1e-9) / 100:.2f}"
+
+
+def _verdict(effect: Effect) -> str:
+    return "worse" if effect.diff > _CLEARLY_WORSE * effect.se else "within noise"
+
+
+def _runs(n: int) -> str:
+    return f"{n} run{'' if n == 1 else 's'}"
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())

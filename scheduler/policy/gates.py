@@ -4,16 +4,19 @@
 
 One run at P ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with a fresh seed, and promotes at
 P ≥ promote over all runs; below drop, or after max_runs, it is dropped. One candidate against one baseline; which
-candidate is looked at first is scheduler.policy.decide's.
+candidate is looked at first is scheduler.policy.decide's. P is over-confident where σ̂ is several times the usual gain.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
-from scheduler.domain.candidate import Standing
+from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import Discard, Effect, GateSettings, Noise, Promote, Replicate
+
+MAX_FAILED = 2  # runs of a candidate with a score: the first failure is retried, the second ends it
 
 _NORMAL = NormalDist()
 
@@ -39,27 +42,43 @@ def judge_candidate(
 ) -> Promote | Replicate | Discard:
     """The verdict on an undecided candidate with at least one score and no run on its way."""
     effect = effect_of(candidate, base, noise)
-    ids = (candidate.candidate_id, base.candidate_id, effect)
-    p, trusted = effect.p_better, candidate.n - candidate.suspect_scores
-    if trusted and _passes(candidate, p, gates):
-        return Promote(*ids, reason=_promotion_reason(candidate, p, gates))
-    if _spent(candidate, gates):
-        return Discard(*ids, reason=f"P(better) {p:.2f} after {candidate.n} runs: within noise")
-    if p < (gates.repeat_from if candidate.n == 1 else gates.drop):
-        return Discard(*ids, reason=f"P(better) {p:.2f}: {'not better' if effect.diff >= 0 else 'within noise'}")
-    why = "its score is suspect" if not trusted else f"P(better) {p:.2f} is short of promotion"
-    return Replicate(*ids, reason=f"{why}: one more run with a fresh seed")
+    said = f"P(better) {effect.p_better:.3f}"
+    parties = (candidate.candidate_id, base.candidate_id, effect)
+    promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), _continuation_bar(candidate, gates)
+    trusted = _passes_without_suspects(candidate, base, noise, gates)
+    if trusted and effect.p_better >= promotes_at:
+        return Promote(*parties, f"{said} ≥ {promotes_at:.2f} over {_runs(candidate)}")
+    if effect.p_better < goes_on_at:
+        return Discard(*parties, f"{said} < {goes_on_at:.2f} after {_runs(candidate)}: not worth another")
+    if _is_spent(candidate, gates):
+        return Discard(*parties, f"{said} after {_runs(candidate)}: no clear gain")
+    doubt = ", and a suspect score does not promote by itself" if candidate.suspect_scores and not trusted else ""
+    return Replicate(*parties, f"{said} after {_runs(candidate)}{doubt}: one more with a fresh seed")
 
 
-def _passes(candidate: Standing, p: float, gates: GateSettings) -> bool:
-    return p >= (gates.promote_now if candidate.n == 1 else min(gates.promote, gates.promote_now))
+def _promotion_bar(n: int, gates: GateSettings) -> float:
+    return gates.promote_now if n == 1 else min(gates.promote, gates.promote_now)
 
 
-def _spent(candidate: Standing, gates: GateSettings) -> bool:
-    return candidate.n + candidate.failed_runs >= gates.max_runs
+def _continuation_bar(candidate: Standing, gates: GateSettings) -> float:
+    """A first look asks for more than a look at a contender, whose first run already passed."""
+    first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
+    return gates.repeat_from if first_look else gates.drop
 
 
-def _promotion_reason(candidate: Standing, p: float, gates: GateSettings) -> str:
-    if candidate.n == 1:
-        return f"P(better) {p:.3f} ≥ {gates.promote_now} on its first run"
-    return f"P(better) {p:.3f} ≥ {gates.promote} over {candidate.n} runs"
+def _passes_without_suspects(candidate: Standing, base: Standing, noise: Noise, gates: GateSettings) -> bool:
+    """Whether it would promote if its lowest scores were the suspect ones and had never been measured."""
+    trusted = tuple(sorted(candidate.scores)[candidate.suspect_scores :])
+    if not trusted:
+        return False
+    alone = effect_of(replace(candidate, scores=trusted), base, noise)
+    return alone.p_better >= _promotion_bar(len(trusted), gates)
+
+
+def _is_spent(candidate: Standing, gates: GateSettings) -> bool:
+    return candidate.n >= gates.max_runs or candidate.failed_runs >= MAX_FAILED
+
+
+def _runs(candidate: Standing) -> str:
+    runs = f"{candidate.n} run{'s' if candidate.n > 1 else ''}"
+    return f"{runs} and {candidate.failed_runs} failed" if candidate.failed_runs else runs
