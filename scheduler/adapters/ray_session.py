@@ -2,6 +2,9 @@
 
 An embedded Ray keeps its files, its address and its token to itself: nothing lands in the home folder and no other
 driver on this machine takes it for a cluster. Joining a cluster changes nothing on it.
+
+Ray puts the folder it is started from on the module path of its processes. That is our own code's, not the current
+one: a command run inside a candidate's worktree must not hand that candidate's copy of this program to the slots.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.adapters.judge_environment import CODE_ROOT
 from scheduler.adapters.ray_sentinel import start_sentinel
 from scheduler.domain.errors import PoolProblem
 
@@ -49,7 +53,7 @@ def start_embedded(ray: Any, cores: int, gpus: int) -> Session:
     """Start a Ray of our own on this machine. Raises PoolProblem."""
     folder = tempfile.mkdtemp(prefix="arsched-ray-")
     session = Session(start_sentinel(Path(folder)))
-    with _left_on_failure(ray, session), environment(embedded_environment()):
+    with _left_on_failure(ray, session), environment(embedded_environment()), chdir(CODE_ROOT):
         try:
             ray.init(
                 address="local", num_cpus=cores, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES,
@@ -67,7 +71,7 @@ def join_cluster(ray: Any, address: str) -> Session:
         raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
     session = Session()
     known = {} if address == "auto" else {"RAY_ADDRESS": address}
-    with _left_on_failure(ray, session), environment(known):
+    with _left_on_failure(ray, session), environment(known), chdir(CODE_ROOT):
         try:  # "auto" in both cases: only then does Ray look for the token in its usual places
             ray.init(address="auto", **QUIET)
         except Exception as problem:

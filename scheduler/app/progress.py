@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from scheduler.app.live import Live, LiveSlot
-from scheduler.app.views.plain import one_line
+from scheduler.app.views.plain import clean
 
 QUIET_S = 8.0
 SHOWN_SLOTS = 4  # on one line
@@ -93,9 +93,8 @@ def heartbeat(screen: Screen, what: str) -> Iterator[None]:
 
 
 def tidy(text: str) -> str:
-    """One line that cannot move the cursor, of bearable length. Leading blanks stay: they align."""
-    indent = len(text) - len(text.lstrip(" "))
-    line = " " * indent + "  ".join(part for piece in text.split("  ") if (part := one_line(piece)))
+    """One line that cannot move the cursor, of bearable length. Blanks stay: they align."""
+    line = clean(text).replace("\n", " ").replace("\t", " ").rstrip()
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 

@@ -10,6 +10,7 @@ from scheduler.adapters.git.plumbing import try_git
 from scheduler.domain.errors import GitProblem
 
 HEADING = "# arsched"
+_PATTERNS = {"GIT_LITERAL_PATHSPECS": "0"}
 
 
 def exclude(root: Path, common_dir: Path, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -33,4 +34,5 @@ def exclude(root: Path, common_dir: Path, patterns: Sequence[str]) -> tuple[str,
 def _is_ignored(root: Path, pattern: str) -> bool:
     """Asked of a file the pattern would match; the index is left out, so that tracked files do not hide the answer."""
     probe = pattern.strip("/").replace("*", "arsched-probe") + ("/arsched-probe" if pattern.endswith("/") else "")
-    return try_git(root, "check-ignore", "--quiet", "--no-index", "--", probe)[0] == 0
+    # The path is spelled out, so git's literal pathspecs, which this command refuses, are not needed.
+    return try_git(root, "check-ignore", "--quiet", "--no-index", "--", probe, environment=_PATTERNS)[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scheduler.app.cli.output import print_json, print_text, say
 from scheduler.app.outcome import describe_outcome, last_sentence
+from scheduler.app.progress import tidy
 from scheduler.app.submit import Queued, Submission
 from scheduler.app.views.plain import one_line
 from scheduler.app.workspace import Workspace
@@ -32,7 +33,7 @@ def print_submission(space: Workspace, submission: Submission, *, waited: bool, 
     for candidate in submission.candidates:
         now = space.ledger.candidates.get(candidate.id, space.tag)
         sentence = last_sentence(space, now) if waited else ""
-        print_text(one_line(sentence).replace("  ", " ") or f"{now.id} {now.name}  {describe_outcome(space, now)}")
+        print_text(tidy(sentence) or f"{now.id} {now.name}  {describe_outcome(space, now)}")
 
 
 def _as_json(space: Workspace, submission: Submission, waited: bool) -> dict[str, object]:
