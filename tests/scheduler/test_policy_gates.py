@@ -1,55 +1,22 @@
-"""The two gates against independent references: running Welford, scipy's normal, and the rule's words."""
+"""The two gates against scipy's normal distribution and the rule's words."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS, Discard, Noise, Promote, Replicate
-from scheduler.policy.gates import effect_of, judge_candidate
-from scheduler.policy.noise import pooled_noise
-from tests.scheduler.policy_kit import SIGMA0, baseline, standing
+from scheduler.policy.gates import MAX_FAILED, effect_of, judge_candidate
+from tests.scheduler.policy_kit import baseline, standing
 
 GATES = PRESETS["default"]
 SCORE = st.floats(0.5, 3.0)
-GROUPS = st.lists(st.lists(SCORE, max_size=6), max_size=8)
 NOISE = Noise(0.001, 6)
-
-
-def welford(groups: list[list[float]], sigma0: float) -> tuple[float, int]:
-    """The noise as it would be kept run by run: each score updates its candidate's mean and the common SS and DF."""
-    squares, df = 0.0, 0
-    for group in groups:
-        mean = 0.0
-        for n, x in enumerate(group):
-            if n:
-                squares += (x - mean) ** 2 * n / (n + 1)
-                df += 1
-            mean += (x - mean) / (n + 1)
-    return math.sqrt((4 * sigma0**2 + squares) / (4 + df)), df
-
-
-@given(GROUPS, st.floats(1e-5, 0.1))
-def test_pooled_noise_is_the_running_one(groups: list[list[float]], sigma0: float) -> None:
-    sigma, df = welford(groups, sigma0)
-    noise = pooled_noise(groups, sigma0, 4.0)
-    assert noise.df == df
-    assert noise.sigma == pytest.approx(sigma, rel=1e-9)
-
-
-@given(GROUPS, st.randoms())
-def test_noise_does_not_depend_on_the_order_of_runs(groups: list[list[float]], rng: random.Random) -> None:
-    shuffled = [rng.sample(group, len(group)) for group in rng.sample(groups, len(groups))]
-    assert pooled_noise(shuffled, SIGMA0, 4.0).sigma == pytest.approx(pooled_noise(groups, SIGMA0, 4.0).sigma, rel=1e-9)
-
-
-def test_without_repeats_the_noise_is_the_prior() -> None:
-    assert pooled_noise([[1.0], [], [2.0]], SIGMA0, 4.0) == Noise(SIGMA0, 0)
 
 
 @given(st.lists(SCORE, min_size=1, max_size=4), st.lists(SCORE, min_size=1, max_size=4), st.floats(1e-4, 0.1))
@@ -110,9 +77,59 @@ def test_a_candidate_that_stays_suspect_is_dropped_in_the_end() -> None:
     )
 
 
-def test_failed_repeats_use_up_the_runs() -> None:
-    tired = candidate_at(0.9, 1, failed_runs=2)
-    assert isinstance(judge_candidate(tired, baseline(1.0, 1.0, 1.0), NOISE, GATES), Discard)
+SCORES = st.lists(st.floats(0.95, 1.05), min_size=1, max_size=4)
+
+
+@given(SCORES, st.integers(0, 4), st.sampled_from(list(PRESETS.values())))
+def test_what_promotes_with_suspects_promotes_without_the_best_of_them(
+    scores: list[float], suspects: int, preset
+) -> None:
+    """Whichever of the scores were suspect, at worst the lowest: the others carry the promotion alone."""
+    suspects = min(suspects, len(scores))
+    base = baseline(1.0, 1.0, 1.0)
+    verdict = judge_candidate(standing(2, *scores, suspect_scores=suspects), base, NOISE, preset)
+    if isinstance(verdict, Promote):
+        alone = standing(2, *sorted(scores)[suspects:])
+        assert isinstance(judge_candidate(alone, base, NOISE, preset), Promote)
+
+
+def test_one_wonderful_suspect_score_does_not_carry_an_ordinary_one() -> None:
+    doubtful = standing(2, 0.5, 1.0, suspect_scores=1, state=CandidateState.CONTENDER)
+    verdict = judge_candidate(doubtful, baseline(1.0, 1.0, 1.0), NOISE, GATES)
+    assert isinstance(verdict, Replicate) and "suspect" in verdict.reason
+
+
+def test_a_first_look_asks_for_more_than_a_look_at_a_contender() -> None:
+    """A contender whose repeat was lost keeps its place although the noise has grown a little since."""
+    base = baseline(1.0, 1.0, 1.0)
+    assert isinstance(judge_candidate(candidate_at(0.7), base, NOISE, GATES), Discard)
+    contender = candidate_at(0.7, state=CandidateState.CONTENDER)
+    assert isinstance(judge_candidate(contender, base, NOISE, GATES), Replicate)
+
+
+@pytest.mark.parametrize(
+    ("failed", "n", "verdict"),
+    [(1, 1, Replicate), (1, 2, Replicate), (2, 1, Discard), (2, 2, Discard), (1, 3, Discard)],
+)
+def test_the_second_failed_run_ends_a_contender_and_the_first_costs_it_none(failed: int, n: int, verdict: type) -> None:
+    p = 0.9 if n == 1 else 0.7
+    tired = candidate_at(p, n, failed_runs=failed, state=CandidateState.CONTENDER)
+    assert type(judge_candidate(tired, baseline(1.0, 1.0, 1.0), NOISE, GATES)) is verdict
+
+
+@given(SCORES, st.integers(0, 3), st.integers(0, 4), st.sampled_from([CandidateState.OPEN, CandidateState.CONTENDER]))
+def test_no_candidate_is_run_for_ever(scores: list[float], failed: int, suspects: int, state) -> None:
+    candidate = standing(2, *scores, failed_runs=failed, suspect_scores=min(suspects, len(scores)), state=state)
+    if isinstance(judge_candidate(candidate, baseline(1.0, 1.0), NOISE, GATES), Replicate):
+        assert candidate.n < GATES.max_runs and candidate.failed_runs < MAX_FAILED
+
+
+@given(SCORES, SCORES)
+def test_every_verdict_gives_its_number_and_its_effect(ours: list[float], theirs: list[float]) -> None:
+    candidate, base = standing(2, *ours), baseline(*theirs)
+    verdict = judge_candidate(candidate, base, NOISE, GATES)
+    assert verdict.effect == effect_of(candidate, base, NOISE)
+    assert f"P(better) {verdict.effect.p_better:.3f}" in verdict.reason
 
 
 def test_bold_and_strict_move_the_bars_their_way() -> None:
