@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 
 from harness.cache import sha256_of
 from harness.prepare.files import PARTIAL_SUFFIX
@@ -158,9 +159,11 @@ class Download:
             raise DownloadFailed(f"{_NOT_FOR_US[status]} (HTTP {status})")
         if status == requests.codes.partial_content:
             return self._resumed(response)
-        self._discard()
+        if status == requests.codes.requested_range_not_satisfiable:
+            self._discard()
         if status != requests.codes.ok:
             raise _Broken(f"HTTP {status}", _retry_after_s(response))
+        self._discard()
         promise = _promise_of(response)
         self._note.write_text(json.dumps(asdict(promise)), encoding="utf-8")
         return promise
@@ -175,15 +178,14 @@ class Download:
     def _receive(self, response: requests.Response, promise: _Promise) -> None:
         arrived, began = self._arrived_bytes(), time.monotonic()
         received = 0
-        with self._part.open("ab") as part:
-            for chunk in response.iter_content(_CHUNK_BYTES):
+        with self._part.open("ab", buffering=0) as part:
+            while chunk := _next_bytes(response):
                 if self._stop.is_set():
                     raise _Broken("stopped")
                 part.write(chunk)
                 received += len(chunk)
                 self._report(arrived + received, promise.size_bytes, "")
                 self._refuse_crawling(received, time.monotonic() - began)
-            part.flush()
             os.fsync(part.fileno())
 
     def _refuse_crawling(self, received: int, elapsed_s: float) -> None:
@@ -213,6 +215,16 @@ class Download:
         self._note.unlink(missing_ok=True)
 
 
+def _next_bytes(response: requests.Response) -> bytes:
+    """What has arrived since the last call, b"" at the end. Raises _Broken."""
+    try:
+        return bytes(response.raw.read1(_CHUNK_BYTES))
+    except urllib3.exceptions.TimeoutError:
+        raise _Broken("the server fell silent") from None
+    except urllib3.exceptions.HTTPError:
+        raise _Broken("the connection broke off") from None
+
+
 def _promise_of(response: requests.Response) -> _Promise:
     """From the headers of the answer and of the redirects that led to it (a hub puts a file's sha256 on the first)."""
     heads = [*(hop.headers for hop in response.history), response.headers]
@@ -234,5 +246,7 @@ def _in_words(error: requests.RequestException) -> str:
     if isinstance(error, requests.Timeout):
         return "the server fell silent"
     cause: Any = error.args[0] if error.args else error
-    text = str(getattr(cause, "reason", cause))
-    return re.sub(r"^(<[^>]*>|\w+\([^)]*\)): ", "", text)[:200]
+    reason = getattr(cause, "reason", cause)
+    if isinstance(reason, urllib3.exceptions.ProtocolError):
+        reason = reason.args[-1]
+    return re.sub(r"^(<[^>]*>|\w+\([^)]*\)): ", "", str(reason))[:200]

@@ -1,0 +1,118 @@
+"""Hub corpora end to end: from a server on loopback, from a folder brought by hand, from upstream's own cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.cache import open_cache, verify_cache
+from harness.contract import Corpus, load_contract
+from harness.prepare import hub
+from harness.prepare.cli import main
+from harness.prepare.download import Patience
+from tests.harness.lying_server import LyingServer, login_page, lying_server, slam, status, truncate
+from tests.harness.small_corpus import HUB, write_contract, write_hub_shards
+
+NAMES = ["shard_00000.parquet", "shard_00001.parquet", "shard_00007.parquet", "shard_00009.parquet"]
+
+
+@pytest.fixture
+def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub contract in a home of its own, with hasty downloads."""
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    hasty = Patience(attempts=2, connect_s=2.0, silence_s=0.5, pause_s=0.01, longest_pause_s=0.02)
+    monkeypatch.setattr(hub, "Patience", lambda: hasty)
+    return str(write_contract(tmp_path, corpus=HUB))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingServer]:
+    with lying_server(write_hub_shards(tmp_path / "origin")) as lying:
+        monkeypatch.setenv("HF_ENDPOINT", lying.url)
+        yield lying
+
+
+def digest_of(contract: str) -> str:
+    cache = open_cache(load_contract(contract))
+    verify_cache(cache, full=True)
+    return cache.digest
+
+
+def asked(server: LyingServer) -> list[str]:
+    return sorted({name for name, _ in server.requests})
+
+
+def test_what_is_downloaded_is_what_was_brought_by_hand(
+    contract: str, server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script = {NAMES[0]: [truncate(3000), status(503)], NAMES[3]: [login_page]}
+    assert main(["--contract", contract]) == 0
+    downloaded = digest_of(contract)
+    requests = len(server.requests)
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "elsewhere"))
+    assert main(["--contract", contract, "--from", str(tmp_path / "origin")]) == 0
+    assert digest_of(contract) == downloaded
+    assert len(server.requests) == requests
+
+
+def test_offline_is_said_once_with_what_to_bring(
+    contract: str, server: LyingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script = {name: [slam] * 9 for name in NAMES}
+    assert main(["--contract", contract]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "cannot download" in said and "--from" in said
+    assert [name for name in NAMES if name not in said.partition("hint: ")[2]] == []
+    assert main(["--contract", contract, "--from", str(tmp_path / "origin")]) == 0
+
+
+def test_what_one_call_got_the_next_one_does_not_ask_for(contract: str, server: LyingServer) -> None:
+    server.script = {NAMES[3]: [status(404)]}
+    assert main(["--contract", contract]) == 1
+    server.requests.clear()
+    assert main(["--contract", contract]) == 0
+    assert NAMES[3] in asked(server) and len(asked(server)) < len(NAMES)
+
+
+def test_upstreams_own_folder_is_used_and_only_the_rest_is_fetched(
+    server: LyingServer, tmp_path: Path, contract: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream = Corpus(**{**HUB, "root": "karpathy/climbmix-400b-shuffle"})  # type: ignore[arg-type]
+    folder = tmp_path / "home" / ".cache" / "autoresearch" / "data"
+    shutil.copytree(tmp_path / "origin", folder)
+    (folder / NAMES[2]).unlink()
+    (folder / NAMES[1]).write_bytes(b"PAR1 cut off in the middle")
+    theirs = write_contract(tmp_path / "theirs", corpus={**HUB, "root": upstream.root})
+    assert main(["--contract", str(theirs)]) == 0
+    assert asked(server) == [NAMES[1], NAMES[2]]
+    assert f"passing over {(folder / NAMES[1])}" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == sorted(set(NAMES) - {NAMES[2]})
+
+
+def test_the_manifest_says_what_the_cache_was_made_of(contract: str, server: LyingServer) -> None:
+    assert main(["--contract", contract]) == 0
+    manifest = json.loads((open_cache(load_contract(contract)).directory / "manifest.json").read_text())
+    assert [(shard["name"], shard["split"]) for shard in manifest["corpus"]["shards"]] == [
+        (NAMES[0], "train"),
+        (NAMES[1], "train"),
+        (NAMES[3], "val"),
+        (NAMES[2], "holdout"),
+    ]
+    assert {"tiktoken", "rustbpe", "packer"} <= manifest["versions"].keys()
+
+
+def test_documents_that_are_not_text_are_refused(
+    contract: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_hub_shards(tmp_path / "origin")
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "origin" / NAMES[1])
+    assert main(["--contract", contract, "--from", str(tmp_path / "origin")]) == 1
+    assert "documents that are not text" in capsys.readouterr().err
