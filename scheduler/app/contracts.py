@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.contract import Contract, ContractError, load_contract
 from scheduler.adapters.cache_probe import probe_cache
 from scheduler.adapters.judge_process import Commands
-from scheduler.domain.errors import CacheProblem, UsageProblem
+from scheduler.domain.errors import CacheProblem, LabProblem, UsageProblem
 from scheduler.domain.lab import Lab
 
 
@@ -31,6 +31,14 @@ def choose_contract(ref: str) -> ContractChoice:
         return ContractChoice(ref, load_contract(ref))
     except ContractError as problem:
         raise UsageProblem(str(problem), problem.hint) from None
+
+
+def contract_of(lab: Lab) -> Contract:
+    """The contract a lab was made with. Raises LabProblem when this version cannot read it."""
+    try:
+        return Contract.from_json(lab.contract_json)
+    except ContractError as problem:
+        raise LabProblem(f"the contract of lab {lab.tag!r} cannot be read: {problem}", problem.hint) from None
 
 
 def contract_ref(lab: Lab, contract_file: Path) -> str:

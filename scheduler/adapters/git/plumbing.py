@@ -70,6 +70,11 @@ def try_git(
     return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
 
 
+def git_version() -> str:
+    """Like "git version 2.43.0". Raises GitProblem when git cannot be run."""
+    return line(run_git(Path.cwd(), "version"))
+
+
 def line(output: bytes) -> str:
     """The one line a command printed."""
     return os.fsdecode(output).removesuffix("\n")

@@ -1,0 +1,39 @@
+"""The whole examination in its order, one finding at a time. Changes nothing and starts no run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scheduler.app.contracts import choose_contract
+from scheduler.app.doctor import lab, machine, slots
+from scheduler.app.doctor.findings import Finding
+from scheduler.app.pools import PoolOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`contract` None: the lab's, else cpu. `full`: read every byte of the cache."""
+
+    tag: str | None = None
+    contract: str | None = None
+    full: bool = True
+    options: PoolOptions = field(default_factory=PoolOptions)
+
+
+def examine(wish: Wish, say: Callable[[str], None], start: Path) -> Iterator[Finding]:
+    """Every finding as soon as it is made. Raises UsageProblem for a contract that does not exist."""
+    given = choose_contract(wish.contract) if wish.contract else None
+    yield machine.check_system()
+    yield machine.check_packages()
+    yield machine.check_git()
+    yield from machine.check_disk(start)
+    patient = lab.look_at_lab(wish.tag, given, start)
+    yield patient.finding
+    yield lab.check_cache(patient, full=wish.full)
+    yield from machine.check_referee(patient.choice.contract.device)
+    if wish.options.address:
+        yield from slots.check_cluster(patient, wish.options, say, start)
+    else:
+        yield from slots.check_this_machine(patient.choice.contract.device)

@@ -1,0 +1,100 @@
+"""The slots: of this machine as it stands, or of a cluster as its nodes answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scheduler.adapters.cluster_file import read_node_count
+from scheduler.adapters.gpu import GpuUnavailable, compute_processes
+from scheduler.adapters.machine import Machine, read_machine
+from scheduler.adapters.slot_layout import SlotSpec, lay_out
+from scheduler.app.doctor.findings import Finding, from_error, good, note, problem
+from scheduler.app.doctor.lab import Patient
+from scheduler.app.pools import PoolOptions
+from scheduler.domain.errors import ArschedError
+from scheduler.domain.slot import Slot
+
+CLUSTER_FILE = "cluster.yaml"
+
+
+def check_this_machine(device: str) -> Iterator[Finding]:
+    """Slots an embedded Ray would have here. Starts none."""
+    machine = read_machine(gpus=device == "cuda")
+    specs = lay_out(machine, "here", device)
+    if not specs:
+        yield _no_slots(machine, device)
+    for spec in specs:
+        yield _check_spec(spec)
+
+
+def check_cluster(
+    patient: Patient, options: PoolOptions, say: Callable[[str], None], folder: Path
+) -> Iterator[Finding]:
+    """Join the cluster, place its supervisors and hear what each slot says of itself."""
+    from scheduler.adapters.ray_pool import RayPool
+
+    contract = patient.choice.contract.to_json()
+    try:
+        pool = RayPool.connect(options.address, options.slots, contract, "doctor", say=say)
+    except ArschedError as error:
+        yield from_error("cluster", error)
+        return
+    try:
+        slots = pool.slots()
+    finally:
+        pool.close(stop_runs=False)
+    yield _check_nodes(slots, folder)
+    for slot in slots:
+        yield _check_slot(slot, patient)
+    yield from _check_alike(slots)
+
+
+def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> Finding:
+    found = len({slot.node for slot in slots})
+    try:
+        wanted = read_node_count(folder / CLUSTER_FILE)
+    except ArschedError as error:
+        return from_error("cluster", error)
+    said = f"{found} node{'s' if found != 1 else ''} with {len(slots)} slots"
+    if wanted is not None and found < wanted:
+        hint = "the missing ones: `ray status` on the head, then their Ray logs"
+        return problem("cluster", f"{said}; {CLUSTER_FILE} names {wanted} nodes", hint)
+    return good("cluster", said)
+
+
+def _check_slot(slot: Slot, patient: Patient) -> Finding:
+    if slot.problem:
+        return problem(slot.id, slot.problem, "mend it on that node, then look again")
+    if patient.cache_digest not in ("", slot.cache_digest):
+        what = f"its cache is {slot.cache_digest[:12]}, the lab's is {patient.cache_digest[:12]}"
+        return problem(slot.id, what, "prepare the same data there: arsched prepare --from DIR takes shards along")
+    return good(slot.id, slot.device_name)
+
+
+def _check_alike(slots: tuple[Slot, ...]) -> Iterator[Finding]:
+    pools = sorted({slot.pool for slot in slots if slot.pool and not slot.problem})
+    if len(pools) > 1:
+        said = f"{len(pools)} kinds of slots, whose scores do not compare: " + "; ".join(pools)
+        yield note("pools", said, "a lab measures on one kind; start a lab for each, or use only one")
+
+
+def _check_spec(spec: SlotSpec) -> Finding:
+    if spec.problem:
+        return problem(spec.slot_id, spec.problem)
+    try:
+        foreign = compute_processes(spec.uuid) if spec.uuid else ()
+    except GpuUnavailable as error:
+        return problem(spec.slot_id, str(error))
+    if foreign:
+        names = ", ".join(f"{process.pid} ({process.name})" for process in foreign)
+        return problem(spec.slot_id, f"in use by process {names}", "a budget on a shared GPU is not a budget: end it")
+    cores = ",".join(map(str, spec.cpus))
+    return good(spec.slot_id, f"{spec.device_name}, core{'s' if len(spec.cpus) > 1 else ''} {cores}")
+
+
+def _no_slots(machine: Machine, device: str) -> Finding:
+    if device == "cuda":
+        hint = "use a cluster (--address auto on its head), or a lab that needs no GPU: arsched init --contract cpu"
+        return problem("slots", f"the contract needs a GPU and there is none: {machine.gpu_problem}", hint)
+    return problem("slots", "no core may be used", "look at the affinity and the limits of this shell")
