@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import Discard, MeasureBaseline, Promote, Replicate, Retry
+from scheduler.domain.decision import PRESETS, Discard, MeasureBaseline, Promote, Replicate, Retry
 from scheduler.domain.lab import Board
 from scheduler.policy.decide import baseline_is_hopeless, decide
 from tests.scheduler.policy_kit import applied, baseline, board, finished, standing, with_candidate
@@ -56,32 +57,122 @@ def test_a_candidate_without_a_score_is_settled_with_its_failure() -> None:
     assert isinstance(decision, Discard) and decision.effect is None and "oom" in decision.reason
 
 
+def test_a_candidate_whose_runs_were_cancelled_one_by_one_is_settled_too() -> None:
+    decision = decide(board(baseline(1.0, 1.0, 1.0), standing(2)))
+    assert isinstance(decision, Discard) and decision.effect is None and "cancelled" in decision.reason
+
+
+def test_what_can_get_no_score_is_settled_before_the_baseline_is_known() -> None:
+    now = board(baseline(pending_runs=3), standing(2, failed_runs=1, failure="crash"), standing(3, GOOD))
+    assert isinstance(decide(now), Discard)
+    assert decide(applied(now, decide(now))) is None
+
+
 def test_a_failed_repeat_is_retried_once() -> None:
     contender = standing(2, CLOSE, state=CandidateState.CONTENDER, failed_runs=1, failure="crash")
     now = board(baseline(1.0, 1.0, 1.0), contender)
-    assert isinstance(decide(now), Retry)
+    assert isinstance(decide(now), Retry) and "crash" in decide(now).reason
     now = finished(applied(now, decide(now)), "c0002", None)
     assert isinstance(decide(now), Discard)
+
+
+def test_a_retry_does_not_cost_a_contender_its_third_run() -> None:
+    now = board(baseline(1.0, 1.0, 1.0), standing(2, CLOSE, state=CandidateState.CONTENDER, failed_runs=1))
+    now = finished(applied(now, decide(now)), "c0002", 1.0001)
+    third = decide(now)
+    assert isinstance(third, Replicate)
+    assert isinstance(decide(finished(applied(now, third), "c0002", 0.9999)), Discard)
+
+
+def test_a_contender_is_not_retried_against_a_baseline_it_cannot_beat() -> None:
+    contender = standing(2, CLOSE, state=CandidateState.CONTENDER, failed_runs=1)
+    assert isinstance(decide(board(baseline(0.990, 0.990), contender, first=False)), Discard)
 
 
 def test_nothing_is_judged_while_its_run_is_on_the_way() -> None:
     assert decide(board(baseline(1.0, 1.0, 1.0), standing(2, GOOD, pending_runs=1))) is None
 
 
+def test_a_promoted_baseline_is_measured_again_at_once() -> None:
+    now = board(baseline(1.0), standing(2, pending_runs=1), first=False)
+    assert isinstance(decide(now), MeasureBaseline)
+    assert decide(applied(now, decide(now))) is None
+
+
 def test_a_baseline_that_cannot_run_stops_the_lab() -> None:
     broken = board(baseline(failed_runs=3, failure="crash"), standing(2, GOOD))
     assert baseline_is_hopeless(broken)
-    assert not isinstance(decide(broken), MeasureBaseline | Promote | Replicate)
+    assert decide(broken) is None
     assert not baseline_is_hopeless(board(baseline(1.0, failed_runs=3)))
+    assert not baseline_is_hopeless(board(baseline(failed_runs=3, pending_runs=1)))
 
 
-@given(st.lists(st.floats(0.98, 1.02), min_size=1, max_size=8), st.randoms())
-def test_the_order_of_submission_does_not_choose_the_winner(scores: list[float], rng: random.Random) -> None:
-    candidates = [standing(2 + i, score) for i, score in enumerate(scores)]
-    shuffled = rng.sample(candidates, len(candidates))
-    first, _ = settle(board(baseline(1.0, 1.0, 1.0), *candidates))
-    second, _ = settle(board(baseline(1.0, 1.0, 1.0), *shuffled))
-    assert first.baseline.mean == second.baseline.mean
+def test_a_baseline_that_never_ran_is_not_tried_more_often_than_it_must() -> None:
+    assert decide(board(baseline(failed_runs=2, pending_runs=1))) is None
+    assert isinstance(decide(board(baseline(1.0, failed_runs=1, pending_runs=1))), MeasureBaseline)
+
+
+def test_a_baseline_that_mostly_fails_is_compared_with_as_far_as_it_came() -> None:
+    shaky = board(baseline(1.0, failed_runs=3), standing(2, GOOD))
+    assert isinstance(decide(shaky), Promote)
+
+
+def test_more_baseline_runs_than_asked_for_keep_nobody_waiting() -> None:
+    assert isinstance(decide(board(baseline(1.0, 1.0, 1.0, pending_runs=1), standing(2, GOOD))), Promote)
+
+
+STATES = st.sampled_from([CandidateState.OPEN, CandidateState.CONTENDER, CandidateState.DISCARDED])
+SCORES = st.lists(st.floats(0.98, 1.02), max_size=4)
+
+
+@st.composite
+def boards(draw: st.DrawFn) -> Board:
+    """Any board at all, the ones no lab would come to included."""
+    base = baseline(*draw(SCORES), pending_runs=draw(st.integers(0, 2)), failed_runs=draw(st.integers(0, 4)))
+    candidates = []
+    for number in range(2, 2 + draw(st.integers(0, 6))):
+        scores = draw(SCORES)
+        counts = {name: draw(st.integers(0, 2)) for name in ("pending_runs", "failed_runs")}
+        suspects = draw(st.integers(0, len(scores)))
+        candidates.append(standing(number, *scores, state=draw(STATES), suspect_scores=suspects, **counts))
+    return board(base, *candidates, first=draw(st.booleans()), gates=draw(st.sampled_from(list(PRESETS.values()))))
+
+
+@given(boards())
+def test_any_board_settles_in_few_decisions_each_on_somebody_it_is_due_for(now: Board) -> None:
+    before = now
+    now, taken = settle(now)
+    assert len(taken) <= 2 * len(now.standings) + now.gates.first_baseline_runs
+    for decision in taken:
+        if not isinstance(decision, MeasureBaseline):
+            assert before.of(decision.candidate_id).state.undecided
+            assert not before.of(decision.candidate_id).pending_runs
+
+
+@given(boards())
+def test_a_settled_board_waits_for_runs_and_for_nothing_else(now: Board) -> None:
+    now, _ = settle(now)
+    waits_for_baseline = now.first_baseline and now.baseline.pending_runs
+    for candidate in now.undecided:
+        assert candidate.pending_runs or waits_for_baseline or not now.baseline.scores
+
+
+@given(boards())
+def test_nobody_is_promoted_on_suspect_scores_alone(now: Board) -> None:
+    _, taken = settle(now)
+    for promotion in (decision for decision in taken if isinstance(decision, Promote)):
+        promoted = now.of(promotion.candidate_id)
+        assert promoted.n > promoted.suspect_scores
+
+
+@given(boards(), st.randoms())
+def test_the_order_of_the_board_changes_no_verdict(now: Board, rng: random.Random) -> None:
+    other = replace(now, standings=tuple(rng.sample(now.standings, len(now.standings))))
+    here, taken = settle(now)
+    there, taken_there = settle(other)
+    assert here.baseline_id == there.baseline_id
+    assert set(here.standings) == set(there.standings)
+    assert sorted(map(repr, taken)) == sorted(map(repr, taken_there))
 
 
 @settings(max_examples=60)
