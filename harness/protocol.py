@@ -8,11 +8,13 @@ pickle, no strings, no variable lengths: what cannot be said cannot be abused.
 from __future__ import annotations
 
 import array
+import contextlib
 import enum
 import os
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 JUDGE_FD_ENV = "ARSCHED_JUDGE_FD"
 ATTENTION_NAMES = ("fa3", "fa2", "flex", "sdpa")  # sent as an index
@@ -106,10 +108,7 @@ def receive_with_fds(sock: socket.socket) -> tuple[Message, tuple[int, ...]]:
 
 
 def _receive(sock: socket.socket, ancillary_bytes: int) -> tuple[Message, tuple[int, ...]]:
-    try:
-        data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, ancillary_bytes)
-    except ConnectionResetError:
-        raise Closed("the other side is gone") from None
+    data, ancillary, flags, _ = _read_packet(sock, ancillary_bytes)
     fds = _descriptors(ancillary)
     try:
         return _checked(data, flags), fds
@@ -117,6 +116,14 @@ def _receive(sock: socket.socket, ancillary_bytes: int) -> tuple[Message, tuple[
         for fd in fds:
             os.close(fd)
         raise
+
+
+def _read_packet(sock: socket.socket, ancillary_bytes: int) -> Any:
+    # A peer that went without reading all we sent: the kernel says so once, ahead of what the peer itself had sent.
+    for _ in range(2):
+        with contextlib.suppress(ConnectionResetError):
+            return sock.recvmsg(MESSAGE_BYTES, ancillary_bytes)
+    raise Closed("the other side is gone")
 
 
 def _checked(data: bytes, flags: int) -> Message:

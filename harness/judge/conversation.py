@@ -6,6 +6,7 @@ every breach becomes a verdict. Not covered: deadlines, exits, logs (harness.jud
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -87,6 +88,10 @@ class Conversation:
             raise ProtocolError(f"{message.op.name} is the judge's to say")
         handler(message)
 
+    def _tell(self, message: Message, fds: tuple[int, ...]) -> None:
+        with contextlib.suppress(Closed):  # it has ended; what it said before still counts
+            send(self.socket, message, fds)
+
     def _on_hello(self, _message: Message) -> None:
         if self.timeline.phase != "import":
             raise ProtocolError("HELLO a second time")
@@ -106,7 +111,7 @@ class Conversation:
         try:
             self.timeline.enter("train")
             reading = self._clock.begin()
-            send(self.socket, Message(Op.ROWS, integer=self._cache.train_rows, real=reading), (rows, epochs))
+            self._tell(Message(Op.ROWS, integer=self._cache.train_rows, real=reading), (rows, epochs))
         finally:
             os.close(rows)
             os.close(epochs)
@@ -149,7 +154,7 @@ class Conversation:
             self._contract.sequence_length,
             self._contract.vocab_size,
         )
-        self._evaluation = Evaluation(rows, layout, iter(self._offers.ways), lambda m, fds: send(self.socket, m, fds))
+        self._evaluation = Evaluation(rows, layout, iter(self._offers.ways), self._tell)
 
     def _over_budget(self) -> Verdict:
         budget = self._contract.budget

@@ -24,8 +24,9 @@ from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_
 from harness.contract import Budget, Contract, Corpus, Limits, load_contract
 from harness.tokenizer import Tokenizer
 
-HOSTILE = Path(__file__).parent.parent / "fixtures" / "hostile"
-CANDIDATES = Path(__file__).parent.parent / "fixtures" / "candidates"
+REPOSITORY = Path(__file__).resolve().parents[2]
+HOSTILE = REPOSITORY / "tests" / "fixtures" / "hostile"
+CANDIDATES = REPOSITORY / "tests" / "fixtures" / "candidates"
 PATIENCE_S = 60.0  # for a condition on a loaded machine; no test waits that long when all is well
 
 TINY = Contract(
@@ -111,8 +112,7 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.mark = f"arsched-test-{os.getpid()}-{time.monotonic_ns()}"
-        self.environment = {**os.environ, "ARSCHED_CACHE": str(folder / "cache")}
+        self.environment = {**os.environ, "ARSCHED_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
         self._runs = 0
         self.use(TINY)
 

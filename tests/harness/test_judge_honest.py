@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.harness.judging import CANDIDATES, Rig, with_budget
+from tests.harness.judging import CANDIDATES, REPOSITORY, Rig, with_budget
 
 BIGRAM = CANDIDATES / "bigram.py"
 UNIFORM = """
@@ -139,11 +139,11 @@ def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) 
     blocker.mkdir()
     for name in ("yaml", "tiktoken", "rustbpe", "pyarrow", "ray", "click", "rich", "torch", "platformdirs", "filelock"):
         (blocker / f"{name}.py").write_text(f"raise ImportError('{name} is blocked by this test')\n")
-    rig.environment["PYTHONPATH"] = str(blocker)
+    rig.environment["PYTHONPATH"] = os.pathsep.join([str(blocker), str(REPOSITORY)])
     command, out = rig.command(BIGRAM)
     probe = [sys.executable, "-c", "import torch"]
     assert subprocess.run(probe, env=rig.environment, capture_output=True).returncode != 0
-    done = subprocess.run(command, env=rig.environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, env=rig.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "result.json").read_text())["status"] == "ok"
 

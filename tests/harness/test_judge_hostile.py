@@ -136,9 +136,9 @@ def test_junk_on_the_socket_breaks_the_protocol(rig: Rig, junk: str) -> None:
     refused(rig.judge(rig.write(f"{RAW}\n{junk}\nimport time\ntime.sleep(3600)")), "invalid: protocol")
 
 
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
-def test_junk_as_a_last_word_breaks_the_protocol_too(rig: Rig, junk: str) -> None:
-    refused(rig.judge(rig.write(f"{RAW}\n{junk}")), "invalid: protocol")
+@pytest.mark.parametrize("name", ["short", "two starts", "no buffer will do", "done out of order"])
+def test_junk_as_a_last_word_breaks_the_protocol_too(rig: Rig, name: str) -> None:
+    refused(rig.judge(rig.write(f"{RAW}\n{JUNK[name]}")), "invalid: protocol")
 
 
 @pytest.mark.parametrize("name", ["second_evaluation", "smuggler", "pickle_bomb"])

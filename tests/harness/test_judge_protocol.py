@@ -92,6 +92,17 @@ def test_a_peer_that_is_gone_is_told_apart(pair: tuple[socket.socket, socket.soc
         send(ours, Message(Op.END))
 
 
+def test_last_words_are_heard_although_the_peer_read_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    send(ours, Message(Op.ROWS))
+    send(theirs, Message(Op.READY))
+    send(theirs, Message(Op.DONE))
+    theirs.close()
+    assert [receive(ours).op, receive(ours).op] == [Op.READY, Op.DONE]
+    with pytest.raises(Closed):
+        receive(ours)
+
+
 def test_a_peer_that_does_not_read_cannot_block_the_judge(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
     ours.setblocking(False)

@@ -13,14 +13,12 @@ import pytest
 from tests.harness.judging import CANDIDATES, Rig, with_budget
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).resolve().parents[2]
 RANDOM_NET = (CANDIDATES / "random_net.py").read_text()
 
 
 def alone(rig: Rig, train: Path, seed: int) -> float:
     """The score train.py prints when nobody judges it."""
     environment = rig.environment | {
-        "PYTHONPATH": str(REPOSITORY),
         "ARSCHED_CONTRACT": str(rig.contract_path),
         "ARSCHED_SEED": str(seed),
     }
