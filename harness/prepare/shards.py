@@ -52,7 +52,9 @@ def read_refills(path: Path, refill_documents: int) -> Iterator[list[str]]:
                 texts = file.read_row_group(group, columns=["text"]).column("text").to_pylist()
                 for first in range(0, len(texts), refill_documents):
                     yield _checked(texts[first : first + refill_documents], path)
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, KeyError, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's doing; pyarrow's own OSErrors carry no number
+            raise
         raise PrepareError(f"cannot read {path}: {error}", "remove the file and prepare again") from None
 
 

@@ -1,0 +1,91 @@
+"""What a person sees while waiting: never silence, one line rewritten on a terminal, who holds the lock."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.prepare.locks import held
+from harness.prepare.progress import Progress, count, size
+from harness.prepare.side_by_side import side_by_side
+
+QUICK_S = 0.01
+
+
+class Watched(io.StringIO):
+    """A stream that tells when something with a certain word was written to it."""
+
+    def __init__(self, word: str, *, terminal: bool = False) -> None:
+        super().__init__()
+        self.word, self.terminal, self.seen = word, terminal, threading.Event()
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        if self.word in text:
+            self.seen.set()
+        return super().write(text)
+
+
+def test_a_long_call_is_never_silent() -> None:
+    out = Watched("so far")
+    progress = Progress(out, QUICK_S)
+    with progress.stage("merging"):
+        progress.show("3 of 9")
+        assert out.seen.wait(10)
+    assert "merging …\n" in out.getvalue() and "merging: 3 of 9, 0 s so far\n" in out.getvalue()
+    assert out.getvalue().splitlines()[-1].startswith("merging: 3 of 9, 0.")
+
+
+def test_a_terminal_gets_one_line_that_changes() -> None:
+    out = Watched("so far", terminal=True)
+    progress = Progress(out, QUICK_S)
+    with progress.stage("merging"):
+        assert out.seen.wait(10)
+    lasting = out.getvalue().split("\n")
+    assert len(lasting) == 3 and "\r\x1b[2K" in lasting[1]
+
+
+def test_a_stage_that_fails_stops_talking() -> None:
+    out = Watched("so far")
+    with pytest.raises(KeyError), Progress(out, QUICK_S).stage("merging"):
+        raise KeyError
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_waiting_for_another_preparation_is_said(tmp_path: Path) -> None:
+    out = Watched("another preparation is at work")
+    got_it = threading.Event()
+
+    def second() -> None:
+        with held(tmp_path / "lock", Progress(out, QUICK_S)):
+            got_it.set()
+
+    thread = threading.Thread(target=second)
+    with held(tmp_path / "lock", Progress(io.StringIO())):
+        thread.start()
+        assert out.seen.wait(10) and not got_it.is_set()
+    thread.join(30)
+    assert got_it.is_set()
+
+
+def test_the_first_failure_stops_the_rest() -> None:
+    stop, ran = threading.Event(), []
+
+    def fail() -> None:
+        raise ValueError("this one")
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side([fail, *[lambda: ran.append(1)] * 50], 1, stop)
+    assert stop.is_set() and ran == []
+    side_by_side([lambda: ran.append(1)] * 50, 7, threading.Event())
+    assert len(ran) == 50
+
+
+def test_numbers_for_people() -> None:
+    assert [size(n) for n in (0, 999, 1234, 5_000_000, 4.3e9)] == ["0 B", "999 B", "1.23 kB", "5 MB", "4.3 GB"]
+    assert [count(n) for n in (7, 1234, 2_147_483_648)] == ["7", "1.23 k", "2.15 G"]

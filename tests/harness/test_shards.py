@@ -1,0 +1,145 @@
+"""Texts on this machine as a corpus: nothing lost in cutting, works dealt whole, bad files named."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.prepare import python_sources
+from harness.prepare.errors import PrepareError
+from harness.prepare.folder_sources import folder_works
+from harness.prepare.python_sources import python_works
+from harness.prepare.shards import cut, deal, dealt, read_refills, readable
+from tests.harness.small_corpus import documents, write_shard
+
+
+@given(st.text(alphabet="ab \n\r\u2028\x0c", max_size=400), st.integers(1, 60))
+def test_cutting_loses_nothing_and_stays_near_the_limit(text: str, limit: int) -> None:
+    pieces = list(cut(text, limit))
+    assert "".join(pieces) == text
+    assert all(len(piece) <= 2 * limit for piece in pieces)
+    assert all(len(piece) >= limit for piece in pieces[:-1])
+
+
+def test_an_uncut_document_stays_whole() -> None:
+    assert list(cut("line\n" * 1000, 0)) == ["line\n" * 1000]
+    assert list(cut("ab\ncd\nef\ngh\n", 5)) == ["ab\ncd\n", "ef\ngh\n"]
+
+
+def texts_of(folder: Path, train_shards: int) -> dict[str, list[str]]:
+    return {
+        shard.name: [text for refill in read_refills(shard.path, 128) for text in refill]
+        for shard in dealt(folder, train_shards)
+    }
+
+
+def test_dealing_is_balanced_whole_and_reproducible(tmp_path: Path) -> None:
+    works = [f"work {number} {text}" for number, text in enumerate(documents(300))]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        deal(works, tmp_path / name, 3, document_chars=100)
+    dealt_out = texts_of(tmp_path / "one", 3)
+    assert dealt_out == texts_of(tmp_path / "two", 3)
+    assert sorted(dealt_out) == ["holdout", "train-00000", "train-00001", "train-00002", "val"]
+    sizes = [sum(map(len, texts)) for texts in dealt_out.values()]
+    assert max(sizes) - min(sizes) < max(map(len, works))
+    for work in works:
+        holders = [name for name, texts in dealt_out.items() if set(cut(work, 100)) <= set(texts)]
+        assert len(holders) == 1
+
+
+def test_refills_never_cross_row_groups(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.parquet", [str(number) for number in range(250)], row_group=100)
+    refills = list(read_refills(tmp_path / "a.parquet", 64))
+    assert [len(refill) for refill in refills] == [64, 36, 64, 36, 50]
+    assert [text for refill in refills for text in refill] == [str(number) for number in range(250)]
+
+
+def test_a_file_that_is_not_whole_is_not_readable(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.parquet", documents(50))
+    content = (tmp_path / "a.parquet").read_bytes()
+    assert readable(tmp_path / "a.parquet")
+    for name, kept in (("cut", content[:-10]), ("none", b""), ("other", b"text")):
+        (tmp_path / name).write_bytes(kept)
+        assert not readable(tmp_path / name)
+    assert not readable(tmp_path / "missing")
+    (tmp_path / "hole.parquet").write_bytes(content[:100] + bytes(200) + content[300:])
+    with pytest.raises(PrepareError, match=r"cannot read .*hole\.parquet"):
+        list(read_refills(tmp_path / "hole.parquet", 64))
+
+
+def test_a_folder_gives_every_text_of_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.txt").write_text("plain text", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "first"}\n\n{"text": "half \\ud800", "more": 1}\n{"text": " "}\n')
+    (tmp_path / "c.csv").write_text("not,read")
+    write_shard(tmp_path / "below" / "d.parquet", ["third", ""])
+    assert list(folder_works(str(tmp_path), lambda _: None)) == ["plain text", "first", "half ?", "third"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "a.jsonl:2"),
+        ("a.jsonl", b"not json\n", "a.jsonl:1"),
+        ("a.jsonl", json.dumps({"text": 3}).encode(), "not text"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1"),
+        ("a.txt", b"caf\xe9", "not UTF-8 text"),
+        ("a.parquet", b"PAR1", "cannot read"),
+        ("a.csv", b"", "no .parquet, .jsonl or .txt"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PrepareError, match=words):
+        list(folder_works(str(tmp_path), lambda _: None))
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match="does not exist"):
+        list(folder_works(str(tmp_path / "none"), lambda _: None))
+
+
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A standard library of our own, with everything that must be left out of it."""
+    files = {
+        "a.py": b"a = 1\n",
+        "pkg/copy_of_a.py": b"a = 1\n",
+        "pkg/b.py": b"b = 2\n",
+        "pkg/latin.py": b"# caf\xe9\n",
+        "pkg/empty.py": b"",
+        "_sysconfigdata_linux.py": b"prefix = 'here'\n",
+        "site-packages/other.py": b"other = 3\n",
+        "__pycache__/c.py": b"c = 4\n",
+        "notes.txt": b"text\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    for name in ("prefix", "base_prefix"):
+        monkeypatch.setattr(python_sources.sys, name, str(tmp_path))
+    return tmp_path
+
+
+def test_the_standard_library_is_read_once_and_nothing_else(python: Path) -> None:
+    assert sorted(python_works("stdlib", lambda _: None)) == ["a = 1\n", "b = 2\n"]
+    assert sorted(python_works("prefix", lambda _: None)) == ["a = 1\n", "b = 2\n", "other = 3\n"]
+
+
+def test_the_order_depends_on_contents_alone(python: Path) -> None:
+    before = list(python_works("stdlib", lambda _: None))
+    (python / "a.py").rename(python / "z.py")
+    assert list(python_works("stdlib", lambda _: None)) == before
+
+
+def test_a_python_without_sources_is_said(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(python / "nowhere"))
+    with pytest.raises(PrepareError, match="has no sources"):
+        list(python_works("stdlib", lambda _: None))
