@@ -8,6 +8,7 @@ import os
 
 os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
+import functools
 import gc
 import sys
 import time
@@ -171,14 +172,10 @@ class GPT(nn.Module):
         self.windows = windows(config)
         head_dim = config.n_embd // config.n_head
         kv_dim = config.n_kv_head * head_dim
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd, dtype=config.embed_dtype)
-        self.value_embeds = nn.ModuleDict(
-            {
-                str(i): nn.Embedding(config.vocab_size, kv_dim, dtype=config.embed_dtype)
-                for i in range(config.n_layer)
-                if has_value_embedding(i, config.n_layer)
-            }
-        )
+        with_value = [str(i) for i in range(config.n_layer) if has_value_embedding(i, config.n_layer)]
+        embedding = functools.partial(nn.Embedding, config.vocab_size, dtype=config.embed_dtype)
+        self.wte = embedding(config.n_embd)
+        self.value_embeds = nn.ModuleDict({layer: embedding(kv_dim) for layer in with_value})
         self.blocks = nn.ModuleList([Block(config, i, window) for i, window in enumerate(self.windows)])
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))  # how much of the stream enters a layer

@@ -166,3 +166,15 @@ def test_the_knobs_give_the_shape_they_say(train, monkeypatch, capsys):
     config = train.build_model(50, "cpu").config
     assert (config.n_layer, config.n_embd, config.n_head) == (3, 64, 2)
     assert "transformer_matrices" in capsys.readouterr().out
+
+
+def test_model_loss_and_logits_each_trace_as_one_graph(train):
+    """What torch.compile does on a GPU, short of generating code: no break anywhere, the same numbers."""
+    model = small_model(train, window_pattern="SL")
+    shake(model)
+    x, y = torch.randint(0, 50, (2, 2, 16))
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(x, y), model(x, y))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    torch._dynamo.reset()
