@@ -29,6 +29,7 @@ from scheduler.domain.slot import RunOrder
 TERMINATE_GRACE_S = 3.0
 KILL_WAIT_S = 10.0
 POLL_S = 0.01
+RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,14 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _die_with_parent() -> list[str]:
-    """Prefix that has the kernel kill the judge with its supervisor, from its first instruction on."""
+    """Prefix that has the kernel kill the judge with its supervisor, from its first instruction on.
+
+    Asking for that is too late when the supervisor is dead by then: so the shell looks who its parent is, afterwards.
+    """
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    if setpriv is None:  # the judge asks for it too, some milliseconds later
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", RUN_IF_PARENT_LIVES, "judge", str(os.getpid())]
 
 
 @contextlib.contextmanager

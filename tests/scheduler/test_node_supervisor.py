@@ -78,7 +78,8 @@ def test_no_secret_and_nothing_of_ray_reaches_the_judge(root: Path, tmp_path: Pa
     wait_until(lambda: isinstance(supervisor.poll(LAB_ID)[0], Done))
     seen = json.loads((out_of(root, "r0001.1") / "facts.json").read_text())["environ"]
     allowed = {"PATH", "HOME", "LC_ALL", "ARSCHED_CACHE", "PYTHONPATH", "PYTHONUNBUFFERED"}
-    assert set(seen) - {"LC_CTYPE"} == allowed | {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"}
+    of_shells_own = {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
+    assert set(seen) - of_shells_own == allowed | {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"}
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
 
 

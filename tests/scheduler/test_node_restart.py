@@ -1,0 +1,238 @@
+"""A supervisor dies and a new one finds its spools; starts are atomic; the disk may refuse. Results are never lost."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.judge_process import Commands
+from scheduler.adapters.node import SlotSupervisor
+from scheduler.adapters.slot_layout import lay_out
+from scheduler.adapters.spool import SpoolRoot, default_spool_root
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.slot import Busy, Done, Lost, Report
+from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
+from tests.scheduler.pool_contract import wait_until
+from tests.scheduler.supervisor_pool import FAKES, LAB_ID, MACHINE, fake_order, specs
+
+OTHER_DRIVER = """
+import sys
+from pathlib import Path
+from scheduler.adapters.node import SlotSupervisor
+from tests.scheduler.supervisor_pool import FAKES, fake_order, specs
+supervisor = SlotSupervisor(specs()[0], Path(sys.argv[1]), FAKES)
+supervisor.start(fake_order("r0001", sys.argv[2]))
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def supervisor(root: Path) -> Iterator[SlotSupervisor]:
+    made = SlotSupervisor(specs()[0], root, FAKES)
+    yield made
+    made.close()
+
+
+def only(reports: tuple[Report, ...]) -> Report:
+    [report] = reports
+    return report
+
+
+def start_elsewhere(root: Path, train: str) -> subprocess.Popen[bytes]:
+    """A supervisor in another process; it has started the run once its judge's pid is noted."""
+    other = subprocess.Popen([sys.executable, "-c", OTHER_DRIVER, str(root), train], stdin=subprocess.PIPE)
+    wait_until(lambda: any(root.glob("*/r0001.1/judge.pid")))
+    return other
+
+
+def test_a_finished_run_is_harvested_after_its_supervisor_died(root: Path, supervisor: SlotSupervisor) -> None:
+    with start_elsewhere(root, "score 1.25") as other:
+        wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
+        other.kill()
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+
+
+def test_a_judge_dies_with_its_supervisor_and_is_lost(root: Path, supervisor: SlotSupervisor) -> None:
+    with start_elsewhere(root, "hang") as other:
+        assert isinstance(only(supervisor.poll(LAB_ID)), Busy)
+        other.kill()
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Lost))
+
+
+def test_a_living_judge_of_another_supervisor_is_busy_and_can_be_stopped(
+    root: Path, supervisor: SlotSupervisor
+) -> None:
+    with start_elsewhere(root, "hang") as other:
+        assert isinstance(only(supervisor.poll(LAB_ID)), Busy)
+        with pytest.raises(PoolProblem, match="going on"):
+            supervisor.start(fake_order("r0002", "score 1.9"))
+        supervisor.stop(LAB_ID, "r0001", 1)
+        assert isinstance(only(supervisor.poll(LAB_ID)), Lost)
+        other.kill()
+
+
+def test_death_between_the_order_and_the_judge_is_lost_with_the_reason(root: Path, supervisor: SlotSupervisor) -> None:
+    SpoolRoot(root).create(specs()[0].slot_id, fake_order("r0001", "score 1.9"))
+    lost = only(supervisor.poll(LAB_ID))
+    assert isinstance(lost, Lost) and "before it could start the judge" in lost.reason
+
+
+def test_an_order_that_was_never_whole_leaves_nothing(root: Path, supervisor: SlotSupervisor) -> None:
+    half = root / LAB_ID / ".r0001.1.99999"
+    half.mkdir(parents=True)
+    (half / "train.py").write_text("half of")
+    assert supervisor.poll(LAB_ID) == ()
+    supervisor.start(fake_order("r0001", "score 1.9"))
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+
+
+def test_an_acknowledgement_survives_the_supervisor(root: Path, supervisor: SlotSupervisor) -> None:
+    order = fake_order("r0001", "score 1.9")
+    assert supervisor.start(order) is True
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+    supervisor.acknowledge(LAB_ID, "r0001", 1)
+    again = SlotSupervisor(specs()[0], root, FAKES)
+    assert again.start(order) is False
+    assert again.poll(LAB_ID) == ()
+
+
+def test_an_interrupted_removal_is_finished_and_not_reported(root: Path, supervisor: SlotSupervisor) -> None:
+    spool = SpoolRoot(root).create(specs()[0].slot_id, fake_order("r0001", "score 1.9"))
+    assert spool is not None
+    (root / LAB_ID / "acknowledged" / "r0001.1").touch()
+    assert supervisor.poll(LAB_ID) == ()
+    assert not spool.directory.exists()
+
+
+def test_the_first_slot_answers_for_slots_that_are_no_longer_offered(root: Path) -> None:
+    both = [SlotSupervisor(spec, root, FAKES) for spec in specs(2)]
+    both[1].start(fake_order("r0001", "score 1.9"))
+    wait_until(lambda: isinstance(only(both[1].poll(LAB_ID)), Done))
+    assert both[0].poll(LAB_ID) == ()
+    alone = SlotSupervisor(specs(1)[0], root, FAKES)
+    done = only(alone.poll(LAB_ID))
+    assert isinstance(done, Done) and done.slot_id == "node/cpu1"
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+
+def test_a_full_disk_is_one_clear_problem_and_leaves_nothing(
+    root: Path, supervisor: SlotSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch)
+        with pytest.raises(PoolProblem, match="No space left on device") as caught:
+            supervisor.start(fake_order("r0001", "score 1.9"))
+    assert "ARSCHED_SPOOL" in caught.value.hint
+    assert supervisor.poll(LAB_ID) == ()
+    assert [entry.name for entry in (root / LAB_ID).iterdir()] == ["acknowledged"]
+    supervisor.start(fake_order("r0001", "score 1.9"))
+
+
+def test_a_nearly_full_disk_breaks_the_slot_before_a_run_is_lost_to_it(
+    supervisor: SlotSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.adapters.node.LEAST_FREE_MB", 1e12)
+    assert "MB left on the disk" in supervisor.probe(CONTRACT_JSON).problem
+    with pytest.raises(PoolProblem, match="MB left on the disk"):
+        supervisor.start(fake_order("r0001", "score 1.9"))
+
+
+def test_a_spool_that_cannot_be_made_is_a_problem_of_the_slot(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    supervisor = SlotSupervisor(specs()[0], tmp_path / "file" / "spool", FAKES)
+    assert "cannot be written" in supervisor.probe(CONTRACT_JSON).problem
+
+
+def test_a_judge_that_cannot_be_started_leaves_the_attempt_startable(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.adapters.judge_process.shutil.which", lambda name: None)
+    supervisor = SlotSupervisor(specs()[0], root, Commands(("/nowhere/python",), FAKES.cache))
+    with pytest.raises(PoolProblem, match="could not be started"):
+        supervisor.start(fake_order("r0001", "score 1.9"))
+    assert supervisor.poll(LAB_ID) == ()
+
+
+def test_a_judge_nobody_here_started_breaks_the_slot_while_it_holds_the_core(
+    root: Path, supervisor: SlotSupervisor
+) -> None:
+    (root / "locks").mkdir(parents=True)
+    with (root / "locks" / "cpu-0.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another judge" in supervisor.probe(CONTRACT_JSON).problem
+        with pytest.raises(PoolProblem, match="another judge"):
+            supervisor.start(fake_order("r0001", "score 1.9"))
+    assert supervisor.probe(CONTRACT_JSON).problem == ""
+
+
+def test_probe_names_the_pool_and_says_what_the_cache_lacks(supervisor: SlotSupervisor) -> None:
+    slot = supervisor.probe(CONTRACT_JSON)
+    assert (slot.id, slot.device, slot.boot_id, slot.cache_digest) == ("node/cpu0", "cpu", "boot-1", CACHE_DIGEST)
+    assert "test processor" in slot.pool and "tiny-beefbeefbeef" in slot.pool and CACHE_DIGEST[:12] in slot.pool
+    bare = supervisor.probe('{"name": "bare", "device": "cpu"}')
+    assert bare.problem == "no cache for contract bare; run: arsched prepare --contract bare"
+    assert (bare.pool, bare.cache_digest) == ("", "")
+    assert "the referee itself fails" in supervisor.probe('{"name": "broken", "device": "cpu"}').problem
+
+
+def test_names_that_would_leave_the_spool_are_refused(supervisor: SlotSupervisor) -> None:
+    for lab_id in ("../elsewhere", "a/b", "", ".hidden"):
+        with pytest.raises(PoolProblem, match="cannot name a folder"):
+            supervisor.start(fake_order("r0001", "score 1.9", lab_id=lab_id))
+
+
+def test_closing_ends_runs_of_every_lab(root: Path) -> None:
+    one, two = (SlotSupervisor(spec, root, FAKES) for spec in lay_out(MACHINE, "node", "cpu", 2))
+    one.start(fake_order("r0001", "hang", lab_id="lab-2"))
+    two.start(fake_order("r0001", "hang"))
+    one.close()
+    wait_until(lambda: isinstance(only(one.poll("lab-2")), Lost))
+    assert isinstance(only(two.poll(LAB_ID)), Busy)
+    two.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"ARSCHED_SPOOL": "/a"}, "/a"),
+        ({"ARSCHED_CACHE": "/b"}, "/b/spool"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/arsched/spool"),
+    ],
+)
+def test_where_spools_are(environ: dict[str, str], expected: str) -> None:
+    assert default_spool_root(environ) == Path(expected)
+
+
+def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_a_run_that_is_whole_or_absent(root: Path) -> None:
+    """Kill after growing delays; every spool found afterwards has its whole order, and no judge is left."""
+    supervisor = SlotSupervisor(specs()[0], root, FAKES)
+    for number in range(9):
+        other = subprocess.Popen([sys.executable, "-c", OTHER_DRIVER, str(root), "hang"], stdin=subprocess.PIPE)
+        waits = (lambda: (root / LAB_ID).exists(), lambda: any(root.glob("*/r0001.1")), lambda: True)
+        wait_until(waits[number % 3])
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+        wait_until(lambda: not any(isinstance(report, Busy) for report in supervisor.poll(LAB_ID)))
+        for report in supervisor.poll(LAB_ID):
+            spool = SpoolRoot(root).find(LAB_ID, report.run_id, report.attempt)
+            assert spool is not None and spool.train_path.read_text() == "hang"
+            SpoolRoot(root).discard(spool)
