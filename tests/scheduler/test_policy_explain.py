@@ -1,38 +1,90 @@
-"""Decisions in words: every number is there, signs are right, and no single run goes unmarked."""
+"""Decisions in words: every number is there, signs are right, bars are not blurred, no single run goes unmarked."""
 
 from __future__ import annotations
 
-from scheduler.domain.decision import Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
-from scheduler.policy.explain import describe_noise, explain_decision
+import re
 
-EFFECT = Effect(-0.0013, 0.0005, 0.0005, 2, 2, 0.99, -0.0011)
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.domain.decision import PRESETS, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.policy.explain import describe_baseline, describe_effect, describe_noise, explain_decision, signed
+from scheduler.policy.gates import effect_of, judge_candidate
+from tests.scheduler.policy_kit import baseline, standing
+
+EFFECT = Effect(-0.0130, 0.0050, 0.0050, 2, 3, 0.9951, -0.0110)
 
 
 def test_a_promotion_says_what_to_expect() -> None:
-    said = explain_decision(Promote("c0007", "c0001", EFFECT, "because"), "wider")
+    said = explain_decision(Promote("c0007", "c0001", EFFECT, "because"), "wider-mlp")
     assert said == (
-        "promoted  c0007 wider  −0.0013 ± 0.0005 (2 runs vs 2)  P(better)=0.99  expect about −0.0011 after shrinkage"
+        "promoted  c0007 wider-mlp  −0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99  "
+        "expect about −0.0110 after shrinkage"
     )
 
 
-def test_a_single_run_says_so() -> None:
+def test_a_repeat_asks_for_one_more_run() -> None:
     effect = Effect(-0.0008, 0.0006, 0.0005, 1, 2, 0.89, -0.0005)
-    assert "(1 run vs 2)  P(better)=0.89  one more run" in explain_decision(Replicate("c1", "c0", effect, ""), "x")
+    said = explain_decision(Replicate("c0008", "c0001", effect, ""), "x")
+    assert said == "repeat    c0008 x  −0.0008 ± 0.0006 (1 run vs 2)  P(better)=0.89  one more run"
 
 
-def test_noise_and_harm_are_told_apart() -> None:
-    noise = Effect(0.0001, 0.0005, 0.0005, 3, 2, 0.42, 0.0)
-    worse = Effect(0.0100, 0.0005, 0.0005, 1, 3, 0.0, 0.01)
-    assert explain_decision(Discard("c1", "c0", noise, ""), "x").endswith("within noise")
-    assert explain_decision(Discard("c1", "c0", worse, ""), "x").endswith("worse")
-    assert "+0.0100" in explain_decision(Discard("c1", "c0", worse, ""), "x")
+@pytest.mark.parametrize(
+    ("diff", "verdict"),
+    [(-0.0001, "within noise"), (0.0001, "within noise"), (0.0100, "worse"), (-0.01, "within noise")],
+)
+def test_noise_and_harm_are_told_apart(diff: float, verdict: str) -> None:
+    effect = Effect(diff, 0.0005, 0.0005, 3, 2, 0.42, 0.0)
+    said = explain_decision(Discard("c0009", "c0001", effect, ""), "x")
+    assert said == f"dropped   c0009 x  {signed(diff)} ± 0.0005 (3 runs vs 2)  P(better)=0.42  {verdict}"
 
 
-def test_a_failure_gives_its_reason() -> None:
-    assert "oom: too wide" in explain_decision(Discard("c1", "c0", None, "oom: too wide"), "x")
-    assert "one more try" in explain_decision(Retry("c1", "a repeat failed: one more try"), "x")
-    assert "c0" in explain_decision(MeasureBaseline("c0", "needs three"), "baseline")
+def test_a_failure_gives_its_reason_in_one_line() -> None:
+    said = explain_decision(Discard("c0002", "c0001", None, "crash: exit code 1:\n  RuntimeError: no"), "x")
+    assert said == "failed    c0002 x  crash: exit code 1: RuntimeError: no"
+    assert "\n" not in explain_decision(Retry("c0002", "its repeat failed (oom:\nwide): one more try"), "x")
 
 
-def test_the_noise_says_how_well_it_is_known() -> None:
+def test_the_baselines_own_runs_are_named() -> None:
+    said = explain_decision(MeasureBaseline("c0001", "a baseline is measured 2 times, 1 so far"), "start")
+    assert said == "baseline  c0001 start  one more run: a baseline is measured 2 times, 1 so far"
+
+
+def test_the_baseline_and_the_noise_say_how_well_they_are_known() -> None:
     assert describe_noise(Noise(0.00052, 31)) == "noise sd 0.00052 (31 repeats)"
+    assert describe_noise(Noise(0.00052, 1)) == "noise sd 0.00052 (1 repeat)"
+    assert describe_noise(Noise(0.0005, 0)) == "noise sd 0.00050 (assumed: no repeats yet)"
+    said = describe_baseline(baseline(0.97410, 0.97414), Noise(0.00052, 31))
+    assert said == "baseline  c0001 idea-1  0.97412 (2 runs)  noise sd 0.00052 (31 repeats)"
+    assert "not measured yet" in describe_baseline(baseline(), Noise(0.0005, 0))
+
+
+@pytest.mark.parametrize(
+    ("bpb", "said"),
+    [(0.0130, "+0.0130"), (-0.0130, "−0.0130"), (-0.00004, "0.0000"), (0.0, "0.0000"), (-1.0, "−1.0000")],
+)
+def test_signs_are_written_and_zero_has_none(bpb: float, said: str) -> None:
+    assert signed(bpb) == said
+
+
+@given(st.floats(0, 1), st.sampled_from([0.30, 0.70, 0.80, 0.90, 0.95, 0.98]))
+def test_a_probability_never_reads_as_past_a_bar_it_missed(p: float, bar: float) -> None:
+    shown = float(re.findall(r"P\(better\)=(\d\.\d\d)", describe_effect(Effect(-0.1, 0.1, 0.1, 1, 2, p, -0.1)))[0])
+    assert (shown >= bar) == (p >= bar - 1e-10)
+    assert abs(shown - p) <= 0.01 + 1e-9
+    assert shown < 1 or p > 1 - 1e-10
+
+
+@given(
+    st.lists(st.floats(0.9, 1.1), min_size=1, max_size=4),
+    st.lists(st.floats(0.9, 1.1), min_size=1, max_size=4),
+    st.sampled_from(list(PRESETS.values())),
+)
+def test_every_sentence_holds_the_numbers_it_was_decided_from(ours: list[float], theirs: list[float], gates) -> None:
+    candidate, base, noise = standing(2, *ours), baseline(*theirs), Noise(0.01, 5)
+    effect = effect_of(candidate, base, noise)
+    said = explain_decision(judge_candidate(candidate, base, noise, gates), candidate.name)
+    runs = f"({len(ours)} run{'s' if len(ours) > 1 else ''} vs {len(theirs)})"
+    assert f"c0002 idea-2  {signed(effect.diff)} ± {effect.se:.4f} {runs}  P(better)=" in said
+    assert "\n" not in said

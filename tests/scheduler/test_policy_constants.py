@@ -1,0 +1,230 @@
+"""Constants: read by name, rewritten in place, refused where a rewrite would not do what it says."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.domain.errors import CandidateRejected
+from scheduler.policy.constants import read_constants, rewrite_constants
+from scheduler.policy.fingerprint import fingerprint
+
+TRAIN_PY = (Path(__file__).resolve().parents[2] / "train.py").read_text(encoding="utf-8")
+SOURCE = '''"""Knobs."""
+import os
+DEPTH = 4  # layers
+TOTAL_BATCH_SIZE = 2**19 # tokens
+ADAM_BETAS = (0.8, 0.95)
+WINDOW_PATTERN = "SSSL"; NOTE = "ü"; AFTER = 1  # ü
+LR: float = -1e-3  # typed
+BARE = 0.1, 0.2
+WARMUP, (COOLDOWN) = 0.0, 0.5  # both
+WIDE = (
+    1,  # one
+    2,
+)  # many lines
+LONG = ("a"  # first half
+        "b")
+FAR = \\
+    7
+HALF = (1 << 10) // 2 - 3 % 2
+USE_BIAS = False
+
+def f():
+    DEPTH = 9
+    AFTER: int = 2
+    return [NOTE for NOTE in "x"]
+'''
+READ = {
+    "DEPTH": 4,
+    "TOTAL_BATCH_SIZE": 2**19,
+    "ADAM_BETAS": (0.8, 0.95),
+    "WINDOW_PATTERN": "SSSL",
+    "NOTE": "ü",
+    "AFTER": 1,
+    "LR": -1e-3,
+    "BARE": (0.1, 0.2),
+    "WARMUP": 0.0,
+    "COOLDOWN": 0.5,
+    "WIDE": (1, 2),
+    "LONG": "ab",
+    "FAR": 7,
+    "HALF": 511,
+    "USE_BIAS": False,
+}
+
+NUMBERS = st.booleans() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = NUMBERS | st.text(max_size=12)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
+
+
+def as_typed(value: object) -> str:
+    """Tells 1, 1.0 and True apart, and 0.0 from -0.0."""
+    return repr(value)
+
+
+def test_constants_are_read_by_name_in_the_order_of_the_file() -> None:
+    assert read_constants(SOURCE) == READ
+    assert list(read_constants(SOURCE)) == list(READ)
+    assert read_constants(SOURCE)["USE_BIAS"] is False
+
+
+def test_rewriting_touches_the_values_and_nothing_else() -> None:
+    values = {"DEPTH": 8, "TOTAL_BATCH_SIZE": 4096, "WINDOW_PATTERN": 'L"\\', "NOTE": "longer é", "AFTER": 22}
+    new = rewrite_constants(SOURCE, values | {"LR": 0.5, "COOLDOWN": 0.25, "BARE": (1, 2), "FAR": 8})
+    expected = (
+        SOURCE.replace("DEPTH = 4", "DEPTH = 8")
+        .replace("2**19", "4096")
+        .replace('"SSSL"; NOTE = "ü"; AFTER = 1 ', '"L\\"\\\\"; NOTE = "longer é"; AFTER = 22 ')
+        .replace("-1e-3", "0.5")
+        .replace("0.1, 0.2", "(1, 2)")
+        .replace("0.0, 0.5", "0.0, 0.25")
+        .replace("    7\n", "    8\n")
+    )
+    assert new == expected
+
+
+def test_a_value_over_many_lines_becomes_one() -> None:
+    assert "\nWIDE = 3  # many lines\nLONG" in rewrite_constants(SOURCE, {"WIDE": 3})
+    assert '\nLONG = ("c")\nFAR' in rewrite_constants(SOURCE, {"LONG": "c"})
+
+
+def test_rewriting_nothing_changes_nothing() -> None:
+    assert rewrite_constants(SOURCE, {}) == SOURCE
+
+
+@given(st.dictionaries(st.sampled_from(list(READ)), VALUES))
+def test_what_is_written_is_read_back_and_the_rest_is_as_it_was(values: dict) -> None:
+    new = rewrite_constants(SOURCE, values)
+    assert as_typed(read_constants(new)) == as_typed(READ | values)
+    assert rewrite_constants(new, values) == new
+    kept = [line.partition("#")[2] for line in SOURCE.splitlines() if line.startswith(("DEPTH", "TOTAL", "WARMUP"))]
+    assert all(f"#{comment}\n" in new for comment in kept)
+
+
+@given(st.dictionaries(st.sampled_from(list(READ)), SCALARS), st.sampled_from(["\r\n", "\r"]))
+def test_line_ends_are_kept(values: dict, line_end: str) -> None:
+    source = SOURCE.replace("\n", line_end)
+    assert rewrite_constants(source, values) == rewrite_constants(SOURCE, values).replace("\n", line_end)
+
+
+def test_a_form_feed_or_a_strange_space_does_not_shift_the_columns() -> None:
+    source = "\fA = 1\nB = '\u2028\x0b'; C = 2\n"
+    assert rewrite_constants(source, {"A": 10, "C": 20}) == "\fA = 10\nB = '\u2028\x0b'; C = 20\n"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "DEPTH = 8",
+        "if cuda:\n    DEPTH = 8",
+        "DEPTH += 1",
+        "DEPTH: int = 8",
+        "for DEPTH in range(3): pass",
+        "def DEPTH(): pass",
+        "class DEPTH: pass",
+        "import DEPTH",
+        "from x import y as DEPTH",
+        "DEPTH, OTHER = 1, 2",
+        "OTHER = DEPTH = 1",
+        "with open('x') as DEPTH: pass",
+        "def f():\n    global DEPTH\n    DEPTH = 5",
+        "print(DEPTH := 5)",
+        "del DEPTH",
+        "try: pass\nexcept ValueError as DEPTH: pass",
+        "match x:\n    case [*DEPTH]: pass",
+        "match x:\n    case {**DEPTH}: pass",
+        "match x:\n    case int() as DEPTH: pass",
+    ],
+)
+def test_a_name_the_module_binds_twice_is_refused(again: str) -> None:
+    """The rewrite would be undone further down, and the candidate would not be what it says."""
+    source = f"DEPTH = 4\nWIDTH = 2\n{again}\n"
+    ast.parse(source)
+    assert "DEPTH" not in read_constants(source)
+    with pytest.raises(CandidateRejected, match=r"sets DEPTH in 2 places: lines 1, \d") as refusal:
+        rewrite_constants(source, {"WIDTH": 3, "DEPTH": 8})
+    assert "DEPTH = value" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "def f(DEPTH=1):\n    DEPTH = 2",
+        "class A:\n    DEPTH = 3",
+        "x.DEPTH = 5",
+        "x = lambda DEPTH: DEPTH",
+        "f(DEPTH=3)",
+    ],
+)
+def test_the_same_name_in_another_scope_is_another_name(elsewhere: str) -> None:
+    source = f"DEPTH = 4\n{elsewhere}\n"
+    assert rewrite_constants(source, {"DEPTH": 8}) == f"DEPTH = 8\n{elsewhere}\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KNOB = len('x')",
+        "KNOB = OTHER = 3",
+        "KNOB = [1, 2]",
+        "KNOB = None",
+        "KNOB = b'x'",
+        "KNOB = 1j",
+        "KNOB = 9**9**9",
+        "KNOB = 1 << 10**9",
+        "KNOB = 'a' * 10**9",
+        "KNOB = 1 / 0",
+        "KNOB = (-8) ** 0.5",
+        "KNOB = 1" + "+1" * 2500,
+        "KNOB = f'{1}'",
+        "KNOB = (1, x)",
+        "KNOB, REST = pair",
+        "KNOB, REST = 1, 2, 3",
+        "KNOB: int",
+        "if x:\n    KNOB = 1",
+    ],
+)
+def test_what_is_no_plain_literal_is_no_constant(line: str) -> None:
+    assert "KNOB" not in read_constants(line)
+    with pytest.raises(CandidateRejected, match="KNOB") as refusal:
+        rewrite_constants(line, {"KNOB": 1})
+    assert "KNOB = value" in refusal.value.hint
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(CandidateRejected, match="no constant DEPHT") as refusal:
+        rewrite_constants(SOURCE, {"DEPHT": 1})
+    assert refusal.value.hint == "did you mean DEPTH?"
+    with pytest.raises(CandidateRejected, match="no constant ZZZ") as refusal:
+        rewrite_constants(SOURCE, {"ZZZ": 1})
+    assert "module level" in refusal.value.hint
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, (1, math.nan)])
+def test_a_value_no_literal_can_spell_is_refused(value: object) -> None:
+    with pytest.raises(CandidateRejected, match="DEPTH cannot be set"):
+        rewrite_constants(SOURCE, {"DEPTH": value})
+
+
+def test_a_source_that_does_not_parse_is_refused() -> None:
+    for act in (read_constants, lambda source: rewrite_constants(source, {"A": 1})):
+        with pytest.raises(CandidateRejected, match="line 2"):
+            act("A = 1\nB = = 2\n")
+
+
+def test_every_constant_of_the_shipped_train_py_can_be_rewritten_in_its_line() -> None:
+    constants = read_constants(TRAIN_PY)
+    assert {"DEPTH", "ASPECT_RATIO", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "WINDOW_PATTERN"} <= set(constants)
+    same = rewrite_constants(TRAIN_PY, constants)
+    assert fingerprint(same) == fingerprint(TRAIN_PY)
+    for name in [name for name in constants if f"\n{name} = (\n" not in TRAIN_PY]:
+        changed = rewrite_constants(TRAIN_PY, {name: 123})
+        pairs = zip(TRAIN_PY.splitlines(), changed.splitlines(), strict=True)
+        [(old, new)] = [(old, new) for old, new in pairs if old != new]
+        assert new == f"{name} = 123{'  #' * ('  #' in old)}{old.partition('  #')[2]}"

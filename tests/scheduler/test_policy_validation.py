@@ -1,0 +1,107 @@
+"""What is no candidate: bytes and paths that are refused with their reason, and what is let through."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.domain.errors import CandidateRejected
+from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.validation import MAX_BYTES, check_changed_paths, check_train_py
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b" \n\t\n", "empty"),
+        (BOM, "empty"),
+        (b"#" * (MAX_BYTES + 1), "131,073 bytes, the limit is 131,072"),
+        (b"x = '\xff'\n", "byte 5 (0xff)"),
+        ("x = 'ü'\n".encode("latin-1"), "byte 5 (0xfc)"),
+        ("x = 1\n".encode("utf-16"), "not UTF-8: byte 0"),
+        (b"x = 1\n\0", "NUL character, line 2"),
+        (b"def f(:\n  pass\n", "line 1: def f(:"),
+        (b"x = 1\nif x:\n\ty = 1\n        z = 1\n", "line 4: z = 1"),
+        (b"x = (\n", "line 1"),
+        (b"x = 1\nx = = 2\n", "line 2: x = = 2"),
+        (b"# -*- coding: latin-1 -*-\nx = 1\n", "iso-8859-1"),
+        (b"# coding: klingon\nx = 1\n", "unknown encoding"),
+        (BOM + b"# coding: latin-1\n", "encoding problem"),
+        (b"x = " + b"1" * 5000, "4300 digits"),
+        (b"x = " + b"(" * 20_000 + b")" * 20_000, "nested"),
+        (b"x = " + b"-" * 60_000 + b"1", "nested too deeply"),
+        (b"x = a" + b".b" * 60_000, "nested too deeply"),
+        (b"x = 1" + b"+1" * 60_000, "nested too deeply"),
+        (b"x = " + b"lambda: " * 10_000 + b"1", "nested too deeply"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_its_reason(data: bytes, says: str) -> None:
+    with pytest.raises(CandidateRejected, match=r"train\.py") as refusal:
+        check_train_py(data)
+    assert says in refusal.value.message
+    assert refusal.value.hint
+    assert len(refusal.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x = '\\d'\n",  # an escape Python warns of
+        b"# -*- coding: utf-8 -*-\nx = 1\n",
+        b"x = 1\r\nif x:\r\n    y = 2\r\n",
+        b"x = 1",
+        b"#" * MAX_BYTES,
+        b"x = 1" + b"+1" * 900,
+        b"if 1: pass\n" + b"elif 1: pass\n" * 900,
+        b"x = 0x" + b"f" * 100_000,
+        "x = 'ü €  '\n".encode(),
+    ],
+)
+def test_what_is_unusual_but_sound_is_let_through_and_can_be_told_apart(data: bytes) -> None:
+    text = check_train_py(data)
+    assert text.encode() == data
+    assert fingerprint(text) == fingerprint(text + "\n# a comment\n")
+
+
+def test_a_byte_order_mark_is_no_sin_and_no_part_of_the_source() -> None:
+    assert check_train_py(BOM + b"x = 1\n") == "x = 1\n"
+    assert check_train_py(BOM + b"# coding: utf-8\n") == "# coding: utf-8\n"
+
+
+@given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
+def test_any_bytes_are_source_or_refused(data: bytes) -> None:
+    with contextlib.suppress(CandidateRejected):
+        ast.parse(check_train_py(data))
+
+
+def test_what_a_candidate_wrote_cannot_steer_the_terminal() -> None:
+    with pytest.raises(CandidateRejected) as refusal:
+        check_train_py(b"x = '\x1b[2J\x1b]0;gone\x07\n")
+    assert refusal.value.message.isprintable()
+    with pytest.raises(CandidateRejected) as refusal:
+        check_changed_paths(["a\x1b[31m\n.py"])
+    assert refusal.value.message.isprintable()
+
+
+def test_only_train_py_may_change() -> None:
+    check_changed_paths(["train.py"])
+    check_changed_paths([])
+    with pytest.raises(CandidateRejected, match=r"it also changes harness/judge\.py$"):
+        check_changed_paths(["train.py", "harness/judge.py"])
+    with pytest.raises(CandidateRejected, match=r"f0, f1, f2, f3, f4 and 3 more$"):
+        check_changed_paths([f"f{i}" for i in range(7, -1, -1)])
+
+
+@pytest.mark.parametrize(
+    "path", ["Train.py", "./train.py", "sub/train.py", "train.py ", "train.pyc", "candidates/a/train.py"]
+)
+def test_a_name_like_train_py_is_another_file(path: str) -> None:
+    with pytest.raises(CandidateRejected):
+        check_changed_paths([path])
