@@ -121,6 +121,7 @@ def _name_baselines(axes: Any, history: History, scale: Scale) -> None:
             **style,
             color=INK,
             zorder=7,
+            path_effects=_halo(),
             parse_math=False,
         )
 
@@ -135,14 +136,23 @@ def _name_others(axes: Any, history: History, scale: Scale) -> None:
             _short(point.name),
             (point.number, height),
             xycoords="data" if shown else axes.get_xaxis_transform(),
-            xytext=(9 if right else -9, 0),
+            xytext=(9 if right else -9, 3),
             textcoords="offset points",
             ha="left" if right else "right",
-            va="center",
+            va="bottom" if shown else "center",
             fontsize=9.5,
             color="#555555",
+            zorder=7,
+            path_effects=_halo(),
             parse_math=False,
         )
+
+
+def _halo() -> list[Any]:
+    """White around letters, so that lines may pass below them."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3, foreground="white", alpha=0.8)]
 
 
 def _fits(point: CandidatePoint, scale: Scale) -> bool:

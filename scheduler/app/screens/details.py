@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from scheduler.app.screens import numbers
-from scheduler.app.screens.terminal import Columns, Renderable, indented, pairs, state
+from scheduler.app.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.app.views.candidate_details import CandidateView
 from scheduler.app.views.run_details import Figures, RunView
 
@@ -123,7 +123,7 @@ def _diff(diff: str) -> Iterator[Renderable]:
     if diff:
         yield ""
         for line in diff.splitlines():
-            yield Text(line, style=DIFF_STYLES.get(line[:1], ""))
+            yield verbatim(line, DIFF_STYLES.get(line[:1], ""))
 
 
 def _effect(view: CandidateView) -> str:

@@ -48,7 +48,8 @@ def painted(renderables: Iterable[Renderable], width: int = 80) -> str:
 
 def _paint(console: Console, renderables: Iterable[Renderable]) -> None:
     for renderable in renderables:
-        console.print(renderable)
+        verbatim = isinstance(renderable, Text) and renderable.no_wrap is True
+        console.print(renderable, soft_wrap=verbatim)
 
 
 class Columns:
@@ -92,6 +93,11 @@ def pairs(rows: Iterable[tuple[str, Renderable | str]]) -> Table:
     for name, value in rows:
         table.add_row(name, Text(value) if isinstance(value, str) else value)
     return table
+
+
+def verbatim(line: str, style: str = "") -> Text:
+    """A line that is never wrapped or cut: somebody may want to apply it."""
+    return Text(line, style=style, no_wrap=True)
 
 
 def state(word: str, status: str) -> Text:

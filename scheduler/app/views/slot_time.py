@@ -4,8 +4,10 @@
     slot 0  [run train 20 s ]gap[run ..........]gap[run .....]
     slot 1  [run ........]gap[run ...........]........ nothing queued ..|
 
-A stretch is time in which somebody ran the queue: it ends where no slot was busy for longer than IDLE_S. A gap is the
-time from the moment when both a slot was free and its next run was queued to that run's start: what scheduling cost.
+A stretch is time in which somebody ran the queue: it ends where no slot was held for longer than IDLE_S. A run is busy
+while its judge is alive, by the judge's own clock. A gap is the time between two runs of one slot in which the second
+could have run already: from the end of the first judge, or the queueing of the second if that was later. It holds all
+that scheduling costs: fetching and recording the result, deciding, placing, starting the next judge.
 """
 
 from __future__ import annotations
@@ -23,18 +25,23 @@ IDLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """One attempt on one slot, over. Times in seconds since the epoch; `budget_s` is what it trained of them."""
+    """One attempt that held a slot and is over. Times in seconds since the epoch.
+
+    `judged_s` is how long its judge lived and `budget_s` how long it trained; without a result the whole stay and 0.
+    """
 
     run: str
     slot: str
     queued_at: float
     started_at: float
     ended_at: float
+    judged_s: float
     budget_s: float
 
     @property
-    def length_s(self) -> float:
-        return max(0.0, self.ended_at - self.started_at)
+    def overhead_s(self) -> float:
+        """Held by this run, but without its judge."""
+        return max(0.0, self.ended_at - self.started_at - self.judged_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ def slot_time(stays: Iterable[Stay]) -> SlotTime:
     by_slot = _by_slot(ordered)
     gaps = {slot: _gaps(mine, spans) for slot, mine in by_slot.items()}
     every_gap = [gap for found in gaps.values() for gap in found]
-    busy_s, budget_s = sum(stay.length_s for stay in ordered), sum(stay.budget_s for stay in ordered)
+    busy_s, budget_s = sum(stay.judged_s for stay in ordered), sum(stay.budget_s for stay in ordered)
     offered_s = wall_s * len(by_slot)
     return SlotTime(
         slots=tuple(_use(slot, mine, gaps[slot], wall_s) for slot, mine in sorted(by_slot.items())),
@@ -91,7 +98,7 @@ def slot_time(stays: Iterable[Stay]) -> SlotTime:
 
 
 def _use(slot: str, stays: Sequence[Stay], gaps: Sequence[float], wall_s: float) -> SlotUse:
-    busy_s, budget_s = sum(stay.length_s for stay in stays), sum(stay.budget_s for stay in stays)
+    busy_s, budget_s = sum(stay.judged_s for stay in stays), sum(stay.budget_s for stay in stays)
     return SlotUse(
         slot=slot,
         runs=len(stays),
@@ -116,12 +123,12 @@ def _stretches(ordered: Sequence[Stay]) -> list[list[Stay]]:
 
 
 def _gaps(stays: Sequence[Stay], spans: Sequence[tuple[float, float]]) -> list[float]:
-    """Seconds between two runs of one slot in which the second could have run; never across stretches."""
+    """Seconds between two runs of one slot; never across stretches."""
     found = []
     for before, after in itertools.pairwise(stays):
         together = any(start <= before.started_at and after.started_at <= end for start, end in spans)
         if together:
-            found.append(max(0.0, after.started_at - max(before.ended_at, after.queued_at)))
+            found.append(before.overhead_s + max(0.0, after.started_at - max(before.ended_at, after.queued_at)))
     return found
 
 

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from scheduler.adapters.ledger import Ledger
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.slot_time import Stay
 from scheduler.domain.run import Attempt, Finished, Run
 
+NEVER_BEGAN_S = 0.5  # an attempt without a result that was over this soon was refused by its slot
+
 
 def read_stays(ledger: Ledger, facts: LabFacts) -> tuple[Stay, ...]:
-    """Every attempt that is over, those without a result included: they held a slot, too."""
+    """Every attempt that held a slot and is over, those without a result included."""
     queued_at = _queue_times(ledger, facts.lab.tag)
     started = [run for run in facts.runs if run.attempts]
-    return tuple(stay for run in started for stay in _stays(run, ledger.runs.attempts(run.id), queued_at))
+    return tuple(
+        stay for run in started for stay in _stays(run, ledger.runs.attempts(run.id), queued_at.get(run.id, ()))
+    )
 
 
-def _stays(run: Run, attempts: tuple[Attempt, ...], queued_at: Mapping[str, list[float]]) -> Iterator[Stay]:
+def _stays(run: Run, attempts: Sequence[Attempt], queued_at: Sequence[float]) -> Iterator[Stay]:
     for attempt in attempts:
         if attempt.ended_at is None:
             continue
-        times = queued_at.get(run.id, [])
-        earlier = bisect_right(times, attempt.started_at)
+        held_s = attempt.ended_at - attempt.started_at
+        judged = _judged(run, attempt)
+        if judged is None and held_s < NEVER_BEGAN_S:
+            continue
+        earlier = bisect_right(queued_at, attempt.started_at)
+        judged_s, budget_s = judged or (held_s, 0.0)
         yield Stay(
             run=run.id,
             slot=attempt.slot_id,
-            queued_at=times[earlier - 1] if earlier else attempt.started_at,
+            queued_at=queued_at[earlier - 1] if earlier else attempt.started_at,
             started_at=attempt.started_at,
             ended_at=attempt.ended_at,
-            budget_s=_trained_s(run, attempt),
+            judged_s=min(judged_s, held_s),
+            budget_s=budget_s,
         )
 
 
@@ -44,8 +53,11 @@ def _queue_times(ledger: Ledger, tag: str) -> Mapping[str, list[float]]:
     return times
 
 
-def _trained_s(run: Run, attempt: Attempt) -> float:
-    """Wall seconds inside the budget, by the judge's clock; 0 for an attempt without a result."""
+def _judged(run: Run, attempt: Attempt) -> tuple[float, float] | None:
+    """How long the judge lived and the candidate trained, in wall seconds by the judge's clock; None: no result."""
     if not isinstance(run.state, Finished) or run.state.attempt != attempt.number:
-        return 0.0
-    return dict(run.state.result.measured.phases_s).get("train", 0.0)
+        return None
+    measured = run.state.result.measured
+    if measured.wall_s is None:
+        return None
+    return measured.wall_s, dict(measured.phases_s).get("train", 0.0)

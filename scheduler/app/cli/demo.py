@@ -1,0 +1,98 @@
+"""`arsched demo`: a real hill climb in a lab of its own, through the same use cases as every other verb."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from scheduler.app.cli import options
+from scheduler.app.cli.output import print_json, say
+from scheduler.app.cli.running import INTERRUPTED
+from scheduler.app.demo import TAG, first_ideas, next_ideas, open_lab
+from scheduler.app.demo_place import Place, demo_place
+from scheduler.app.drive import Ending, has_work, run_queue
+from scheduler.app.kept_pool import kept_pool
+from scheduler.app.means import Means
+from scheduler.app.pools import PoolOptions, connect_ray
+from scheduler.app.prepare import prepare_command, run_program
+from scheduler.app.progress import open_screen
+from scheduler.app.report import Report, write_report
+from scheduler.app.screens.leaderboard import leaderboard_screen
+from scheduler.app.screens.summary import summary_screen
+from scheduler.app.screens.terminal import paint
+from scheduler.app.views.facts import read_facts
+from scheduler.app.views.leaderboard import Leaderboard, leaderboard
+from scheduler.app.workspace import Workspace, open_workspace
+from scheduler.domain.candidate import Candidate
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+SLOTS = 2
+
+STEPS: tuple[tuple[str, Callable[[Workspace], tuple[Candidate, ...]]], ...] = (
+    ("3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them", first_ideas),
+    ("4/5 ideas on top of what was promoted", next_ideas),
+)
+
+
+@click.command(short_help="A real parallel hill climb on this machine.")
+@click.option("--dir", "parent", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True,
+              help="Where its numbered folder goes.")  # fmt: skip
+@click.option("--slots", type=click.IntRange(1), default=SLOTS, show_default=True, metavar="N", help="Runs at a time.")
+@click.option("--contract", default="cpu", show_default=True, metavar="C", help="Another contract for one CPU core.")
+@options.as_json
+def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
+    """Prepare the cpu cache, measure a baseline, try seven edits and then two on top of what won, with real training.
+
+    Takes a few minutes. Interrupted, the next `arsched demo` goes on; finished, it starts another.
+    """
+    with demo_place(parent, CHECKOUT) as place:
+        _greet(place)
+        say("1/5 the cache: corpus, tokenizer and packed rows of the contract, once per machine")
+        code = run_program(prepare_command(contract, None, as_json=False, verify=False))
+        if code:
+            return code
+        say("2/5 the lab: a branch, a ledger, and its first baseline")
+        open_lab(place.root, contract)
+        with open_workspace(TAG, start=place.root) as space:
+            return _climb(space, slots, as_json)
+
+
+def _climb(space: Workspace, slots: int, as_json: bool) -> int:
+    """Two turns at the queue on the same slots, each until everything is decided; then the report."""
+    with open_screen() as screen, kept_pool(connect_ray) as connect:
+        means = Means(PoolOptions(slots=slots), connect)
+        for title, step in STEPS:
+            screen.say(title)
+            for candidate in step(space):
+                screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
+            if run_queue(space, screen, means, lambda: not has_work(space)) is Ending.INTERRUPTED:
+                screen.say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
+                return INTERRUPTED
+    say("5/5 the report")
+    report = write_report(space, space.paths.report)
+    _print(leaderboard(read_facts(space.ledger, space.lab)), report, as_json)
+    _say_farewell(space, report)
+    return 0
+
+
+def _print(board: Leaderboard, report: Report, as_json: bool) -> None:
+    if as_json:
+        print_json({"leaderboard": board.to_json(), "report": report.to_json()})
+        return
+    paint(leaderboard_screen(board))
+    paint([""])
+    paint(summary_screen(report.summary))
+
+
+def _greet(place: Place) -> None:
+    where = os.path.relpath(place.root)
+    say(f"{'going on with the demo' if place.resumed else 'a demo'} in {where}: a git repository and a lab of its own")
+
+
+def _say_farewell(space: Workspace, report: Report) -> None:
+    where = os.path.relpath(space.paths.root)
+    say(f"\nthe plot: {os.path.relpath(report.progress_png)}")
+    say(f"look around: cd {where}, then arsched status, arsched explain depth-1, arsched show last")

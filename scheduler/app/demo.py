@@ -1,0 +1,57 @@
+"""The demo's own steps: a lab, ideas as worktrees, ideas on top of what won. The rest is what every verb does.
+
+Every step looks at what is there already, so an interrupted demo goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from scheduler.app.demo_edits import EDITS, Edit, second_round
+from scheduler.app.files import write_whole
+from scheduler.app.init import Wish, create_lab
+from scheduler.app.new import new_worktree
+from scheduler.app.paths import LabPaths
+from scheduler.app.submit import Order, Submission, submit
+from scheduler.app.workspace import Workspace
+from scheduler.domain.candidate import Candidate
+
+TAG, AUTHOR = "demo", "arsched demo"
+
+
+def open_lab(root: Path, contract: str) -> None:
+    """Create the lab with its first baseline, unless it is there."""
+    if not LabPaths(root).ledger.is_file():
+        create_lab(Wish(TAG, contract, author=AUTHOR), start=root)
+
+
+def first_ideas(space: Workspace) -> tuple[Candidate, ...]:
+    """The built-in edits on the first baseline, queued. Those queued before are left alone."""
+    return _submit(space, EDITS)
+
+
+def next_ideas(space: Workspace) -> tuple[Candidate, ...]:
+    """Edits on top of the baseline that won; none when nothing did, or when they are queued already."""
+    baseline = space.baseline()
+    known = space.ledger.candidates.list(space.tag)
+    if baseline.base_id is None or any(one.base_id not in (None, known[0].id) for one in known):
+        return ()
+    source = space.ledger.candidates.train_py(baseline.id).decode()
+    return _submit(space, second_round(source, baseline.name))
+
+
+def _submit(space: Workspace, edits: Iterable[Edit]) -> tuple[Candidate, ...]:
+    names = {candidate.name for candidate in space.ledger.candidates.list(space.tag)}
+    queued = [_submit_one(space, edit) for edit in edits if edit.name not in names]
+    return tuple(one for submission in queued for one in submission.candidates)
+
+
+def _submit_one(space: Workspace, edit: Edit) -> Submission:
+    """As a person would: a new worktree, its train.py edited, submitted."""
+    path = space.paths.candidate(edit.name)
+    if not path.exists():
+        new_worktree(space, edit.name)
+    source = space.repo.read(space.baseline_commit(), "train.py").decode()
+    write_whole(path / "train.py", edit.apply(source))
+    return submit(space, Order((path,), edit.title, AUTHOR))
