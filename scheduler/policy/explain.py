@@ -10,7 +10,7 @@ import math
 from scheduler.domain.candidate import Standing
 from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
 
-_CLEARLY_WORSE = 2.0  # standard errors; less is called noise
+_CLEAR = 2.0  # standard errors; less is called noise
 
 
 def explain_decision(decision: Decision, name: str) -> str:
@@ -21,8 +21,8 @@ def explain_decision(decision: Decision, name: str) -> str:
             return f"promoted  {ref} {name}  {describe_effect(effect)}  {tail}"
         case Replicate(candidate_id=ref, effect=effect):
             return f"repeat    {ref} {name}  {describe_effect(effect)}  one more run"
-        case Discard(candidate_id=ref, effect=Effect() as effect):
-            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_verdict(effect)}"
+        case Discard(candidate_id=ref, effect=Effect() as effect, reason=reason):
+            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_verdict(effect) or _one_line(reason)}"
         case Discard(candidate_id=ref, reason=reason):
             return f"failed    {ref} {name}  {_one_line(reason)}"
         case MeasureBaseline(base_id=ref, reason=reason):
@@ -61,7 +61,10 @@ def _probability(p: float) -> str:
 
 
 def _verdict(effect: Effect) -> str:
-    return "worse" if effect.diff > _CLEARLY_WORSE * effect.se else "within noise"
+    """ "" for a gain that was clear enough and dropped for another reason."""
+    if abs(effect.diff) <= _CLEAR * effect.se:
+        return "within noise"
+    return "worse" if effect.diff > 0 else ""
 
 
 def _runs(n: int) -> str:

@@ -45,14 +45,14 @@ def judge_candidate(
     said = f"P(better) {effect.p_better:.3f}"
     parties = (candidate.candidate_id, base.candidate_id, effect)
     promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), _continuation_bar(candidate, gates)
-    trusted = _passes_without_suspects(candidate, base, noise, gates)
+    trusted = not candidate.suspect_scores or _passes_without_suspects(candidate, base, noise, gates)
+    doubt = "" if trusted else ", and suspect scores do not promote by themselves"
     if trusted and effect.p_better >= promotes_at:
         return Promote(*parties, f"{said} ≥ {promotes_at:.2f} over {_runs(candidate)}")
     if effect.p_better < goes_on_at:
         return Discard(*parties, f"{said} < {goes_on_at:.2f} after {_runs(candidate)}: not worth another")
     if _is_spent(candidate, gates):
-        return Discard(*parties, f"{said} after {_runs(candidate)}: no clear gain")
-    doubt = ", and a suspect score does not promote by itself" if candidate.suspect_scores and not trusted else ""
+        return Discard(*parties, f"{said} after {_runs(candidate)}{doubt or ': no clear gain'}")
     return Replicate(*parties, f"{said} after {_runs(candidate)}{doubt}: one more with a fresh seed")
 
 

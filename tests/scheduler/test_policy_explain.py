@@ -32,11 +32,11 @@ def test_a_repeat_asks_for_one_more_run() -> None:
 
 @pytest.mark.parametrize(
     ("diff", "verdict"),
-    [(-0.0001, "within noise"), (0.0001, "within noise"), (0.0100, "worse"), (-0.01, "within noise")],
+    [(-0.0001, "within noise"), (0.0010, "within noise"), (0.0100, "worse"), (-0.01, "suspect, all of them")],
 )
-def test_noise_and_harm_are_told_apart(diff: float, verdict: str) -> None:
+def test_noise_harm_and_doubt_are_told_apart(diff: float, verdict: str) -> None:
     effect = Effect(diff, 0.0005, 0.0005, 3, 2, 0.42, 0.0)
-    said = explain_decision(Discard("c0009", "c0001", effect, ""), "x")
+    said = explain_decision(Discard("c0009", "c0001", effect, "suspect, all of them"), "x")
     assert said == f"dropped   c0009 x  {signed(diff)} ± 0.0005 (3 runs vs 2)  P(better)=0.42  {verdict}"
 
 
