@@ -108,6 +108,7 @@ def seconds_of_each_phase(lab: Lab) -> Answer:
         "| " + " | ".join(_PHASES) + " | wall | inside the budget |",
         "|" + "---|" * (len(_PHASES) + 2),
         f"| {cells} | {result['wall_s']:.2f} | {share:.1f} % |",
+        "",
     ]
 
 
@@ -119,24 +120,29 @@ def attention_kernels(lab: Lab) -> Answer:
     ]
     for name in _KERNELS if not lab.options.smoke else ("sdpa",):
         try:
-            lines.append(kernel_row(name, lab.probe("model", name), one_graph(lab, name)))
+            lines.append(kernel_row(name, *in_one_graph_if_possible(lab, name)))
         except Unanswered as missing:
-            lines.append(f"| {name} | not here: {str(missing).replace('|', '/')} |" + " |" * 6)
-    return lines
+            lines.append(f"| {name} | not here: {cell(missing)} |" + " |" * 6)
+    return [*lines, ""]
 
 
-def kernel_row(name: str, probed: dict[str, Any], whole: str) -> str:
+def in_one_graph_if_possible(lab: Lab, name: str) -> tuple[dict[str, Any], str]:
+    """What the probe measured, and whether the model compiled without a break. Raises Unanswered when it cannot run."""
+    try:
+        return lab.probe("model", name, "fullgraph"), "yes"
+    except Unanswered as broken:
+        return lab.probe("model", name), f"no: {cell(broken)}"
+
+
+def cell(problem: Exception) -> str:
+    """A message as it fits into a table."""
+    return str(problem).replace("|", "/")[:120]
+
+
+def kernel_row(name: str, probed: dict[str, Any], one_graph: str) -> str:
     figures = [f"{probed['step_ms']:.1f}", f"{probed['jitter_ms']:.2f}", f"{probed['tokens_per_s']:,.0f}"]
     figures += [f"{probed['mfu_percent']:.1f}", f"{probed['peak_memory_mb']:,.0f}", f"{probed['first_step_s']:.1f}"]
-    return f"| {name} | " + " | ".join([*figures, whole]) + " |"
-
-
-def one_graph(lab: Lab, name: str) -> str:
-    try:
-        lab.probe("model", name, "fullgraph")
-    except Unanswered as broken:
-        return f"no: {str(broken)[:80]}".replace("|", "/")
-    return "yes"
+    return f"| {name} | " + " | ".join([*figures, one_graph]) + " |"
 
 
 def compile_cache(lab: Lab) -> Answer:
