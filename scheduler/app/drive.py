@@ -65,6 +65,7 @@ def _look_on(space: Workspace, screen: Screen) -> None:
 def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
     _heal(space, screen)
     if not has_work(space):
+        screen.say("nothing is queued and nothing runs")
         return Ending.DONE
     with _joined(space, screen, means) as joined, Interrupt() as interrupt:
         loop = Loop(space, joined, screen, interrupt, means)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState, Standing
+from scheduler.domain.decision import MeasureBaseline, Retry
 
 _WORDS = {
     CandidateState.OPEN: "waiting for its first result",
@@ -21,9 +22,10 @@ def describe_outcome(space: Workspace, candidate: Candidate) -> str:
 
 
 def last_sentence(space: Workspace, candidate: Candidate) -> str:
-    """The last decision on a candidate in its own words; "" while there is none."""
+    """The last verdict on a candidate in its own words; "" while there is none. More runs of a baseline are none."""
     records = space.ledger.decisions.of_candidate(candidate.id)
-    return records[-1].sentence if records else ""
+    verdicts = [record for record in records if not isinstance(record.decision, MeasureBaseline | Retry)]
+    return verdicts[-1].sentence if verdicts else ""
 
 
 def _numbers(standing: Standing) -> str:

@@ -85,6 +85,7 @@ class Submission:
 def submit(space: Workspace, order: Order) -> Submission:
     """Check every path and queue the good ones. Raises LabProblem, LedgerProblem; a bad candidate is a Refusal."""
     space.baseline()
+    seen: dict[str, str] = {}
     queued: list[Queued] = []
     known: list[Candidate] = []
     refused: list[Refusal] = []
@@ -94,6 +95,7 @@ def submit(space: Workspace, order: Order) -> Submission:
             try:
                 source = read_source(space, path)
                 admission = admit(space, source, frozenset(one.name for one in queued))
+                _refuse_seen(admission, seen)
                 one = _enter(space, order, admission)
             except NotACandidate as note:
                 skipped.append(str(note))
@@ -102,6 +104,14 @@ def submit(space: Workspace, order: Order) -> Submission:
             else:
                 queued.append(one) if isinstance(one, Queued) else known.append(one)
     return Submission(tuple(queued), tuple(known), tuple(refused), tuple(skipped))
+
+
+def _refuse_seen(admission: Admission, seen: dict[str, str]) -> None:
+    """In a dry run the ledger does not know yet what this very command holds twice."""
+    if isinstance(admission, Fresh):
+        if admission.fingerprint in seen:
+            raise CandidateRejected(f"it is the same program as {seen[admission.fingerprint]}", "submit one of them")
+        seen[admission.fingerprint] = admission.name
 
 
 def unique(paths: Iterable[Path]) -> Sequence[Path]:

@@ -1,0 +1,146 @@
+"""A lab for the tests of the app: a real repository, a real ledger, a pool in memory on a virtual clock.
+
+A candidate's train.py says what will come of it: `SCORE = 1.9` (plus a thousandth per seed), or `STATUS = "crash"`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from scheduler.adapters.git import Repo
+from scheduler.adapters.ledger import Ledger
+from scheduler.adapters.memory_pool import Finishes, Hangs, MemoryPool, Outcome, Vanishes, VirtualClock
+from scheduler.app.drive import Ending, run_queue
+from scheduler.app.live import Live
+from scheduler.app.means import Means, Pace, Patience
+from scheduler.app.paths import LabPaths
+from scheduler.app.pools import Joined
+from scheduler.app.submit import Order, Submission, submit
+from scheduler.app.workspace import Workspace
+from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.run import RunKind
+from scheduler.domain.slot import RunOrder, Slot
+from scheduler.policy.fingerprint import fingerprint
+from tests.scheduler.git_kit import make_repository
+from tests.scheduler.ledger_kit import make_lab
+
+BASELINE = "SCORE = 1.9\n"
+RUN_S = 20.0
+
+
+class RecordingScreen:
+    """Keeps what a person would have read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.shown: list[Live] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show(self, live: Live) -> None:
+        self.shown.append(live)
+
+    def said(self, words: str) -> list[str]:
+        return [line for line in self.lines if words in line]
+
+
+def constants(order: RunOrder) -> dict[str, object]:
+    tree = ast.parse(order.train_py)
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)}  # type: ignore[attr-defined]
+
+
+def as_the_source_says(order: RunOrder) -> Outcome:
+    """What a judge would find."""
+    said = constants(order)
+    if said.get("HANG"):
+        return Hangs()
+    if "DIES" in said:
+        return Vanishes(str(said["DIES"]), RUN_S)
+    status = str(said.get("STATUS", "ok"))
+    score = said.get("SCORE")
+    jitter = (order.seed % 3 - 1) * 0.001
+    val_bpb = None if score is None or not status.startswith(("ok", "suspect")) else float(str(score)) + jitter
+    digests = {"cache": order.cache_digest, "train_py": order.train_sha256}
+    raw = {"format": 1, "status": status, "reason": "", "val_bpb": val_bpb, "seed": order.seed, "digests": digests}
+    return Finishes(json.dumps(raw), RUN_S, log=f"log of {order.key}\n")
+
+
+def make_space(folder: Path, clock: Callable[[], float], tag: str = "t", baseline: str = BASELINE) -> Workspace:
+    """A lab as `arsched init` leaves it: three runs of the baseline are queued."""
+    root = make_repository(folder / "lab")
+    repo, paths = Repo.open(root), LabPaths(root)
+    ledger = Ledger.open(paths.ledger, clock)
+    ledger._database.execute("PRAGMA synchronous = OFF")  # only a power cut could tell
+    lab = make_lab(tag)
+    ledger.labs.create(lab)
+    commit = repo.commit_train_py(repo.head_commit(), baseline.encode(), "baseline", {})
+    add(ledger, tag, "baseline", commit, baseline)
+    repo.create_branch(lab.branch, commit)
+    return Workspace(repo, paths, ledger, lab)
+
+
+def add(ledger: Ledger, tag: str, name: str, commit: str, source: str) -> Candidate:
+    first = name == "baseline"
+    return ledger.candidates.add(
+        tag,
+        name=name,
+        commit=commit,
+        base_id=None if first else "c0001",
+        train_py=source.encode(),
+        train_sha256=hashlib.sha256(source.encode()).hexdigest(),
+        fingerprint=fingerprint(source),
+        title=name,
+        author="a test",
+        kind=RunKind.BASELINE if first else RunKind.NEW,
+        runs=3 if first else 1,
+        state=CandidateState.BASELINE if first else CandidateState.OPEN,
+    )
+
+
+class Night:
+    """One lab, one pool, one clock: candidates go in, the queue is run, the ledger is looked at."""
+
+    def __init__(self, folder: Path, slots: int | Sequence[Slot] = 2, outcome: object = as_the_source_says) -> None:
+        self.folder = folder
+        self.clock = VirtualClock(1000.0)
+        self.pool = MemoryPool(slots, outcome, self.clock)  # type: ignore[arg-type]
+        self.space = make_space(folder, self.clock)
+        self.screen = RecordingScreen()
+        self.outlives_us = False
+        self.connected = 0
+        self.each_round: Callable[[], None] = lambda: None
+
+    @property
+    def means(self) -> Means:
+        pace, patience = Pace(round_s=1.0, tell_s=15.0), Patience(lease_s=60.0, unknown_s=5.0)
+        return Means(connect=self._connect, clock=self.clock, sleep=self._sleep, pace=pace, patience=patience)
+
+    def submit(self, name: str, source: str, **more: object) -> Submission:
+        path = self.folder / f"{name}.py"
+        path.write_text(source)
+        return submit(self.space, replace(Order((path,)), **more))  # type: ignore[arg-type]
+
+    def run(self) -> Ending:
+        return run_queue(self.space, self.screen, self.means, settled=lambda: False)
+
+    def state(self, ref: str) -> CandidateState:
+        return self.candidate(ref).state
+
+    def candidate(self, ref: str) -> Candidate:
+        return self.space.ledger.candidates.get(ref, self.space.tag)
+
+    def _connect(self, lab: object, options: object, say: object) -> Joined:
+        self.connected += 1
+        self.pool.closed = False
+        return Joined(self.pool, self.outlives_us)
+
+    def _sleep(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        assert self.clock() < 100_000, "the night never ends"
+        self.each_round()
