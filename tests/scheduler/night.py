@@ -1,0 +1,150 @@
+"""A whole night of the lab in memory: decide() and order_runs() on a virtual clock, no ledger, no pool, no processes.
+
+Ideas arrive all at once or as slots need them; runs take about 330 s, crash early, or lose their slot. The night checks
+nothing itself: it keeps what happened for the tests.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from scheduler.domain.decision import PRESETS, Decision, GateSettings, MeasureBaseline, Replicate, Retry
+from scheduler.domain.lab import Board
+from scheduler.domain.run import Queued, Run, RunKind, Running
+from scheduler.policy.decide import baseline_is_hopeless, decide
+from scheduler.policy.dispatch import order_runs
+from tests.scheduler.policy_kit import applied, baseline, board, finished, standing, with_candidate
+
+RUN_S, LONGEST_S = 330.0, 30 * 24 * 3600.0
+ATTEMPTS = 3  # slots a run may lose
+
+
+@dataclass(frozen=True)
+class World:
+    """`effects`: each idea's true score minus the first baseline's, in bpb. Shares are of runs."""
+
+    effects: Sequence[float]
+    sigma: float = 0.0005
+    crash_share: float = 0.05
+    lost_share: float = 0.02
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The lab just after placing: what still waits and what runs."""
+
+    at: float
+    board: Board
+    queued: tuple[Run, ...]
+    running: tuple[Run, ...]
+    started: tuple[Run, ...]
+
+
+@dataclass(order=True)
+class _End:
+    """When a run ends and how: with a score, with none (it crashed), or with its slot lost."""
+
+    at: float
+    number: int
+    run: Run = field(compare=False)
+    score: float | None = field(compare=False)
+    lost: bool = field(compare=False)
+
+
+@dataclass
+class Night:
+    """`backlog` new ideas are queued at most (None: all at once). `play` goes on until nothing is left to do."""
+
+    world: World
+    slots: int
+    seed: int
+    backlog: int | None = None
+    gates: GateSettings = PRESETS["default"]
+    now: float = 0.0
+    moments: list[Moment] = field(default_factory=list)
+    decisions: list[tuple[float, Decision]] = field(default_factory=list)
+    busy_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.board = board(baseline(), gates=self.gates)
+        self.queued: list[Run] = []
+        self.ends: list[_End] = []
+        self.proposed = self.numbered = 0
+
+    @property
+    def running(self) -> tuple[Run, ...]:
+        return tuple(end.run for end in self.ends)
+
+    @property
+    def ideas_left(self) -> int:
+        return len(self.world.effects) - self.proposed
+
+    def play(self) -> Night:
+        while self.now < LONGEST_S:
+            self._propose()
+            self._decide()
+            self._place()
+            if not self.ends:
+                return self
+            self._advance()
+        raise AssertionError("a night without end")
+
+    def _propose(self) -> None:
+        while self.ideas_left and (self.backlog is None or self._waiting_ideas() < self.backlog):
+            self.proposed += 1
+            idea = standing(self.proposed + 1, pending_runs=1)
+            self.board = with_candidate(self.board, replace(idea, base_id=self.board.baseline_id))
+            self._queue(idea.candidate_id, RunKind.NEW)
+
+    def _waiting_ideas(self) -> int:
+        return sum(run.kind is RunKind.NEW for run in self.queued)
+
+    def _queue(self, ref: str, kind: RunKind) -> None:
+        self.numbered += 1
+        self.queued.append(Run(f"r{self.numbered:04d}", ref, kind, self.numbered, 0, "", Queued(self.now)))
+
+    def _decide(self) -> None:
+        assert not baseline_is_hopeless(self.board)
+        while decision := decide(self.board):
+            self.decisions.append((self.now, decision))
+            self.board = applied(self.board, decision)
+            if isinstance(decision, MeasureBaseline):
+                self._queue(decision.base_id, RunKind.BASELINE)
+            elif isinstance(decision, Replicate | Retry):
+                self._queue(decision.candidate_id, RunKind.REPEAT)
+
+    def _place(self) -> None:
+        free = self.slots - len(self.ends)
+        chosen = order_runs(self.queued, self.running, self.slots, self.board)[:free]
+        for run in chosen:
+            self.queued.remove(run)
+            self._start(run)
+        self.moments.append(Moment(self.now, self.board, tuple(self.queued), self.running, chosen))
+
+    def _start(self, run: Run) -> None:
+        crashed, lost = self._happens(self.world.crash_share), self._happens(self.world.lost_share)
+        lasts = RUN_S * (self.random.uniform(0.05, 0.6) if crashed or lost else self.random.lognormvariate(0, 0.05))
+        self.busy_s += lasts
+        attempt = run.attempts + 1
+        started = replace(run, attempts=attempt, state=Running(attempt, "slot", "boot", self.now))
+        score = None if crashed else self.random.gauss(self._truth(run.candidate_id), self.world.sigma)
+        heapq.heappush(self.ends, _End(self.now + lasts, int(run.id[1:]), started, score, lost))
+
+    def _advance(self) -> None:
+        end = heapq.heappop(self.ends)
+        self.now = end.at
+        if end.lost and end.run.attempts < ATTEMPTS:
+            self.queued.insert(0, replace(end.run, state=Queued(self.now, "its slot was lost")))
+        else:
+            self.board = finished(self.board, end.run.candidate_id, None if end.lost else end.score)
+
+    def _happens(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def _truth(self, ref: str) -> float:
+        number = int(ref[1:])
+        return 1.0 if number == 1 else 1.0 + self.world.effects[number - 2]
