@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,4 +17,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     """A judge to run candidates with. Whatever the test did, no process may be left of it."""
     rig = Rig(tmp_path)
     yield rig
-    wait_until(lambda: not rig.survivors(), f"the last process to end: {rig.survivors()}", timeout_s=10.0)
+    try:
+        wait_until(lambda: not rig.survivors(), "the last process of this test to end", timeout_s=10.0)
+    finally:
+        for pid in rig.survivors():
+            os.kill(pid, signal.SIGKILL)

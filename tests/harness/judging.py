@@ -184,14 +184,14 @@ class Rig:
                 process.kill()
             process.communicate()
 
-    def survivors(self) -> list[str]:
-        """Command lines of living processes that run out of this rig's folder: nothing a judge may leave behind."""
+    def survivors(self) -> list[int]:
+        """Living processes that run out of this rig's folder: what no judge may leave behind."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     if _belongs(entry, self.folder):
-                        found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                        found.append(int(entry.name))
         return found
 
 

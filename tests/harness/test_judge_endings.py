@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.judging import CANDIDATES, HOSTILE, Rig, phase_of, wait_until, with_limits
+from tests.harness.judging import CANDIDATES, HOSTILE, Rig, phase_of, wait_until, with_budget, with_limits
 
 BIGRAM = CANDIDATES / "bigram.py"
 COMPUTING = "from harness.session import current\ncurrent().open_train_rows()\nwhile True: pass\n"
@@ -141,6 +141,7 @@ def test_without_namespaces_the_candidate_itself_dies_with_its_judge(rig: Rig) -
 
 
 def test_a_judge_dies_with_the_process_that_started_it(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, seconds=600.0, wall_limit_s=3600.0))
     command, out = rig.command(rig.write(COMPUTING))
     starter = f"import subprocess; subprocess.Popen({command!r}).wait()"
     parent = subprocess.Popen([sys.executable, "-c", starter], env=rig.environment, stderr=subprocess.DEVNULL)

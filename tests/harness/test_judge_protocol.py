@@ -57,7 +57,7 @@ def test_bytes_are_a_message_or_an_error(data: bytes) -> None:
 @pytest.mark.parametrize("size", [1, 23, 25, 4096, 100_000])
 def test_packets_of_another_length_are_refused_whole(pair: tuple[socket.socket, socket.socket], size: int) -> None:
     ours, theirs = pair
-    theirs.send(b"\x01" * size)
+    theirs.send((Message(Op.HELLO).pack() * 5000)[:size])
     theirs.send(Message(Op.HELLO).pack())
     with pytest.raises(ProtocolError):
         receive(ours)
