@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 
-from scheduler.domain.candidate import Standing
-from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Promote, Replicate, Retry
 
 _CLEAR = 2.0  # standard errors; less is called noise
 
@@ -35,18 +34,6 @@ def describe_effect(effect: Effect) -> str:
     """`−0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
     runs = f"{_runs(effect.n_candidate)} vs {effect.n_base}"
     return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={_probability(effect.p_better)}"
-
-
-def describe_baseline(base: Standing, noise: Noise) -> str:
-    """`baseline  c0001 start  0.97412 (2 runs)  noise sd 0.00052 (31 repeats)`"""
-    score = f"{base.mean:.5f} ({_runs(base.n)})" if base.n else "not measured yet"
-    return f"baseline  {base.candidate_id} {base.name}  {score}  {describe_noise(noise)}"
-
-
-def describe_noise(noise: Noise) -> str:
-    """`noise sd 0.00052 (31 repeats)`, or that it is assumed."""
-    known = f"{noise.df} repeat{'' if noise.df == 1 else 's'}" if noise.df else "assumed: no repeats yet"
-    return f"noise sd {noise.sigma:.5f} ({known})"
 
 
 def signed(bpb: float) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.decision import PRESETS, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
-from scheduler.policy.explain import describe_baseline, describe_effect, describe_noise, explain_decision, signed
+from scheduler.policy.explain import describe_effect, explain_decision, signed
 from scheduler.policy.gates import effect_of, judge_candidate
 from tests.scheduler.policy_kit import baseline, standing
 
@@ -49,15 +49,6 @@ def test_a_failure_gives_its_reason_in_one_line() -> None:
 def test_the_baselines_own_runs_are_named() -> None:
     said = explain_decision(MeasureBaseline("c0001", "a baseline is measured 2 times, 1 so far"), "start")
     assert said == "baseline  c0001 start  one more run: a baseline is measured 2 times, 1 so far"
-
-
-def test_the_baseline_and_the_noise_say_how_well_they_are_known() -> None:
-    assert describe_noise(Noise(0.00052, 31)) == "noise sd 0.00052 (31 repeats)"
-    assert describe_noise(Noise(0.00052, 1)) == "noise sd 0.00052 (1 repeat)"
-    assert describe_noise(Noise(0.0005, 0)) == "noise sd 0.00050 (assumed: no repeats yet)"
-    said = describe_baseline(baseline(0.97410, 0.97414), Noise(0.00052, 31))
-    assert said == "baseline  c0001 idea-1  0.97412 (2 runs)  noise sd 0.00052 (31 repeats)"
-    assert "not measured yet" in describe_baseline(baseline(), Noise(0.0005, 0))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def explain_run(facts: LabFacts, run: Run, slots: int | None) -> Explanation:
 
 def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
     """Why a queued run is not running, in one sentence."""
-    return NOBODY if slots is None else explain_waiting(run, facts.queued, facts.running, slots)
+    return NOBODY if slots is None else explain_waiting(run, facts.queued, facts.running, slots, facts.board)
 
 
 def describe_gates(gates: GateSettings) -> str:
