@@ -24,6 +24,7 @@ class TestCluster:
 
     head: RayHead
     spool: Path
+    cache: Path
 
     @property
     def settings(self) -> NodeSettings:
@@ -35,13 +36,14 @@ class TestCluster:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    head = start_head(cpus=2)
+    cache = tmp_path_factory.mktemp("cache")
+    head = start_head(cpus=2, cache=cache)
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: head.environ[name] for name in names})
     try:
-        yield TestCluster(head, tmp_path_factory.mktemp("spool"))
+        yield TestCluster(head, tmp_path_factory.mktemp("spool"), cache)
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        head.end()
+        head.node.end()

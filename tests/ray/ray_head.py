@@ -23,14 +23,14 @@ START_S = 90.0
 
 
 @dataclass(frozen=True)
-class RayHead:
+class RayNodeProcess:
+    """One `ray start --block`, with everything below it."""
+
     process: subprocess.Popen[bytes]
-    address: str
     folder: Path
-    environ: dict[str, str]
 
     def end(self) -> None:
-        """End the head and all it started: `ray start --block` does not do that by itself when it is asked."""
+        """Kill the node as a power cut would: `ray start --block` does not end by itself when it is asked."""
         family = [self.process.pid, *descendants(self.process.pid)]
         for pid in family:
             kill_quietly(pid)
@@ -39,31 +39,53 @@ class RayHead:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start_head(cpus: int) -> RayHead:
-    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+@dataclass(frozen=True)
+class RayHead:
+    node: RayNodeProcess
+    address: str
+    environ: dict[str, str]  # what a driver needs to join
+
+
+def start_head(cpus: int, cache: Path) -> RayHead:
+    """A head with the settings of cluster.yaml, a token of its own, and prepared caches looked for below `cache`."""
     port = free_port()
-    environ = {
-        **os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"127.0.0.1:{port}",
+    settings = {
+        "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3",
     }  # fmt: skip
+    environ = {**os.environ, **settings, "ARSCHED_CACHE": str(cache)}
+    environ.pop("RAY_ADDRESS", None)
+    arguments = ["--head", f"--port={port}", "--include-dashboard=false"]
+    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+    node = _start([*arguments, f"--temp-dir={folder}"], cpus, environ, folder)
+    return RayHead(node, f"127.0.0.1:{port}", {**environ, "RAY_ADDRESS": f"127.0.0.1:{port}"})
+
+
+def start_node(head: RayHead, cpus: int) -> RayNodeProcess:
+    """Another node of the same cluster, on the same machine."""
+    environ = {name: value for name, value in head.environ.items() if name != "RAY_ADDRESS"}
+    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+    return _start([f"--address={head.address}"], cpus, environ, folder)
+
+
+def _start(arguments: list[str], cpus: int, environ: dict[str, str], folder: Path) -> RayNodeProcess:
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
-        "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--num-gpus=0", "--include-dashboard=false",
-        f"--temp-dir={folder}", f"--object-store-memory={100 * 2**20}", "--dashboard-agent-listen-port=0",
-        "--min-worker-port=0", "--max-worker-port=0",
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments, "--node-ip-address=127.0.0.1",
+        f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={100 * 2**20}",
+        "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
     ]  # fmt: skip
     with (folder / "start.log").open("wb") as log:
-        start_environ = {name: value for name, value in environ.items() if name != "RAY_ADDRESS"}
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=start_environ, start_new_session=True)
-    head = RayHead(process, f"127.0.0.1:{port}", folder, environ)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
+    node = RayNodeProcess(process, folder)
     deadline = time.monotonic() + START_S
-    while "Ray runtime started" not in (folder / "start.log").read_text():
+    while "Ray runtime started" not in (said := (folder / "start.log").read_text()):
         if process.poll() is not None or time.monotonic() > deadline:
-            said = (folder / "start.log").read_text()
-            head.end()
+            node.end()
             raise AssertionError(f"ray start did not come up:\n{said}")
         time.sleep(0.05)
-    return head
+    return node
 
 
 def free_port() -> int:
