@@ -6,6 +6,7 @@ Raises LabProblem when the disk refuses; does not lock.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from scheduler.domain.errors import LabProblem
@@ -24,6 +25,7 @@ def write_whole(path: Path, data: str | bytes, *, durable: bool = False) -> None
                 os.fsync(file.fileno())
         beside.replace(path)
     except OSError as problem:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         hint = "make room on that disk, see that the folder is writable, and run the command again"
         raise LabProblem(f"{path} cannot be written: {problem.strerror or problem}", hint) from None

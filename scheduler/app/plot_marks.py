@@ -71,7 +71,7 @@ def _single_runs(axes: Any, history: History, scale: Scale, size: float) -> None
     shown = [(p.number, p.val_bpb) for p in history.runs if p.val_bpb is not None and p.val_bpb <= scale.high]
     if shown:
         x, y = zip(*shown, strict=True)
-        axes.plot(x, y, ".", color=INK, alpha=0.4, markersize=size - 1, zorder=3, label="one run")
+        axes.plot(x, y, ".", color=INK, alpha=0.4, markersize=size - 1, zorder=8, label="one run")
 
 
 def _means(axes: Any, history: History, kind: Kind, scale: Scale, size: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from dataclasses import dataclass
 
 from scheduler.app.views.history import History, Step
@@ -33,14 +34,28 @@ def scale_of(history: History) -> Scale:
     scores = [point.val_bpb for point in history.runs if point.val_bpb is not None]
     if not scores:
         return Scale(0.0, 1.0, last_run)
-    best, sd = min(scores), history.noise_sd_bpb or FALLBACK_SD_BPB
+    best, least = min(scores), MIN_SIGMAS * (history.noise_sd_bpb or FALLBACK_SD_BPB)
     start = history.baselines[0].val_bpb if history.baselines else best
-    least = MIN_SIGMAS * sd
-    limit = start + max(ROOM_ABOVE * (start - best), least)
+    limit = start + max(ROOM_ABOVE * (start - best), least, _fence(history))
     top = max(score for score in scores if score <= max(limit, best))
     height = max(top - best, least)
     below = SLANTED_MARGIN if is_crowded(history) else MARGIN
     return Scale(best - below * height, best + (1 + TOP_MARGIN) * height, last_run)
+
+
+def _fence(history: History) -> float:
+    """How far above the baseline of its moment an ordinary score lies, at most: Tukey's outer fence."""
+    above, steps = [], iter(history.baselines)
+    step, following = next(steps, None), next(steps, None)
+    for point in history.runs:
+        while following is not None and following.number <= point.number:
+            step, following = following, next(steps, None)
+        if step is not None and point.val_bpb is not None:
+            above.append(point.val_bpb - step.val_bpb)
+    if len(above) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(above, n=4, method="inclusive")
+    return high + 3 * (high - low)
 
 
 def is_crowded(history: History) -> bool:

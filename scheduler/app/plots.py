@@ -6,6 +6,7 @@ Frame, words and file; the marks are plot_marks'. Draws what it is given; reads 
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def render_progress(history: History) -> bytes:
     _frame(axes)
     _words(figure, axes, history)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a letter the font lacks is drawn as a box
+        figure.savefig(picture, format="png")
     return picture.getvalue()
 
 

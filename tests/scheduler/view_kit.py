@@ -14,7 +14,7 @@ from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import Promote
 from scheduler.domain.result import Result, parse_result
-from scheduler.domain.run import Queued, Run
+from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
 from scheduler.policy.decide import decide
 from scheduler.policy.explain import explain_decision
@@ -58,6 +58,7 @@ class Play:
     def __init__(self, path: Path, script: Script, tag: str = "nov23", slots: int = 2) -> None:
         self.clock = Clock(START)
         self.ledger = Ledger.open(path, self.clock)
+        self.ledger._database.execute("PRAGMA synchronous = OFF")  # only a power cut could tell
         self.script, self.tag, self.slots = script, tag, slots
         self.ledger.labs.create(make_lab(tag))
 
@@ -93,14 +94,14 @@ class Play:
         board = self.ledger.board(self.tag)
         made = add_candidate(self.ledger, name, self.tag, board.baseline_id)
         if title:
-            self.ledger._database.execute("UPDATE candidate SET title = ? WHERE id = ?", title, made.id)
+            self.ledger._database.execute("UPDATE candidate SET title = ? WHERE number = ?", title, int(made.id[1:]))
 
     def _side_by_side(self, runs: Sequence[Run]) -> None:
         attempts = [(run, self.lease(run, index)) for index, run in enumerate(runs)]
         self.clock.now += RUN_S
         for run, attempt in attempts:
             candidate = next(c for c in self.ledger.candidates.list(self.tag) if c.id == run.candidate_id)
-            before = sum(not isinstance(r.state, Queued) for r in self.ledger.runs.of_candidate(candidate.id)) - 1
+            before = [mine.id for mine in self.ledger.runs.of_candidate(candidate.id)].index(run.id)
             outcome = self.script(candidate.name, before)
             assert self.ledger.runs.record(run.id, attempt, judged(outcome, run.seed))
             self.decide()

@@ -30,8 +30,8 @@ def leaderboard_screen(board: Leaderboard, limit: int | None = None) -> Iterator
     if hidden:
         yield f"and {hidden} more: --limit 0 shows all"
     yield ""
-    yield "effect ± error on the baseline each was made from (negative is better), all runs"
-    yield "counted; P that it is truly better. Decisions and why: arsched explain ID"
+    yield "effect ± error on the baseline it was made from (negative is better), P that it is"
+    yield "truly better. It is decided against the baseline of the moment: arsched explain"
 
 
 def _headline(board: Leaderboard) -> str:

@@ -1,0 +1,208 @@
+"""What is said of a lab is what its ledger holds: ranks, effects, counts, results.tsv; also of labs with next to nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.app.views.candidate_details import candidate_view
+from scheduler.app.views.explanation import explain_candidate, explain_run
+from scheduler.app.views.facts import read_facts
+from scheduler.app.views.history import history
+from scheduler.app.views.leaderboard import leaderboard
+from scheduler.app.views.results import HEADER, result_rows, results_tsv
+from scheduler.app.views.run_details import run_view
+from scheduler.app.views.status import status
+from scheduler.app.views.summary import summary
+from tests.scheduler.ledger_kit import make_lab
+from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Play]:
+    played = demo_lab(tmp_path / "ledger.db")
+    yield played
+    played.ledger.close()
+
+
+def lab_without(path: Path, script: dict[str, tuple[float | str, ...]]) -> Play:
+    """A lab with these candidates only, played until nothing is due."""
+    play = Play(path, lambda name, before: script[name][min(before, len(script[name]) - 1)])
+    play.begin()
+    play.until_idle()
+    play.add(*(name for name in script if name != "baseline"))
+    play.until_idle()
+    return play
+
+
+def test_the_leaderboard_ranks_by_mean(play: Play) -> None:
+    board = leaderboard(play.facts())
+    ranked = [row for row in board.candidates if row.rank]
+    assert [row.rank for row in ranked] == list(range(1, 8))
+    assert [row.val_bpb for row in ranked] == sorted(row.val_bpb for row in ranked if row.val_bpb)
+    assert ranked[0].name == "depth-1" and ranked[0].is_baseline
+    assert [(row.name, row.status, row.detail) for row in board.candidates if not row.rank] == [
+        ("typo", "failed", "crash")
+    ]
+
+
+def test_an_effect_is_on_the_baseline_the_idea_was_made_from(play: Play) -> None:
+    """no-softcap lost against depth-1, and is still worth 0.045 on what it was made from."""
+    row = next(row for row in leaderboard(play.facts()).candidates if row.name == "no-softcap")
+    baseline = DEMO["baseline"]
+    assert row.status == "discarded" and row.base == "c0001"
+    assert row.effect_bpb == pytest.approx(DEMO["no-softcap"][0] - sum(baseline) / 3)
+    assert row.effect_se_bpb == pytest.approx(play.facts().noise.sigma * math.sqrt(1 + 1 / 3))
+    assert row.p_better is not None and row.p_better > 0.99
+
+
+def test_the_staircase_goes_down_by_its_promotions(play: Play) -> None:
+    course = history(play.facts())
+    assert [step.name for step in course.baselines] == ["baseline", "depth-2", "depth-1"]
+    assert [step.number for step in course.baselines] == [1, 4, 5]
+    assert [point.number for point in course.runs] == list(range(1, len(course.runs) + 1))
+    assert {p.candidate for p in course.candidates} == {c.id for c in play.facts().candidates}
+    assert sum(point.val_bpb is None for point in course.runs) == 1
+
+
+def test_the_summary_counts_everything_once(play: Play) -> None:
+    said, facts = summary(play.ledger, play.facts()), play.facts()
+    parts = said.promoted + said.discarded + said.failed + said.cancelled + said.undecided
+    assert said.candidates == parts == 7
+    assert said.runs == said.scored_runs + said.failed_runs == len(facts.finished)
+    assert said.gain is not None and said.gain.diff_bpb == pytest.approx(1.844 - 1.953, abs=0.002)
+    assert said.slot_time.busy_s == pytest.approx(RUN_S * said.runs)
+
+
+def test_results_tsv_byte_by_byte(play: Play) -> None:
+    said = results_tsv(result_rows(play.facts()))
+    assert said.encode() == (
+        b"commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
+        b"baselin\t1.953000\t0.4\tkeep\ttry baseline\n"
+        b"promoc0\t1.902000\t0.4\tkeep\ttry depth-2\n"
+        b"promoc0\t1.844000\t0.4\tkeep\ttry depth-1\n"
+        b"no-soft\t1.910000\t0.4\tdiscard\ttry no-softcap\n"
+        b"lr-too-\t2.610000\t0.4\tdiscard\ttry lr-too-high\n"
+        b"small-b\t1.949000\t0.4\tdiscard\ttry small-batch\n"
+        b"typoxxx\t0.000000\t0.0\tcrash\ttry typo\n"
+        b"unembed\t1.938000\t0.4\tdiscard\ttry unembedding-lr-0.008\n"
+    )
+
+
+def test_a_hostile_title_cannot_break_a_row(play: Play) -> None:
+    evil = replace(play.facts().candidates[3], title="a\tb\nkeep\t0.1\x1b[2J  c")
+    facts = replace(play.facts(), candidates=(*play.facts().candidates[:3], evil))
+    lines = results_tsv(result_rows(facts)).splitlines()
+    assert len(lines) == 5 and all(len(line.split("\t")) == 5 for line in lines)
+    assert lines[-1].endswith("\ta b keep 0.1 c")
+
+
+def test_a_candidate_is_shown_with_its_diff_and_decisions(play: Play) -> None:
+    candidate = play.ledger.candidates.get("depth-1", "nov23")
+    view = candidate_view(play.ledger, play.facts(), candidate)
+    assert "-NAME = 'baseline'\n+NAME = 'depth-1'" in view.diff
+    assert [decision.kind for decision in view.decisions] == ["promote", "measure-baseline"]
+    promoted = view.decisions[0]
+    assert (promoted.base, promoted.candidate_runs, promoted.base_runs) == ("c0002", 1, 1)
+    assert [run.val_bpb for run in view.runs] == list(DEMO["depth-1"])
+
+
+def test_a_run_is_shown_with_its_figures(play: Play) -> None:
+    view = run_view(play.ledger, play.facts(), play.ledger.runs.get("r0004", "nov23"))
+    assert view.figures is not None and view.val_bpb == DEMO["depth-2"][0]
+    assert sum(phase.wall_s or 0 for phase in view.figures.phases) == pytest.approx(RUN_S, abs=0.5)
+    assert (view.figures.steps, view.figures.peak_memory_mb, view.figures.attention) == (214, 412.5, "sdpa")
+    assert [attempt.outcome for attempt in view.attempts] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("baseline", "first baseline"),
+        ("depth-1", "promoted over c0002 depth-2"),
+        ("typo", "no score (crash): train.py ended with exit code 1"),
+        ("no-softcap", "P(better) 0.0"),
+    ],
+)
+def test_why(play: Play, name: str, part: str) -> None:
+    about = explain_candidate(play.facts(), play.ledger.candidates.get(name, "nov23"), slots=2)
+    assert part in about.answer and "0.98" in about.rule
+
+
+def test_a_candidate_dropped_after_the_baseline_moved_is_told_so(play: Play) -> None:
+    about = explain_candidate(play.facts(), play.ledger.candidates.get("no-softcap", "nov23"), slots=2)
+    assert "c0003 depth-1" in about.note and "on c0001 baseline" in about.note and "−0.04" in about.note
+
+
+def test_why_a_run_waits(play: Play) -> None:
+    play.script = demo_script
+    play.add("late", "later", "latest")
+    first, second, _ = play.ledger.runs.queued("nov23")
+    play.lease(first)
+    facts = play.facts()
+    assert "runs on laptop/cpu0" in explain_run(facts, facts.running[0], slots=2).answer
+    assert "nobody runs the queue" in explain_run(facts, second, slots=None).answer
+    busy = explain_run(facts, facts.queued[1], slots=1)
+    assert "1 run goes first" in busy.answer and busy.waiting[0].run == "r0015"
+    candidate = explain_candidate(facts, play.ledger.candidates.get("late", "nov23"), slots=1)
+    assert candidate.answer.startswith("undecided: r0013 runs on")
+
+
+def every_view(play: Play) -> list[object]:
+    """All views of a lab, as JSON."""
+    facts = play.facts()
+    views = [
+        leaderboard(facts), status(facts, None, play.clock.now), history(facts), summary(play.ledger, facts),
+        *result_rows(facts), *(candidate_view(play.ledger, facts, c) for c in facts.candidates),
+        *(run_view(play.ledger, facts, r) for r in facts.runs),
+        *(explain_candidate(facts, c, 2) for c in facts.candidates), *(explain_run(facts, r, None) for r in facts.runs),
+    ]  # fmt: skip
+    return [view.to_json() for view in views]
+
+
+def test_every_view_is_json_without_nan(play: Play) -> None:
+    assert json.dumps(every_view(play), allow_nan=False)
+
+
+def test_a_lab_without_anything(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.labs.create(make_lab("new"))
+        facts = read_facts(ledger, ledger.labs.get("new"))
+        assert facts.board is None and facts.noise is None
+        assert leaderboard(facts).candidates == () and status(facts, None, 0.0).baseline is None
+        assert results_tsv(result_rows(facts)) == HEADER + "\n"
+        assert history(facts).runs == () and summary(ledger, facts).gain is None
+
+
+def test_a_lab_of_one_run_in_the_middle(tmp_path: Path) -> None:
+    play = Play(tmp_path / "ledger.db", demo_script)
+    play.begin()
+    play.lease(play.ledger.runs.queued("nov23")[0])
+    assert json.dumps(every_view(play), allow_nan=False)
+    seen = status(play.facts(), None, play.clock.now)
+    assert (seen.running_runs, seen.queued_runs, seen.runner) == (1, 2, None)
+    assert [(slot.run, slot.phase) for slot in seen.slots] == [("r0001", "unwatched")]
+    assert results_tsv(result_rows(play.facts())) == HEADER + "\n"
+
+
+def test_a_lab_in_which_all_crash(tmp_path: Path) -> None:
+    play = lab_without(tmp_path / "ledger.db", {"baseline": (1.9,), "a": ("crash",), "b": ("timeout: train",)})
+    assert json.dumps(every_view(play), allow_nan=False)
+    assert [row.detail for row in leaderboard(play.facts()).candidates] == ["baseline", "crash", "timeout: train"]
+    assert [row.status for row in result_rows(play.facts())] == ["keep", "crash", "crash"]
+    assert summary(play.ledger, play.facts()).gain is None
+
+
+def test_a_baseline_that_crashes_has_no_score_to_show(tmp_path: Path) -> None:
+    play = Play(tmp_path / "ledger.db", lambda name, before: "crash")
+    play.begin()
+    play.until_idle()
+    assert json.dumps(every_view(play), allow_nan=False)
+    assert leaderboard(play.facts()).candidates[0].val_bpb is None
+    assert results_tsv(result_rows(play.facts())) == HEADER + "\n"

@@ -1,0 +1,116 @@
+"""progress.png appears whole for labs of any size, shows what matters, and survives hostile names."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from scheduler.app.plot_marks import draw_marks
+from scheduler.app.plot_scale import SLANTED_MARGIN, named_steps, scale_of
+from scheduler.app.plots import DPI, HEIGHT_IN, WIDTH_IN, draw_progress, render_progress
+from scheduler.app.views.history import CandidatePoint, History, RunPoint, Step, history
+from scheduler.domain.errors import LabProblem
+from tests.scheduler.view_kit import demo_lab
+
+SIZE = (round(HEIGHT_IN * DPI), round(WIDTH_IN * DPI))
+
+
+def night(runs: int, name: str = "idea", every: int = 12) -> History:
+    """A made-up course: every twelfth run is promoted, every seventh crashes, every fiftieth diverges."""
+    points, candidates, steps, best = [], [], [], 1.95
+    for number in range(1, runs + 1):
+        ref = f"c{number:04d}"
+        score: float | None = best + 0.02 * (number % 5) + (2.0 if number % 50 == 0 else 0.0)
+        if number % 7 == 0:
+            score = None
+        elif number == 1 or number % every == 0:
+            best = score = best - 0.01
+            steps.append(Step(number, ref, f"{name} {number}", best, 0.003))
+        points.append(RunPoint(number, f"r{number:04d}", ref, score))
+        status = "promoted" if steps and steps[-1].candidate == ref else "failed" if score is None else "discarded"
+        candidates.append(CandidatePoint(number, ref, f"{name} {number}", status, status, score, 0.005, 1))
+    return History("nov23", "cpu", 0.005 if runs else None, tuple(points), tuple(candidates), tuple(steps))
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    """RGB of a decoded PNG, uint8-like floats [rows, columns, 3]."""
+    return np.asarray(matplotlib.image.imread(io.BytesIO(picture)))[..., :3]
+
+
+@pytest.mark.parametrize("runs", [0, 1, 2, 500])
+def test_a_lab_of_any_size_is_drawn(runs: int, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "progress.png"
+    draw_progress(night(runs), path)
+    drawn = pixels(path.read_bytes())
+    assert drawn.shape[:2] == SIZE
+    assert 0.005 < (drawn < 0.9).any(axis=-1).mean() < 0.5
+    assert [entry.name for entry in path.parent.iterdir()] == ["progress.png"]
+
+
+def test_two_pictures_of_the_same_lab_are_the_same() -> None:
+    assert render_progress(night(40)) == render_progress(night(40))
+
+
+def test_a_played_lab_is_drawn(tmp_path: Path) -> None:
+    play = demo_lab(tmp_path / "ledger.db")
+    assert pixels(render_progress(history(play.facts()))).shape[:2] == SIZE
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "字" * 200, "a\u0301" * 80, "", "$" * 9, "\\n{}^_"])
+def test_hostile_names_are_only_text(name: str) -> None:
+    assert pixels(render_progress(night(30, name))).shape[:2] == SIZE
+
+
+def test_a_disk_that_refuses_leaves_the_old_picture(tmp_path: Path) -> None:
+    path = tmp_path / "progress.png"
+    draw_progress(night(2), path)
+    before = path.read_bytes()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LabProblem, match="cannot be written"):
+        draw_progress(night(3), tmp_path / "file" / "progress.png")
+    assert path.read_bytes() == before
+
+
+def test_one_divergence_does_not_flatten_the_rest() -> None:
+    scale = scale_of(night(120))
+    assert scale.high < 2.2 and scale.low < 1.85
+
+
+def test_what_is_too_high_is_marked_at_the_edge() -> None:
+    axes = Figure().subplots()
+    course = night(60)
+    draw_marks(axes, course, scale_of(course))
+    arrows = [line for line in axes.lines if line.get_marker() == "^"]
+    crosses = [line for line in axes.lines if line.get_marker() == "x"]
+    assert [list(line.get_xdata()) for line in arrows] == [[50]]
+    assert [list(line.get_xdata()) for line in crosses] == [[n for n in range(1, 61) if n % 7 == 0]]
+    assert any(text.get_text().startswith("3.") for text in axes.texts)
+
+
+def test_every_score_inside_is_drawn_inside() -> None:
+    for runs in (1, 2, 5, 30, 200):
+        course = night(runs)
+        scale = scale_of(course)
+        scores = [point.val_bpb for point in course.runs if point.val_bpb is not None and point.val_bpb < 3]
+        assert all(scale.low < score < scale.high for score in scores)
+
+
+def test_noise_looks_like_noise() -> None:
+    """Two runs a hair apart do not fill the picture."""
+    points = (RunPoint(1, "r0001", "c0001", 1.9), RunPoint(2, "r0002", "c0001", 1.9001))
+    course = History("t", "cpu", 0.005, points, (), (Step(1, "c0001", "b", 1.90005, 0.003),))
+    scale = scale_of(course)
+    assert scale.high - scale.low > 5 * 0.005
+
+
+def test_names_of_many_baselines_keep_their_distance() -> None:
+    course = night(500)
+    chosen = sorted(step.number for step in named_steps(course, 500))
+    assert 10 <= len(chosen) < len(course.baselines) or len(chosen) == len(course.baselines) - 4
+    assert min(b - a for a, b in zip(chosen, chosen[1:], strict=False)) >= 10
+    assert scale_of(course).low < min(p.val_bpb for p in course.runs if p.val_bpb) - 0.5 * SLANTED_MARGIN * 0.3
