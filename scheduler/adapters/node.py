@@ -148,7 +148,8 @@ class SlotSupervisor:
         if spool.slot_id == self.spec.slot_id:
             return True
         siblings = self.spec.siblings
-        return bool(siblings) and siblings[0] == self.spec.slot_id and spool.slot_id not in siblings
+        of_this_node = spool.slot_id.startswith(f"{self.spec.node}/")
+        return of_this_node and siblings[:1] == (self.spec.slot_id,) and spool.slot_id not in siblings
 
     def _refuse_unless_free(self) -> None:
         problem = self._own_problem()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,11 @@ from scheduler.domain.errors import PoolProblem
 NAMESPACE = "arsched"
 OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
 SENTINEL_WAIT_S = 20.0
+LISTENS_S = 5.0
+JOIN_HINT = (
+    "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
+    "or leave --address away to use this machine alone"
+)
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
 
 
@@ -69,6 +75,7 @@ def join_cluster(ray: Any, address: str) -> Session:
     """Become a driver of a running cluster. Raises PoolProblem."""
     if address.startswith("ray://"):
         raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
+    _refuse_if_deaf(_where(ray, address))
     session = Session()
     known = {} if address == "auto" else {"RAY_ADDRESS": address}
     with _left_on_failure(ray, session), environment(known), chdir(CODE_ROOT):
@@ -80,10 +87,26 @@ def join_cluster(ray: Any, address: str) -> Session:
     return session
 
 
-JOIN_HINT = (
-    "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
-    "or leave --address away to use this machine alone"
-)
+def _where(ray: Any, address: str) -> str:
+    """The "host:port" a join would go to, as far as it can be known; "" leaves it to Ray."""
+    address = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if address != "auto":
+        return address
+    with suppress(Exception):  # private to Ray, and only there to fail sooner
+        return str(ray._private.utils.read_ray_address() or "")
+    return ""
+
+
+def _refuse_if_deaf(where: str) -> None:
+    """Ray itself would try for minutes. Raises PoolProblem when nobody listens there."""
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENS_S).close()
+    except OSError as problem:
+        why = problem.strerror or first_line(problem)
+        raise PoolProblem(f"no Ray cluster could be joined at {where}: {why}", JOIN_HINT) from None
 
 
 def embedded_environment() -> dict[str, str]:

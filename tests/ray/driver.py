@@ -50,6 +50,9 @@ def main() -> int:
             pool.start(slot.id, order)
         say("started")
         signal.pause()
+    except PoolProblem as problem:
+        say("problem", message=problem.message, hint=problem.hint)
+        return 1
     except KeyboardInterrupt:
         pool.close(stop_runs=False)
         say("closed")
