@@ -1,4 +1,4 @@
-"""What is said of a lab is what its ledger holds: ranks, effects, counts, results.tsv; also of labs with next to nothing."""
+"""What is said of a lab is what its ledger holds: ranks, effects, counts, results.tsv; also with next to nothing."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def leaderboard_screen(board: Leaderboard, limit: int | None = None) -> Iterator
     if hidden:
         yield f"and {hidden} more: --limit 0 shows all"
     yield ""
-    yield "effect ± error on the baseline it was made from (negative is better), P that it is"
-    yield "truly better. It is decided against the baseline of the moment: arsched explain"
+    yield "effect ± error on the baseline it was made from (negative is better), P that it"
+    yield "is truly better. Decided against the baseline of the moment: arsched explain ID"
 
 
 def _headline(board: Leaderboard) -> str:
