@@ -38,16 +38,24 @@ class Tokenizer:
     def from_file(cls, path: Path) -> Tokenizer:
         """Raises TokenizerError when the file is missing or not one that `save` wrote."""
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"no tokenizer at {path}: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The tokenizer that `to_json` wrote down. Raises ValueError."""
+        try:
+            fields = json.loads(text)
             if fields["format"] != FORMAT:
                 raise ValueError(f"format {fields['format']}")
             ranks = tuple(base64.b64decode(token, validate=True) for token in fields["ranks"])
             return cls(fields["pattern"], ranks, tuple(fields["special_tokens"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TokenizerError(f"no tokenizer at {path}: {error}") from None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a tokenizer ({error})") from None
 
     def to_json(self) -> str:
-        """The file's content; `from_file` reads it back."""
+        """The file's content; `from_json` reads it back."""
         fields = {
             "format": FORMAT,
             "pattern": self.pattern,

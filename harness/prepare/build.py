@@ -34,7 +34,8 @@ from harness.prepare.progress import Progress
 from harness.prepare.row_files import require_space, rows_of, write_rows
 from harness.prepare.shards import SPLITS, Shard
 from harness.prepare.tokenising import ShardTokeniser
-from harness.prepare.tokenizer_training import train_tokenizer, true_token_bytes, upstream_token_bytes
+from harness.prepare.tokenizer_process import train_apart
+from harness.prepare.tokenizer_training import true_token_bytes, upstream_token_bytes
 from harness.prepare.twins import link_twin
 from harness.tokenizer import Tokenizer
 
@@ -130,7 +131,7 @@ class Build:
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             with self.progress.stage("tokenizer"):
-                tokenizer = train_tokenizer(self.contract, train_shards, self.progress.show)
+                tokenizer = train_apart(self.contract, train_shards, self.progress.show)
                 self.progress.show(f"{tokenizer.get_vocab_size()} tokens")
                 write_text(path, tokenizer.to_json())
         return Tokenizer.from_file(path)

@@ -5,6 +5,7 @@ The processes here are real (`python -m harness.prepare`), killed, limited and r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from harness.cache import Cache, cache_directory, open_cache, verify_cache
 from harness.contract import load_contract
 from harness.prepare import build
 from harness.prepare.cli import main
+from harness.prepare.tokenizer_training import train_tokenizer
 from harness.tokenizer import Tokenizer
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -33,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the small contract and its corpus, and a cache root of its own."""
     monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr(build, "train_apart", train_tokenizer)  # a process less for the calls made in this one
     write_corpus(tmp_path)
     write_contract(tmp_path)
     return tmp_path
@@ -169,24 +173,58 @@ def test_stages_of_other_versions_are_not_gone_on_from(home: Path, monkeypatch: 
     the_cache(home)
 
 
-@pytest.mark.parametrize("presses", [1, 3])
-def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(home: Path, presses: int) -> None:
-    write_corpus(home, count=20_000)
+def training(home: Path) -> subprocess.Popen[str]:
+    """A preparation in the middle of its longest stage, the tokenizer's, which is a process of its own."""
+    write_corpus(home, count=2_000)
     process = start(home)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("tokenizer"):
             break
-    began = time.monotonic()
-    for _ in range(presses):
-        process.send_signal(signal.SIGINT)
-    code, _, err = finish(process)
-    assert (code, "error: stopped" in err) == (130, True)
-    assert time.monotonic() - began < 10
+    assert wait_until(lambda: children_of(process))
+    return process
+
+
+def children_of(process: subprocess.Popen[str]) -> list[str]:
+    """Command lines of tokenizer processes started for `process`."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode().strip())
+    return [line for line in lines if line.endswith(f"harness.prepare.tokenizer_process {process.pid}")]
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def assert_goes_on(home: Path) -> None:
     write_corpus(home, count=300)  # the corpus stage is over and is not done again
     assert finish(start(home))[0] == 0
     assert the_cache(home).train_rows == 1250
     assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_stops_at_once_and_the_next_call_goes_on(home: Path, presses: int) -> None:
+    process = training(home)
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, "error: stopped" in err) == (130, True)
+    assert wait_until(lambda: not children_of(process))
+    assert_goes_on(home)
+
+
+def test_a_killed_preparation_leaves_no_process(home: Path) -> None:
+    process = training(home)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    assert wait_until(lambda: not children_of(process))
+    assert_goes_on(home)
 
 
 @pytest.mark.parametrize("limit_bytes", [2_000, 20_000, 40_000])
