@@ -23,6 +23,7 @@ from scheduler.app.pools import Joined
 from scheduler.app.submit import Order, Submission, submit
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder, Slot
 from scheduler.policy.fingerprint import fingerprint
@@ -71,16 +72,16 @@ def as_the_source_says(order: RunOrder) -> Outcome:
     return Finishes(json.dumps(raw), RUN_S, log=f"log of {order.key}\n")
 
 
-def make_space(folder: Path, clock: Callable[[], float], tag: str = "t", baseline: str = BASELINE) -> Workspace:
+def make_space(folder: Path, clock: Callable[[], float], lab: Lab | None = None, baseline: str = BASELINE) -> Workspace:
     """A lab as `arsched init` leaves it: three runs of the baseline are queued."""
     root = make_repository(folder / "lab")
     repo, paths = Repo.open(root), LabPaths(root)
     ledger = Ledger.open(paths.ledger, clock)
     ledger._database.execute("PRAGMA synchronous = OFF")  # only a power cut could tell
-    lab = make_lab(tag)
+    lab = lab or make_lab()
     ledger.labs.create(lab)
     commit = repo.commit_train_py(repo.head_commit(), baseline.encode(), "baseline", {})
-    add(ledger, tag, "baseline", commit, baseline)
+    add(ledger, lab.tag, "baseline", commit, baseline)
     repo.create_branch(lab.branch, commit)
     return Workspace(repo, paths, ledger, lab)
 

@@ -1,0 +1,68 @@
+"""The real `arsched` command with one thing replaced: slots are supervisors in this process, judges are source_judge.
+
+Run as a program. Every connection to slots is noted in $ARSCHED_TEST_CONNECTIONS, one pid a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from scheduler.adapters.judge_process import Commands
+from scheduler.adapters.machine import Machine
+from scheduler.adapters.node import SlotSupervisor
+from scheduler.adapters.ray_pool import RayPool
+from scheduler.adapters.slot_layout import lay_out
+from scheduler.app.cli.main import main
+from scheduler.domain.slot import Report, RunOrder, Slot
+
+JUDGE = (sys.executable, "-S", str(Path(__file__).resolve().parent / "source_judge.py"))
+MACHINE = Machine("boot-1", "test processor", tuple(sorted(os.sched_getaffinity(0))) * 2, 2)
+
+
+class LocalPool:
+    """What an embedded Ray is: it ends with its driver, and its runs with it."""
+
+    def __init__(self, contract_json: str, lab_id: str, slots: int | None) -> None:
+        self._contract_json, self._lab_id = contract_json, lab_id
+        root = Path(os.environ["ARSCHED_SPOOL"])
+        commands = Commands(JUDGE, (*JUDGE, "cache"))
+        specs = lay_out(MACHINE, "node", "cpu", slots or 2)
+        self._supervisors = {spec.slot_id: SlotSupervisor(spec, root, commands) for spec in specs}
+        self._slots = tuple(supervisor.probe(contract_json) for supervisor in self._supervisors.values())
+
+    def slots(self) -> tuple[Slot, ...]:
+        return self._slots
+
+    def start(self, slot_id: str, order: RunOrder) -> None:
+        self._supervisors[slot_id].start(order)
+
+    def poll(self) -> tuple[Report, ...]:
+        return tuple(report for one in self._supervisors.values() for report in one.poll(self._lab_id))
+
+    def acknowledge(self, slot_id: str, run_id: str, attempt: int) -> None:
+        for supervisor in self._supervisors.values():
+            supervisor.acknowledge(self._lab_id, run_id, attempt)
+
+    def stop(self, slot_id: str, run_id: str, attempt: int) -> None:
+        if slot_id in self._supervisors:
+            self._supervisors[slot_id].stop(self._lab_id, run_id, attempt)
+
+    def close(self, *, stop_runs: bool) -> None:
+        for supervisor in self._supervisors.values():
+            supervisor.close()
+
+
+def connect(
+    address: str | None, slots: int | None, contract_json: str, lab_id: str, *, say: object = None
+) -> LocalPool:
+    if notes := os.environ.get("ARSCHED_TEST_CONNECTIONS"):
+        with open(notes, "a") as file:
+            file.write(f"{os.getpid()}\n")
+    return LocalPool(contract_json, lab_id, slots)
+
+
+if __name__ == "__main__":
+    RayPool.connect = connect  # type: ignore[method-assign, assignment]
+    main()

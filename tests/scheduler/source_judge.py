@@ -1,0 +1,41 @@
+"""A judge for candidates that say in Python what comes of them: SCORE, STATUS, TAKES_S (wall seconds), GATE (a path).
+
+Obeys the real judge's command line, locks and files, like fake_judge.py, whose program it is. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import hashlib
+import json
+import sys
+import time
+
+from fake_judge import FakeJudge, answer_cache, parse  # type: ignore[import-not-found]
+
+
+class SourceJudge(FakeJudge):  # type: ignore[misc]
+    def run(self) -> int:
+        with self.arguments.lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            source = self.arguments.train.read_bytes()
+            said = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(source).body}
+            self.say_progress(1)
+            time.sleep(said.get("TAKES_S", 0.05))
+            if "GATE" in said:
+                self.do_wait(said["GATE"])
+            self.write("result.json", json.dumps(self.judge(said, source)))
+        return 0
+
+    def judge(self, said: dict[str, object], source: bytes) -> dict[str, object]:
+        digests = {"train_py": hashlib.sha256(source).hexdigest(), "cache": self.arguments.expect_cache}
+        score = said.get("SCORE")
+        return {
+            "format": 1, "status": said.get("STATUS", "ok"), "reason": "", "val_bpb": score,
+            "seed": self.arguments.seed, "digests": digests, "wall_s": 0.1,
+        }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(answer_cache() if "cache" in sys.argv[1:2] else SourceJudge(parse()).run())
