@@ -7,12 +7,15 @@ Not covered: whether the cache, the device or the lock are there (that is found 
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.containment import Wanted
 from harness.contract import Contract, ContractError, load_contract
 from harness.protocol import ATTENTION_NAMES
+
+_LARGEST_SOURCE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ def parse_order(argv: list[str]) -> Order:
         contract = load_contract(given.contract)
     except ContractError as error:
         parser.error(f"--contract {given.contract}: {error}\n{getattr(error, 'hint', '')}".rstrip())
-    if not given.train.is_file():
-        parser.error(f"--train {given.train}: no such file")
+    if (fault := _unreadable(given.train)) is not None:
+        parser.error(f"--train {given.train}: {fault}")
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"--out {given.out}: is not a directory")
     try:
@@ -59,6 +62,16 @@ def parse_order(argv: list[str]) -> Order:
         given.lock,
         given.containment,
     )
+
+
+def _unreadable(train: Path) -> str | None:
+    if not train.is_file():
+        return "no such file"
+    if not os.access(train, os.R_OK):
+        return "may not be read"
+    if (size := train.stat().st_size) > _LARGEST_SOURCE_BYTES:
+        return f"{size} bytes are no source file (at most {_LARGEST_SOURCE_BYTES})"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
