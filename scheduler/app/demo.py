@@ -5,14 +5,17 @@ Every step looks at what is there already, so an interrupted demo goes on where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scheduler.app.demo_edits import EDITS, Edit, second_round
+from scheduler.app.drive import Ending, has_work, run_queue
 from scheduler.app.files import write_whole
 from scheduler.app.init import Wish, create_lab
+from scheduler.app.means import Means
 from scheduler.app.new import new_worktree
 from scheduler.app.paths import LabPaths
+from scheduler.app.progress import Screen
 from scheduler.app.submit import Order, Submission, submit
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
@@ -24,6 +27,17 @@ def open_lab(root: Path, contract: str) -> None:
     """Create the lab with its first baseline, unless it is there."""
     if not LabPaths(root).ledger.is_file():
         create_lab(Wish(TAG, contract, author=AUTHOR), start=root)
+
+
+def climb(space: Workspace, screen: Screen, means: Means) -> Ending:
+    """Turns at the queue, one for each step, each until everything is decided. Raises what run_queue raises."""
+    for title, step in STEPS:
+        screen.say(title)
+        for candidate in step(space):
+            screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
+        if run_queue(space, screen, means, lambda: not has_work(space)) is Ending.INTERRUPTED:
+            return Ending.INTERRUPTED
+    return Ending.DONE
 
 
 def first_ideas(space: Workspace) -> tuple[Candidate, ...]:
@@ -55,3 +69,9 @@ def _submit_one(space: Workspace, edit: Edit) -> Submission:
     source = space.repo.read(space.baseline_commit(), "train.py").decode()
     write_whole(path / "train.py", edit.apply(source))
     return submit(space, Order((path,), edit.title, AUTHOR))
+
+
+STEPS: tuple[tuple[str, Callable[[Workspace], tuple[Candidate, ...]]], ...] = (
+    ("3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them", first_ideas),
+    ("4/5 ideas on top of what was promoted", next_ideas),
+)

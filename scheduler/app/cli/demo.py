@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,9 +10,9 @@ import click
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
 from scheduler.app.cli.running import INTERRUPTED
-from scheduler.app.demo import TAG, first_ideas, next_ideas, open_lab
+from scheduler.app.demo import TAG, climb, open_lab
 from scheduler.app.demo_place import Place, demo_place
-from scheduler.app.drive import Ending, has_work, run_queue
+from scheduler.app.drive import Ending
 from scheduler.app.kept_pool import kept_pool
 from scheduler.app.means import Means
 from scheduler.app.pools import PoolOptions, connect_ray
@@ -26,15 +25,9 @@ from scheduler.app.screens.terminal import paint
 from scheduler.app.views.facts import read_facts
 from scheduler.app.views.leaderboard import Leaderboard, leaderboard
 from scheduler.app.workspace import Workspace, open_workspace
-from scheduler.domain.candidate import Candidate
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SLOTS = 2
-
-STEPS: tuple[tuple[str, Callable[[Workspace], tuple[Candidate, ...]]], ...] = (
-    ("3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them", first_ideas),
-    ("4/5 ideas on top of what was promoted", next_ideas),
-)
 
 
 @click.command(short_help="A real parallel hill climb on this machine.")
@@ -57,20 +50,14 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
         say("2/5 the lab: a branch, a ledger, and its first baseline")
         open_lab(place.root, contract)
         with open_workspace(TAG, start=place.root) as space:
-            return _climb(space, slots, as_json)
+            return _play(space, slots, as_json)
 
 
-def _climb(space: Workspace, slots: int, as_json: bool) -> int:
-    """Two turns at the queue on the same slots, each until everything is decided; then the report."""
+def _play(space: Workspace, slots: int, as_json: bool) -> int:
     with open_screen() as screen, kept_pool(connect_ray) as connect:
-        means = Means(PoolOptions(slots=slots), connect)
-        for title, step in STEPS:
-            screen.say(title)
-            for candidate in step(space):
-                screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
-            if run_queue(space, screen, means, lambda: not has_work(space)) is Ending.INTERRUPTED:
-                screen.say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
-                return INTERRUPTED
+        if climb(space, screen, Means(PoolOptions(slots=slots), connect)) is Ending.INTERRUPTED:
+            screen.say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
+            return INTERRUPTED
     say("5/5 the report")
     report = write_report(space, space.paths.report)
     _print(leaderboard(read_facts(space.ledger, space.lab)), report, as_json)
