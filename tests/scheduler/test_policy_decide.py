@@ -54,7 +54,7 @@ def test_a_later_baseline_is_compared_with_from_its_first_run() -> None:
 
 def test_a_candidate_without_a_score_is_settled_with_its_failure() -> None:
     decision = decide(board(baseline(1.0, 1.0, 1.0), standing(2, failed_runs=1, failure="oom: too wide")))
-    assert isinstance(decision, Discard) and decision.effect is None and "oom" in decision.reason
+    assert decision == Discard("c0002", "c0001", None, "oom: too wide")
 
 
 def test_a_candidate_whose_runs_were_cancelled_one_by_one_is_settled_too() -> None:

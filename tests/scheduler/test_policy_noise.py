@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,17 @@ def test_candidates_that_diverge_now_and_then_do_not_drown_the_others(wild: int)
     assert board_noise(noisy) == board_noise(calm)
     assert pooled_noise([s.scores for s in noisy.standings], SIGMA0, 4.0).sigma > 50 * SIGMA0
     assert isinstance(decide(board(baseline(1.0, 1.0, 1.0), standing(40, 0.99), *unsteady)), Promote)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize(("times", "counted"), [(0.99, True), (1.01, False)])
+def test_the_bar_of_wildness_is_the_same_for_few_runs_and_for_many(n: int, times: float, counted: bool) -> None:
+    """Against a lab that knows its noise: the others' repeats lie exactly one prior apart."""
+    calm = [standing(10 + i, 1.0, 1.0 + math.sqrt(2) * SIGMA0) for i in range(9)]
+    scores = [1.0 + (-1) ** i * i * SIGMA0 for i in range(n)]
+    stretch = times * WILD * SIGMA0 / statistics.stdev(scores)
+    unsteady = standing(2, *(1.0 + stretch * (score - 1.0) for score in scores))
+    assert board_noise(board(baseline(1.0), unsteady, *calm)).df == len(calm) + (n - 1 if counted else 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
