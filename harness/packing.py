@@ -94,24 +94,44 @@ def plan_rows(
     """
     if not len(lengths) or int(refills.sum()) != len(lengths) or int(lengths.min()) < 1:
         raise ValueError("the corpus is empty, or its refills do not cover it")
-    buffer = DocumentBuffer(row_tokens)
-    coming = _endless_refills(lengths, refills)
-    documents, takes, epochs, epoch = array("q"), array("i"), array("i"), 1
+    packer = _Packer(lengths, refills, row_tokens, buffer_documents)
+    epochs = array("i")
     for row in range(rows):
-        room = row_tokens
-        while room:
-            while buffer.waiting < buffer_documents:
-                epoch, batch = next(coming)
-                for document, length in batch:
-                    buffer.add(document, length)
-            document, taken = buffer.place(room)
-            documents.append(document)
-            takes.append(taken)
-            room -= taken
-        epochs.append(epoch)
+        epochs.append(packer.pack_row())
         if row % _ROWS_PER_REPORT == 0:
             report(row, rows)
-    return Plan(np.asarray(documents, np.int64), np.asarray(takes, np.int32), np.asarray(epochs, np.int32))
+    return Plan(
+        np.asarray(packer.documents, np.int64), np.asarray(packer.takes, np.int32), np.asarray(epochs, np.int32)
+    )
+
+
+class _Packer:
+    """Places documents row by row; `documents` and `takes` collect the placements."""
+
+    def __init__(
+        self, lengths: NDArray[np.int32], refills: NDArray[np.int32], row_tokens: int, buffer_documents: int
+    ) -> None:
+        self._coming = _endless_refills(lengths, refills)
+        self._buffer = DocumentBuffer(row_tokens)
+        self._row_tokens, self._buffer_documents, self._epoch = row_tokens, buffer_documents, 1
+        self.documents, self.takes = array("q"), array("i")
+
+    def pack_row(self) -> int:
+        """Fill one more row; returns the epoch of the last refill by then."""
+        room = self._row_tokens
+        while room:
+            while self._buffer.waiting < self._buffer_documents:
+                self._refill()
+            document, taken = self._buffer.place(room)
+            self.documents.append(document)
+            self.takes.append(taken)
+            room -= taken
+        return self._epoch
+
+    def _refill(self) -> None:
+        self._epoch, batch = next(self._coming)
+        for document, length in batch:
+            self._buffer.add(document, length)
 
 
 def _endless_refills(

@@ -140,8 +140,13 @@ class Build:
         refill = self.contract.pack_refill_documents
         tokeniser = ShardTokeniser(tokenizer, refill, self.folder / "tokens", self.progress)
         with self.progress.stage("tokenising"):
-            tokeniser.run(shards, len(os.sched_getaffinity(0)))
+            tokeniser.run(shards, _cores())
         return tokeniser
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _identity(shard: Shard) -> dict[str, object]:

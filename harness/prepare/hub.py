@@ -17,6 +17,7 @@ from harness.cache import cache_root
 from harness.contract import Corpus
 from harness.prepare.download import Download, DownloadFailed, Patience
 from harness.prepare.errors import PrepareError
+from harness.prepare.files import PARTIAL_SUFFIX
 from harness.prepare.locks import held
 from harness.prepare.progress import Progress, size
 from harness.prepare.shards import Shard, Split, readable
@@ -85,8 +86,13 @@ class _Fetch:
         self._failed: dict[str, str] = {}
 
     def run(self) -> None:
-        """Raises PrepareError when any file is still missing."""
-        side_by_side([partial(self._one, name) for name in self._names], _AT_A_TIME, self._stop)
+        """Raises PrepareError when any file is still missing; a full disk raises OSError and leaves no part of one."""
+        try:
+            side_by_side([partial(self._one, name) for name in self._names], _AT_A_TIME, self._stop)
+        except OSError:
+            for part in self._store.glob(f"*{PARTIAL_SUFFIX}*"):
+                part.unlink(missing_ok=True)
+            raise
         if self._failed:
             raise _unreachable(self._corpus, self._failed, [name for name in self._names if name not in self._done])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +80,27 @@ def test_what_one_call_got_the_next_one_does_not_ask_for(contract: str, server: 
     server.requests.clear()
     assert main(["--contract", contract]) == 0
     assert NAMES[3] in asked(server) and len(asked(server)) < len(NAMES)
+
+
+def test_a_disk_that_fills_up_while_downloading(
+    contract: str,
+    server: LyingServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One transfer meets the full disk, the others leave off in the middle: no part of a file stays."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server.script = {name: [truncate(1000)] * 9 for name in NAMES[1:]}
+    monkeypatch.setattr("harness.prepare.download.os", SimpleNamespace(fsync=full, environ=os.environ))
+    assert main(["--contract", contract]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "no space left" in said
+    assert server.requests
+    assert {path.name for path in (tmp_path / "caches" / "shards").rglob("*") if path.is_file()} == {".lock"}
 
 
 def test_upstreams_own_folder_is_used_and_only_the_rest_is_fetched(
