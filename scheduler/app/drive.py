@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 
 from scheduler.app.deciding import next_decision
+from scheduler.app.files import write_whole
 from scheduler.app.interrupt import Interrupt
 from scheduler.app.live import read_live
 from scheduler.app.loop import Loop
@@ -80,7 +81,9 @@ def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
 
 
 def _heal(space: Workspace, screen: Screen) -> None:
-    """Finish in git what a crash left undone after the ledger had it."""
+    """Finish what a crash left undone after the ledger had it."""
+    if not space.paths.contract.exists():
+        write_whole(space.paths.contract, space.lab.contract_json)
     try:
         keep_refs(space)
         follow_ledger(space)

@@ -11,7 +11,7 @@ from pathlib import Path
 from scheduler.adapters.git import Repo
 from scheduler.app.contracts import ContractChoice
 from scheduler.app.sources import read_train_py
-from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
+from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
 from scheduler.policy.constants import read_constants, rewrite_constants
 from scheduler.policy.validation import TRAIN_PY, check_train_py
 
@@ -26,11 +26,13 @@ class FirstBaseline:
 
 
 def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) -> FirstBaseline:
-    """Raises LabProblem for a train.py with uncommitted changes, CandidateRejected for one that cannot be used."""
+    """Raises LabProblem for uncommitted changes in train.py, CandidateRejected or UsageProblem for one of no use."""
     parent = repo.head_commit()
     changed = repo.inspect(repo.root, parent).changed
     notes = _notes(repo, [path for path in changed if path != TRAIN_PY])
     if train is not None:
+        if not train.exists():
+            raise UsageProblem(f"--train {train}: no such file", "check the path")
         data = read_train_py(train)
         check_train_py(data)
         return FirstBaseline(parent, data, notes)

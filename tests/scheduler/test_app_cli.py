@@ -1,0 +1,201 @@
+"""The command line: one message and the right code for every slip, one JSON value when asked, no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from scheduler.app.cli.main import VERBS, main
+from scheduler.app.turn import Turn
+from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import make_space
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    space = make_space(tmp_path, time.time)
+    space.ledger.close()
+    monkeypatch.chdir(space.repo.root)
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "cache"))
+    return space.repo.root
+
+
+def arsched(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_file_of_its_name_help_and_json(verb: str) -> None:
+    command = main.get_command(click.Context(main), verb)  # type: ignore[arg-type]
+    assert isinstance(command, click.Command) and command.help and command.short_help
+    assert any("--json" in option.opts for option in command.params)
+    shown = arsched(verb, "--help")
+    assert shown.exit_code == 0 and f"Usage: arsched {verb}" in shown.output
+
+
+@pytest.mark.parametrize("verb", ["init", "new", "submit", "promote", "cancel", "prepare"])
+def test_every_verb_that_changes_something_has_a_dry_run(verb: str) -> None:
+    command = main.get_command(click.Context(main), verb)  # type: ignore[arg-type]
+    assert any("--dry-run" in option.opts for option in command.params)  # type: ignore[union-attr]
+
+
+def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
+    said = arsched("--help").output
+    places = [said.index(f"\n  {verb} ") for verb in VERBS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submti"], 2, ["no command 'submti'", "did you mean 'submit'?"]),
+        (["qqqq"], 2, ["no command 'qqqq'", "--help"]),
+        (["submit", "--agian"], 2, ["--agian", "--again"]),
+        (["submit", "x.py", "--slots", "0"], 2, ["--slots"]),
+        (["new"], 2, ["NAME", "arsched new --help"]),
+        (["init"], 2, ["--tag"]),
+        (["init", "--tag", "a b"], 2, ["cannot be a tag", "nov23"]),
+        (["init", "--tag", "x", "--preset", "wild"], 2, ["wild", "bold"]),
+        (["init", "--tag", "x", "--contract", "cpuu"], 2, ["cpuu", "cpu"]),
+        (["init", "--tag", "x"], 1, ["not prepared", "arsched prepare --contract cpu"]),
+        (["init", "--tag", "t"], 1, ["exists already", "arsched submit --tag t"]),
+        (["new", "c7"], 3, ["reads like an id"]),
+        (["submit", "nowhere"], 2, ["nothing to submit in nowhere", "arsched new NAME"]),
+        (["submit", "README.md"], 2, ["nothing to submit"]),
+        (["submit", "--no-wait"], 2, ["no paths"]),
+        (["submit", "x", "--tag", "u"], 1, ["no lab 'u'", "labs here: t"]),
+        (["promote", "basline"], 2, ["no candidate 'basline'", "did you mean 'baseline'?"]),
+        (["promote", "baseline"], 3, ["is baseline, nothing was changed"]),
+        (["cancel", "baseline"], 3, ["nothing was changed"]),
+        (["cancel", "r0099"], 2, ["no run 'r0099'"]),
+        (["prepare", "--contract", "cpu", "--from", "nowhere"], 2, []),
+    ],
+)
+def test_a_slip_is_one_message_with_the_right_code_and_a_next_step(
+    lab: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    done = arsched(*arguments)
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    for word in words:
+        assert word in done.output
+    if words:
+        assert done.stderr.count("error: ") == 1 and done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["submti"], ["new", "c7"], ["submit", "nowhere"], ["init"], ["cancel", "c9"]])
+def test_with_json_a_problem_is_the_one_value_too(lab: Path, arguments: list[str]) -> None:
+    done = arsched(*arguments, "--json")
+    assert set(json.loads(done.stdout)) == {"error", "hint"}
+    assert done.exit_code in (1, 2, 3)
+
+
+def test_outside_a_repository_and_without_a_lab_the_next_step_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no git repository" in arsched("new", "x").stderr
+    monkeypatch.chdir(make_repository(tmp_path / "fresh"))
+    done = arsched("new", "x")
+    assert done.exit_code == 1 and "arsched init --tag" in done.stderr
+    assert not (tmp_path / "fresh" / ".arsched").exists()
+
+
+def test_a_ledger_of_a_newer_program_or_none_at_all_is_a_sentence(lab: Path) -> None:
+    (lab / ".arsched" / "ledger.db").write_bytes(b"not a database, for sure\n" * 100)
+    done = arsched("new", "x")
+    assert done.exit_code == 1 and "ledger.db" in done.stderr and "hint:" in done.stderr
+
+
+def test_new_makes_a_worktree_and_says_the_next_steps(lab: Path) -> None:
+    done = arsched("new", "wider", "--json")
+    said = json.loads(done.stdout)
+    assert (lab / "candidates" / "wider" / "train.py").is_file()
+    assert said["branch"] == "arsched/t/wider" and said["base"] == "c0001"
+    assert arsched("new", "wider").exit_code == 1
+    shown = arsched("new", "other", "--dry-run")
+    assert "arsched submit candidates/other" in shown.stderr
+    assert not (lab / "candidates" / "other").exists()
+
+
+def test_candidates_star_queues_the_good_skips_the_notes_refuses_the_bad(lab: Path) -> None:
+    folder = lab / "candidates"
+    folder.mkdir()
+    (folder / "README.md").write_text("what lies here\n")
+    (folder / "good.py").write_text("SCORE = 1.8\n")
+    (folder / "bad.py").write_text("SCORE = \n")
+    done = arsched("submit", *sorted(map(str, folder.iterdir())), "--no-wait", "--json")
+    said = json.loads(done.stdout)
+    assert done.exit_code == 3
+    assert [one["name"] for one in said["candidates"]] == ["good"]
+    assert [one["state"] for one in said["candidates"]] == ["open"]
+    assert [Path(one["path"]).name for one in said["refused"]] == ["bad.py"]
+    assert len(said["skipped"]) == 1 and "README.md" in said["skipped"][0]
+    again = arsched("submit", str(folder / "good.py"), "--no-wait")
+    assert again.exit_code == 0 and "known     c0002" in again.stderr
+
+
+def test_a_candidate_and_a_run_are_cancelled_by_any_of_their_names(lab: Path) -> None:
+    (lab / "idea.py").write_text("SCORE = 1.8\n")
+    arsched("submit", "idea.py", "--no-wait")
+    assert json.loads(arsched("cancel", "last", "--dry-run", "--json").stdout)["runs"] == ["r0004"]
+    assert json.loads(arsched("cancel", "r0001", "--json").stdout)["runs"] == ["r0001"]
+    assert json.loads(arsched("cancel", "r0004", "--json").stdout)["candidate"] == "c0002"
+    assert arsched("cancel", "idea").exit_code == 3
+
+
+def test_names_of_candidates_cannot_write_on_the_terminal(lab: Path) -> None:
+    path = lab / "evil.py"
+    path.write_text("x = '\x1b]0;owned\x07' (\n")
+    assert "\x1b" not in arsched("submit", str(path), "--no-wait").output
+
+
+def test_prepare_runs_the_referees_own_program_for_the_labs_contract(lab: Path) -> None:
+    said = json.loads(arsched("prepare", "--contract", "standard", "--from", "x", "--dry-run", "--json").stdout)
+    assert said["command"][-5:] == ["--contract", "standard", "--from", "x", "--json"]
+    assert "harness.prepare" in said["command"]
+
+
+def test_prepare_outside_a_repository_is_for_the_cpu_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(arsched("prepare", "--dry-run", "--json").stdout)["contract"] == "cpu"
+
+
+def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:
+    program = [sys.executable, "-m", "scheduler.app.cli.main", "--help"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=lab, env=environ)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert b"Error" not in err and b"Traceback" not in err
+
+
+def test_the_turn_is_one_processes_and_comes_back_with_its_death(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / "scheduler.lock"
+    hold = "import sys; from pathlib import Path; from scheduler.app.turn import Turn\n"
+    hold += f"t = Turn(Path({str(lock)!r})); print(t.try_take(), flush=True); sys.stdin.read()"
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+    )
+    assert process.stdout is not None and process.stdout.readline() == "True\n"
+    turn = Turn(lock)
+    assert not turn.try_take()
+    process.kill()
+    process.communicate()
+    assert turn.try_take()
+    turn.release()
+
+
+def test_a_checkout_in_the_middle_of_something_is_still_a_lab(lab: Path) -> None:
+    git(lab, "switch", "-q", "--detach")
+    assert arsched("new", "x").exit_code == 0

@@ -1,0 +1,205 @@
+"""A lab is created: from whatever state of a repository, all of it or nothing, with one clear reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.contract import Contract, load_contract
+from scheduler.adapters.ledger import Ledger
+from scheduler.app import init
+from scheduler.app.init import Wish, create_lab
+from scheduler.app.workspace import open_workspace
+from scheduler.domain.candidate import CandidateState
+from scheduler.domain.decision import PRESETS
+from scheduler.domain.errors import ArschedError, CacheProblem, CandidateRejected, LabProblem, UsageProblem
+from tests.harness.judging import TINY, build_cache
+from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot  # noqa: F401
+
+ContractFile = Callable[..., str]
+
+
+@pytest.fixture
+def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContractFile:
+    """Writes a contract with its cache; returns the path."""
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "cache"))
+
+    def write(prepared: bool = True, **changes: object) -> str:
+        made: Contract = dataclasses.replace(TINY, train_constants=(("DEPTH", 2),), **changes)  # type: ignore[arg-type]
+        path = tmp_path / f"{made.digest[:8]}.json"
+        path.write_text(made.to_json())
+        if prepared:
+            build_cache(load_contract(str(path)))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_repository(tmp_path / "repository")
+
+
+def test_the_first_baseline_is_head_with_the_contracts_constants_and_nothing_else_changes(
+    root: Path, contract: ContractFile
+) -> None:
+    before, head = snapshot(root), git(root, "rev-parse", "HEAD")
+    created = create_lab(Wish("nov23", contract(), preset="strict"), root)
+    assert git(root, "show", "autoresearch/nov23:train.py") == "DEPTH = 2\n"
+    assert git(root, "diff", "--name-only", "HEAD", "autoresearch/nov23").split() == ["train.py"]
+    assert git(root, "rev-parse", "autoresearch/nov23~1") == head == git(root, "rev-parse", "HEAD")
+    assert git(root, "symbolic-ref", "--short", "HEAD").strip() == "main"
+    assert git(root, "status", "--porcelain") == ""
+    after = {name: data for name, data in snapshot(root).items() if not name.startswith(".arsched/")}
+    assert after == before
+    with open_workspace(start=root) as space:
+        assert space.lab.gates == PRESETS["strict"] and space.baseline() == created.baseline
+        assert [run.seed for run in space.ledger.runs.queued("nov23")] == [1, 2, 3]
+        assert Contract.from_json(space.paths.contract.read_text()).digest == space.lab.contract_digest
+    assert any("DEPTH = 2" in note for note in created.notes)
+
+
+def test_everything_of_the_lab_is_ignored_by_git_and_said_once(root: Path, contract: ContractFile) -> None:
+    path = contract()
+    first = create_lab(Wish("a", path), root)
+    for name in ("results.tsv", "progress.png", "report/x.png", "candidates/y/z"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    assert git(root, "status", "--porcelain") == ""
+    assert any("ignores" in note for note in first.notes)
+    assert not any("ignores" in note for note in create_lab(Wish("b", path), root).notes)
+
+
+def test_from_inside_a_folder_or_a_detached_head_it_is_the_same_and_said(root: Path, contract: ContractFile) -> None:
+    git(root, "switch", "-q", "--detach")
+    (root / "deep").mkdir()
+    created = create_lab(Wish("t", contract()), root / "deep")
+    assert any("detached" in note for note in created.notes)
+    assert created.baseline is not None
+
+
+def test_a_train_py_brought_along_is_taken_as_it_stands(root: Path, contract: ContractFile, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("print('mine')\n")
+    (root / "train.py").write_text("DEPTH = 99\n")  # not committed, and not used
+    create_lab(Wish("t", contract(), train=own), root)
+    assert git(root, "show", "autoresearch/t:train.py") == "print('mine')\n"
+
+
+def test_what_is_uncommitted_is_refused_for_train_py_and_said_for_the_rest(root: Path, contract: ContractFile) -> None:
+    (root / "README.md").write_text("changed\n")
+    path = contract()
+    assert any("README.md" in note for note in create_lab(Wish("a", path), root).notes)
+    (root / "train.py").write_text("DEPTH = 8\n")
+    with pytest.raises(LabProblem, match="uncommitted changes") as told:
+        create_lab(Wish("b", path), root)
+    assert "git commit" in told.value.hint and "--train" in told.value.hint
+
+
+def nothing_was_made(root: Path) -> bool:
+    return not (root / ".arsched").exists() and "autoresearch" not in git(root, "branch", "--list")
+
+
+def test_each_missing_thing_is_named_and_nothing_is_made(root: Path, contract: ContractFile, tmp_path: Path) -> None:
+    prepared, unprepared = contract(), contract(prepared=False, summary="another")
+    with pytest.raises(CacheProblem, match="not prepared") as told:
+        create_lab(Wish("t", unprepared), root)
+    assert told.value.hint == f"prepare it first: arsched prepare --contract {unprepared}"
+    for wish, kind, words in [
+        (Wish("t", "cpuu"), UsageProblem, "no contract 'cpuu'"),
+        (Wish("a b"), UsageProblem, "cannot be a tag"),
+        (Wish("t", prepared, train=tmp_path / "gone.py"), UsageProblem, "gone.py"),
+    ]:
+        with pytest.raises(kind, match=words) as told:
+            create_lab(wish, root)
+        assert told.value.hint
+    assert nothing_was_made(root)
+    with pytest.raises(LabProblem, match="no git repository"):
+        create_lab(Wish("t", prepared), tmp_path)
+    with pytest.raises(LabProblem, match="no commit yet"):
+        create_lab(Wish("t", prepared), make_repository(tmp_path / "young", commit=False))
+
+
+def test_a_damaged_cache_is_no_cache(root: Path, contract: ContractFile, tmp_path: Path) -> None:
+    path = contract()
+    (rows,) = (tmp_path / "cache").glob("*/judge/val.u16")
+    rows.chmod(0o644)
+    rows.write_bytes(rows.read_bytes()[:-2])
+    with pytest.raises(CacheProblem, match=r"val\.u16"):
+        create_lab(Wish("t", path), root)
+    assert nothing_was_made(root)
+
+
+def test_an_unknown_key_in_a_contract_names_the_nearest(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({**json.loads(TINY.to_json()), "sequence_lenght": 64}))
+    with pytest.raises(UsageProblem) as told:
+        create_lab(Wish("t", str(path)), root)
+    assert "sequence_lenght" in told.value.message and "sequence_length" in told.value.message + told.value.hint
+
+
+def test_a_constant_train_py_does_not_have_is_named(root: Path, contract: ContractFile) -> None:
+    git(root, "rm", "-q", "--cached", "train.py")
+    (root / "train.py").write_text("DEPHT = 4\n")
+    git(root, "add", "train.py")
+    git(root, "commit", "-qm", "typo")
+    with pytest.raises(CandidateRejected, match="no constant DEPTH") as told:
+        create_lab(Wish("t", contract()), root)
+    assert "DEPHT" in told.value.hint and "--train" in told.value.hint
+    assert nothing_was_made(root)
+
+
+def test_the_same_tag_again_says_how_to_go_on(root: Path, contract: ContractFile) -> None:
+    path = contract()
+    create_lab(Wish("t", path), root)
+    with pytest.raises(LabProblem, match="exists already") as told:
+        create_lab(Wish("t", path), root)
+    assert "arsched submit --tag t" in told.value.hint
+    with open_workspace(start=root) as space:
+        assert len(space.ledger.candidates.list("t")) == 1
+
+
+def test_a_branch_of_that_name_without_a_lab_is_not_touched(root: Path, contract: ContractFile) -> None:
+    git(root, "branch", "autoresearch/t")
+    with pytest.raises(LabProblem, match="branch 'autoresearch/t' exists"):
+        create_lab(Wish("t", contract()), root)
+    assert git(root, "rev-parse", "autoresearch/t") == git(root, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("where", ["_add_baseline", "follow_ledger", "write_whole"])
+def test_a_crash_in_the_middle_is_finished_by_the_same_command(
+    root: Path, contract: ContractFile, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    path = contract()
+    with monkeypatch.context() as patch:
+        patch.setattr(init, where, crash)
+        with pytest.raises(KeyboardInterrupt):
+            create_lab(Wish("t", path), root)
+    try:
+        create_lab(Wish("t", path), root)
+    except ArschedError as complete:
+        assert "exists already" in complete.message
+    with Ledger.open(root / ".arsched" / "ledger.db") as ledger:
+        (baseline,) = ledger.candidates.list("t")
+        assert baseline.state is CandidateState.BASELINE and len(ledger.runs.queued("t")) == 3
+
+
+def test_a_dry_run_makes_nothing(root: Path, contract: ContractFile) -> None:
+    assert create_lab(Wish("t", contract(), dry_run=True), root).baseline is None
+    assert nothing_was_made(root)
+
+
+def test_two_labs_live_side_by_side_and_the_newest_is_current(root: Path, contract: ContractFile) -> None:
+    path = contract()
+    create_lab(Wish("a", path), root)
+    create_lab(Wish("b", path), root)
+    with open_workspace(start=root) as space, open_workspace("a", start=root) as other:
+        assert (space.tag, other.tag) == ("b", "a")
+        assert space.lab.lab_id != other.lab.lab_id
