@@ -55,7 +55,9 @@ def write_rows(
     if epochs_path is not None:
         with whole_file(epochs_path) as file:
             file.write(plan.row_epochs.astype("<i4").tobytes())
-    show.show(f"{count(rows)} rows, {plan.row_epochs[-1]} epochs")
+    if epochs_path is None and plan.row_epochs[-1] > 1:
+        show.say(f"NOTE: the text of these {rows} rows is short: it is gone through {plan.row_epochs[-1]} times")
+    show.show(f"{count(rows)} rows, up to epoch {plan.row_epochs[-1]}")
 
 
 def _write_tokens(plan: Plan, store: TokenStore, path: Path, show: Progress) -> None:

@@ -333,6 +333,13 @@ def test_wrong_usage(home: Path, options: list[str], words: str, capsys: pytest.
     assert not (home / "caches").exists()
 
 
+def test_rows_that_repeat_their_text_are_noted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    assert "NOTE" not in capsys.readouterr().err
+    assert main(["--contract", str(write_contract(home, evaluation_tokens=16_000))]) == 0
+    assert "NOTE: the text of these 1000 rows is short" in capsys.readouterr().err
+
+
 def test_too_little_text_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_corpus(home, count=4)
     assert main(["--contract", str(home / "small.json")]) == 1
