@@ -29,24 +29,29 @@ def run_program(command: Sequence[str]) -> int:
     """Run a program of the referee on our terminal. Returns its exit code, 130 when a signal ended it."""
     environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
     try:
-        with subprocess.Popen(command, env=environment) as process, _signals_to(process):
+        with subprocess.Popen(command, env=environment) as process, _signals_to(process) as heard:
             code = process.wait()
     except OSError as problem:
         raise LabProblem(f"{command[0]} cannot be run: {problem.strerror}") from None
-    return 130 if code < 0 else code
+    return 130 if code < 0 or heard else code
 
 
 @contextmanager
-def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C reaches both of us from the terminal, and the program answers it; SIGTERM comes to us alone."""
+def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Ctrl-C reaches both of us from the terminal, and the program answers it; SIGTERM comes to us alone.
+
+    Gives the signals heard so far: one that comes when the program has just ended is not lost.
+    """
+    heard: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         if number != signal.SIGINT:
             process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The demo: its place, its edits, its climb, on real git and ledger with a pool in memory. `make demo` trains for real."""
+"""The demo: its place, its edits, its climb, on real git and ledger, a pool in memory. `make demo` trains for real."""
 
 from __future__ import annotations
 

@@ -55,9 +55,10 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
 
 def _play(space: Workspace, slots: int, as_json: bool) -> int:
     with open_screen() as screen, kept_pool(connect_ray) as connect:
-        if climb(space, screen, Means(PoolOptions(slots=slots), connect)) is Ending.INTERRUPTED:
-            screen.say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
-            return INTERRUPTED
+        ending = climb(space, screen, Means(PoolOptions(slots=slots), connect))
+    if ending is Ending.INTERRUPTED:
+        say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
+        return INTERRUPTED
     say("5/5 the report")
     report = write_report(space, space.paths.report)
     _print(leaderboard(read_facts(space.ledger, space.lab)), report, as_json)
