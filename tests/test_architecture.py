@@ -27,7 +27,6 @@ NOT_ON_A_NODE = {
     *("click", "filelock", "git", "kernels", "matplotlib", "platformdirs", "pyarrow", "ray", "requests", "rich"),
     *("rustbpe", "scipy", "tiktoken", "yaml"),
 }
-PREPARE_ONLY = ("harness.prepare", "harness.corpus", "harness.download", "harness.tokenizer_training", "harness.kernel")
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def reading_side_acts(i: Import) -> bool:
 
 
 def judging_needs_more_than_numpy_and_torch(i: Import) -> bool:
-    judges = inside(i.module, "harness") and not i.module.startswith(PREPARE_ONLY)
+    judges = inside(i.module, "harness") and not inside(i.module, "harness.prepare")
     return judges and not i.lazy and i.top in NOT_ON_A_NODE
 
 
