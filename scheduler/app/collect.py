@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from scheduler.app.files import write_whole
 from scheduler.app.means import Patience
+from scheduler.app.pools import Joined
 from scheduler.app.results import describe_result, read_report
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import PoolProblem, UsageProblem
@@ -26,10 +27,17 @@ class Collector:
     """Remembers between two polls only what makes waiting fair: since when a run has not been heard of."""
 
     def __init__(
-        self, space: Workspace, pool: Pool, clock: Callable[[], float], say: Callable[[str], None], patience: Patience
+        self,
+        space: Workspace,
+        joined: Joined,
+        clock: Callable[[], float],
+        say: Callable[[str], None],
+        patience: Patience,
     ) -> None:
-        self._space, self._pool, self._clock, self._say = space, pool, clock, say
+        self._space, self._pool, self._clock, self._say = space, joined.pool, clock, say
         self._patience = patience
+        # Where runs end with their driver, those of an earlier one were lost with it: not the runs' fault.
+        self._orphans = set() if joined.outlives_us else set(held_runs(space))
         self._heard_at: dict[Key, float] = {}
         self._renewed_at: dict[Key, float] = {}
         self._stopped: set[Key] = set()
@@ -104,9 +112,10 @@ class Collector:
         write_whole(paths.result(report.run_id, report.attempt), report.result_text)
 
     def _requeue(self, key: Key, reason: str, result: Result | None) -> None:
-        stopped = key in self._stopped
-        runs = self._space.ledger.runs
-        state = runs.requeue(*key, "stopped by hand" if stopped else reason, counts=not stopped, result=result)
+        stopped, orphaned = key in self._stopped, key in self._orphans
+        reason = "stopped by hand" if stopped else "it ended with its scheduler" if orphaned else reason
+        counts = not stopped and not orphaned
+        state = self._space.ledger.runs.requeue(*key, reason, counts=counts, result=result)
         self._forget(key)
         if isinstance(state, Finished):
             self._say(f"given up  {key[0]} after {key[1]} attempts: {reason}")

@@ -13,7 +13,7 @@ from enum import Enum
 from scheduler.app.deciding import next_decision
 from scheduler.app.files import write_whole
 from scheduler.app.interrupt import Interrupt
-from scheduler.app.live import read_live
+from scheduler.app.live import Live, read_live
 from scheduler.app.loop import Loop
 from scheduler.app.means import Means
 from scheduler.app.pools import Joined
@@ -40,10 +40,12 @@ def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[
     while not turn.try_take():
         if settled():
             return Ending.DONE
-        if not told:
-            screen.say("another arsched runs the queue; watching it (Ctrl-C leaves the queue to it)")
+        live = read_live(space.paths.live)
+        if live is not None and not told:
+            screen.say(_who_runs(live, space.tag))
             told = True
-        _look_on(space, screen)
+        if live is not None:
+            screen.show(live)
         means.sleep(LOOK_S)
     try:
         return _take_turn(space, screen, means)
@@ -57,10 +59,10 @@ def has_work(space: Workspace) -> bool:
     return bool(runs.queued(space.tag) or runs.running(space.tag)) or next_decision(space) is not None
 
 
-def _look_on(space: Workspace, screen: Screen) -> None:
-    live = read_live(space.paths.live)
-    if live is not None:
-        screen.show(live)
+def _who_runs(live: Live, tag: str) -> str:
+    if live.tag == tag:
+        return f"another arsched (pid {live.pid}) runs the queue; watching it (Ctrl-C leaves the queue to it)"
+    return f"another arsched (pid {live.pid}) runs lab {live.tag!r}; this lab's turn comes after it"
 
 
 def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:

@@ -32,7 +32,7 @@ class Loop:
     def __init__(self, space: Workspace, joined: Joined, screen: Screen, interrupt: Interrupt, means: Means) -> None:
         self._space, self._pool, self._screen, self._interrupt = space, joined.pool, screen, interrupt
         self._clock, self._sleep, self._pace = means.clock, means.sleep, means.pace
-        self._collector = Collector(space, joined.pool, means.clock, screen.say, means.patience)
+        self._collector = Collector(space, joined, means.clock, screen.say, means.patience)
         self._placer = Placer(space, joined.pool, means.clock, screen.say, means.patience.lease_s)
         self._decide_due = self._tell_due = float("-inf")
         self._lost_slots_at: float | None = None

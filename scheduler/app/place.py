@@ -29,13 +29,14 @@ class Placer:
         self._space, self._pool, self._clock, self._say, self._lease_s = space, pool, clock, say, lease_s
         self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
         self._named: set[str] = set()
+        self._first_score: Run | None = None  # found once, it stays the first
         self.pool_name = ""
 
     def usable(self) -> tuple[Slot, ...]:
         """Healthy slots of the lab's pool. Raises PoolProblem."""
         slots = self._pool.slots()
         healthy = [slot for slot in slots if not problem_of(slot, self._space.lab)]
-        self.pool_name = measured_pool(self._space) or most_common_pool(healthy)
+        self.pool_name = self._measured_pool() or most_common_pool(healthy)
         self._name_strangers(healthy)
         return tuple(slot for slot in healthy if slot.pool == self.pool_name)
 
@@ -73,7 +74,7 @@ class Placer:
         lab, ledger = self._space.lab, self._space.ledger
         candidate = ledger.candidates.get(run.candidate_id, lab.tag)
         train_py = ledger.candidates.train_py(candidate.id)
-        attention = baseline_attention(self._space) if lab.device == "cuda" else None
+        attention = self._attention() if lab.device == "cuda" else None
         return lambda attempt: RunOrder(
             lab_id=lab.lab_id,
             run_id=run.id,
@@ -85,6 +86,19 @@ class Placer:
             seed=run.seed,
             expect_attention=attention,
         )
+
+    def _measured_pool(self) -> str:
+        """The pool of the lab's first score, else one a run is going on, else ""."""
+        self._first_score = self._first_score or first_score(self._space)
+        if self._first_score is not None:
+            return self._first_score.pool
+        return next((run.pool for run in self._space.ledger.runs.running(self._space.tag)), "")
+
+    def _attention(self) -> str | None:
+        """The attention kernel of the first score: another one in the middle of a lab would not compare."""
+        if self._first_score is None or not isinstance(self._first_score.state, Finished):
+            return None
+        return self._first_score.state.result.measured.attention
 
     def _rests_now(self, slot_id: str) -> bool:
         until, _ = self._rests.get(slot_id, (0.0, 0.0))
@@ -125,27 +139,14 @@ def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
     return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {said}", hint)
 
 
-def measured_pool(space: Workspace) -> str:
-    """The pool the current baseline was measured on, else one a run is going on, else ""."""
-    runs = space.ledger.runs.of_candidate(space.ledger.board(space.tag).baseline_id)
-    scored = [run.pool for run in runs if isinstance(run.state, Finished) and _is_scored(run.state)]
-    running = [run.pool for run in space.ledger.runs.running(space.tag)]
-    return next(iter([*scored, *running]), "")
-
-
 def most_common_pool(slots: Sequence[Slot]) -> str:
     """The pool most slots are of, the first by name among equals; "" without slots."""
     counts = Counter(slot.pool for slot in slots)
     return min(counts, key=lambda pool: (-counts[pool], pool), default="")
 
 
-def baseline_attention(space: Workspace) -> str | None:
-    """The attention kernel of the lab's first score: another one in the middle of a lab would not compare."""
-    for run in space.ledger.runs.list(space.tag):
-        if isinstance(run.state, Finished) and _is_scored(run.state):
-            return run.state.result.measured.attention
-    return None
-
-
-def _is_scored(state: Finished) -> bool:
-    return isinstance(state.result.verdict, Scored)
+def first_score(space: Workspace) -> Run | None:
+    """The first run of the lab that has a score, a baseline's; None before there is any."""
+    runs = space.ledger.runs.of_candidate(space.lineage()[0][0])
+    scored = [run for run in runs if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]
+    return scored[0] if scored else None

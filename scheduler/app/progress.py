@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live as Redrawn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from scheduler.app.live import Live, LiveSlot
 from scheduler.app.views.plain import clean
@@ -108,21 +109,23 @@ def slots_line(live: Live) -> str:
     return " · ".join([*parts, f"{live.queued} queued"])
 
 
-def slots_table(live: Live) -> Table:
-    """One row for every slot."""
+def slots_table(live: Live) -> Group:
+    """One row for every slot, and what waits below them."""
     table = Table.grid(padding=(0, 2))
     for slot in live.slots:
-        table.add_row(_short(slot), *_cells(slot))
-    ending = "  finishing, Ctrl-C again stops now" if live.stopping else ""
-    table.add_row(f"{live.queued} queued{ending}")
-    return table
+        table.add_row(Text(_short(slot)), *_cells(slot))
+    ending = ", finishing what runs; Ctrl-C again stops it now" if live.stopping else ""
+    return Group(table, Text(f"{live.queued} queued{ending}"))
 
 
-def _cells(slot: LiveSlot) -> tuple[str | ProgressBar, ...]:
+def _cells(slot: LiveSlot) -> tuple[Text | ProgressBar, ...]:
+    """Text, not strings: a name in brackets is no markup."""
     if not slot.run:
-        return ("", tidy(slot.problem)[:60] or "free")
+        return (Text(tidy(slot.problem)[:60] or "free"),)
     bar = ProgressBar(total=slot.budget_s or 1.0, completed=min(slot.elapsed_s, slot.budget_s), width=16)
-    return (f"{slot.run} {slot.candidate}", tidy(slot.name)[:24], bar, _phase(slot), _learning(slot))
+    words = (f"{slot.run} {slot.candidate}", tidy(slot.name)[:24], _phase(slot), _learning(slot))
+    who, name, phase, learning = map(Text, words)
+    return (who, name, bar, phase, learning)
 
 
 def _doing(slot: LiveSlot) -> str:

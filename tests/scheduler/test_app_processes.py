@@ -70,6 +70,11 @@ class Lab:
         with closing(sqlite3.connect(self.ledger_path)) as connection:
             return int(connection.execute("SELECT count(*) FROM run WHERE state = 'running'").fetchone()[0])
 
+    def attempts(self, candidate_id: str) -> int:
+        with closing(sqlite3.connect(self.ledger_path)) as connection:
+            query = "SELECT max(attempts) FROM run WHERE candidate = ?"
+            return int(connection.execute(query, (int(candidate_id[1:]),)).fetchone()[0] or 0)
+
     def judges(self) -> list[str]:
         """Processes that still work on a spool of this lab."""
         found = []
@@ -136,6 +141,20 @@ def test_killed_again_and_again_it_still_gets_there(lab: Lab) -> None:
     with Ledger.open(lab.ledger_path) as ledger:
         outcomes = [a.outcome for run in ledger.runs.list("t") for a in ledger.runs.attempts(run.id)]
     assert set(outcomes) <= {"ok", "lost", "stopped"}
+
+
+def test_a_run_that_loses_its_scheduler_many_times_is_not_given_up(lab: Lab) -> None:
+    gate = lab.folder / "gate"
+    path = lab.write("slow", f"SCORE = 1.8\nGATE = {str(gate)!r}\n")
+    for attempt in range(1, 5):
+        process = lab.start("submit", path)
+        wait_until(lambda n=attempt: lab.attempts("c0002") == n and _is_running(lab, "c0002"))  # type: ignore[misc]
+        wait_until(lambda: bool(lab.judges()))
+        process.kill()
+        process.communicate()
+    gate.touch()
+    assert lab.finish(lab.start("submit", path))[0] == 0
+    lab.check_everything_ended_once({"slow"})
 
 
 def test_several_at_once_share_one_scheduler_and_all_is_recorded_once(lab: Lab) -> None:

@@ -85,7 +85,7 @@ class Arsched(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         if isinstance(problem, click.Abort):
-            say("\ninterrupted")
+            say("\ninterrupted; nothing is lost, and what is queued stays queued")
             return INTERRUPTED
         named = _named(problem)
         print_problem(named, as_json=as_json)

@@ -1,0 +1,192 @@
+"""The doctor names what is missing, what to do about it, and whether it is in the way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.contract import load_contract
+from scheduler.adapters.cluster_file import read_node_count
+from scheduler.adapters.gpu import Gpu, GpuProcess
+from scheduler.adapters.machine import Machine
+from scheduler.adapters.memory_pool import MemoryPool, memory_slots
+from scheduler.app.cli.main import main
+from scheduler.app.contracts import choose_contract
+from scheduler.app.doctor import machine, slots
+from scheduler.app.doctor.findings import Finding, Grade, good
+from scheduler.app.doctor.lab import Patient, check_cache, look_at_lab
+from scheduler.app.init import Wish, create_lab
+from scheduler.app.pools import PoolOptions
+from scheduler.domain.errors import LabProblem, PoolProblem
+from tests.harness.judging import TINY, build_cache
+from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
+
+GPU = Gpu(0, "GPU-1234", "Test GPU", "550.1")
+CPUS = Machine("boot", "Test CPU", (0, 1), 2)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "cache"))
+    root = make_repository(tmp_path / "repository")
+    path = tmp_path / "tiny.json"
+    path.write_text(TINY.to_json())
+    build_cache(load_contract(str(path)))
+    create_lab(Wish("t", str(path), train=root / "train.py"), root)
+    return root
+
+
+def test_a_lab_in_order_is_all_well(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lab)
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    said = json.loads(done.stdout)
+    grades = {one["about"]: one["grade"] for one in said["findings"]}
+    assert {"system", "packages", "git", "disk", "lab", "cache", "judge", "torch"} <= set(grades)
+    assert said["ok"] and done.exit_code == 0, said
+    assert any(about.startswith("here/cpu") for about in grades)
+
+
+def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("problem  repository") for line in lines)
+    assert any(line.startswith("problem  cache") for line in lines)
+    assert any("→ arsched prepare --contract cpu" in line for line in lines)
+
+
+def test_a_byte_changed_in_the_cache_is_found(lab: Path, tmp_path: Path) -> None:
+    patient = look_at_lab(None, None, lab)
+    assert check_cache(patient, full=True).grade is Grade.OK
+    (rows,) = (tmp_path / "cache").glob("*/judge/val.u16")
+    rows.chmod(0o644)
+    rows.write_bytes(rows.read_bytes()[:-1] + b"\xff")
+    assert check_cache(patient, full=False).grade is Grade.OK
+    found = check_cache(patient, full=True)
+    assert found.grade is Grade.PROBLEM and "val.u16" in found.said
+
+
+def test_a_cache_made_anew_is_not_the_labs(lab: Path) -> None:
+    patient = replace(look_at_lab(None, None, lab), cache_digest="0" * 64)
+    assert "the lab was made with 000000000000" in check_cache(patient, full=False).said
+
+
+def test_another_contract_may_be_examined_in_the_same_place(lab: Path) -> None:
+    patient = look_at_lab(None, choose_contract("cpu"), lab)
+    assert patient.choice.contract.name == "cpu" and patient.cache_digest == ""
+    assert check_cache(patient, full=False).grade is Grade.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (replace(CPUS, gpu_problem="NVML: no driver"), "no driver"),
+        (replace(CPUS, gpus=(replace(GPU, mig=True),)), "MIG is on"),
+        (replace(CPUS, gpus=(GPU,), gpu_problem="an MPS daemon runs"), "MPS"),
+        (replace(CPUS, gpus=(GPU,)), "in use by process 77 (python)"),
+    ],
+)
+def test_what_is_wrong_with_gpus_is_said_for_each(monkeypatch: pytest.MonkeyPatch, found: Machine, words: str) -> None:
+    monkeypatch.setattr(slots, "read_machine", lambda gpus: found)
+    monkeypatch.setattr(slots, "compute_processes", lambda uuid: (GpuProcess(77, "python"),))
+    findings = list(slots.check_this_machine("cuda"))
+    assert [one.grade for one in findings] == [Grade.PROBLEM]
+    assert words in findings[0].said
+
+
+def test_a_free_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
+    monkeypatch.setattr(slots, "compute_processes", lambda uuid: ())
+    assert [one.grade for one in slots.check_this_machine("cuda")] == [Grade.OK]
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, Finding]:
+    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
+    patient = Patient(good("lab", ""), choose_contract("cpu"), "cache-1")
+    findings = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, folder))
+    assert pool.closed
+    return {one.about: one for one in findings}
+
+
+def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cluster.yaml").write_text("provider: {type: local, head_ip: a, worker_ips: [b, c]}\n")
+    fine, stale, broken = memory_slots(3)
+    pool = MemoryPool([fine, replace(stale, cache_digest="cache-2"), replace(broken, problem="disk full", node="n2")])
+    found = cluster(monkeypatch, tmp_path, pool)
+    assert "2 nodes with 3 slots" in found["cluster"].said and "names 3 nodes" in found["cluster"].said
+    assert found["cluster"].grade is Grade.PROBLEM
+    assert found[fine.id].grade is Grade.OK
+    assert "the lab's is cache-1" in found[stale.id].said
+    assert found[broken.id].said == "disk full"
+
+
+def test_slots_of_two_kinds_are_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pool = MemoryPool([*memory_slots(1, pool="a"), *memory_slots(1, node="other", pool="b")])
+    found = cluster(monkeypatch, tmp_path, pool)
+    assert found["pools"].grade is Grade.NOTE and "a; b" in found["pools"].said
+
+
+def test_a_cluster_that_cannot_be_joined_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PoolProblem("no Ray cluster could be joined at here", "ray start --head")
+
+    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", refuse)
+    patient = Patient(good("lab", ""), choose_contract("cpu"))
+    (finding,) = slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path)
+    assert finding.grade is Grade.PROBLEM and finding.hint == "ray start --head"
+
+
+def test_a_cluster_file_is_counted_or_its_fault_said(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    assert read_node_count(path) is None
+    path.write_text("provider: {head_ip: a}\n")
+    assert read_node_count(path) == 1
+    for broken in ("provider: [", "provider: 3\n", "", "\t"):
+        path.write_text(broken)
+        with pytest.raises(LabProblem, match="cannot be read"):
+            read_node_count(path)
+
+
+def test_the_shipped_cluster_file_is_understood() -> None:
+    assert read_node_count(Path(__file__).resolve().parents[2] / "cluster.yaml") == 1
+
+
+def test_packages_that_do_not_fit_are_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        machine.metadata, "requires", lambda name: ["click>=99", "no-such-thing", "numpy", "x; extra == 'dev'"]
+    )
+    finding = machine.check_packages()
+    assert finding.grade is Grade.PROBLEM
+    assert "arsched needs >=99" in finding.said and "no-such-thing is missing" in finding.said
+    assert "numpy" not in finding.said
+
+
+def test_a_disk_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "LEAST_FREE_GB", 1e9)
+    assert {one.grade for one in machine.check_disk(tmp_path)} == {Grade.PROBLEM}
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "grades"),
+    [
+        ({"contained": True, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["ok", "ok"]),
+        ({"contained": False, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["note", "ok"]),
+        ({"contained": True, "torch": "2", "cuda": False, "cuda_error": "no driver"}, "cuda", ["ok", "problem"]),
+        ({"contained": True, "torch": "", "cuda": False, "cuda_error": "No module"}, "cpu", ["ok", "problem"]),
+    ],
+)
+def test_what_the_referee_says_is_graded(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, object], device: str, grades: list[str]
+) -> None:
+    monkeypatch.setattr(machine, "ask_machine", lambda device: said)
+    assert [one.grade.value for one in machine.check_referee(device)] == grades
