@@ -187,6 +187,7 @@ def test_the_same_name_in_another_scope_is_another_name(elsewhere: str) -> None:
         "KNOB, REST = pair",
         "KNOB, REST = 1, 2, 3",
         "KNOB: int",
+        "Knob = 1; KNOB = x",
         "if x:\n    KNOB = 1",
     ],
 )
@@ -195,6 +196,18 @@ def test_what_is_no_plain_literal_is_no_constant(line: str) -> None:
     with pytest.raises(CandidateRejected, match="KNOB") as refusal:
         rewrite_constants(line, {"KNOB": 1})
     assert "KNOB = value" in refusal.value.hint
+
+
+def test_a_name_in_small_letters_is_a_variable() -> None:
+    assert read_constants("depth = 4\nDepth = 5\nDEPTH = 6\n") == {"DEPTH": 6}
+    with pytest.raises(CandidateRejected, match=r"depth on line 1 of train\.py is not a constant") as refusal:
+        rewrite_constants("depth = 4\n", {"depth": 5})
+    assert "in capitals" in refusal.value.hint
+
+
+def test_a_text_that_utf_8_cannot_hold_is_escaped() -> None:
+    new = rewrite_constants("NAME = 'x'\n", {"NAME": "a\ud800\n\0"})
+    assert new.isascii() and read_constants(new) == {"NAME": "a\ud800\n\0"}
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

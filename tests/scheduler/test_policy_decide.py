@@ -47,6 +47,12 @@ def test_of_two_winners_the_better_becomes_the_baseline_and_the_other_is_held_ag
     assert MeasureBaseline in [type(d) for d in taken]
 
 
+def test_of_equal_winners_the_one_submitted_first_is_promoted() -> None:
+    equals = [standing(10_000, GOOD), standing(9_999, GOOD)]
+    decision = decide(board(baseline(1.0, 1.0, 1.0), *equals))
+    assert isinstance(decision, Promote) and decision.candidate_id == "c9999"
+
+
 def test_a_later_baseline_is_compared_with_from_its_first_run() -> None:
     now = board(baseline(1.0, pending_runs=1), standing(2, BAD), first=False)
     assert isinstance(decide(now), Discard)

@@ -92,6 +92,7 @@ def test_trees_that_look_much_alike_are_told_apart() -> None:
         *("x = 1", "x = 1.0", "x = True", "x = '1'", "x = b'1'", "x = 1j", "x = ...", "x = None", "x = 'None'", "x"),
         *("{**x}", "{None: x}", "{'None': x}", "{x}", "[x]", "(x,)", "(x)", "(x).x", "x[x]", "x[x:]", "x[:x]", "x()"),
         *("def f(*, a, b=None): 0", "def f(*, a=None, b=None): 0", "def f(a, b=None): 0", "lambda: 0", "lambda x: 0"),
+        *("f(x)()", "f()(x)", "f(x)(x)", "if x:\n  if y:\n    z\n  x", "if x:\n  if y:\n    z\n    x"),
         *("if x: y\nelse: z", "if x:\n  y\n  z", "if x: y\nz", "x = y = z", "x = y; y = z", "x, y = z", "x = y, z"),
         *("y('( .id x')", "y('.id' 'x')", "y('a, b')", "y('a', 'b')", "y('')", "y('\\'')", "y(f'{x}')", "y(f'x')"),
     ]
