@@ -86,24 +86,34 @@ def submit(space: Workspace, order: Order) -> Submission:
     """Check every path and queue the good ones. Raises LabProblem, LedgerProblem; a bad candidate is a Refusal."""
     space.baseline()
     seen: dict[str, str] = {}
-    queued: list[Queued] = []
-    known: list[Candidate] = []
-    refused: list[Refusal] = []
-    skipped: list[str] = []
     with exclusive(space.paths.submit_lock, SUBMIT_LOCK_S):
-        for path in unique(order.paths):
-            try:
-                source = read_source(space, path)
-                admission = admit(space, source, frozenset(one.name for one in queued))
-                _refuse_seen(admission, seen)
-                one = _enter(space, order, admission)
-            except NotACandidate as note:
-                skipped.append(str(note))
-            except (CandidateRejected, GitProblem) as problem:
-                refused.append(Refusal(path, problem.message, problem.hint))
-            else:
-                queued.append(one) if isinstance(one, Queued) else known.append(one)
-    return Submission(tuple(queued), tuple(known), tuple(refused), tuple(skipped))
+        outcomes = [_enter_path(space, order, path, seen) for path in unique(order.paths)]
+    return Submission(
+        queued=tuple(one for one in outcomes if isinstance(one, Queued)),
+        known=tuple(one for one in outcomes if isinstance(one, Candidate)),
+        refused=tuple(one for one in outcomes if isinstance(one, Refusal)),
+        skipped=tuple(one for one in outcomes if isinstance(one, str)),
+    )
+
+
+def unique(paths: Iterable[Path]) -> Sequence[Path]:
+    """The paths in their order, each place once."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.resolve(), path)
+    return list(first.values())
+
+
+def _enter_path(space: Workspace, order: Order, path: Path, seen: dict[str, str]) -> Queued | Candidate | Refusal | str:
+    """What becomes of one path; a note for what is no candidate. `seen`: programs of this very command, by name."""
+    try:
+        admission = admit(space, read_source(space, path), frozenset(seen.values()))
+        _refuse_seen(admission, seen)
+        return _enter(space, order, admission)
+    except NotACandidate as note:
+        return str(note)
+    except (CandidateRejected, GitProblem) as problem:
+        return Refusal(path, problem.message, problem.hint)
 
 
 def _refuse_seen(admission: Admission, seen: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -167,6 +168,27 @@ def test_prepare_runs_the_referees_own_program_for_the_labs_contract(lab: Path) 
 def test_prepare_outside_a_repository_is_for_the_cpu_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert json.loads(arsched("prepare", "--dry-run", "--json").stdout)["contract"] == "cpu"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EAGAIN, errno.EROFS, errno.ENOMEM])
+def test_a_machine_that_says_no_is_quoted(lab: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/some/place")
+
+    monkeypatch.setattr("scheduler.app.new.new_worktree", refuse)
+    done = arsched("new", "x")
+    assert done.exit_code == 1 and f"error: {os.strerror(number)}: /some/place" in done.stderr
+
+
+def test_a_defect_is_named_as_one_and_the_trace_is_there_on_request(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("scheduler.app.new.new_worktree", fail)
+    done = arsched("new", "x")
+    assert done.exit_code == 1 and "arsched has a defect: ZeroDivisionError" in done.stderr
+    monkeypatch.setenv("ARSCHED_DEBUG", "1")
+    assert isinstance(arsched("new", "x").exception, ZeroDivisionError)
 
 
 def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:

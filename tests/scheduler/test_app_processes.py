@@ -25,6 +25,7 @@ from tests.scheduler.lab_kit import make_space
 from tests.scheduler.ledger_kit import broken_invariants, make_lab
 from tests.scheduler.pool_contract import wait_until
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, str(Path(__file__).resolve().parent / "arsched_without_ray.py")]
 

@@ -39,6 +39,16 @@ VERBS = {
     "demo": "A real parallel hill climb on this machine.",
 }
 INTERRUPTED = 130
+_MACHINE_SAYS_NO = {
+    errno.ENOSPC: "make room on that disk and try again",
+    errno.EDQUOT: "make room on that disk and try again",
+    errno.EACCES: "check the rights of the file and of its folder",
+    errno.EROFS: "the file system is read-only: use another folder",
+    errno.EAGAIN: "this machine starts no more processes now: see what else runs, and its limits (ulimit -u)",
+    errno.ENOMEM: "this machine is out of memory: see what else runs",
+    errno.EMFILE: "this process may not open more files: raise the limit (ulimit -n)",
+    errno.ENFILE: "this machine is out of open files: see what else runs",
+}
 
 
 class Arsched(click.Group):
@@ -100,10 +110,11 @@ def _named(problem: Exception) -> ArschedError:
         return _usage(problem)
     if isinstance(problem, click.ClickException):
         return UsageProblem(problem.format_message())
-    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ArschedError(f"the disk is full: {problem.filename or problem.strerror}", "make room and try again")
     if os.environ.get("ARSCHED_DEBUG"):
         raise problem
+    if isinstance(problem, OSError) and problem.errno in _MACHINE_SAYS_NO:
+        where = f": {problem.filename}" if problem.filename else ""
+        return ArschedError(f"{problem.strerror}{where}", _MACHINE_SAYS_NO[problem.errno])
     what = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
     return ArschedError(f"arsched has a defect: {what}", "ARSCHED_DEBUG=1 shows where; nothing recorded is lost")
 
