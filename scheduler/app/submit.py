@@ -124,11 +124,6 @@ def _refuse_seen(admission: Admission, seen: dict[str, str]) -> None:
         seen[admission.fingerprint] = admission.name
 
 
-def unique(paths: Iterable[Path]) -> Sequence[Path]:
-    """The paths in their order, each place once."""
-    return list({path.resolve(): path for path in reversed(list(paths))}.values())[::-1]
-
-
 def _enter(space: Workspace, order: Order, admission: Admission) -> Queued | Candidate:
     match admission:
         case Fresh():
