@@ -18,7 +18,8 @@ from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem
 from scheduler.domain.run import RunKind
-from scheduler.policy.validation import TRAIN_PY
+from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.validation import TRAIN_PY, check_train_py
 
 SUBMIT_LOCK_S = 120.0
 TITLE_CHARACTERS = 200
@@ -170,7 +171,10 @@ def _commit(space: Workspace, fresh: Fresh, title: str) -> tuple[str, bytes]:
         commit = space.repo.commit_worktree(source.path.resolve(), title)
     else:
         commit = source.worktree.head
-    return commit, space.repo.read(commit, TRAIN_PY)
+    data = space.repo.read(commit, TRAIN_PY)
+    if fingerprint(check_train_py(data)) != fresh.fingerprint:
+        raise CandidateRejected("train.py was changed while it was being submitted", "submit it again")
+    return commit, data
 
 
 def _measure_again(space: Workspace, order: Order, source: Source, candidate: Candidate) -> Queued:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.adapters.git import Repo
 from scheduler.app.new import new_worktree
 from scheduler.app.promotion import keep_refs
 from scheduler.app.submit import Order, Submission, submit
@@ -234,6 +235,21 @@ def test_a_refusing_hook_of_the_user_does_not_stop_a_submission(night: Night) ->
     break_every_hook(night.space.repo.root)
     path = worktree(night, "wider", "SCORE = 1.8\n")
     assert len(send(night, path).queued) == 1
+
+
+def test_an_edit_in_the_moment_of_submitting_is_not_taken_for_what_was_checked(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = worktree(night, "restless", "SCORE = 1.8\n")
+    commit = Repo.commit_worktree
+
+    def edit_first(repo: Repo, folder: Path, message: str) -> str:
+        (folder / "train.py").write_text("SCORE = \n")
+        return commit(repo, folder, message)
+
+    monkeypatch.setattr(Repo, "commit_worktree", edit_first)
+    assert len(send(night, path).refused) == 1
+    assert len(night.space.ledger.candidates.list("t")) == 1
 
 
 def test_a_ref_that_a_crash_left_out_is_made_up_for(night: Night) -> None:
