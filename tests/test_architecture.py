@@ -129,8 +129,10 @@ def adapters_look_upwards(i: Import) -> bool:
 
 
 def reading_side_acts(i: Import) -> bool:
-    reads = inside(i.module, "scheduler.app.views", "scheduler.app.plots")
-    return reads and inside(i.target, "scheduler.app.loop", "scheduler.adapters.ray_pool", "scheduler.adapters.node")
+    reads = inside(i.module, "scheduler.app.views", "scheduler.app.screens", "scheduler.app.report")
+    return reads and inside(
+        i.target, "scheduler.app.queue.loop", "scheduler.adapters.ray_pool", "scheduler.adapters.node"
+    )
 
 
 def judging_needs_more_than_numpy_and_torch(i: Import) -> bool:
@@ -144,19 +146,19 @@ def train_py_knows_the_lab(i: Import) -> bool:
 
 RULES = [
     (harness_knows_the_scheduler, "harness.judge", "from scheduler.domain import run"),
-    (scheduler_reaches_past_the_contract, "scheduler.app.loop", "import harness.cache"),
+    (scheduler_reaches_past_the_contract, "scheduler.app.queue.loop", "import harness.cache"),
     (scheduler_reaches_past_the_contract, "scheduler.policy.gates", "from harness.contract import Contract"),
     (domain_leaves_the_standard_library, "scheduler.domain.run", "import numpy"),
     (domain_leaves_the_standard_library, "scheduler.domain.run", "import subprocess"),
     (policy_touches_the_world, "scheduler.policy.gates", "import time"),
     (policy_touches_the_world, "scheduler.policy.gates", "from pathlib import Path"),
     (policy_touches_the_world, "scheduler.policy.gates", "def f():\n    import ray"),
-    (second_module_imports_ray, "scheduler.app.loop", "def f():\n    import ray"),
+    (second_module_imports_ray, "scheduler.app.queue.loop", "def f():\n    import ray"),
     (ray_is_imported_eagerly, "scheduler.adapters.ray_pool", "import ray"),
-    (sqlite_outside_the_ledger, "scheduler.app.loop", "import sqlite3"),
-    (git_outside_its_adapter, "scheduler.app.loop", "from git import Repo"),
-    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.app import loop"),
-    (reading_side_acts, "scheduler.app.views.status", "from scheduler.app.loop import Loop"),
+    (sqlite_outside_the_ledger, "scheduler.app.queue.loop", "import sqlite3"),
+    (git_outside_its_adapter, "scheduler.app.queue.loop", "from git import Repo"),
+    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.app.queue import loop"),
+    (reading_side_acts, "scheduler.app.views.status", "from scheduler.app.queue.loop import Loop"),
     (judging_needs_more_than_numpy_and_torch, "harness.session", "import yaml"),
     (train_py_knows_the_lab, "train", "import ray"),
 ]

@@ -15,12 +15,12 @@ from pathlib import Path
 from scheduler.adapters.git import Repo
 from scheduler.adapters.ledger import Ledger
 from scheduler.adapters.memory_pool import Finishes, Hangs, MemoryPool, Outcome, Vanishes, VirtualClock
-from scheduler.app.drive import Ending, run_queue
-from scheduler.app.live import Live
-from scheduler.app.means import Means, Pace, Patience
+from scheduler.app.actions.submit import Order, Submission, submit
 from scheduler.app.paths import LabPaths
-from scheduler.app.pools import Joined
-from scheduler.app.submit import Order, Submission, submit
+from scheduler.app.queue.drive import Ending, run_queue
+from scheduler.app.queue.live import Live
+from scheduler.app.queue.means import Means, Pace, Patience
+from scheduler.app.queue.pools import Joined
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.lab import Lab

@@ -14,13 +14,13 @@ from scheduler.adapters.cluster_file import read_node_count
 from scheduler.adapters.gpu import Gpu, GpuProcess
 from scheduler.adapters.machine import Machine
 from scheduler.adapters.memory_pool import MemoryPool, memory_slots
+from scheduler.app.actions.contracts import choose_contract
+from scheduler.app.actions.init import Wish, create_lab
 from scheduler.app.cli.main import main
-from scheduler.app.contracts import choose_contract
 from scheduler.app.doctor import machine, slots
 from scheduler.app.doctor.findings import Finding, Grade, good
 from scheduler.app.doctor.lab import Patient, check_cache, look_at_lab
-from scheduler.app.init import Wish, create_lab
-from scheduler.app.pools import PoolOptions
+from scheduler.app.queue.pools import PoolOptions
 from scheduler.domain.errors import LabProblem, PoolProblem
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401

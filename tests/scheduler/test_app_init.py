@@ -11,8 +11,8 @@ import pytest
 
 from harness.contract import Contract, load_contract
 from scheduler.adapters.ledger import Ledger
-from scheduler.app import init
-from scheduler.app.init import Wish, create_lab
+from scheduler.app.actions import init
+from scheduler.app.actions.init import Wish, create_lab
 from scheduler.app.workspace import open_workspace
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.adapters.memory_pool import Finishes, Outcome, memory_slots, scored
-from scheduler.app.cancel import cancel
-from scheduler.app.drive import Ending
+from scheduler.app.actions.cancel import cancel
+from scheduler.app.queue.drive import Ending
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.result import Infra

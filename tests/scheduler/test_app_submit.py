@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.adapters.git import Repo
-from scheduler.app.new import new_worktree
-from scheduler.app.promotion import keep_refs
-from scheduler.app.submit import Order, Submission, submit
+from scheduler.app.actions.new import new_worktree
+from scheduler.app.actions.submit import Order, Submission, submit
+from scheduler.app.queue.promotion import keep_refs
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem
 from scheduler.domain.run import RunKind

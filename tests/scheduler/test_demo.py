@@ -11,14 +11,14 @@ import pytest
 
 from scheduler.adapters.git import Repo
 from scheduler.adapters.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
-from scheduler.app import demo
-from scheduler.app.demo_edits import EDITS, second_round
-from scheduler.app.demo_place import COPIED, demo_place
-from scheduler.app.drive import Ending
-from scheduler.app.interrupt import Interrupt
-from scheduler.app.kept_pool import kept_pool
-from scheduler.app.means import Means, Pace
-from scheduler.app.pools import Joined
+from scheduler.app.demo import steps as demo
+from scheduler.app.demo.edits import EDITS, second_round
+from scheduler.app.demo.kept_pool import kept_pool
+from scheduler.app.demo.place import COPIED, demo_place
+from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.interrupt import Interrupt
+from scheduler.app.queue.means import Means, Pace
+from scheduler.app.queue.pools import Joined
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import CandidateRejected, LabProblem

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scheduler.app.plot_marks import draw_marks
-from scheduler.app.plot_scale import named_steps, scale_of
-from scheduler.app.plots import DPI, HEIGHT_IN, WIDTH_IN, draw_progress, render_progress
+from scheduler.app.report.marks import draw_marks
+from scheduler.app.report.plots import DPI, HEIGHT_IN, WIDTH_IN, draw_progress, render_progress
+from scheduler.app.report.scale import named_steps, scale_of
 from scheduler.app.views.history import CandidatePoint, History, RunPoint, Step, history
 from scheduler.domain.errors import LabProblem
 from tests.scheduler.view_kit import demo_lab

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from scheduler.app.cli.main import main
-from scheduler.app.run_logs import follow_log
-from scheduler.app.waiting import Wait, wait_for
+from scheduler.app.queue.waiting import Wait, wait_for
+from scheduler.app.views.run_logs import follow_log
 from scheduler.app.workspace import open_workspace
 from scheduler.domain.errors import UsageProblem
 from tests.scheduler.git_kit import make_repository

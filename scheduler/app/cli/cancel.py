@@ -15,7 +15,7 @@ from scheduler.app.cli.output import print_json, print_text, say
 @options.as_json
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Cancel an undecided CANDIDATE (id, name or last) with all its runs, or one RUN. What runs is stopped."""
-    from scheduler.app.cancel import cancel
+    from scheduler.app.actions.cancel import cancel
     from scheduler.app.workspace import open_workspace
 
     with open_workspace(tag) as space:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
+from scheduler.app.actions.prepare import prepare_command, run_program
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
 from scheduler.app.cli.running import INTERRUPTED
-from scheduler.app.demo import TAG, climb, open_lab
-from scheduler.app.demo_place import Place, demo_place
-from scheduler.app.drive import Ending
-from scheduler.app.kept_pool import kept_pool
-from scheduler.app.means import Means
-from scheduler.app.pools import PoolOptions, connect_ray
-from scheduler.app.prepare import prepare_command, run_program
-from scheduler.app.progress import open_screen
-from scheduler.app.report import Report, write_report
+from scheduler.app.demo.kept_pool import kept_pool
+from scheduler.app.demo.place import Place, demo_place
+from scheduler.app.demo.steps import TAG, climb, open_lab
+from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.means import Means
+from scheduler.app.queue.pools import PoolOptions, connect_ray
+from scheduler.app.queue.progress import open_screen
+from scheduler.app.report.write import Report, write_report
 from scheduler.app.screens.leaderboard import leaderboard_screen
 from scheduler.app.screens.summary import summary_screen
 from scheduler.app.screens.terminal import paint

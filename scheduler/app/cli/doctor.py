@@ -26,8 +26,8 @@ def command(
     """
     from scheduler.app.doctor.examine import Wish, examine
     from scheduler.app.doctor.findings import Grade
-    from scheduler.app.pools import PoolOptions
-    from scheduler.app.progress import tidy
+    from scheduler.app.queue.pools import PoolOptions
+    from scheduler.app.queue.progress import tidy
 
     findings = []
     for finding in examine(Wish(tag, contract, not quick, PoolOptions(address, slots)), say, Path.cwd()):

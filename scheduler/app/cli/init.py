@@ -30,9 +30,9 @@ def command(
 
     Your checkout is not switched. The contract's cache must be prepared.
     """
+    from scheduler.app.actions.init import Wish, create_lab
+    from scheduler.app.actions.outcome import describe_outcome
     from scheduler.app.cli.running import INTERRUPTED, author, pending_runs, run_and_watch
-    from scheduler.app.init import Wish, create_lab
-    from scheduler.app.outcome import describe_outcome
     from scheduler.app.workspace import open_workspace
 
     created = create_lab(Wish(tag, contract, train, preset, author(), dry_run))

@@ -10,7 +10,7 @@ import click
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
 from scheduler.app.lookup import find_run
-from scheduler.app.run_logs import follow_log, has_log, last_lines, log_path, read_log
+from scheduler.app.views.run_logs import follow_log, has_log, last_lines, log_path, read_log
 from scheduler.app.workspace import Workspace, open_workspace
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.run import Queued, Run, Running

@@ -17,7 +17,7 @@ from scheduler.app.cli.output import print_json, print_text, say
 @options.as_json
 def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make candidates/NAME, a git worktree on the current baseline. Edit its train.py, then submit it."""
-    from scheduler.app.new import new_worktree
+    from scheduler.app.actions.new import new_worktree
     from scheduler.app.workspace import open_workspace
 
     with open_workspace(tag) as space:

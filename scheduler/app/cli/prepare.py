@@ -21,7 +21,7 @@ def command(
     contract: str | None, brought: Path | None, verify: bool, tag: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Download, tokenise and pack the contract's corpus, once per node. Interrupted, it goes on where it stopped."""
-    from scheduler.app.prepare import prepare_command, run_program
+    from scheduler.app.actions.prepare import prepare_command, run_program
 
     ref = contract or _of_lab(tag)
     program = prepare_command(ref, brought, as_json=as_json, verify=verify)
@@ -36,7 +36,7 @@ def command(
 
 def _of_lab(tag: str | None) -> str:
     """The contract of the lab; "cpu" where there is none, unless one was asked for."""
-    from scheduler.app.contracts import contract_ref
+    from scheduler.app.actions.contracts import contract_ref
     from scheduler.app.workspace import open_workspace
     from scheduler.domain.errors import LabProblem
 

@@ -15,7 +15,7 @@ from scheduler.app.cli.output import print_json, print_text, say
 @options.as_json
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make CANDIDATE (id, name or last) the baseline, whatever the rule says of it. The record says it was by hand."""
-    from scheduler.app.promote import promote_by_hand
+    from scheduler.app.actions.promote import promote_by_hand
     from scheduler.app.workspace import open_workspace
 
     with open_workspace(tag) as space:

@@ -17,7 +17,7 @@ from scheduler.app.cli.output import print_json, say
 @options.as_json
 def command(out: Path | None, tag: str | None, as_json: bool) -> None:
     """Draw progress.png, write results.tsv in autoresearch's five columns, and print the totals of the lab."""
-    from scheduler.app.report import write_report
+    from scheduler.app.report.write import write_report
     from scheduler.app.screens.summary import summary_screen
     from scheduler.app.screens.terminal import paint
     from scheduler.app.workspace import open_workspace

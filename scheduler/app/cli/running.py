@@ -15,10 +15,10 @@ INTERRUPTED = 130
 
 def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> bool:
     """Run the queue, or watch it, until these candidates are decided. Returns False when it was interrupted."""
-    from scheduler.app.drive import Ending, run_queue
-    from scheduler.app.means import Means
-    from scheduler.app.pools import PoolOptions
-    from scheduler.app.progress import open_screen
+    from scheduler.app.queue.drive import Ending, run_queue
+    from scheduler.app.queue.means import Means
+    from scheduler.app.queue.pools import PoolOptions
+    from scheduler.app.queue.progress import open_screen
 
     mine = tuple(candidate.id for candidate in candidates)
     with open_screen() as screen:

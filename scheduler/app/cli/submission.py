@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from scheduler.app.actions.outcome import describe_outcome, last_sentence
+from scheduler.app.actions.submit import Queued, Submission
 from scheduler.app.cli.output import print_json, print_text, say
-from scheduler.app.outcome import describe_outcome, last_sentence
-from scheduler.app.progress import tidy
-from scheduler.app.submit import Queued, Submission
+from scheduler.app.queue.progress import tidy
 from scheduler.app.views.plain import one_line
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate

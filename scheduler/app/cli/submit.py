@@ -31,9 +31,9 @@ def command(
     Then run the queue until all is decided, or watch whoever runs it. Without PATHS: run what is queued.
     Exit code 3 when a path was refused; the good ones are queued all the same.
     """
+    from scheduler.app.actions.submit import Order, submit
     from scheduler.app.cli.running import INTERRUPTED, author, run_and_watch
     from scheduler.app.cli.submission import print_submission, tell_submission
-    from scheduler.app.submit import Order, submit
     from scheduler.app.workspace import open_workspace
     from scheduler.domain.errors import UsageProblem
 

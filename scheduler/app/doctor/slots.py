@@ -11,7 +11,7 @@ from scheduler.adapters.machine import Machine, read_machine
 from scheduler.adapters.slot_layout import SlotSpec, lay_out
 from scheduler.app.doctor.findings import Finding, from_error, good, note, problem
 from scheduler.app.doctor.lab import Patient
-from scheduler.app.pools import PoolOptions
+from scheduler.app.queue.pools import PoolOptions
 from scheduler.domain.errors import ArschedError
 from scheduler.domain.slot import Slot
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from scheduler.app.queue.waiting import Wait
 from scheduler.app.screens import numbers
-from scheduler.app.waiting import Wait
 
 SHOWN = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.app.live import Live, LiveSlot
+from scheduler.app.queue.live import Live, LiveSlot
 from scheduler.app.views.explanation import waiting_for
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row

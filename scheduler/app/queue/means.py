@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scheduler.app.pools import Connect, PoolOptions, connect_ray
+from scheduler.app.queue.pools import Connect, PoolOptions, connect_ray
 
 
 @dataclass(frozen=True, slots=True)

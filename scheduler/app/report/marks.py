@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.app.plot_scale import Scale, is_crowded, named_steps
+from scheduler.app.report.scale import Scale, is_crowded, named_steps
 from scheduler.app.views.history import CandidatePoint, History, Step
 
 INK, GREEN, GREY, ORANGE, RED = "#222222", "#009E73", "#8c8c8c", "#E69F00", "#D55E00"

@@ -14,7 +14,7 @@ from pathlib import Path
 from scheduler.adapters.git import create_repo
 from scheduler.app.files import write_whole
 from scheduler.app.paths import LabPaths
-from scheduler.app.turn import Turn
+from scheduler.app.queue.turn import Turn
 from scheduler.domain.errors import LabProblem
 
 COPIED = ("train.py", "program.md", "candidates/README.md")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.app.files import write_whole
-from scheduler.app.plots import draw_progress
+from scheduler.app.report.plots import draw_progress
 from scheduler.app.views.facts import read_facts
 from scheduler.app.views.history import history
 from scheduler.app.views.plain import View

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.app.admission import Admission, Duplicate, Fresh, Known, admit
-from scheduler.app.outcome import describe_outcome
-from scheduler.app.sources import NotACandidate, Source, read_source
-from scheduler.app.turn import exclusive
+from scheduler.app.actions.admission import Admission, Duplicate, Fresh, Known, admit
+from scheduler.app.actions.outcome import describe_outcome
+from scheduler.app.actions.sources import NotACandidate, Source, read_source
+from scheduler.app.queue.turn import exclusive
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem

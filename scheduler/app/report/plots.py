@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.app.files import write_whole
-from scheduler.app.plot_marks import GREY, INK, draw_marks
-from scheduler.app.plot_scale import scale_of
+from scheduler.app.report.marks import GREY, INK, draw_marks
+from scheduler.app.report.scale import scale_of
 from scheduler.app.views.history import History
 
 WIDTH_IN, HEIGHT_IN, DPI = 12.0, 6.75, 160  # 16:9: fills a slide

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from scheduler.app.pools import Connect, Joined, PoolOptions
+from scheduler.app.queue.pools import Connect, Joined, PoolOptions
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.slot import Pool, Report, RunOrder, Slot

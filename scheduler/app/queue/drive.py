@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 
-from scheduler.app.deciding import next_decision
 from scheduler.app.files import write_whole
-from scheduler.app.interrupt import Interrupt
-from scheduler.app.live import Live, read_live
-from scheduler.app.loop import Loop
-from scheduler.app.means import Means
-from scheduler.app.pools import Joined
-from scheduler.app.progress import Screen, heartbeat
-from scheduler.app.promotion import follow_ledger, keep_refs
-from scheduler.app.turn import Turn
+from scheduler.app.queue.deciding import next_decision
+from scheduler.app.queue.interrupt import Interrupt
+from scheduler.app.queue.live import Live, read_live
+from scheduler.app.queue.loop import Loop
+from scheduler.app.queue.means import Means
+from scheduler.app.queue.pools import Joined
+from scheduler.app.queue.progress import Screen, heartbeat
+from scheduler.app.queue.promotion import follow_ledger, keep_refs
+from scheduler.app.queue.turn import Turn
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
 

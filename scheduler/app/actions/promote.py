@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.app.promotion import follow_ledger
-from scheduler.app.promotion import promote as carry_out
+from scheduler.app.queue.promotion import follow_ledger
+from scheduler.app.queue.promotion import promote as carry_out
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState, Standing
 from scheduler.domain.decision import Promote

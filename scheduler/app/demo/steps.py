@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from scheduler.app.demo_edits import EDITS, Edit, second_round
-from scheduler.app.drive import Ending, has_work, run_queue
+from scheduler.app.actions.init import Wish, create_lab
+from scheduler.app.actions.new import new_worktree
+from scheduler.app.actions.submit import Order, Submission, submit
+from scheduler.app.demo.edits import EDITS, Edit, second_round
 from scheduler.app.files import write_whole
-from scheduler.app.init import Wish, create_lab
-from scheduler.app.means import Means
-from scheduler.app.new import new_worktree
 from scheduler.app.paths import LabPaths
-from scheduler.app.progress import Screen
-from scheduler.app.submit import Order, Submission, submit
+from scheduler.app.queue.drive import Ending, has_work, run_queue
+from scheduler.app.queue.means import Means
+from scheduler.app.queue.progress import Screen
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 

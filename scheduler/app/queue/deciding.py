@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler.app.promotion import follow_ledger, promote
+from scheduler.app.queue.promotion import follow_ledger, promote
 from scheduler.app.workspace import Workspace
 from scheduler.domain.decision import Decision, MeasureBaseline, Promote
 from scheduler.domain.errors import GitProblem, LabProblem, LedgerProblem

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 
-from scheduler.app.collect import Collector, held_runs
-from scheduler.app.deciding import decide_all, next_decision
-from scheduler.app.interrupt import Interrupt
-from scheduler.app.live import Live, write_live
-from scheduler.app.means import Means
-from scheduler.app.place import Placer, nothing_usable
-from scheduler.app.pools import Joined
-from scheduler.app.progress import Screen
-from scheduler.app.telling import describe_slots
+from scheduler.app.queue.collect import Collector, held_runs
+from scheduler.app.queue.deciding import decide_all, next_decision
+from scheduler.app.queue.interrupt import Interrupt
+from scheduler.app.queue.live import Live, write_live
+from scheduler.app.queue.means import Means
+from scheduler.app.queue.place import Placer, nothing_usable
+from scheduler.app.queue.pools import Joined
+from scheduler.app.queue.progress import Screen
+from scheduler.app.queue.telling import describe_slots
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import PoolProblem
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from scheduler.app.files import write_whole
-from scheduler.app.means import Patience
-from scheduler.app.pools import Joined
-from scheduler.app.results import describe_result, read_report
+from scheduler.app.queue.means import Patience
+from scheduler.app.queue.pools import Joined
+from scheduler.app.queue.results import describe_result, read_report
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import PoolProblem, UsageProblem
 from scheduler.domain.result import Infra, Result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from scheduler.app.sources import Source
+from scheduler.app.actions.sources import Source
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 from scheduler.policy.fingerprint import fingerprint

@@ -1,0 +1,1 @@
+"""`arsched demo`: a real hill climb in a lab of its own."""

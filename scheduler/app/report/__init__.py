@@ -1,0 +1,1 @@
+"""What `arsched report` writes: the progress plot, results.tsv, the totals."""
