@@ -92,15 +92,20 @@ def is_locked(path: Path) -> bool:
 
 
 def end_judge(spool: Spool, process: subprocess.Popen[bytes] | None, slot_lock: Path) -> bool:
-    """Ask, then kill; True once the judge is dead and the slot's lock free. `process` is None after a restart."""
-    if is_alive(spool):
-        _signal(spool, signal.SIGTERM)
-        if not _wait_gone(spool, process, TERMINATE_GRACE_S):
-            _signal(spool, signal.SIGKILL)
-            _wait_gone(spool, process, KILL_WAIT_S)
-    if process is not None:
-        process.poll()
+    """Ask, then kill a living judge; True once it is dead and the slot's lock free. `process`: None after a restart."""
+    _signal(spool, signal.SIGTERM)
+    if not _wait_gone(spool, process, TERMINATE_GRACE_S):
+        _signal(spool, signal.SIGKILL)
+        _wait_gone(spool, process, KILL_WAIT_S)
     return not is_alive(spool) and _wait(lambda: not is_locked(slot_lock), KILL_WAIT_S)
+
+
+def await_exit(process: subprocess.Popen[bytes]) -> int | None:
+    """Exit code of a process that is about to be gone; None if it is not."""
+    try:
+        return process.wait(KILL_WAIT_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:

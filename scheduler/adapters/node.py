@@ -17,7 +17,15 @@ from pathlib import Path
 from scheduler.adapters.cache_probe import CacheFacts, probe_cache
 from scheduler.adapters.gpu import GpuProcess, GpuUnavailable, compute_processes
 from scheduler.adapters.judge_environment import judge_environment
-from scheduler.adapters.judge_process import Commands, end_judge, is_alive, is_locked, judge_arguments, start_judge
+from scheduler.adapters.judge_process import (
+    Commands,
+    await_exit,
+    end_judge,
+    is_alive,
+    is_locked,
+    judge_arguments,
+    start_judge,
+)
 from scheduler.adapters.slot_layout import SlotSpec
 from scheduler.adapters.spool import Spool, SpoolRoot, tail
 from scheduler.domain.errors import PoolProblem
@@ -49,11 +57,11 @@ class SlotSupervisor:
         self._gpu_processes = gpu_processes
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def probe(self, contract_json: str) -> Slot:
-        """The slot as it is now for runs of that contract. Never raises for a broken slot: `problem` says it."""
+    def probe(self, contract_json: str, lab_id: str = "") -> Slot:
+        """The slot as it is now for runs of that contract and lab. Never raises: a broken slot has a `problem`."""
         cache = CacheFacts.none()
         try:
-            problem = self._own_problem()
+            problem = self._own_problem(lab_id)
             cache = probe_cache(self._commands.cache, contract_json, self._spools.root, self._environ)
         except PoolProblem as raised:
             problem = _with_hint(raised)
@@ -73,7 +81,7 @@ class SlotSupervisor:
             return True
         if self._spools.was_acknowledged(order):
             return False
-        self._refuse_unless_free()
+        self._refuse_unless_free(order.lab_id)
         spool = self._spools.create(self.spec.slot_id, order)
         if spool is not None:
             self._launch(spool, order)
@@ -93,14 +101,14 @@ class SlotSupervisor:
     def stop(self, lab_id: str, run_id: str, attempt: int) -> None:
         """End an attempt with everything it started; unknown ones are no error. Raises PoolProblem when it lives on."""
         spool = self._spools.find(lab_id, run_id, attempt)
-        if spool is None or (not is_alive(spool) and spool.directory not in self._processes):
+        if spool is None or not is_alive(spool):
             return
         if not end_judge(spool, self._processes.get(spool.directory), self._lock()):
             raise PoolProblem(f"{spool.key} on {self.spec.slot_id} does not die", "look for its processes on the node")
 
     def busy(self) -> bool:
         """Whether any lab's judge lives on this slot."""
-        return any(self._is_mine(spool) and is_alive(spool) for spool in self._spools.everything())
+        return bool(self._labs_at_work())
 
     def close(self) -> None:
         """End every run on this slot, of whatever lab."""
@@ -136,13 +144,9 @@ class SlotSupervisor:
         return self._clock() - written_at > LEAVE_AFTER_RESULT_S
 
     def _reap(self, spool: Spool) -> int | None:
-        process = self._processes.get(spool.directory)
-        if process is None:
-            return None
-        exit_code = process.poll()
-        if exit_code is not None:
-            del self._processes[spool.directory]
-        return exit_code
+        """Exit code of a judge that let go of its lock; None when another supervisor started it."""
+        process = self._processes.pop(spool.directory, None)
+        return None if process is None else await_exit(process)
 
     def _is_mine(self, spool: Spool) -> bool:
         if spool.slot_id == self.spec.slot_id:
@@ -151,22 +155,27 @@ class SlotSupervisor:
         of_this_node = spool.slot_id.startswith(f"{self.spec.node}/")
         return of_this_node and siblings[:1] == (self.spec.slot_id,) and spool.slot_id not in siblings
 
-    def _refuse_unless_free(self) -> None:
-        problem = self._own_problem()
+    def _labs_at_work(self) -> frozenset[str]:
+        return frozenset(
+            spool.lab_id for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)
+        )
+
+    def _refuse_unless_free(self, lab_id: str) -> None:
+        problem = self._own_problem(lab_id)
         if not problem and self.busy():
             problem = "a run is already going on"
         if problem:
             raise PoolProblem(f"{self.spec.slot_id} takes no run: {problem}")
 
-    def _own_problem(self) -> str:
-        """Why no run may be placed here, as far as it does not depend on the contract; "" when all is well."""
+    def _own_problem(self, lab_id: str) -> str:
+        """Why that lab can place no run here, as far as it does not depend on the contract; "" when all is well."""
         if self.spec.problem:
             return self.spec.problem
         free_mb = self._spools.free_mb()
         if free_mb < LEAST_FREE_MB:
             return f"{free_mb:.0f} MB left on the disk of {self._spools.root}, {LEAST_FREE_MB:.0f} MB are needed"
-        if self.busy():
-            return ""
+        if at_work := self._labs_at_work():
+            return "" if at_work == {lab_id} else "a run of another lab is going on"
         if is_locked(self._lock()):
             return f"another judge of this user holds {self._lock()}"
         return self._foreign_processes() if self.spec.uuid else ""

@@ -49,7 +49,7 @@ class RayPool:
         self._device = contract_device(contract_json)
         self._book = SlotBook()
         gone = self._book.gone
-        self._hands = SlotHands(cluster, self._device, contract_json, settings, most=most, on_gone=gone)
+        self._hands = SlotHands(cluster, self._device, contract_json, lab_id, settings, most=most, on_gone=gone)
 
     @classmethod
     def connect(
@@ -95,8 +95,9 @@ class RayPool:
             known = self._ask(hand, ANSWER_S, "start", order)
         except (NoAnswer, ActorGone):
             return  # whether it began will show: the slot reports it, or it is lost
-        except PoolProblem:
+        except PoolProblem as problem:
             self._book.forget(slot_id, order.run_id, order.attempt)
+            self._hands.complain(hand, problem.message)
             raise
         if not known:
             self._book.forget(slot_id, order.run_id, order.attempt)
@@ -160,7 +161,7 @@ class RayPool:
         except ActorGone as death:
             self._hands.bury(hand, str(death))
         except PoolProblem as problem:
-            hand.complain(problem.message)
+            self._hands.complain(hand, problem.message)
 
     def _await_slots(self, say: Callable[[str], None], placement_s: float | None) -> None:
         """Return once every slot answered or was found dead, or time is up and some answered."""

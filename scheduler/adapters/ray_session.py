@@ -79,12 +79,20 @@ def join_cluster(ray: Any, address: str) -> Session:
     session = Session()
     known = {} if address == "auto" else {"RAY_ADDRESS": address}
     with _left_on_failure(ray, session), environment(known), chdir(CODE_ROOT):
-        try:  # "auto" in both cases: only then does Ray look for the token in its usual places
+        _show_token(ray)
+        try:
             ray.init(address="auto", **QUIET)
         except Exception as problem:
             where = os.environ.get("RAY_ADDRESS") or "this machine"
             raise PoolProblem(f"no Ray cluster could be joined at {where}: {first_line(problem)}", JOIN_HINT) from None
     return session
+
+
+def _show_token(ray: Any) -> None:
+    """Use the token in Ray's usual places, if there is one. Ray does so by itself only where no address is given."""
+    with suppress(Exception):  # private to Ray; without it a cluster with a token needs RAY_AUTH_MODE=token set
+        setup = ray._private.authentication.authentication_token_setup
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _where(ray: Any, address: str) -> str:

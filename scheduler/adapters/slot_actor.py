@@ -55,8 +55,8 @@ class SlotActor:
         self._retired = False
         self._supervisor = SlotSupervisor(spec, settings.spool_root or default_spool_root(), settings.commands)
 
-    def probe(self, contract_json: str) -> Slot:
-        return self._supervisor.probe(contract_json)
+    def probe(self, contract_json: str, lab_id: str) -> Slot:
+        return self._supervisor.probe(contract_json, lab_id)
 
     def start(self, order: RunOrder) -> bool:
         if self._retired:

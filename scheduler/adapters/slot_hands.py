@@ -53,6 +53,7 @@ class SlotHands:
         cluster: RayCluster,
         device: str,
         contract_json: str,
+        lab_id: str,
         settings: NodeSettings,
         *,
         most: int | None = None,
@@ -62,6 +63,7 @@ class SlotHands:
         self._cluster = cluster
         self._device = device
         self._contract_json = contract_json
+        self._lab_id = lab_id
         self._settings = settings
         self._most = most
         self._on_gone = on_gone  # slot id, reason: a node died
@@ -104,7 +106,11 @@ class SlotHands:
 
     def silent(self, hand: Hand) -> None:
         """The actor did not answer; Ray may be restarting it."""
-        hand.complain("its supervisor does not answer; the node may be restarting or cut off")
+        self.complain(hand, "its supervisor does not answer; the node may be restarting or cut off")
+
+    def complain(self, hand: Hand, problem: str) -> None:
+        """Nothing is to be placed there until a probe, soon, finds it well."""
+        hand.complain(problem)
         hand.probe_due_at = min(hand.probe_due_at, self._clock() + PROBE_BROKEN_EVERY_S)
 
     def bury(self, hand: Hand, reason: str) -> None:
@@ -151,7 +157,7 @@ class SlotHands:
 
     def _ask_probe(self, hand: Hand, now: float) -> None:
         if hand.probe is None and not hand.gone and now >= hand.probe_due_at:
-            hand.probe = self._cluster.ask(hand.actor, "probe", self._contract_json)
+            hand.probe = self._cluster.ask(hand.actor, "probe", self._contract_json, self._lab_id)
         if hand.poll is not None and now - hand.poll_since > SILENT_AFTER_S:
             self.silent(hand)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +37,7 @@ class TestCluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
     cache = tmp_path_factory.mktemp("cache")
     head = start_head(cpus=2, cache=cache)
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: head.environ[name] for name in names})
     try:
         yield TestCluster(head, tmp_path_factory.mktemp("spool"), cache)
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         head.node.end()

@@ -6,7 +6,6 @@ Everything is on loopback, in a temporary folder, on free ports; only what was s
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -47,13 +46,12 @@ class RayHead:
 
 
 def start_head(cpus: int, cache: Path) -> RayHead:
-    """A head with the settings of cluster.yaml, a token of its own, and prepared caches looked for below `cache`."""
+    """A head with the settings of cluster.yaml, the suite's token, and prepared caches looked for below `cache`."""
     port = free_port()
     settings = {
         "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "2000",
+        "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "4",
     }  # fmt: skip
     environ = {**os.environ, **settings, "ARSCHED_CACHE": str(cache)}
     environ.pop("RAY_ADDRESS", None)

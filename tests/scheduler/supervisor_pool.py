@@ -34,7 +34,7 @@ class SupervisorPool:
         self.supervisors = {spec.slot_id: SlotSupervisor(spec, root, FAKES) for spec in specs(count)}
 
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(supervisor.probe(CONTRACT_JSON) for supervisor in self.supervisors.values())
+        return tuple(supervisor.probe(CONTRACT_JSON, LAB_ID) for supervisor in self.supervisors.values())
 
     def start(self, slot_id: str, order: RunOrder) -> None:
         if slot_id not in self.supervisors:

@@ -150,7 +150,7 @@ def test_a_process_that_is_just_leaving_does_not_count(slot: GpuSlot, monkeypatc
 def test_our_own_judge_is_not_foreign(slot: GpuSlot) -> None:
     slot.supervisor.start(fake_order("r0001", "hang"))
     slot.foreign = (GpuProcess(42, "python"),)
-    assert slot.supervisor.probe(CONTRACT_JSON).problem == ""
+    assert slot.supervisor.probe(CONTRACT_JSON, LAB_ID).problem == ""
     slot.supervisor.close()
 
 

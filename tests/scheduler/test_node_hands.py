@@ -86,7 +86,7 @@ def make_scene(device: str = "cpu", most: int | None = None) -> Scene:
     cluster, clock = ClusterInMemory(), VirtualClock(100.0)
     gone: list[tuple[str, str]] = []
     hands = SlotHands(
-        cast(RayCluster, cluster), device, CONTRACT_JSON, NodeSettings(), most=most,
+        cast(RayCluster, cluster), device, CONTRACT_JSON, "lab-1", NodeSettings(), most=most,
         on_gone=lambda slot, reason: gone.append((slot, reason)), clock=clock,
     )  # fmt: skip
     return Scene(cluster, clock, hands, gone)

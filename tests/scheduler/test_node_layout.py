@@ -106,11 +106,11 @@ def test_what_a_strange_kernel_does_not_say_is_made_up_for(tmp_path: Path) -> No
 
 
 def test_the_code_digest_follows_what_a_node_runs_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("harness/judge/cli.py", "scheduler/adapters/node.py", "scheduler/app/loop.py"):
+    for name in ("harness/judge/cli.py", "scheduler/adapters/node.py", "scheduler/app/queue/loop.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one")
     seen = {code_digest.__wrapped__(tmp_path)}
-    (tmp_path / "scheduler/app/loop.py").write_text("two")
+    (tmp_path / "scheduler/app/queue/loop.py").write_text("two")
     assert code_digest.__wrapped__(tmp_path) in seen
     for name in ("harness/judge/cli.py", "scheduler/adapters/node.py"):
         (tmp_path / name).write_text("two")

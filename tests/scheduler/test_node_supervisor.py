@@ -159,6 +159,7 @@ def test_two_labs_share_a_slot_without_seeing_each_other(lab: FakeJudgeLab) -> N
     supervisor = lab.pool.supervisors["node/cpu0"]
     supervisor.start(fake_order("r0001", f"wait {lab.gate}\nscore 1.5", lab_id="lab-2"))
     assert lab.pool.poll() == ()
+    assert [slot.problem for slot in lab.pool.slots()] == ["a run of another lab is going on", ""]
     with pytest.raises(PoolProblem, match="going on"):
         lab.pool.start("node/cpu0", lab.scoring("r0001", 1.9))
     lab.release()

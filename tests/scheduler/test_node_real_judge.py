@@ -1,0 +1,139 @@
+"""The supervisor around the real judge and a tiny contract: scores come through, what a candidate starts dies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.judge_process import Commands, is_locked
+from scheduler.adapters.node import SlotSupervisor
+from scheduler.adapters.slot_layout import lay_out
+from scheduler.domain.result import Failed, Infra, Scored, parse_result
+from scheduler.domain.slot import Busy, Done, Lost, RunOrder
+from tests.harness.judging import CANDIDATES, HOSTILE, Rig
+from tests.scheduler.pool_contract import wait_until
+from tests.scheduler.supervisor_pool import LAB_ID, MACHINE
+
+pytestmark = pytest.mark.slow
+
+
+class RealSlot:
+    """One CPU slot whose judge is the real one, on the rig's cache."""
+
+    def __init__(self, rig: Rig, folder: Path) -> None:
+        self.rig, self.root = rig, folder / "spool"
+        commands = Commands((sys.executable, "-m", "harness.judge"), (sys.executable, "-m", "harness.cache"))
+        [spec] = lay_out(MACHINE, "node", "cpu", 1)
+        self.supervisor = SlotSupervisor(spec, self.root, commands, environ=rig.environment)
+        self.slot = self.supervisor.probe(rig.contract.to_json())
+
+    def order(self, train: Path, run_id: str = "r0001") -> RunOrder:
+        data = train.read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        return RunOrder(LAB_ID, run_id, 1, data, sha256, self.rig.contract.to_json(), self.slot.cache_digest, seed=5)
+
+    def finish(self, train: Path) -> Done:
+        self.supervisor.start(self.order(train))
+        wait_until(lambda: not isinstance(self.supervisor.poll(LAB_ID)[0], Busy), 120.0)
+        [report] = self.supervisor.poll(LAB_ID)
+        assert isinstance(report, Done), report
+        return report
+
+    def start_and_await(self, train: Path, sign: str) -> None:
+        """Start a candidate and wait for that word in its log."""
+        self.supervisor.start(self.order(train))
+        log = self.root / LAB_ID / "r0001.1" / "out" / "run.log"
+        wait_until(lambda: log.exists() and sign in log.read_text())
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealSlot]:
+    rig = Rig(tmp_path)
+    made = RealSlot(rig, tmp_path)
+    yield made
+    made.supervisor.close()
+    try:
+        wait_until(lambda: not rig.survivors(), 10.0)
+    finally:
+        for pid in rig.survivors():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_an_honest_candidate_gets_its_score_with_the_orders_digests_and_seed(real: RealSlot) -> None:
+    assert real.slot.problem == ""
+    train = CANDIDATES / "bigram.py"
+    result = parse_result(real.finish(train).result_text)
+    assert isinstance(result.verdict, Scored)
+    assert result.measured.cache_digest == real.slot.cache_digest != ""
+    assert result.measured.contract_digest == real.rig.contract.digest
+    assert result.measured.train_sha256 == hashlib.sha256(train.read_bytes()).hexdigest()
+    assert result.measured.seed == 5
+
+
+def test_a_printed_score_is_no_score(real: RealSlot) -> None:
+    assert isinstance(parse_result(real.finish(HOSTILE / "fake_print.py").result_text).verdict, Failed)
+
+
+@pytest.mark.parametrize(("train", "sign"), [("daemon.py", "daemon"), ("hang_in_training.py", "")])
+def test_when_stop_returns_nothing_is_left(real: RealSlot, train: str, sign: str) -> None:
+    real.start_and_await(HOSTILE / train, sign)
+    assert len(real.rig.survivors()) >= 2
+    real.supervisor.stop(LAB_ID, "r0001", 1)
+    assert real.rig.survivors() == []
+    assert not is_locked(real.root / "locks" / "cpu-0.lock")
+    assert not isinstance(real.supervisor.poll(LAB_ID)[0], Busy)
+
+
+def test_a_stopped_run_is_the_labs_doing_not_the_candidates(real: RealSlot) -> None:
+    real.start_and_await(HOSTILE / "hang_in_training.py", "")
+    real.supervisor.stop(LAB_ID, "r0001", 1)
+    [report] = real.supervisor.poll(LAB_ID)
+    assert isinstance(report, Lost) or isinstance(parse_result(report.result_text).verdict, Infra)
+
+
+def test_a_judge_killed_from_outside_takes_the_daemon_along(real: RealSlot) -> None:
+    real.start_and_await(HOSTILE / "daemon.py", "daemon")
+    os.kill(int((real.root / LAB_ID / "r0001.1" / "judge.pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Lost))
+    wait_until(lambda: not real.rig.survivors(), 10.0)
+
+
+def test_a_killed_supervisor_takes_judge_candidate_and_daemon_along(real: RealSlot, tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from tests.harness.judging import Rig
+from tests.scheduler.test_node_real_judge import RealSlot
+folder = Path(sys.argv[1])
+real = RealSlot(Rig(folder), folder)
+real.supervisor.start(real.order(Path(sys.argv[2])))
+sys.stdin.read()
+"""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    command = [sys.executable, "-c", program, str(folder), str(HOSTILE / "daemon.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        log = folder / "spool" / LAB_ID / "r0001.1" / "out" / "run.log"
+        wait_until(lambda: log.exists() and "daemon" in log.read_text())
+        other.kill()
+    wait_until(lambda: not real.rig.survivors(), 10.0)
+
+
+def test_another_cache_than_ordered_is_the_labs_fault(real: RealSlot) -> None:
+    real.supervisor.start(replace(real.order(CANDIDATES / "bigram.py"), cache_digest="0" * 64))
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), 60.0)
+    [report] = real.supervisor.poll(LAB_ID)
+    assert isinstance(report, Done) and isinstance(parse_result(report.result_text).verdict, Infra)
+
+
+def test_a_contract_without_a_cache_here_is_a_problem_that_says_what_to_do(real: RealSlot) -> None:
+    slot = real.supervisor.probe(replace(real.rig.contract, vocab_size=301).to_json())
+    assert "arsched prepare" in slot.problem and slot.cache_digest == ""
