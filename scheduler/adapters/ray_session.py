@@ -9,6 +9,7 @@ one: a command run inside a candidate's worktree must not hand that candidate's 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -92,6 +93,7 @@ def _show_token(ray: Any) -> None:
     """Use the token in Ray's usual places, if there is one. Ray does so by itself only where no address is given."""
     with suppress(Exception):  # private to Ray; without it a cluster with a token needs RAY_AUTH_MODE=token set
         setup = ray._private.authentication.authentication_token_setup
+        logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it would tell the user what we do for them
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 

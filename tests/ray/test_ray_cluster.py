@@ -47,6 +47,16 @@ def test_ray_address_is_enough_to_be_on_the_cluster(cluster: TestCluster, tmp_pa
         driver.kill()
 
 
+def test_the_token_in_the_home_folder_is_used_without_a_word(cluster: TestCluster, tmp_path: Path) -> None:
+    environ = {name: value for name, value in cluster.head.environ.items() if not name.startswith("RAY_AUTH")}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(cluster.head.environ["RAY_AUTH_TOKEN"])
+    with start_driver(cluster, "lab-token", "score 1.5", {**environ, "HOME": str(tmp_path)}) as driver:
+        wait_for_event(driver, "connected")
+        driver.kill()
+        assert driver.stderr is not None and driver.stderr.read() == ""
+
+
 def test_nobody_there_is_a_problem_with_a_way_out() -> None:
     with pytest.raises(PoolProblem, match="no Ray cluster could be joined") as caught:
         RayPool.connect(f"127.0.0.1:{free_port()}", None, CONTRACT_JSON, "lab-1")

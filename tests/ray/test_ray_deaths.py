@@ -36,12 +36,15 @@ def judge_pid(cluster: TestCluster, lab_id: str, key: str) -> int:
     return int((cluster.spool / lab_id / key / "judge.pid").read_text())
 
 
-def start_driver(cluster: TestCluster, lab_id: str, train: str) -> subprocess.Popen[str]:
+def start_driver(
+    cluster: TestCluster, lab_id: str, train: str, environ: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "tests.ray.driver", "--address", "auto", "--lab", lab_id, "--spool", str(cluster.spool),
         "--train", train,
     ]  # fmt: skip
-    return subprocess.Popen(command, env=cluster.head.environ, stdout=subprocess.PIPE, text=True)
+    environ = cluster.head.environ if environ is None else environ
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_event(driver: subprocess.Popen[str], event: str) -> dict[str, object]:
