@@ -42,6 +42,11 @@ class ClusterConfig:
         """Every machine that should be there."""
         return (self.head, *self.workers)
 
+    @property
+    def is_example(self) -> bool:
+        """Whether this is the file as shipped: nobody has put an address in."""
+        return _is_example(self.head)
+
 
 def read_cluster_config(path: Path) -> ClusterConfig:
     """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""

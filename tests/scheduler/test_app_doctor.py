@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from harness.contract import load_contract
-from scheduler.adapters.cluster_file import read_node_count
 from scheduler.adapters.gpu import Gpu, GpuProcess
 from scheduler.adapters.machine import Machine
 from scheduler.adapters.memory_pool import MemoryPool, memory_slots
@@ -21,7 +20,7 @@ from scheduler.app.doctor import machine, slots
 from scheduler.app.doctor.findings import Finding, Grade, good
 from scheduler.app.doctor.lab import Patient, check_cache, look_at_lab
 from scheduler.app.queue.pools import PoolOptions
-from scheduler.domain.errors import LabProblem, PoolProblem
+from scheduler.domain.errors import PoolProblem
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 
@@ -146,19 +145,29 @@ def test_a_cluster_that_cannot_be_joined_is_a_finding(monkeypatch: pytest.Monkey
     assert finding.grade is Grade.PROBLEM and finding.hint == "ray start --head"
 
 
-def test_a_cluster_file_is_counted_or_its_fault_said(tmp_path: Path) -> None:
-    path = tmp_path / "cluster.yaml"
-    assert read_node_count(path) is None
-    path.write_text("provider: {head_ip: a}\n")
-    assert read_node_count(path) == 1
-    for broken in ("provider: [", "provider: 3\n", "", "\t"):
-        path.write_text(broken)
-        with pytest.raises(LabProblem, match="cannot be read"):
-            read_node_count(path)
+def test_a_cluster_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("provider: [")
+    found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))
+    assert found["cluster"].grade is Grade.PROBLEM and "not YAML" in found["cluster"].said
+    (finding,) = slots.check_cluster_file(tmp_path)
+    assert finding.grade is Grade.NOTE and "not YAML" in finding.said
 
 
-def test_the_shipped_cluster_file_is_understood() -> None:
-    assert read_node_count(Path(__file__).resolve().parents[2] / "cluster.yaml") == 1
+def test_a_missing_node_comes_with_the_line_that_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(
+        "provider: {type: local, head_ip: a, worker_ips: [b]}\n"
+        "worker_start_ray_commands: [ray stop, 'ray start --address=$RAY_HEAD_IP:6379']\n"
+    )
+    found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))
+    assert "ray start --address=a:6379" in found["cluster"].hint
+
+
+def test_the_shipped_cluster_file_is_left_alone_and_an_edited_one_is_checked(tmp_path: Path) -> None:
+    shipped = Path(__file__).resolve().parents[2] / "cluster.yaml"
+    assert list(slots.check_cluster_file(shipped.parent)) == []
+    assert list(slots.check_cluster_file(tmp_path)) == []
+    (tmp_path / "cluster.yaml").write_text(shipped.read_text().replace("192.0.2.10 ", "10.0.0.1"))
+    assert {one.grade for one in slots.check_cluster_file(tmp_path)} == {Grade.NOTE}
 
 
 def test_packages_that_do_not_fit_are_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,3 +37,4 @@ def examine(wish: Wish, say: Callable[[str], None], start: Path) -> Iterator[Fin
         yield from slots.check_cluster(patient, wish.options, say, start)
     else:
         yield from slots.check_this_machine(patient.choice.contract.device)
+        yield from slots.check_cluster_file(start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scheduler.adapters.cluster_file import read_node_count
+from scheduler.adapters.cluster_config import read_cluster_config
 from scheduler.adapters.gpu import GpuUnavailable, compute_processes
 from scheduler.adapters.machine import Machine, read_machine
 from scheduler.adapters.slot_layout import SlotSpec, lay_out
@@ -50,17 +50,37 @@ def check_cluster(
     yield from _check_alike(slots)
 
 
-def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> Finding:
-    found = len({slot.node for slot in slots})
+def check_cluster_file(folder: Path) -> Iterator[Finding]:
+    """What would go wrong with `ray up cluster.yaml`; nothing where the file is still as shipped, or not there."""
+    path = folder / CLUSTER_FILE
+    if not path.is_file():
+        return
     try:
-        wanted = read_node_count(folder / CLUSTER_FILE)
+        config = read_cluster_config(path)
+    except ArschedError as error:
+        yield note(CLUSTER_FILE, error.message, error.hint)
+        return
+    if not config.is_example:
+        for said in config.problems:
+            yield note(CLUSTER_FILE, said, "mend it before `ray up`")
+
+
+def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> Finding:
+    nodes = {slot.node for slot in slots}
+    said = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {len(slots)} slots"
+    path = folder / CLUSTER_FILE
+    if not path.is_file():
+        return good("cluster", said)
+    try:
+        config = read_cluster_config(path)
     except ArschedError as error:
         return from_error("cluster", error)
-    said = f"{found} node{'s' if found != 1 else ''} with {len(slots)} slots"
-    if wanted is not None and found < wanted:
-        hint = "the missing ones: `ray status` on the head, then their Ray logs"
-        return problem("cluster", f"{said}; {CLUSTER_FILE} names {wanted} nodes", hint)
-    return good("cluster", said)
+    wanted = len(config.addresses)
+    if config.is_example or len(nodes) >= wanted:
+        return good("cluster", said)
+    command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
+    hint = f"log in on a missing one and look what this says: {command}"
+    return problem("cluster", f"{said}; {CLUSTER_FILE} names {wanted} nodes", hint)
 
 
 def _check_slot(slot: Slot, patient: Patient) -> Finding:
