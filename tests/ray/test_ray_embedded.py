@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,8 @@ class Driver:
         for pid in [self.process.pid, *self.family]:
             kill_quietly(pid)
         self.process.communicate()
+        wait_until(lambda: not any(self.tmp.glob("arsched-ray-*")))
+        shutil.rmtree(self.tmp)
 
 
 @pytest.fixture
