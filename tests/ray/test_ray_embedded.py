@@ -54,8 +54,8 @@ class Driver:
         for pid in [self.process.pid, *self.family]:
             kill_quietly(pid)
         self.process.communicate()
-        wait_until(lambda: not any(self.tmp.glob("arsched-ray-*")))
-        shutil.rmtree(self.tmp)
+        wait_until(lambda: not self.left())
+        shutil.rmtree(self.tmp, ignore_errors=True)
 
 
 @pytest.fixture
