@@ -13,7 +13,7 @@ from scheduler.app.queue.pools import Connect, PoolOptions, connect_ray
 class Pace:
     """Seconds between two rounds of the loop, between decisions without news, and between two live files."""
 
-    round_s: float = 0.2
+    round_s: float = 0.1
     decide_s: float = 2.0
     tell_s: float = 1.0
     no_slot_s: float = 600.0  # how long a lab that has work waits for a usable slot to come back
