@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -17,13 +15,6 @@ LENGTH, HEAD_DIM = 256, 64
 CASES = [(256, 4, 4), (128, 4, 4), (128, 4, 2), (64, 4, 1)]  # window, heads, kv heads
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cuda() -> Iterator[None]:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    yield
-
-
 @pytest.fixture(scope="module", params=sorted(KERNELS))
 def kernel(request):
     capability = torch.cuda.get_device_capability()
@@ -35,6 +26,8 @@ def kernel(request):
         try:
             load_fa3()
         except Exception as problem:  # not prefetched here, or built for another GPU
+            if capability == (9, 0):
+                raise  # what it was made for: a lab there counts on it
             pytest.skip(f"no Flash Attention 3: {problem}")
     return KERNELS[request.param]
 

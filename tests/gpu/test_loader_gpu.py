@@ -44,8 +44,6 @@ class FakeSession:
 
 @pytest.fixture(params=[8192, 65_536])
 def here(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSession]:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     rows = np.random.default_rng(1).integers(request.param, size=(ROWS, T + 1), dtype=np.uint16)
     rows[:256].tofile(tmp_path / "val.u16")
     contract = SimpleNamespace(name="gpu", device="cuda", sequence_length=T, vocab_size=request.param)

@@ -16,8 +16,6 @@ ROWS, LENGTH, VOCAB = 8, 256, 512
 
 @pytest.fixture
 def train(monkeypatch):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     yield from load_train(monkeypatch, contract="standard")
 
 
