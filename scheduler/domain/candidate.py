@@ -18,6 +18,7 @@ class CandidateState(StrEnum):
     BASELINE = "baseline"  # the current baseline
     PROMOTED = "promoted"  # was the baseline; a later one took its place
     DISCARDED = "discarded"  # measured, not better
+    SHELVED = "shelved"  # measured well and not promoted: its patch is kept for a union or a port
     FAILED = "failed"  # no valid score: crash, invalid, timeout
     CANCELLED = "cancelled"
 
@@ -26,9 +27,28 @@ class CandidateState(StrEnum):
         return self in (CandidateState.OPEN, CandidateState.CONTENDER)
 
 
+class Origin(StrEnum):
+    """Who made a candidate: `init`, a person or an outside agent, a search's proposer, or the scheduler by a merge."""
+
+    BASELINE = "baseline"
+    SUBMITTED = "submitted"
+    PROPOSED = "proposed"
+    UNION = "union"  # the patches of several candidates on the current baseline
+    PORT = "port"  # one candidate's patch on a newer baseline than its own
+
+    @property
+    def merged(self) -> bool:
+        return self in (Origin.UNION, Origin.PORT)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One submitted train.py. `id` is like "c0007"; `base_id` is the baseline it was made from (None: the first)."""
+    """One submitted train.py. `id` is like "c0007"; `base_id` is the baseline it was made from (None: the first).
+
+    `hypothesis` is why its author expects a gain, `theme` a word for the kind of change, `proposer` the name of the
+    proposer that made it, `round` a label for one batch of ideas; all are said, not checked, and may be empty.
+    `code_lines` counts the lines that hold code.
+    """
 
     id: str
     tag: str
@@ -41,6 +61,12 @@ class Candidate:
     author: str
     submitted_at: float
     state: CandidateState
+    origin: Origin = Origin.SUBMITTED
+    proposer: str = ""
+    hypothesis: str = ""
+    theme: str = ""
+    round: int | None = None
+    code_lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +82,8 @@ class Standing:
     failed_runs: int = 0
     suspect_scores: int = 0
     failure: str = ""  # status and reason of the last failed run
+    origin: Origin = Origin.SUBMITTED
+    code_lines: int = 0  # lines that hold code; 0 = not counted
 
     @property
     def n(self) -> int:

@@ -21,12 +21,31 @@ class GateSettings:
     baseline_runs: int = 2
     max_repeat_share: float = 0.5  # of all slots
     prior_df: float = 4.0  # weight of the contract's noise prior, degrees of freedom
+    combine: bool = True  # whether runners-up, near-misses and late candidates are merged onto the new baseline
+    combine_from: float = 0.50  # a contender left by a promotion goes into the union
+    shelve_from: float = 0.65  # a dropped candidate is kept as a near-miss
+    max_union_share: float = 0.25  # of all slots, for unions of near-misses
+    max_parts: int = 4  # patches in a union of near-misses
+    max_ports: int = 2  # how often one patch is merged onto a newer baseline
+    max_halvings: int = 2  # of a union that failed
+    simpler_margin: float = 0.5  # in σ: a removal may be this much worse
 
 
 PRESETS = {
     "default": GateSettings(),
     "bold": GateSettings("bold", promote_now=0.90, repeat_from=0.70, promote=0.70),
     "strict": GateSettings("strict", promote_now=0.98, repeat_from=0.80, promote=0.95),
+    "greedy": GateSettings(
+        "greedy",
+        promote_now=0.50,
+        repeat_from=0.50,
+        promote=0.50,
+        max_runs=1,
+        first_baseline_runs=1,
+        baseline_runs=1,
+        combine=False,
+        simpler_margin=0.0,
+    ),
 }
 
 
@@ -91,12 +110,41 @@ class Retry:
     reason: str
 
 
-Decision = Promote | Replicate | Discard | MeasureBaseline | Retry
+@dataclass(frozen=True, slots=True)
+class Shelve:
+    """Not promoted, but worth keeping: `effect` is against the baseline it was made from."""
+
+    candidate_id: str
+    base_id: str
+    effect: Effect
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Merge the patches of `parts`, the best first, onto the baseline: a new candidate that has to win like any other.
+
+    One part is a port. `predicted` is the sum of the parts' shrunken effects in bpb; `halving` counts the failed
+    unions it is a half of. The undecided among the parts are shelved by it.
+    """
+
+    base_id: str
+    parts: tuple[str, ...]
+    halving: int
+    predicted: float
+    reason: str
+
+
+Decision = Promote | Replicate | Discard | MeasureBaseline | Retry | Shelve | Combine
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """A decision with all it was taken from: judging `candidate` against `base` again gives the same."""
+    """A decision with all it was taken from: judging `candidate` against `base` again gives the same.
+
+    `base` is the baseline of that moment; `own_base` the older one the candidate was made from, None where it is the
+    same.
+    """
 
     decided_at: float
     decision: Decision
@@ -105,6 +153,7 @@ class DecisionRecord:
     noise: Noise
     gates: GateSettings
     sentence: str
+    own_base: Standing | None = None
 
     @property
     def kind(self) -> str:
@@ -118,6 +167,8 @@ KINDS: dict[type, str] = {
     Discard: "discard",
     MeasureBaseline: "measure-baseline",
     Retry: "retry",
+    Shelve: "shelve",
+    Combine: "combine",
 }
 
 

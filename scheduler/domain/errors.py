@@ -7,6 +7,7 @@
     ├── LedgerProblem                exit 1   the ledger is locked, newer than this program, or unreadable
     ├── CacheProblem                 exit 1   the contract's cache is missing or is another one
     ├── PoolProblem                  exit 1   no slot can run this, or Ray cannot be reached
+    ├── ProposerProblem              exit 1   a source of ideas cannot be started
     ├── CandidateRejected            exit 3   a candidate breaks a rule of the game
     └── NotYet                       exit 3   the answer is no: a run failed, a wait ran out
 
@@ -48,6 +49,10 @@ class CacheProblem(ArschedError):
 
 
 class PoolProblem(ArschedError):
+    pass
+
+
+class ProposerProblem(ArschedError):
     pass
 
 

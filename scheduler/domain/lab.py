@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import GateSettings
+from scheduler.domain.merge import Merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,22 @@ class Lab:
     noise_prior_bpb: float
     gates: GateSettings
     created_at: float
+    paused_at: float | None = None  # while set, nothing new is placed and no idea is asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Every candidate of a lab with its scores. The current baseline is one of `standings`."""
+    """Every candidate of a lab with its scores. The current baseline is one of `standings`.
+
+    `merges` are all unions and ports there have been, the failed included, oldest first.
+    """
 
     baseline_id: str
     first_baseline: bool
     standings: tuple[Standing, ...]
     noise_prior_bpb: float
     gates: GateSettings
+    merges: tuple[Merge, ...] = ()
 
     @property
     def baseline(self) -> Standing:

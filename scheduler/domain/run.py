@@ -22,6 +22,8 @@ class RunKind(StrEnum):
     BASELINE = "baseline"  # measures the current baseline
     NEW = "new"  # a candidate's first run
     REPEAT = "repeat"  # another seed for a contender
+    UNION = "union"  # first run of a candidate the scheduler merged
+    CLAIM = "claim"  # first or last baseline at a search's end; counts for the claim alone, never for a decision
 
 
 @dataclass(frozen=True, slots=True)
