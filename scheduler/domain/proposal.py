@@ -89,7 +89,7 @@ class Proposer(Protocol):
     capacity: int  # asks it works on at a time
 
     def ask(self, ask: Ask) -> None:
-        """Begin one idea. Called with at most `capacity` asks open. Raises ProposerProblem when it cannot even begin."""
+        """Begin one idea. At most `capacity` asks are open at a time. Raises ProposerProblem when it cannot begin."""
 
     def poll(self) -> tuple[Answer, ...]:
         """Answers since the last poll: exactly one for every ask, sooner or later."""

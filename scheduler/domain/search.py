@@ -1,4 +1,4 @@
-"""A search: ideas, runs and promotions under one budget, with its settings, so that a restart continues the same one."""
+"""A search: ideas, runs and promotions under one budget, with its settings, so that a restart continues it."""
 
 from __future__ import annotations
 
