@@ -25,6 +25,7 @@ class Labs:
             if self._row(lab.tag):
                 raise LabProblem(f"lab {lab.tag!r} exists", f"go on with it (--tag {lab.tag}), or choose another tag")
             columns = asdict(lab) | {"gates": gates_text(lab.gates)}
+            del columns["paused_at"]  # a lab begins unpaused
             self._database.insert("lab", **columns)
             self._events.write(lab.tag, SUBJECT, "", "created", f"contract {lab.contract_name}")
             self.set_current(lab.tag)
@@ -75,5 +76,5 @@ def parse_gates(text: str) -> GateSettings:
 
 
 def _lab(row: Any) -> Lab:
-    values = {field.name: row[field.name] for field in fields(Lab)}
+    values = {field.name: row[field.name] for field in fields(Lab) if field.name in row.keys()}
     return Lab(**(values | {"gates": parse_gates(row["gates"])}))
