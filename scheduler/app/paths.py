@@ -1,6 +1,7 @@
 """Every path of a lab below its repository; no path is put together anywhere else.
 
-    <repo>/.arsched/ledger.db · scheduler.lock · submit.lock · live.json · contract.json · runs/<run>.<attempt>/
+    <repo>/.arsched/ledger.db · scheduler.lock · submit.lock · live.json · stop · contract.json
+    <repo>/.arsched/runs/<run>.<attempt>/ · proposals/
     <repo>/candidates/<name>/   <repo>/report/
 
 Names only: nothing here is read or made.
@@ -35,6 +36,16 @@ class LabPaths:
     def submit_lock(self) -> Path:
         """Held while candidates are checked and queued, so that two submits cannot both be the first."""
         return self.state / "submit.lock"
+
+    @property
+    def stop(self) -> Path:
+        """Made by anyone who wants a search to end as by Ctrl-C: `touch .arsched/stop`."""
+        return self.state / "stop"
+
+    @property
+    def proposals(self) -> Path:
+        """What proposers write: worktrees and scratch files."""
+        return self.state / "proposals"
 
     @property
     def live(self) -> Path:

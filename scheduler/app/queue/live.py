@@ -36,7 +36,10 @@ class LiveSlot:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """`at` is when it was written (seconds since the epoch), `pool` what makes the scores comparable."""
+    """`at` is when it was written (seconds since the epoch), `pool` what makes the scores comparable.
+
+    `search` is the number of the search that is on (0: none), `note` what it does beside the slots.
+    """
 
     at: float
     pid: int
@@ -45,6 +48,8 @@ class Live:
     queued: int
     stopping: bool
     slots: tuple[LiveSlot, ...]
+    note: str = ""
+    search: int = 0
 
 
 def write_live(path: Path, live: Live) -> None:

@@ -2,7 +2,8 @@
 
     collect   reports of the slots -> results in the ledger, or runs back in the queue
     decide    the board -> promotions, repeats, discards
-    place     queued runs -> free slots
+    step      a search, where one is on -> new candidates in the queue
+    place     queued runs -> free slots, unless the lab is paused
     tell      what the slots do -> the screen and the live file
 
 Each step is a room of its own; this file is their order and their pace. Nothing is remembered here that a crash
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 
 from scheduler.app.queue.collect import Collector, held_runs
+from scheduler.app.queue.companion import Companion, Nobody
 from scheduler.app.queue.deciding import decide_all, next_decision
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.live import Live, write_live
@@ -29,7 +31,16 @@ from scheduler.domain.errors import PoolProblem
 class Loop:
     """Runs one lab on one pool. `run` once."""
 
-    def __init__(self, space: Workspace, joined: Joined, screen: Screen, interrupt: Interrupt, means: Means) -> None:
+    def __init__(
+        self,
+        space: Workspace,
+        joined: Joined,
+        screen: Screen,
+        interrupt: Interrupt,
+        means: Means,
+        companion: Companion | None = None,
+    ) -> None:
+        self._companion = companion or Nobody()
         self._space, self._pool, self._screen, self._interrupt = space, joined.pool, screen, interrupt
         self._clock, self._sleep, self._pace = means.clock, means.sleep, means.pace
         self._collector = Collector(space, joined, means.clock, screen.say, means.patience)
@@ -37,9 +48,10 @@ class Loop:
         self._decide_due = self._tell_due = float("-inf")
         self._lost_slots_at: float | None = None
         self._said_level = 0
+        self.paused = False
 
     def run(self) -> None:
-        """Returns when nothing is left to do, or after Ctrl-C when what was asked for is done.
+        """Returns when nothing is left to do or the lab is paused, or after Ctrl-C when what was asked for is done.
 
         Raises PoolProblem when no slot can run the lab, LabProblem when its baseline gets no score or the disk refuses.
         """
@@ -62,17 +74,30 @@ class Loop:
         if changed or self._clock() >= self._decide_due:
             decide_all(self._space, self._screen.say)
             self._decide_due = self._clock() + self._pace.decide_s
-        if not self._interrupt.finishing:
-            self._placer.place()
+        self._heed_pause()
+        self._companion.step(len(self._placer.usable()), paused=self.paused)
+        if not self._interrupt.finishing and not self.paused:
+            self._placer.place(self._companion.placeable)
             self._mind_lost_slots()
         self._tell_interrupt()
         self._tell()
+
+    def _heed_pause(self) -> None:
+        paused = self._space.ledger.labs.get(self._space.tag).paused_at is not None
+        if paused != self.paused:
+            self.paused = paused
+            said = "paused: what runs is finished, nothing new begins; go on with: arsched resume"
+            self._screen.say(said if paused else "resumed")
 
     def _is_over(self) -> bool:
         if held_runs(self._space):
             return False
         if self._interrupt.finishing:
             return True
+        if self.paused:
+            return not self._companion.is_busy()
+        if self._companion.wants_more():
+            return False
         self._decide_due = float("-inf")
         return not self._space.ledger.runs.queued(self._space.tag) and next_decision(self._space) is None
 
@@ -96,8 +121,17 @@ class Loop:
         self._tell_due = now + self._pace.tell_s
         slots = describe_slots(self._space, self._pool.slots(), self._placer.pool_name, self._collector.progress)
         queued = len(self._space.ledger.runs.queued(self._space.tag))
-        stopping = self._interrupt.finishing
-        live = Live(now, os.getpid(), self._space.tag, self._placer.pool_name, queued, stopping, slots)
+        live = Live(
+            at=now,
+            pid=os.getpid(),
+            tag=self._space.tag,
+            pool=self._placer.pool_name,
+            queued=queued,
+            stopping=self._interrupt.finishing,
+            slots=slots,
+            note=self._companion.note(),
+            search=self._companion.search,
+        )
         write_live(self._space.paths.live, live)
         self._screen.show(live)
 

@@ -13,7 +13,7 @@ from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.result import Scored
-from scheduler.domain.run import Finished, Run, Running
+from scheduler.domain.run import Finished, Run, RunKind, Running
 from scheduler.domain.slot import Pool, RunOrder, Slot
 from scheduler.policy.dispatch import order_runs
 
@@ -40,20 +40,38 @@ class Placer:
         self._name_strangers(healthy)
         return tuple(slot for slot in healthy if slot.pool == self.pool_name)
 
-    def place(self) -> int:
-        """Start as many queued runs as there are free slots. Returns how many. Raises PoolProblem, LedgerProblem."""
+    def place(self, placeable: Callable[[Sequence[Run]], Sequence[Run]] = lambda queued: queued) -> int:
+        """Start as many of the placeable queued runs as there are free slots. Returns how many.
+
+        Raises PoolProblem, LedgerProblem.
+        """
         usable = self.usable()
         running = self._space.ledger.runs.running(self._space.tag)
         taken = {run.state.slot_id for run in running if isinstance(run.state, Running)}
         free = [slot for slot in usable if slot.id not in taken and not self._rests_now(slot.id)]
         if not free:
             return 0
-        queued = self._space.ledger.runs.queued(self._space.tag)
+        queued = placeable(self._space.ledger.runs.queued(self._space.tag))
         if not queued:
             return 0
+        pairs = self._pair(queued, running, free, len(usable))
+        return sum(self._start(run, slot) for run, slot in pairs)
+
+    def _pair(
+        self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: int
+    ) -> list[tuple[Run, Slot]]:
+        """Which run goes onto which free slot: a claim's runs onto what the others leave, alternating on each slot."""
         board = self._space.ledger.board(self._space.tag)
-        chosen = order_runs(queued, running, len(usable), board)
-        return sum(self._start(run, slot) for run, slot in zip(chosen, free, strict=False))
+        others = [run for run in queued if run.kind is not RunKind.CLAIM]
+        pairs = list(zip(order_runs(others, running, usable, board), free, strict=False))
+        claims, left = [run for run in queued if run.kind is RunKind.CLAIM], free[len(pairs) :]
+        if claims and left:
+            from scheduler.policy.dispatch import pair_claims  # type: ignore[attr-defined]
+
+            slots = {slot.id: slot for slot in left}
+            paired = pair_claims(claims, tuple(slots), claims_begun(self._space))
+            pairs += [(run, slots[slot_id]) for run, slot_id in paired]
+        return pairs
 
     def _start(self, run: Run, slot: Slot) -> bool:
         runs = self._space.ledger.runs
@@ -143,6 +161,12 @@ def most_common_pool(slots: Sequence[Slot]) -> str:
     """The pool most slots are of, the first by name among equals; "" without slots."""
     counts = Counter(slot.pool for slot in slots)
     return min(counts, key=lambda pool: (-counts[pool], pool), default="")
+
+
+def claims_begun(space: Workspace) -> tuple[Run, ...]:
+    """Claim runs that hold or held a slot, oldest first."""
+    runs = space.ledger.runs.list(space.tag)
+    return tuple(run for run in runs if run.kind is RunKind.CLAIM and isinstance(run.state, Running | Finished))
 
 
 def first_score(space: Workspace) -> Run | None:
