@@ -154,6 +154,7 @@ class DecisionRecord:
     gates: GateSettings
     sentence: str
     own_base: Standing | None = None
+    result_mark: int = 0  # number of the last result there was: noise and scores are those of results up to it
 
     @property
     def kind(self) -> str:

@@ -39,7 +39,7 @@ def applied(path: Path) -> list[tuple[int, str]]:
 
 def test_a_new_ledger_has_every_migration_on_record(path: Path) -> None:
     open_ledger(path).close()
-    assert applied(path) == [(1, "m001_runs"), (2, "m002_decisions")]
+    assert applied(path) == [(1, "m001_runs"), (2, "m002_decisions"), (3, "m003_search")]
 
 
 def test_a_commit_outlives_a_power_cut_and_references_are_checked(path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_ledger_of_schema_1_opens_and_goes_on(path: Path) -> None:
         ledger.decisions.apply("old", promote, noise=NOISE, sentence="promoted", commit="f" * 40)
         assert ledger.board("old").baseline_id == "c0003"
     assert broken_invariants(path) == []
-    assert [number for number, _ in applied(path)] == [1, 2]
+    assert [number for number, _ in applied(path)] == [1, 2, 3]
 
 
 def test_an_old_ledger_brought_up_is_as_a_new_one(path: Path, tmp_path: Path) -> None:
@@ -92,27 +92,27 @@ def test_a_migration_that_fails_halfway_leaves_the_ledger_as_it_was(path: Path) 
         start_lab(ledger)
     before = schema_of(path)
 
-    def m003_breaks(database: Database) -> None:
+    def m004_breaks(database: Database) -> None:
         database.execute("ALTER TABLE lab ADD COLUMN extra TEXT NOT NULL DEFAULT ''")
         database.execute("DELETE FROM result")
         database.execute("CREATE TABLE lab (tag TEXT)")
 
     with closing(Database(path)) as database, pytest.raises(LedgerProblem, match="already exists"):
-        migrate(database, 1.0, (*MIGRATIONS, m003_breaks))
+        migrate(database, 1.0, (*MIGRATIONS, m004_breaks))
     assert schema_of(path) == before
     with open_ledger(path) as ledger:
         assert len(ledger.runs.list("t")) == 3
 
 
 def test_a_ledger_of_a_newer_arsched_is_refused_and_left_alone(path: Path) -> None:
-    def m003_future(database: Database) -> None:
+    def m004_future(database: Database) -> None:
         database.execute("CREATE TABLE shelf (candidate INTEGER)")
 
     open_ledger(path).close()
     with closing(Database(path)) as database:
-        migrate(database, 1.0, (*MIGRATIONS, m003_future))
+        migrate(database, 1.0, (*MIGRATIONS, m004_future))
     before = schema_of(path)
-    with pytest.raises(LedgerProblem, match="schema 3, this arsched knows up to 2") as problem:
+    with pytest.raises(LedgerProblem, match="schema 4, this arsched knows up to 3") as problem:
         open_ledger(path)
     assert "update arsched" in problem.value.hint
     assert schema_of(path) == before

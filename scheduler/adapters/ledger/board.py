@@ -1,7 +1,8 @@
-"""The lab as the policies see it: every candidate's scores, read in two queries.
+"""The lab as the policies see it: every candidate's scores, read in three queries.
 
 Scores are compared within one pool only (device model, driver, contract, cache): the pool of the baseline's first
-score. A score from another pool counts as a failed run that says so.
+score. A score from another pool counts as a failed run that says so. Runs of a claim are not
+here: they were not what anything was decided on.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from typing import Any
 
 from scheduler.adapters.ledger.db import Database
 from scheduler.adapters.ledger.ids import candidate_id
-from scheduler.domain.candidate import CandidateState, Standing
+from scheduler.adapters.ledger.merges import read_merges
+from scheduler.domain.candidate import CandidateState, Origin, Standing
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Board, Lab
 
-_CANDIDATES = "SELECT number, name, base, state FROM candidate WHERE tag = ? ORDER BY number"
+_CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate WHERE tag = ? ORDER BY number"
 
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.family, result.status, result.reason, result.val_bpb, result.suspect
 FROM run LEFT JOIN result ON result.run = run.number
-WHERE run.tag = ? ORDER BY result.number, run.number
+WHERE run.tag = ? AND run.kind != 'claim' ORDER BY result.number, run.number
 """
 
 
@@ -30,6 +32,7 @@ def read_board(database: Database, lab: Lab) -> Board:
     with database.snapshot():
         candidates = database.all(_CANDIDATES, lab.tag)
         runs = database.all(_RUNS, lab.tag)
+        merges = read_merges(database, lab.tag)
     baseline = next((row for row in candidates if row["state"] == CandidateState.BASELINE), None)
     if baseline is None:
         raise LabProblem(f"lab {lab.tag!r} has no baseline", f"finish its setup: arsched init --tag {lab.tag}")
@@ -43,6 +46,7 @@ def read_board(database: Database, lab: Lab) -> Board:
         standings=tuple(_standing(row, runs_of[row["number"]], pool) for row in candidates),
         noise_prior_bpb=lab.noise_prior_bpb,
         gates=lab.gates,
+        merges=merges,
     )
 
 
@@ -60,6 +64,8 @@ def _standing(row: Any, runs: Sequence[Any], pool: str | None) -> Standing:
         failed_runs=len(failed),
         suspect_scores=sum(bool(run["suspect"]) for run in scored),
         failure=_failure(failed[-1], pool) if failed else "",
+        origin=Origin(row["origin"]),
+        code_lines=row["code_lines"],
     )
 
 

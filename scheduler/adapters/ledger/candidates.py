@@ -10,7 +10,7 @@ from scheduler.adapters.ledger.events import Events
 from scheduler.adapters.ledger.ids import candidate_id, is_reserved, number_of, unknown
 from scheduler.adapters.ledger.rows import parse_candidate
 from scheduler.adapters.ledger.runs import Runs
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.errors import CandidateRejected, LedgerProblem, UsageProblem
 from scheduler.domain.run import Run, RunKind, Running
 
@@ -34,6 +34,12 @@ class Candidates:
         kind: RunKind,
         runs: int = 1,
         state: CandidateState = CandidateState.OPEN,
+        origin: Origin = Origin.SUBMITTED,
+        proposer: str = "",
+        hypothesis: str = "",
+        theme: str = "",
+        round: int | None = None,
+        code_lines: int = 0,
     ) -> Candidate:
         """Add a candidate, its source and `runs` queued runs, all or nothing.
 
@@ -56,6 +62,12 @@ class Candidates:
                 author=author,
                 submitted_at=self._clock(),
                 state=state.value,
+                origin=origin.value,
+                proposer=proposer,
+                hypothesis=hypothesis,
+                theme=theme,
+                round=round,
+                code_lines=code_lines,
             )
             self._database.insert("source", candidate=number, train_py=train_py)
             self._events.write(tag, candidate_id(number), "", state.value, title)

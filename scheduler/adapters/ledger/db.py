@@ -85,6 +85,15 @@ class Database:
                 self._connection.rollback()
             raise
 
+    @contextmanager
+    def references_unchecked(self) -> Iterator[None]:
+        """For a change of schema that rebuilds tables others refer to; begin its transaction inside, check there."""
+        self.execute("PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            self.execute("PRAGMA foreign_keys = ON")
+
     def _prepare(self) -> None:
         self._connection.row_factory = sqlite3.Row
         self._use_write_ahead_log()

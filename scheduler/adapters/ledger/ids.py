@@ -1,4 +1,7 @@
-"""The ids people read ("c0007", "r0012") and the row numbers behind them; what was meant by one that is unknown."""
+"""The ids people read ("c0007", "r0012", "s0001", "p0003") and the row numbers behind them.
+
+Also what was probably meant by one that is unknown.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterable
 
 from scheduler.domain.errors import UsageProblem
 
-_ID = re.compile(r"[cr]0*([1-9][0-9]{0,17})")
+_ID = re.compile(r"[crsp]0*([1-9][0-9]{0,17})")
 
 
 def candidate_id(number: int) -> str:
@@ -19,6 +22,14 @@ def run_id(number: int) -> str:
     return f"r{number:04d}"
 
 
+def search_id(number: int) -> str:
+    return f"s{number:04d}"
+
+
+def proposal_id(number: int) -> str:
+    return f"p{number:04d}"
+
+
 def number_of(ref: str, letter: str) -> int | None:
     """Row number of an id with this letter ("c7" and "c0007" are the same), or None when it is not one."""
     found = _ID.fullmatch(ref)
@@ -27,7 +38,7 @@ def number_of(ref: str, letter: str) -> int | None:
 
 def is_reserved(name: str) -> bool:
     """A candidate of such a name could not be told from an id."""
-    return name == "last" or _ID.fullmatch(name) is not None
+    return name == "last" or number_of(name, "c") is not None or number_of(name, "r") is not None
 
 
 def unknown(what: str, ref: str, tag: str, known: Iterable[str]) -> UsageProblem:

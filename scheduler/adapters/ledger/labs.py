@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
 from scheduler.adapters.ledger.db import Database
 from scheduler.adapters.ledger.events import Events
+from scheduler.adapters.ledger.rows import known_fields
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab
@@ -16,8 +18,8 @@ SUBJECT = "lab"
 
 
 class Labs:
-    def __init__(self, database: Database, events: Events) -> None:
-        self._database, self._events = database, events
+    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        self._database, self._events, self._clock = database, events, clock
 
     def create(self, lab: Lab) -> None:
         """Add a lab and make it the current one. Raises LabProblem when the tag is taken."""
@@ -25,7 +27,6 @@ class Labs:
             if self._row(lab.tag):
                 raise LabProblem(f"lab {lab.tag!r} exists", f"go on with it (--tag {lab.tag}), or choose another tag")
             columns = asdict(lab) | {"gates": gates_text(lab.gates)}
-            del columns["paused_at"]  # a lab begins unpaused
             self._database.insert("lab", **columns)
             self._events.write(lab.tag, SUBJECT, "", "created", f"contract {lab.contract_name}")
             self.set_current(lab.tag)
@@ -61,6 +62,22 @@ class Labs:
             self._database.execute("UPDATE lab SET gates = ? WHERE tag = ?", gates_text(gates), tag)
             self._events.write(tag, SUBJECT, before.name, gates.name, f"gates {gates_text(gates)}")
 
+    def pause(self, tag: str, reason: str) -> bool:
+        """From here on nothing new is placed and no idea asked for. False when it is paused already."""
+        return self._set_paused(tag, self._clock(), "paused", reason)
+
+    def resume(self, tag: str) -> bool:
+        """False when it is not paused."""
+        return self._set_paused(tag, None, "resumed", "")
+
+    def _set_paused(self, tag: str, paused_at: float | None, to: str, reason: str) -> bool:
+        with self._database.transaction():
+            if (self.get(tag).paused_at is None) == (paused_at is None):
+                return False
+            self._database.execute("UPDATE lab SET paused_at = ? WHERE tag = ?", paused_at, tag)
+            self._events.write(tag, SUBJECT, "", to, reason)
+            return True
+
     def _row(self, tag: str) -> Any:
         return self._database.one("SELECT * FROM lab WHERE tag = ?", tag)
 
@@ -71,10 +88,9 @@ def gates_text(gates: GateSettings) -> str:
 
 def parse_gates(text: str) -> GateSettings:
     """Settings an older program did not know take their default, ones this program does not know are left out."""
-    known = {field.name for field in fields(GateSettings)}
-    return GateSettings(**{name: value for name, value in json.loads(text).items() if name in known})
+    return GateSettings(**known_fields(GateSettings, json.loads(text)))
 
 
 def _lab(row: Any) -> Lab:
-    values = {field.name: row[field.name] for field in fields(Lab) if field.name in row.keys()}
+    values = {field.name: row[field.name] for field in fields(Lab)}
     return Lab(**(values | {"gates": parse_gates(row["gates"])}))

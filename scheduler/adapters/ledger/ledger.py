@@ -14,12 +14,16 @@ from types import TracebackType
 
 from scheduler.adapters.ledger.board import read_board
 from scheduler.adapters.ledger.candidates import Candidates
+from scheduler.adapters.ledger.claims import Claims
 from scheduler.adapters.ledger.db import BUSY_TIMEOUT_S, Database
 from scheduler.adapters.ledger.decisions import Decisions
 from scheduler.adapters.ledger.events import Events
 from scheduler.adapters.ledger.labs import Labs
+from scheduler.adapters.ledger.merges import Merges
 from scheduler.adapters.ledger.migrations import migrate
+from scheduler.adapters.ledger.proposals import Proposals
 from scheduler.adapters.ledger.runs import Runs
+from scheduler.adapters.ledger.searches import Searches
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.lab import Board
 
@@ -30,10 +34,14 @@ class Ledger:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self.events = Events(database, clock)
-        self.labs = Labs(database, self.events)
+        self.labs = Labs(database, self.events, clock)
         self.runs = Runs(database, self.events, clock)
         self.candidates = Candidates(database, self.events, self.runs, clock)
         self.decisions = Decisions(database, self.labs, self.candidates, self.runs, clock)
+        self.merges = Merges(database)
+        self.searches = Searches(database, self.events, clock)
+        self.proposals = Proposals(database, self.events, clock)
+        self.claims = Claims(database, self.events, clock)
 
     @classmethod
     def open(
@@ -62,6 +70,10 @@ class Ledger:
     def snapshot(self) -> AbstractContextManager[None]:
         """Inside it every read is of the same moment, whatever other processes write. For readers only."""
         return self._database.snapshot()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Several changes as one: all of them happen or none. Keep it short: it locks other writers out."""
+        return self._database.transaction()
 
     def close(self) -> None:
         self._database.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from scheduler.adapters.ledger.ids import candidate_id, run_id
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.result import Failed, Infra, Result, ResultError, Scored, Verdict, parse_result
 from scheduler.domain.run import Attempt, Cancelled, Finished, Queued, Run, RunKind, Running, RunState
@@ -21,6 +23,12 @@ LEFT JOIN result ON result.run = run.number
 """
 
 
+def known_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values a dataclass of today knows: what a later program wrote beside them is left out."""
+    known = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in known}
+
+
 def parse_candidate(row: Any) -> Candidate:
     return Candidate(
         id=candidate_id(row["number"]),
@@ -34,6 +42,12 @@ def parse_candidate(row: Any) -> Candidate:
         author=row["author"],
         submitted_at=row["submitted_at"],
         state=CandidateState(row["state"]),
+        origin=Origin(row["origin"]),
+        proposer=row["proposer"],
+        hypothesis=row["hypothesis"],
+        theme=row["theme"],
+        round=row["round"],
+        code_lines=row["code_lines"],
     )
 
 

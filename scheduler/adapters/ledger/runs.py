@@ -62,6 +62,10 @@ class Runs:
         condition = "run.tag = ? AND run.state = 'running' AND attempt.expires_at <= ? ORDER BY run.number"
         return self._parsed(condition, tag, now)
 
+    def last_result(self) -> int:
+        """Number of the latest result of any lab, 0 before the first: results up to it are known by now."""
+        return int(self._database.one("SELECT coalesce(max(number), 0) FROM result")[0])
+
     def attempts(self, ref: str) -> tuple[Attempt, ...]:
         rows = self._database.all("SELECT * FROM attempt WHERE run = ? ORDER BY number", number_of(ref, "r"))
         return tuple(map(parse_attempt, rows))

@@ -1,0 +1,37 @@
+"""Merges as they were made, read back. They are written with the decision that called for them, and never change."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scheduler.adapters.ledger.db import Database
+from scheduler.adapters.ledger.ids import candidate_id
+from scheduler.domain.merge import Merge
+
+
+class Merges:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self, tag: str) -> tuple[Merge, ...]:
+        """All of a lab, those that gave no program included, oldest first."""
+        return read_merges(self._database, tag)
+
+
+def read_merges(database: Database, tag: str) -> tuple[Merge, ...]:
+    rows = database.all("SELECT * FROM merge WHERE tag = ? ORDER BY number", tag)
+    return tuple(map(_parse_merge, rows))
+
+
+def _parse_merge(row: Any) -> Merge:
+    return Merge(
+        number=row["number"],
+        base_id=candidate_id(row["base"]),
+        parts=tuple(json.loads(row["parts"])),
+        merged=tuple(json.loads(row["merged"])),
+        candidate_id=None if row["candidate"] is None else candidate_id(row["candidate"]),
+        halving=row["halving"],
+        predicted=row["predicted"],
+        problem=row["problem"],
+    )
