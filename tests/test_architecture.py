@@ -125,7 +125,11 @@ def git_outside_its_adapter(i: Import) -> bool:
 
 
 def adapters_look_upwards(i: Import) -> bool:
-    return inside(i.module, "scheduler.adapters") and inside(i.target, "scheduler.app", "scheduler.policy")
+    # Proposers write candidates, so they need the pure tools that read and rewrite one.
+    above = (
+        ["scheduler.app"] if inside(i.module, "scheduler.adapters.proposers") else ["scheduler.app", "scheduler.policy"]
+    )
+    return inside(i.module, "scheduler.adapters") and inside(i.target, *above)
 
 
 def reading_side_acts(i: Import) -> bool:
@@ -158,6 +162,8 @@ RULES = [
     (sqlite_outside_the_ledger, "scheduler.app.queue.loop", "import sqlite3"),
     (git_outside_its_adapter, "scheduler.app.queue.loop", "from git import Repo"),
     (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.app.queue import loop"),
+    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.policy import constants"),
+    (adapters_look_upwards, "scheduler.adapters.proposers.tpe", "from scheduler.app.queue import loop"),
     (reading_side_acts, "scheduler.app.views.status", "from scheduler.app.queue.loop import Loop"),
     (judging_needs_more_than_numpy_and_torch, "harness.session", "import yaml"),
     (train_py_knows_the_lab, "train", "import ray"),
