@@ -56,6 +56,10 @@ class Database:
         cursor = self.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())
         return int(cursor.lastrowid or 0)
 
+    def stamp(self) -> tuple[int, int]:
+        """SQLite's own counters: commits by other connections, rows changed by this one."""
+        return int(self.one("PRAGMA data_version")[0]), self._connection.total_changes
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Several reads of one moment, whatever others write meanwhile. Locks nobody out."""

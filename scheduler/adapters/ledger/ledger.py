@@ -24,6 +24,7 @@ from scheduler.adapters.ledger.migrations import migrate
 from scheduler.adapters.ledger.proposals import Proposals
 from scheduler.adapters.ledger.runs import Runs
 from scheduler.adapters.ledger.searches import Searches
+from scheduler.adapters.ledger.tallies import Tallies
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.lab import Board
 
@@ -42,6 +43,7 @@ class Ledger:
         self.searches = Searches(database, self.events, clock)
         self.proposals = Proposals(database, self.events, clock)
         self.claims = Claims(database, self.events, clock)
+        self.tallies = Tallies(database)
 
     @classmethod
     def open(
@@ -66,6 +68,13 @@ class Ledger:
     def board(self, tag: str) -> Board:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
         return read_board(self._database, self.labs.get(tag))
+
+    def stamp(self) -> tuple[int, int]:
+        """Two stamps that are equal mean that nothing was written in between, by this process or another.
+
+        For whoever would else read the same again; not to be taken inside a transaction that may be undone.
+        """
+        return self._database.stamp()
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Inside it every read is of the same moment, whatever other processes write. For readers only."""

@@ -14,10 +14,12 @@ from scheduler.domain.run import Run
 class Companion(Protocol):
     """Asked once a round by whoever runs the queue; none of it blocks for the length of a run."""
 
-    search: int  # its number, for the live file; 0 = none
+    @property
+    def search(self) -> int:
+        """Its number, for the live file; 0 = none."""
 
-    def step(self, slots: int, *, paused: bool) -> None:
-        """After the decisions, before placing. `slots` are usable now."""
+    def step(self, slots: int, *, resting: bool) -> None:
+        """After the decisions, before placing. `slots` are usable now; `resting`: nothing new is to begin."""
 
     def placeable(self, queued: Sequence[Run]) -> Sequence[Run]:
         """The queued runs that may start now."""
@@ -35,9 +37,11 @@ class Companion(Protocol):
 class Nobody:
     """The companion of a queue that is run for its own sake."""
 
-    search = 0
+    @property
+    def search(self) -> int:
+        return 0
 
-    def step(self, slots: int, *, paused: bool) -> None:
+    def step(self, slots: int, *, resting: bool) -> None:
         pass
 
     def placeable(self, queued: Sequence[Run]) -> Sequence[Run]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 
 from scheduler.app.files import write_whole
+from scheduler.app.queue.companion import Companion
 from scheduler.app.queue.deciding import next_decision
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.live import Live, read_live
@@ -29,6 +30,7 @@ LOOK_S = 0.5
 class Ending(Enum):
     DONE = "done"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
 
 
 def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[[], bool]) -> Ending:
@@ -53,6 +55,11 @@ def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[
         turn.release()
 
 
+def is_paused(space: Workspace) -> bool:
+    """Whether somebody paused the lab; what runs is finished all the same."""
+    return space.ledger.labs.get(space.tag).paused_at is not None
+
+
 def has_work(space: Workspace) -> bool:
     """Whether anything is queued, running or to be decided. Raises LabProblem when the baseline is hopeless."""
     runs = space.ledger.runs
@@ -66,12 +73,19 @@ def _who_runs(live: Live, tag: str) -> str:
 
 
 def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
-    _heal(space, screen)
+    heal(space, screen)
     if not has_work(space):
         screen.say("nothing is queued and nothing runs")
         return Ending.DONE
+    return serve(space, screen, means)
+
+
+def serve(space: Workspace, screen: Screen, means: Means, companion: Companion | None = None) -> Ending:
+    """Run the queue in our turn until it is empty and the companion wants no more. Raises what the loop raises."""
+    if is_paused(space) and not space.ledger.runs.running(space.tag):
+        return Ending.PAUSED
     with _joined(space, screen, means) as joined, Interrupt() as interrupt:
-        loop = Loop(space, joined, screen, interrupt, means)
+        loop = Loop(space, joined, screen, interrupt, means, companion)
         try:
             loop.run()
         except ArschedError:
@@ -79,11 +93,16 @@ def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
                 with suppress(ArschedError):  # the first problem is the one to tell
                     loop.stop_all()
             raise
-    return Ending.INTERRUPTED if interrupt.finishing else Ending.DONE
+    if interrupt.finishing:
+        return Ending.INTERRUPTED
+    return Ending.PAUSED if loop.paused else Ending.DONE
 
 
-def _heal(space: Workspace, screen: Screen) -> None:
-    """Finish what a crash left undone after the ledger had it."""
+def heal(space: Workspace, screen: Screen) -> None:
+    """Finish what a crash left undone after the ledger had it; forget a wish to stop that came too late."""
+    if space.paths.stop.exists():
+        space.paths.stop.unlink(missing_ok=True)
+        screen.say(f"note: removed {space.paths.stop}, left behind by an earlier night")
     if not space.paths.contract.exists():
         write_whole(space.paths.contract, space.lab.contract_json)
     try:

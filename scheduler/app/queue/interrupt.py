@@ -31,6 +31,10 @@ class Interrupt:
     def stopping(self) -> bool:
         return self.level >= STOP
 
+    def finish(self) -> None:
+        """What Ctrl-C once asks for, asked for in another way."""
+        self.level = max(FINISH, self.level)
+
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._heard)

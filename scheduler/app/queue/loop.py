@@ -74,13 +74,20 @@ class Loop:
         if changed or self._clock() >= self._decide_due:
             decide_all(self._space, self._screen.say)
             self._decide_due = self._clock() + self._pace.decide_s
+        self._heed_stop_file()
         self._heed_pause()
-        self._companion.step(len(self._placer.usable()), paused=self.paused)
-        if not self._interrupt.finishing and not self.paused:
+        resting = self._interrupt.finishing or self.paused
+        self._companion.step(len(self._placer.usable()), resting=resting)
+        if not resting:
             self._placer.place(self._companion.placeable)
             self._mind_lost_slots()
         self._tell_interrupt()
         self._tell()
+
+    def _heed_stop_file(self) -> None:
+        if self._space.paths.stop.exists():
+            self._space.paths.stop.unlink(missing_ok=True)
+            self._interrupt.finish()
 
     def _heed_pause(self) -> None:
         paused = self._space.ledger.labs.get(self._space.tag).paused_at is not None
