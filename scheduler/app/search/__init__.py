@@ -1,0 +1,1 @@
+"""A search: ideas asked for while runs train, under one budget, until its claim is measured."""

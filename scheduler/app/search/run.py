@@ -1,0 +1,179 @@
+"""Run a lab's search: begin it, or go on with the one that is not over yet, until its claim is on record.
+
+One process at a time runs a lab, and one search at a time is on in a lab; both are found in the ledger, so that a
+killed process is followed by another that continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from scheduler.app.queue.drive import LOOK_S, Ending, heal, is_paused, serve
+from scheduler.app.queue.interrupt import Interrupt
+from scheduler.app.queue.live import read_live
+from scheduler.app.queue.means import Means
+from scheduler.app.queue.progress import Screen, heartbeat
+from scheduler.app.queue.turn import Turn
+from scheduler.app.search.choices import make_proposers
+from scheduler.app.search.night import SearchNight
+from scheduler.app.search.settings import UNION, describe_budget, describe_proposers, extended, fresh
+from scheduler.app.search.supply import Supply
+from scheduler.app.workspace import Workspace
+from scheduler.domain.errors import LabProblem
+from scheduler.domain.proposal import Proposer
+from scheduler.domain.search import Budget, Search, SearchSettings, SearchState
+
+LEFT = "its scheduler ended before the answer came"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnding:
+    """How this process left its search. `ending` DONE with `state` ENDED: the claim is on record.
+
+    `number` None: there was nothing to go on with, `reason` says so.
+    """
+
+    ending: Ending
+    number: int | None
+    state: SearchState
+    reason: str
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Stop looping: the budget is spent, or the lab is paused."""
+        return self.number is None or self.ending is Ending.PAUSED
+
+
+def run_search(
+    space: Workspace,
+    screen: Screen,
+    means: Means,
+    settings: SearchSettings | None,
+    proposers: Mapping[str, Proposer] | None = None,
+) -> SearchEnding:
+    """Begin a search with `settings` or continue the lab's; `proposers` None: made by name from the settings.
+
+    Raises UsageProblem for settings that cannot be, LabProblem while another process runs the search, ProposerProblem,
+    and what the loop raises; nothing is lost by any of them.
+    """
+    turn = Turn(space.paths.turn_lock)
+    _wait_for_turn(space, screen, means, turn)
+    try:
+        return _run(space, screen, means, settings, proposers)
+    finally:
+        turn.release()
+
+
+def begin_or_continue(space: Workspace, settings: SearchSettings | None, say: Callable[[str], None]) -> Search | None:
+    """The search to run now; None when the last one is over and nobody asked for another.
+
+    Raises UsageProblem when a budget is wanted.
+    """
+    searches = space.ledger.searches
+    unfinished = searches.current(space.tag)
+    if unfinished is not None:
+        return _go_on(space, unfinished, settings, say)
+    if settings is None and searches.list(space.tag):
+        return None
+    wanted = fresh(settings or SearchSettings(Budget(), ()), space.ledger.labs.get(space.tag).gates)
+    search = searches.start(space.tag, wanted)
+    say(
+        f"search    {search.number} begins: {describe_budget(wanted.budget)}; ideas from "
+        f"{describe_proposers(wanted.proposers)}"
+    )
+    return search
+
+
+def _run(
+    space: Workspace,
+    screen: Screen,
+    means: Means,
+    settings: SearchSettings | None,
+    proposers: Mapping[str, Proposer] | None,
+) -> SearchEnding:
+    heal(space, screen)
+    search = begin_or_continue(space, settings, screen.say)
+    if search is None:
+        last = space.ledger.searches.list(space.tag)[-1]
+        return SearchEnding(Ending.DONE, None, SearchState.ENDED, f"search {last.number} is over: {last.reason}")
+    lost = space.ledger.proposals.lose_open(space.tag, LEFT)
+    if lost:
+        screen.say(f"note: {lost} idea{'s' if lost != 1 else ''} of an earlier process never came back")
+    if is_paused(space) and not space.ledger.runs.running(space.tag):
+        return SearchEnding(Ending.PAUSED, search.number, search.state, search.reason)
+    if proposers is None:
+        claiming = search.state is SearchState.CLAIMING
+        proposers = (
+            {} if claiming else make_proposers(space, search.settings, means.options.slots, means.clock, screen.say)
+        )
+    with _night(space, search, proposers, screen, means) as night:
+        ending = serve(space, screen, means, night)
+    return SearchEnding(ending, search.number, night.state, night.reason)
+
+
+@contextmanager
+def _night(
+    space: Workspace, search: Search, proposers: Mapping[str, Proposer], screen: Screen, means: Means
+) -> Iterator[SearchNight]:
+    unions = any(choice.name == UNION for choice in search.settings.proposers)
+    supply = Supply(
+        space, search, proposers, unions=unions, brief=_brief_writer(space), clock=means.clock, say=screen.say
+    )
+    night = SearchNight(space, search, supply, means.clock, screen.say)
+    try:
+        yield night
+    finally:
+        with Interrupt(), heartbeat(screen, "ending the proposers"):
+            night.close(LEFT)
+
+
+def _brief_writer(space: Workspace) -> Callable[[], str]:
+    """Writes the brief anew whenever the ledger has changed since the last."""
+    from scheduler.app.brief import read_brief_facts, write_brief
+
+    known: dict[object, str] = {}
+
+    def write() -> str:
+        stamp = space.ledger.stamp()
+        if stamp not in known:
+            known.clear()
+            known[stamp] = write_brief(read_brief_facts(space, read_live(space.paths.live)))
+        return known[stamp]
+
+    return write
+
+
+def _go_on(space: Workspace, search: Search, settings: SearchSettings | None, say: Callable[[str], None]) -> Search:
+    if search.state is SearchState.CLAIMING:
+        say(f"search    {search.number} goes on with its end: {search.reason}")
+        if settings is not None:
+            say("note: its budget is over, so new settings are for the next search: give them again afterwards")
+        return search
+    say(f"search    {search.number} goes on, {search.active_s / 3600:.2f} hours in")
+    if settings is not None:
+        changed, changes = extended(search.settings, settings, space.ledger.labs.get(space.tag).gates)
+        if changes:
+            space.ledger.searches.change(search.number, changed, "; ".join(changes))
+            for change in changes:
+                say(f"note: {change}")
+        search = replace(search, settings=changed)
+    return search
+
+
+def _wait_for_turn(space: Workspace, screen: Screen, means: Means, turn: Turn) -> None:
+    told = False
+    while not turn.try_take():
+        live = read_live(space.paths.live)
+        if live is not None and live.search and live.tag == space.tag:
+            hint = "look on with `arsched watch`; end it with `arsched pause`, or touch .arsched/stop"
+            raise LabProblem(
+                f"search {live.search} of lab {live.tag!r} is run by another arsched (pid {live.pid})", hint
+            )
+        if not told and live is not None:
+            screen.say(f"another arsched (pid {live.pid}) runs the queue; the search begins when it has ended")
+            told = True
+        if live is not None:
+            screen.show(live)
+        means.sleep(LOOK_S)
