@@ -26,7 +26,10 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What merging gave: a program on the commit of the baseline it was merged onto, still to be measured."""
+    """What merging gave: a program on the commit of the baseline it was merged onto, still to be measured.
+
+    `skipped` are the parts that did not go in, each with the reason.
+    """
 
     name: str
     title: str
@@ -36,3 +39,4 @@ class Assembled:
     fingerprint: str
     code_lines: int
     merged: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.adapters.git import branches, commits, excludes, worktrees
+from scheduler.adapters.git import branches, commits, excludes, merging, worktrees
 from scheduler.adapters.git.plumbing import library, run_git, try_git
 from scheduler.adapters.git.worktrees import WorktreeState
 from scheduler.domain.errors import GitProblem, LabProblem
@@ -74,6 +74,10 @@ class Repo:
     def commit_train_py(self, parent: str, data: bytes, message: str, trailers: Mapping[str, str]) -> str:
         """A commit on `parent` with this train.py and nothing else changed; no branch, index or file is touched."""
         return commits.commit_blob(self.root, parent, commits.write_blob(self.root, data), message, trailers)
+
+    def merge_train_py(self, ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+        """`ours` with what changed from `base` to `theirs`; None when that conflicts with what `ours` changed."""
+        return merging.merge_file(ours, base, theirs)
 
     def create_branch(self, name: str, commit: str) -> None:
         """Raises LabProblem when the branch exists."""

@@ -23,11 +23,12 @@ from scheduler.app.paths import LabPaths
 from scheduler.app.queue.promotion import follow_ledger
 from scheduler.app.queue.turn import exclusive
 from scheduler.app.workspace import Workspace
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import LabProblem, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
+from scheduler.policy.code_lines import count_code_lines
 from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.validation import check_train_py
 
@@ -116,6 +117,7 @@ def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, au
     message = f"baseline of {lab.tag}: contract {lab.contract_name}"
     trailers = {"Contract": f"{lab.contract_name} {lab.contract_digest[:12]}"}
     commit = repo.commit_train_py(first.parent, first.train_py, message, trailers)
+    source = check_train_py(first.train_py)
     return ledger.candidates.add(
         lab.tag,
         name="baseline",
@@ -123,12 +125,14 @@ def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, au
         base_id=None,
         train_py=first.train_py,
         train_sha256=hashlib.sha256(first.train_py).hexdigest(),
-        fingerprint=fingerprint(check_train_py(first.train_py)),
+        fingerprint=fingerprint(source),
         title="baseline",
         author=author,
         kind=RunKind.BASELINE,
         runs=lab.gates.first_baseline_runs,
         state=CandidateState.BASELINE,
+        origin=Origin.BASELINE,
+        code_lines=count_code_lines(source),
     )
 
 

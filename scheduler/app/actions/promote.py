@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.app.queue.deciding import look
 from scheduler.app.queue.promotion import follow_ledger
 from scheduler.app.queue.promotion import promote as carry_out
 from scheduler.app.workspace import Workspace
@@ -36,7 +37,8 @@ class Promoted:
 def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Promoted:
     """Raises UsageProblem, NotYet when it has no score yet, LedgerProblem, GitProblem, LabProblem."""
     candidate = space.ledger.candidates.get(ref, space.tag)
-    board = space.ledger.board(space.tag)
+    moment = look(space)
+    board = moment.board
     standing, base, noise = board.of(candidate.id), board.baseline, board_noise(board)
     _check(candidate, standing, base)
     effect = effect_of(standing, base, noise)
@@ -46,7 +48,7 @@ def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Pro
         return Promoted(candidate, decision, sentence)
     if not candidate.state.undecided:
         space.ledger.candidates.set_state(candidate.id, candidate.state, CandidateState.CONTENDER, REASON)
-    commit = carry_out(space, decision, standing, noise, sentence)
+    commit = carry_out(space, decision, standing, noise, sentence, result_mark=moment.result_mark)
     return Promoted(candidate, decision, sentence, commit, follow_ledger(space))
 
 

@@ -18,6 +18,7 @@ from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem
 from scheduler.domain.run import RunKind
+from scheduler.policy.code_lines import count_code_lines
 from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.validation import TRAIN_PY, check_train_py
 
@@ -25,6 +26,7 @@ SUBMIT_LOCK_S = 120.0
 TITLE_CHARACTERS = 200
 _REOPENED = {
     CandidateState.DISCARDED: CandidateState.CONTENDER,
+    CandidateState.SHELVED: CandidateState.CONTENDER,
     CandidateState.FAILED: CandidateState.OPEN,
     CandidateState.CANCELLED: CandidateState.OPEN,
 }
@@ -157,6 +159,7 @@ def _queue(space: Workspace, order: Order, fresh: Fresh) -> Queued:
         title=title,
         author=order.author,
         kind=RunKind.NEW,
+        code_lines=count_code_lines(check_train_py(data)),
     )
     space.repo.keep_ref(space.tag, candidate.id, commit)
     return Queued(fresh.source.path, fresh.name, candidate, note)

@@ -12,10 +12,19 @@ from scheduler.domain.decision import Noise, Promote
 from scheduler.domain.errors import LabProblem
 
 
-def promote(space: Workspace, decision: Promote, standing: Standing, noise: Noise, sentence: str) -> str:
+def promote(
+    space: Workspace,
+    decision: Promote,
+    standing: Standing,
+    noise: Noise,
+    sentence: str,
+    *,
+    result_mark: int | None = None,
+) -> str:
     """Make a candidate the baseline. Returns the commit on the lab's branch; the branch itself is `follow_ledger`'s.
 
-    Raises LedgerProblem, with nothing changed, when the board is another one by now.
+    `result_mark` is the last result when the board was read. Raises LedgerProblem, with nothing changed, when the board
+    is another one by now.
     """
     ledger = space.ledger
     candidate = ledger.candidates.get(decision.candidate_id, space.tag)
@@ -25,7 +34,7 @@ def promote(space: Workspace, decision: Promote, standing: Standing, noise: Nois
         f"{candidate.title or candidate.name} ({candidate.id})",
         _trailers(candidate, decision, standing),
     )
-    ledger.decisions.apply(space.tag, decision, noise=noise, sentence=sentence, commit=commit)
+    ledger.decisions.apply(space.tag, decision, noise=noise, sentence=sentence, commit=commit, result_mark=result_mark)
     return commit
 
 
