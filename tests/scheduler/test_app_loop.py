@@ -12,7 +12,7 @@ import pytest
 
 from scheduler.adapters.memory_pool import Finishes, Outcome, memory_slots, scored
 from scheduler.app.actions.cancel import cancel
-from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.ending import Ending
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.result import Infra

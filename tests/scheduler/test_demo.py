@@ -15,7 +15,7 @@ from scheduler.app.demo import steps as demo
 from scheduler.app.demo.edits import EDITS, second_round
 from scheduler.app.demo.kept_pool import kept_pool
 from scheduler.app.demo.place import COPIED, demo_place
-from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.means import Means, Pace
 from scheduler.app.queue.pools import Joined

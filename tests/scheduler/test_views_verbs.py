@@ -73,7 +73,7 @@ KEYS = {
     " attempts",
     "explain last": "subject candidate name status answer note rule decisions waiting",
     "explain r0004": "subject candidate name status answer note rule decisions waiting",
-    "wait depth-1": "all_over timed_out awaited",
+    "wait depth-1": "all_over timed_out paused awaited",
     "report": "progress_png results_tsv summary",
 }
 ROW = (

@@ -10,11 +10,11 @@ import click
 from scheduler.app.actions.prepare import prepare_command, run_program
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
-from scheduler.app.cli.running import INTERRUPTED
+from scheduler.app.cli.running import EXIT_CODES
 from scheduler.app.demo.kept_pool import kept_pool
 from scheduler.app.demo.place import Place, demo_place
 from scheduler.app.demo.steps import TAG, climb, open_lab
-from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.means import Means
 from scheduler.app.queue.pools import PoolOptions, connect_ray
 from scheduler.app.queue.progress import open_screen
@@ -56,9 +56,9 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
 def _play(space: Workspace, slots: int, as_json: bool) -> int:
     with open_screen() as screen, kept_pool(connect_ray) as connect:
         ending = climb(space, screen, Means(PoolOptions(slots=slots), connect))
-    if ending is Ending.INTERRUPTED:
+    if ending is not Ending.DONE:
         say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
-        return INTERRUPTED
+        return EXIT_CODES[ending]
     say("5/5 the report")
     report = write_report(space, space.paths.report)
     _print(leaderboard(read_facts(space.ledger, space.lab)), report, as_json)

@@ -32,7 +32,7 @@ def command(
     """
     from scheduler.app.actions.init import Wish, create_lab
     from scheduler.app.actions.outcome import describe_outcome
-    from scheduler.app.cli.running import INTERRUPTED, author, pending_runs, run_and_watch
+    from scheduler.app.cli.running import author, pending_runs, run_and_watch
     from scheduler.app.workspace import open_workspace
 
     created = create_lab(Wish(tag, contract, train, preset, author(), dry_run))
@@ -49,7 +49,7 @@ def command(
     baseline = created.baseline
     say(f"lab {tag}: branch {lab.branch}, contract {lab.contract_name}, {lab.gates.first_baseline_runs} baseline runs")
     with open_workspace(tag) as space:
-        done = run_and_watch(space, [baseline], address, slots) if wait else True
+        code = run_and_watch(space, [baseline], address, slots) if wait else 0
         outcome = describe_outcome(space, baseline)
         said |= {"baseline": baseline.id, "commit": baseline.commit, "outcome": outcome, "waited": wait,
                  "runs": [run.id for run in space.ledger.runs.of_candidate(baseline.id)],
@@ -57,4 +57,4 @@ def command(
     print_json(said) if as_json else print_text(f"{baseline.id}  baseline  {outcome}")
     say("next:\n  arsched new NAME, edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
         else "next: arsched submit runs it; arsched new NAME makes a candidate")  # fmt: skip
-    return 0 if done else INTERRUPTED
+    return code

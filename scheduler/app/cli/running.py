@@ -6,16 +6,18 @@ import getpass
 from collections.abc import Callable, Iterable
 
 from scheduler.app.cli.output import say
+from scheduler.app.queue.ending import Ending
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.run import Queued, Run, Running
 
-INTERRUPTED = 130
+INTERRUPTED, STOP_LOOPING = 130, 4
+EXIT_CODES = {Ending.DONE: 0, Ending.INTERRUPTED: INTERRUPTED, Ending.PAUSED: STOP_LOOPING}
 
 
-def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> bool:
-    """Run the queue, or watch it, until these candidates are decided. Returns False when it was interrupted."""
-    from scheduler.app.queue.drive import Ending, run_queue
+def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> int:
+    """Run the queue, or watch it, until these candidates are decided. Returns the exit code, 0 when they are."""
+    from scheduler.app.queue.drive import run_queue
     from scheduler.app.queue.means import Means
     from scheduler.app.queue.pools import PoolOptions
     from scheduler.app.queue.progress import open_screen
@@ -26,7 +28,9 @@ def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: st
     if ending is Ending.INTERRUPTED:
         waiting = len(space.ledger.runs.queued(space.tag))
         say(f"stopped; {waiting} run{'s' if waiting != 1 else ''} queued, nothing is lost. Go on with: arsched submit")
-    return ending is Ending.DONE
+    elif ending is Ending.PAUSED:
+        say("paused: nothing new begins. Go on with: arsched resume, then: arsched submit")
+    return EXIT_CODES[ending]
 
 
 def pending_runs(space: Workspace, candidate_id: str) -> list[Run]:

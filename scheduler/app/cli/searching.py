@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from scheduler.app.actions.init import Wish, create_lab
 from scheduler.app.cli.output import say
 from scheduler.app.cli.running import INTERRUPTED, author
-from scheduler.app.queue.drive import Ending
+from scheduler.app.queue.ending import Ending
 from scheduler.app.search.choices import choices_from
 from scheduler.app.search.run import SearchEnding, run_search
 from scheduler.app.search.settings import UNION, describe_budget, describe_proposers, fresh

@@ -29,10 +29,10 @@ def command(
     """Queue every candidate among PATHS: worktrees, folders with a train.py, single Python files.
 
     Then run the queue until all is decided, or watch whoever runs it. Without PATHS: run what is queued.
-    Exit code 3 when a path was refused; the good ones are queued all the same.
+    Exit code 3 when a path was refused; the good ones are queued all the same. 4 when the lab is paused.
     """
     from scheduler.app.actions.submit import Order, submit
-    from scheduler.app.cli.running import INTERRUPTED, author, run_and_watch
+    from scheduler.app.cli.running import author, run_and_watch
     from scheduler.app.cli.submission import print_submission, tell_submission
     from scheduler.app.workspace import open_workspace
     from scheduler.domain.errors import UsageProblem
@@ -46,10 +46,8 @@ def command(
             named = ", ".join(map(str, paths[:3])) + (" …" if len(paths) > 3 else "")
             raise UsageProblem(f"nothing to submit in {named}", "make a candidate: arsched new NAME")
         wait = not (no_wait or dry_run) and (not paths or bool(submission.candidates))
-        done = run_and_watch(space, submission.candidates, address, slots) if wait else True
+        code = run_and_watch(space, submission.candidates, address, slots) if wait else 0
         print_submission(space, submission, waited=wait, as_json=as_json)
     if no_wait and submission.queued:
         say("queued; run the queue with: arsched submit")
-    if not done:
-        return INTERRUPTED
-    return REFUSED if submission.refused else 0
+    return code or (REFUSED if submission.refused else 0)

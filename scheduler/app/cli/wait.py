@@ -15,7 +15,7 @@ from scheduler.app.views.explanation import NOBODY
 from scheduler.app.views.status import usable_slots
 from scheduler.app.workspace import Workspace, open_workspace
 
-ANSWER_IS_NO = 3
+ANSWER_IS_NO, STOP_LOOPING = 3, 4
 TELL_S = 8.0
 
 
@@ -27,7 +27,8 @@ TELL_S = 8.0
 def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_json: bool) -> int:
     """Wait until all IDS (default: everything undecided) are decided. Runs nothing: `arsched submit` does.
 
-    Exit code 0 when all ended with a score, 3 when one has none, was cancelled, or the time ran out.
+    Exit code 0 when all ended with a score, 3 when one has none, was cancelled, or the time ran out; 4 when the lab is
+    paused and nothing runs any more.
     """
     with open_workspace(tag) as space:
         chosen = refs or undecided(space)
@@ -36,6 +37,9 @@ def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_
         teller = _Teller(space)
         ended = wait_for(space, chosen, timeout_s=timeout_s, clock=time.monotonic, sleep=time.sleep, tell=teller.tell)
     print_json(ended.to_json()) if as_json else print_text("\n".join(wait_lines(ended)))
+    if ended.paused:
+        say("paused: nothing more will come of it before: arsched resume")
+        return STOP_LOOPING
     return 0 if ended.all_ok else ANSWER_IS_NO
 
 

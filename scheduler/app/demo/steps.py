@@ -14,7 +14,8 @@ from scheduler.app.actions.submit import Order, Submission, submit
 from scheduler.app.demo.edits import EDITS, Edit, second_round
 from scheduler.app.files import write_whole
 from scheduler.app.paths import LabPaths
-from scheduler.app.queue.drive import Ending, has_work, run_queue
+from scheduler.app.queue.drive import has_work, run_queue
+from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.means import Means
 from scheduler.app.queue.progress import Screen
 from scheduler.app.workspace import Workspace
@@ -35,8 +36,9 @@ def climb(space: Workspace, screen: Screen, means: Means) -> Ending:
         screen.say(title)
         for candidate in step(space):
             screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
-        if run_queue(space, screen, means, lambda: not has_work(space)) is Ending.INTERRUPTED:
-            return Ending.INTERRUPTED
+        ending = run_queue(space, screen, means, lambda: not has_work(space))
+        if ending is not Ending.DONE:
+            return ending
     return Ending.DONE
 
 

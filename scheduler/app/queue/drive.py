@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from enum import Enum
 
 from scheduler.app.files import write_whole
 from scheduler.app.queue.companion import Companion
 from scheduler.app.queue.deciding import next_decision
+from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.live import Live, read_live
 from scheduler.app.queue.loop import Loop
@@ -25,12 +25,6 @@ from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
 
 LOOK_S = 0.5
-
-
-class Ending(Enum):
-    DONE = "done"
-    INTERRUPTED = "interrupted"
-    PAUSED = "paused"
 
 
 def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[[], bool]) -> Ending:

@@ -29,10 +29,11 @@ class Awaited(View):
 
 @dataclass(frozen=True, slots=True)
 class Wait(View):
-    """What was waited for as it stands now."""
+    """What was waited for as it stands now. `paused`: it is not over, and nothing will come before the lab goes on."""
 
     all_over: bool
     timed_out: bool
+    paused: bool
     awaited: tuple[Awaited, ...]
 
     @property
@@ -58,8 +59,9 @@ def wait_for(
         seen = tuple(_look(space, find(space, ref)) for ref in refs)
         over = all(one.over for one in seen)
         late = not over and deadline is not None and clock() >= deadline
-        now = Wait(over, late, seen)
-        if over or late:
+        paused = not over and _is_paused(space)
+        now = Wait(over, late, paused, seen)
+        if over or late or paused:
             return now
         tell(now)
         sleep(LOOK_S)
@@ -68,6 +70,11 @@ def wait_for(
 def undecided(space: Workspace) -> tuple[str, ...]:
     """Ids of everything that is not decided yet: what a wait without ids waits for."""
     return tuple(c.id for c in space.ledger.candidates.list(space.tag) if not _is_over(space, c))
+
+
+def _is_paused(space: Workspace) -> bool:
+    """Paused, with nothing left that runs."""
+    return space.ledger.labs.get(space.tag).paused_at is not None and not space.ledger.runs.running(space.tag)
 
 
 def _look(space: Workspace, found: Candidate | Run) -> Awaited:

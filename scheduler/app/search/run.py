@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from scheduler.app.queue.drive import LOOK_S, Ending, heal, is_paused, serve
+from scheduler.app.queue.drive import LOOK_S, heal, is_paused, serve
+from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.live import read_live
 from scheduler.app.queue.means import Means
