@@ -62,6 +62,9 @@ DRIVING = (
     Step("nohup arsched submit > submit.log 2>&1 &"),
     Step("arsched wait --timeout 500"),
     Step("arsched show heads-of-33-2"),
+    Step("arsched pause"),
+    Step("arsched submit candidates/*", code=4, edits=(("wider-mlp", "MATRIX_LR", 0.02),)),
+    Step("arsched wait", code=4),
 )
 
 
