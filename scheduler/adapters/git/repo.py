@@ -108,6 +108,11 @@ class Repo:
         with worktrees.worktrees_lock(self.common_dir):
             worktrees.remove_worktree(self.root, path)
 
+    def drop_worktree(self, path: Path) -> None:
+        """Delete a worktree with all that is in it, edits and what git ignores too; the branch it had stays."""
+        with worktrees.worktrees_lock(self.common_dir):
+            worktrees.drop_worktree(self.root, path)
+
     def has_worktree(self, path: Path) -> bool:
         """Whether `path` is the top of a worktree of this repository (a folder inside one is not)."""
         return worktrees.is_worktree(path) and _common_dir(path) == self.common_dir

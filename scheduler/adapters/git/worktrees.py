@@ -1,11 +1,15 @@
 """Git worktrees: listed, added one at a time, looked into, committed.
 
 Two `git worktree add` at once race for the repository's configuration, so a file lock serialises them. A worktree
-that was deleted by hand is forgotten when its place is needed again. Removes nothing that is not committed.
+that was deleted by hand is forgotten when its place is needed again. Removes nothing that is not committed, but for
+`drop_worktree`, which is for scratch space.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +92,16 @@ def remove_worktree(root: Path, path: Path) -> None:
         raise GitProblem(f"{path} is kept: {errors.strip().removeprefix('fatal: ')}", "commit or delete what is in it")
 
 
+def drop_worktree(root: Path, path: Path) -> None:
+    """Delete a folder and git's memory of it, whatever is in it. Caller holds the lock. Raises GitProblem."""
+    try:
+        _delete(path)
+    except OSError as problem:
+        raise GitProblem(f"cannot delete {path}: {problem.strerror}", "delete it by hand") from None
+    if path.parent.resolve() / path.name in {worktree.path for worktree in list_worktrees(root)[1:]}:
+        run_git(root, "worktree", "remove", "--force", "--force", "--", str(path.parent.resolve() / path.name))
+
+
 def is_worktree(path: Path) -> bool:
     """Whether `path` is the top of a worktree, not just a folder inside one."""
     if not path.is_dir():
@@ -153,6 +167,19 @@ def _on_branch(root: Path, branch: str, commit: str) -> list[str]:
     if line(output) != resolve(root, commit):
         raise GitProblem(f"the branch {branch!r} exists and holds other commits", "choose another name")
     return []
+
+
+def _delete(path: Path) -> None:
+    """Folders without permissions are given them first; links are deleted, not followed."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        path.chmod(stat.S_IRWXU)
+        for folder, names, _ in os.walk(path):  # from the top down: each is opened before it is listed
+            for inner in (Path(folder, name) for name in names):
+                if not inner.is_symlink():
+                    inner.chmod(stat.S_IRWXU)
+        shutil.rmtree(path)
 
 
 def _forget_deleted(root: Path, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which proposers there are, and making one: entry points of the group `arsched.proposers`, loaded when asked for.
 
-`union` is listed with them because users name it the same way, but it is the scheduler's own and never made here.
+arsched's own are entry points like any other, and known by heart too: an installation older than its source, or the
+left-overs of a build, may not list them. `union` is listed with them because users name it the same way, but it is the scheduler's own and never made here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from scheduler.domain.search import ProposerChoice
 
 GROUP = "arsched.proposers"
 UNION = "union"
+OWN = tuple(EntryPoint(name, f"scheduler.adapters.proposers.{name}:make", GROUP) for name in ("agent", "lines", "tpe"))
 
 
 def known() -> Mapping[str, str]:
     """Name -> where it comes from, by name."""
-    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    found = {point.name: point.value for point in _points()}
     return dict(sorted({**found, UNION: "built in"}.items()))
 
 
@@ -48,15 +50,20 @@ def make(choice: ProposerChoice, setup: ProposerSetup) -> Proposer:
 
 
 def _find(name: str) -> EntryPoint:
-    points = tuple(entry_points(group=GROUP, name=name))
-    if points and name != UNION:
-        return points[0]
     if name == UNION:
         raise UsageProblem("union is the scheduler's own: it is chosen, not made", "leave it to the search")
+    points = {point.name: point for point in _points()}
+    if name in points:
+        return points[name]
     names = list(known())
     near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UsageProblem(f"there is no proposer {name!r}", f"{hint}proposers: {', '.join(names)}")
+
+
+def _points() -> tuple[EntryPoint, ...]:
+    """An installed one of the same name stands for our own."""
+    return (*OWN, *entry_points(group=GROUP))
 
 
 def _origin(point: EntryPoint) -> str:
