@@ -23,7 +23,7 @@ from scheduler.app.queue.live import Live
 from scheduler.app.queue.means import Means, Pace, Patience
 from scheduler.app.queue.pools import Joined
 from scheduler.app.workspace import Workspace
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder, Slot
@@ -102,6 +102,7 @@ def add(ledger: Ledger, tag: str, name: str, commit: str, source: str) -> Candid
         kind=RunKind.BASELINE if first else RunKind.NEW,
         runs=3 if first else 1,
         state=CandidateState.BASELINE if first else CandidateState.OPEN,
+        origin=Origin.BASELINE if first else Origin.SUBMITTED,
     )
 
 

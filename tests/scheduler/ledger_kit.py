@@ -11,13 +11,16 @@ from contextlib import closing
 from pathlib import Path
 
 from scheduler.adapters.ledger import Ledger
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.decision import PRESETS, Effect, GateSettings, Noise
 from scheduler.domain.lab import Lab
+from scheduler.domain.merge import Assembled
 from scheduler.domain.result import Result, parse_result
 from scheduler.domain.run import Run, RunKind
 from scheduler.domain.slot import Slot
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SCHEMA_1, SCHEMA_2 = FIXTURES / "ledger_schema_1.sql", FIXTURES / "ledger_schema_2.sql"
 NOISE = Noise(sigma=0.005, df=2)
 SLOT = Slot("node-a/cpu0", "node-a", "boot-1", "cpu", "a CPU", "pool-a", "cache-1")
 
@@ -44,6 +47,13 @@ def open_ledger(path: Path, clock: Clock | None = None, *, through_to_disk: bool
     return ledger
 
 
+def load(path: Path, dump: Path) -> None:
+    """A ledger as an earlier program left it."""
+    path.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(dump.read_text(encoding="utf-8"))
+
+
 def add_candidate(ledger: Ledger, name: str, tag: str = "t", base_id: str | None = "c0001", runs: int = 1) -> Candidate:
     return ledger.candidates.add(
         tag,
@@ -58,7 +68,15 @@ def add_candidate(ledger: Ledger, name: str, tag: str = "t", base_id: str | None
         kind=RunKind.BASELINE if base_id is None else RunKind.NEW,
         runs=runs,
         state=CandidateState.BASELINE if base_id is None else CandidateState.OPEN,
+        origin=Origin.BASELINE if base_id is None else Origin.SUBMITTED,
     )
+
+
+def merged_program(name: str, *merged: str) -> Assembled:
+    """What merging candidates would give."""
+    source = f"NAME = {name!r}\n".encode()
+    commit = f"{name:x<40}"[:40]
+    return Assembled(name, f"union {name}", commit, source, f"sha of {name}", f"fingerprint of {name}", 1, merged)
 
 
 def start_lab(ledger: Ledger, tag: str = "t", scores: tuple[float, ...] = (1.90, 1.91, 1.92)) -> Candidate:
@@ -142,6 +160,17 @@ INVARIANTS = {
     "a promotion has its decision": (
         "SELECT decision FROM promotion WHERE decision NOT IN (SELECT number FROM decision WHERE kind = 'promote')"
     ),
+    "a merge has its decision, a decision to merge its merge": (
+        "SELECT decision.number, merge.number FROM decision LEFT JOIN merge ON merge.decision = decision.number"
+        " WHERE (decision.kind = 'combine') != (merge.number IS NOT NULL)"
+    ),
+    "a merged candidate has its merge, on its base": (
+        "SELECT c.number FROM candidate c LEFT JOIN merge ON merge.candidate = c.number"
+        " WHERE (c.origin IN ('union', 'port')) != (merge.number IS NOT NULL) OR merge.base != c.base"
+    ),
+    "an idea brings one candidate": (
+        "SELECT candidate FROM proposal WHERE state = 'queued' GROUP BY candidate HAVING count(*) > 1"
+    ),
     "seeds are fresh": "SELECT tag, seed FROM run GROUP BY tag, seed HAVING count(*) > 1",
     "the history ends where each run stands": (
         "SELECT run.number, run.state FROM run WHERE run.state !="
@@ -150,6 +179,11 @@ INVARIANTS = {
     "the history ends where each candidate stands": (
         "SELECT c.number, c.state FROM candidate c WHERE c.state !="
         " (SELECT to_state FROM event WHERE subject = printf('c%04d', c.number) ORDER BY event.number DESC LIMIT 1)"
+    ),
+    "the history ends where each proposal and each search stands": (
+        "SELECT subject, state FROM (SELECT printf('p%04d', number) AS subject, state FROM proposal"
+        " UNION ALL SELECT printf('s%04d', number), state FROM search) AS moved WHERE state !="
+        " (SELECT to_state FROM event WHERE subject = moved.subject ORDER BY number DESC LIMIT 1)"
     ),
     "the history has no gap": (
         "SELECT number FROM event e WHERE subject != 'lab' AND subject NOT LIKE '%.%'"

@@ -17,11 +17,12 @@ from scheduler.adapters.ledger import Ledger
 from scheduler.adapters.ledger.db import Database
 from scheduler.adapters.ledger.migrations import migrate
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import Discard, MeasureBaseline, Promote, Replicate
-from scheduler.domain.errors import CandidateRejected
+from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Promote, Replicate, Shelve
+from scheduler.domain.errors import CandidateRejected, LedgerProblem
+from scheduler.domain.merge import Assembled
 from scheduler.domain.result import infra_result
 from scheduler.domain.run import RunKind
-from tests.scheduler.ledger_kit import NOISE, SLOT, add_candidate, effect, ok, open_ledger, result_of
+from tests.scheduler.ledger_kit import NOISE, SLOT, add_candidate, effect, merged_program, ok, open_ledger, result_of
 
 INSTRUCTIONS = 10  # SQLite's, between two looks at whether to die
 LEASE_EXPIRES_AT = 2000.0
@@ -69,7 +70,9 @@ class Life:
         self._names = itertools.count()
 
     def step(self) -> None:
-        self._rng.choice([self._submit, self._lease, self._lease, self._end, self._end, self._end, self._decide])()
+        self._rng.choice(
+            [self._submit, self._lease, self._lease, self._end, self._end, self._end, self._decide, self._combine]
+        )()
 
     def _say(self, *words: object) -> None:
         print(*words, file=self._out)
@@ -114,13 +117,31 @@ class Life:
             return
         of = self._rng.choice(due)
         numbers = effect(of.n, board.baseline.n)
-        decision = self._rng.choice([Promote, Replicate, Discard])(of.candidate_id, board.baseline_id, numbers, "said")
+        decision = self._rng.choice([Promote, Replicate, Discard, Shelve])(
+            of.candidate_id, board.baseline_id, numbers, "said"
+        )
         self._apply(decision)
         if isinstance(decision, Promote):
             self._apply(MeasureBaseline(of.candidate_id, "one run is not enough"))
 
-    def _apply(self, decision: Promote | Replicate | Discard | MeasureBaseline) -> None:
-        self._ledger.decisions.apply("t", decision, noise=NOISE, sentence="said", commit="f" * 40)
+    def _combine(self) -> None:
+        board = self._ledger.board("t")
+        able = [s.candidate_id for s in (*board.undecided, *board.in_state(CandidateState.SHELVED))]
+        if not able:
+            return
+        parts = tuple(self._rng.sample(able, min(len(able), self._rng.choice((1, 2, 3)))))
+        merge = Combine(board.baseline_id, parts, 0, -0.01, "said")
+        if self._rng.random() < 0.3:
+            self._apply(merge, problem="nothing could be merged")
+        else:
+            made = merged_program(f"union-{self._prefix}-{next(self._names)}", *parts)
+            self._apply(merge, assembled=made)
+            self._say("candidate", self._ledger.candidates.get(made.name, "t").id)
+
+    def _apply(self, decision: Decision, assembled: Assembled | None = None, problem: str = "") -> None:
+        self._ledger.decisions.apply(
+            *("t", decision), noise=NOISE, sentence="said", commit="f" * 40, assembled=assembled, problem=problem
+        )
         self._say("decision", type(decision).__name__)
 
 
@@ -170,3 +191,25 @@ def move_all(path: Path, said: Path, barrier: Barrier) -> None:
         for candidate in candidates:
             if ledger.candidates.set_state(candidate.id, CandidateState.OPEN, CandidateState.DISCARDED, "first"):
                 print(candidate.id, file=out)
+
+
+def combine_at_once(path: Path, said: Path, barrier: Barrier) -> None:
+    """The same merge, taken from the same board by all."""
+    with open_ledger(path) as ledger, said.open("w") as out:
+        board = ledger.board("t")
+        parts = tuple(standing.candidate_id for standing in board.undecided)
+        merge = Combine(board.baseline_id, parts, 0, -0.01, "said")
+        barrier.wait()
+        for assembled in (merged_program("union", *parts), None):
+            try:
+                ledger.decisions.apply(
+                    *("t", merge),
+                    noise=NOISE,
+                    sentence="said",
+                    assembled=assembled,
+                    problem="" if assembled else "nothing could be merged",
+                    merges_seen=len(board.merges),
+                )
+            except LedgerProblem:
+                continue
+            print("merged", file=out)

@@ -12,14 +12,24 @@ import pytest
 from scheduler.adapters.ledger import Ledger
 from scheduler.adapters.ledger.db import Database
 from scheduler.adapters.ledger.migrations import MIGRATIONS, migrate
-from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import Promote
+from scheduler.domain.candidate import CandidateState, Origin
+from scheduler.domain.decision import Promote, Shelve
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.result import Failed, Scored
 from scheduler.domain.run import Finished, Queued
-from tests.scheduler.ledger_kit import NOISE, SLOT, broken_invariants, effect, open_ledger, start_lab
-
-SCHEMA_1 = Path(__file__).parents[1] / "fixtures" / "ledger_schema_1.sql"
+from tests.scheduler.ledger_kit import (
+    NOISE,
+    SCHEMA_1,
+    SCHEMA_2,
+    SLOT,
+    add_candidate,
+    broken_invariants,
+    effect,
+    load,
+    ok,
+    open_ledger,
+    start_lab,
+)
 
 
 @pytest.fixture
@@ -60,9 +70,7 @@ def test_opening_again_changes_nothing(path: Path) -> None:
 
 
 def test_a_ledger_of_schema_1_opens_and_goes_on(path: Path) -> None:
-    path.parent.mkdir()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(SCHEMA_1.read_text(encoding="utf-8"))
+    load(path, SCHEMA_1)
     with open_ledger(path) as ledger:
         board = ledger.board("old")
         assert (board.baseline_id, board.baseline.scores) == ("c0001", (1.95, 1.96))
@@ -78,10 +86,83 @@ def test_a_ledger_of_schema_1_opens_and_goes_on(path: Path) -> None:
     assert [number for number, _ in applied(path)] == [1, 2, 3]
 
 
-def test_an_old_ledger_brought_up_is_as_a_new_one(path: Path, tmp_path: Path) -> None:
-    path.parent.mkdir()
+def rows_of(path: Path, table: str, columns: str = "*") -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(SCHEMA_1.read_text(encoding="utf-8"))
+        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+
+
+def test_a_ledger_of_schema_2_keeps_every_row_and_goes_on(path: Path) -> None:
+    load(path, SCHEMA_2)
+    columns = {table: ", ".join(column_names(path, table)) for table in TABLES_OF_2}
+    before = {table: rows_of(path, table, columns[table]) for table in TABLES_OF_2}
+    assert all(before.values())
+    with open_ledger(path) as ledger:
+        assert {table: rows_of(path, table, columns[table]) for table in TABLES_OF_2} == before
+        assert broken_invariants(path) == []
+        origins = {c.name: c.origin for c in ledger.candidates.list("old")}
+        assert origins.pop("baseline") is Origin.BASELINE and set(origins.values()) == {Origin.SUBMITTED}
+        assert [lab.paused_at for lab in ledger.labs.all()] == [None, None]
+        assert [record.kind for record in ledger.decisions.history("old")] == KINDS_OF_2
+        assert {(record.own_base, record.result_mark) for record in ledger.decisions.history("old")} == {(None, 0)}
+        board = ledger.board("old")
+        assert (board.baseline.name, board.baseline.scores, board.merges) == ("wide", (1.93, 1.932), ())
+        (late,) = [s for s in board.standings if s.name == "late"]
+        numbers = [c.id for c in ledger.candidates.list("old")]
+        finish_attempt(ledger, late.candidate_id)
+        assert ledger.board("old").of(late.candidate_id).scores == (1.92,)
+        assert add_candidate(ledger, "new", "old", board.baseline_id).id not in numbers
+        shelve = Shelve(late.candidate_id, board.baseline_id, effect(1, 2), "near miss")
+        ledger.decisions.apply("old", shelve, noise=NOISE, sentence="shelved")
+    assert broken_invariants(path) == []
+
+
+@pytest.mark.parametrize("table", ["event", "decision", "promotion"])
+def test_what_was_append_only_stays_so(path: Path, table: str) -> None:
+    load(path, SCHEMA_2)
+    open_ledger(path).close()
+    for statement in (f"UPDATE {table} SET tag = tag", f"DELETE FROM {table}"):
+        with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+
+
+def test_numbers_given_before_are_not_given_again(path: Path) -> None:
+    """Also where the rows that had them are gone: refs and events name them still."""
+    load(path, SCHEMA_2)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE sqlite_sequence SET seq = 70 WHERE name = 'candidate'")
+        connection.execute("UPDATE sqlite_sequence SET seq = 90 WHERE name = 'run'")
+    with open_ledger(path) as ledger:
+        new = add_candidate(ledger, "new", "old", base_id="c0002")
+        assert (new.id, ledger.runs.get("last", "old").id) == ("c0071", "r0091")
+
+
+def test_a_ledger_whose_references_lead_nowhere_is_not_rebuilt(path: Path) -> None:
+    load(path, SCHEMA_2)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE run SET candidate = 999 WHERE number = 5")
+    before = schema_of(path)
+    with pytest.raises(LedgerProblem, match="run refers to lost rows"):
+        open_ledger(path)
+    assert schema_of(path) == before
+
+
+def column_names(path: Path, table: str) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def finish_attempt(ledger: Ledger, candidate_id: str) -> None:
+    (run,) = ledger.runs.of_candidate(candidate_id)
+    assert ledger.runs.record(run.id, 2, ok(1.92))
+
+
+TABLES_OF_2 = ("lab", "candidate", "source", "run", "attempt", "result", "event", "decision", "promotion")
+KINDS_OF_2 = ["discard", "discard", "replicate", "measure-baseline", "promote", "measure-baseline"]
+
+
+@pytest.mark.parametrize("old", [SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
+def test_an_old_ledger_brought_up_is_as_a_new_one(path: Path, tmp_path: Path, old: Path) -> None:
+    load(path, old)
     open_ledger(path).close()
     open_ledger(tmp_path / "new.db").close()
     assert schema_of(path) == schema_of(tmp_path / "new.db")

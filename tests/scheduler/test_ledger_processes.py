@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.run import Finished, Queued, Running
+from scheduler.domain.search import Budget, SearchSettings
 from tests.scheduler import ledger_writer
-from tests.scheduler.ledger_kit import SLOT, add_candidate, broken_invariants, open_ledger, start_lab
+from tests.scheduler.ledger_kit import SCHEMA_2, SLOT, add_candidate, broken_invariants, load, open_ledger, start_lab
 
 PROCESSES = 4
 KILLS = 20
@@ -97,11 +98,32 @@ def test_a_candidate_is_moved_by_one_process(path: Path) -> None:
     assert broken_invariants(path) == []
 
 
+def test_a_merge_is_made_by_one_process(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+        parts = tuple(add_candidate(ledger, f"part-{number}").id for number in range(2))
+    assert said_once(at_once(ledger_writer.combine_at_once, path)) == ["merged"]
+    with open_ledger(path) as ledger:
+        assert [merge.parts for merge in ledger.merges.list("t")] == [parts]
+        assert len(ledger.board("t").undecided) <= 1
+    assert broken_invariants(path) == []
+
+
 @pytest.mark.parametrize("dies_after", [1, 2, 5, 10, 20, 40, 80, 160])
 def test_a_ledger_whose_making_was_killed_is_made_by_the_next(path: Path, dies_after: int) -> None:
     killed(ledger_writer.migrate_until_killed, path, dies_after)
     with open_ledger(path) as ledger:
         start_lab(ledger)
+    assert broken_invariants(path) == []
+
+
+@pytest.mark.parametrize("dies_after", [5, 20, 60, 120, 180])
+def test_an_old_ledger_whose_change_was_killed_is_changed_by_the_next(path: Path, dies_after: int) -> None:
+    load(path, SCHEMA_2)
+    killed(ledger_writer.migrate_until_killed, path, dies_after)
+    with open_ledger(path) as ledger:
+        assert len(ledger.decisions.history("old")) == 6
+        add_candidate(ledger, "new", "old", ledger.board("old").baseline_id)
     assert broken_invariants(path) == []
 
 
@@ -199,10 +221,15 @@ def test_the_invariants_see_a_broken_ledger(path: Path) -> None:
         "DELETE FROM run WHERE candidate = 2",
         "UPDATE candidate SET state = 'promoted' WHERE number = 1",
         "UPDATE candidate SET state = 'discarded' WHERE number = 2",
+        "UPDATE candidate SET origin = 'union' WHERE number = 2",
+        "UPDATE proposal SET state = 'failed', trouble = 'x', answered_at = 1",
+        "UPDATE search SET state = 'ended'",
     ]
     with open_ledger(path) as ledger:
         start_lab(ledger)
         add_candidate(ledger, "wide")
+        search = ledger.searches.start("t", SearchSettings(Budget(), ()))
+        ledger.proposals.ask("t", search.number, "tpe", "c0001", 1, 7)
     assert broken_invariants(path) == []
     for damage in damages:
         copy = path.with_name("copy.db")

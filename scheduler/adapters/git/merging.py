@@ -20,7 +20,7 @@ def merge_file(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
         names = ("ours", "base", "theirs")
         for name, data in zip(names, (ours, base, theirs), strict=True):
             Path(folder, name).write_bytes(data)
-        status, merged, errors = try_git(Path(folder), "merge-file", "-p", "-q", *names)
+        status, merged, errors = try_git(Path(folder), "merge-file", "-p", *names)
     if status == 0:
         return merged
     if 0 < status <= MOST_CONFLICTS:
