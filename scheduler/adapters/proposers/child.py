@@ -82,11 +82,16 @@ class Child:
             self._owner.close()
         return self._ending
 
-    def end(self) -> Ending:
-        """Kill the command and all it started; returns when they are dead."""
+    def ask_to_end(self) -> None:
+        """Have the keeper kill everything; does not wait for it."""
         if self.poll() is None:
             with contextlib.suppress(OSError):
                 self._owner.shutdown(socket.SHUT_WR)
+
+    def end(self) -> Ending:
+        """Kill the command and all it started; returns when they are dead."""
+        self.ask_to_end()
+        if self.poll() is None:
             try:
                 self._process.wait(END_WAIT_S)
             except subprocess.TimeoutExpired:

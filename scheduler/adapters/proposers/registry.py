@@ -1,7 +1,8 @@
 """Which proposers there are, and making one: entry points of the group `arsched.proposers`, loaded when asked for.
 
 arsched's own are entry points like any other, and known by heart too: an installation older than its source, or the
-left-overs of a build, may not list them. `union` is listed with them because users name it the same way, but it is the scheduler's own and never made here.
+left-overs of a build, may not list them. `union` is listed with them because users name it the same way, but it is the
+scheduler's own and never made here.
 """
 
 from __future__ import annotations
