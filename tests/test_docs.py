@@ -1,17 +1,27 @@
-"""The documents tell the truth about names: verbs and their options, make targets, files and links.
+"""The documents tell the truth about names: verbs and their options, make targets, files and links. Programs they show
+work as they stand.
 
 Does not check figures: those have the command that makes them beside them.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
+from scheduler.adapters.proposers import registry
+from scheduler.adapters.proposers.setup import ProposerSetup
 from scheduler.app.cli.main import main
+from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Trouble
+from scheduler.domain.search import ProposerChoice
+from scheduler.policy.constants import rewrite_constants
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -76,3 +86,49 @@ def test_every_verb_has_help() -> None:
 
 def test_the_checks_see_a_made_up_command() -> None:
     assert commands("text `arsched fly` text\n```\n$ make rocket\n```\n") == ["make rocket", "arsched fly"]
+
+
+def programs(name: str) -> list[str]:
+    """The fenced Python programs of a document."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def ask(number: int) -> Ask:
+    train_py = (ROOT / "train.py").read_bytes()
+    return Ask(f"p{number:04d}", "c0001", "0" * 40, train_py, brief="", trials=(), round=1, seed=number)
+
+
+def test_the_readmes_program_of_json_lines_answers_each_ask_with_an_idea(tmp_path: Path) -> None:
+    (tmp_path / "ideas.py").write_text(programs("README.md")[0])
+    asks = [json.dumps({"ask": f"p{n:04d}", "seed": n}) for n in range(3)]
+    done = subprocess.run(
+        [sys.executable, "ideas.py"], cwd=tmp_path, input="\n".join(asks) + "\n", capture_output=True, text=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["ask"] for answer in answers] == ["p0000", "p0001", "p0002"], done.stderr
+    source = (ROOT / "train.py").read_text()
+    assert len({rewrite_constants(source, answer["constants"]) for answer in answers}) == 3
+    assert all(answer["title"] for answer in answers)
+
+
+def test_the_readmes_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ideas.py").write_text(programs("README.md")[1])
+    about = tmp_path / "ideas-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ideas\nVersion: 1.0\n")
+    group, line = re.findall(r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "README.md").read_text())[0]
+    (about / "entry_points.txt").write_text(f"[{group}]\n{line}\n".replace('"', ""))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    setup = ProposerSetup("ideas", {}, tmp_path, tmp_path, slots=2, seed=0, clock=time.monotonic, say=print)
+    proposer = registry.make(ProposerChoice("ideas"), setup)
+    answers: list[Answer] = []
+    for number in range(4):
+        proposer.ask(ask(number))
+        answers += proposer.poll()
+    assert [answer.ask_id for answer in answers] == ["p0000", "p0001", "p0002", "p0003"]
+    ideas = [answer for answer in answers if isinstance(answer, Proposed)]
+    assert len({idea.train_py for idea in ideas} | {ask(0).train_py}) == 4, "three ideas, none of them the baseline"
+    assert isinstance(answers[-1], NoIdea) and answers[-1].trouble is Trouble.EXHAUSTED
+    assert proposer.poll() == () and proposer.capacity == 1 and proposer.name == "ideas"
+    proposer.close()
