@@ -109,11 +109,17 @@ def add(ledger: Ledger, tag: str, name: str, commit: str, source: str) -> Candid
 class Night:
     """One lab, one pool, one clock: candidates go in, the queue is run, the ledger is looked at."""
 
-    def __init__(self, folder: Path, slots: int | Sequence[Slot] = 2, outcome: object = as_the_source_says) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        slots: int | Sequence[Slot] = 2,
+        outcome: object = as_the_source_says,
+        baseline: str = BASELINE,
+    ) -> None:
         self.folder = folder
         self.clock = VirtualClock(1000.0)
         self.pool = MemoryPool(slots, outcome, self.clock)  # type: ignore[arg-type]
-        self.space = make_space(folder, self.clock)
+        self.space = make_space(folder, self.clock, baseline=baseline)
         self.screen = RecordingScreen()
         self.outlives_us = False
         self.connected = 0
