@@ -24,6 +24,7 @@ class Database:
 
     def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        self.is_writing = False  # inside a transaction that may yet be undone
         self._busy_timeout_s = busy_timeout_s
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
@@ -81,6 +82,7 @@ class Database:
             return
         try:
             self.execute("BEGIN IMMEDIATE")
+            self.is_writing = True
             yield
             self.execute("COMMIT")
         except BaseException:
@@ -88,6 +90,8 @@ class Database:
             with suppress(sqlite3.Error):
                 self._connection.rollback()
             raise
+        finally:
+            self.is_writing = False
 
     @contextmanager
     def references_unchecked(self) -> Iterator[None]:

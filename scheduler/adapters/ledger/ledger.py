@@ -34,6 +34,7 @@ class Ledger:
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
+        self._boards: dict[str, tuple[tuple[int, int], Board]] = {}  # as last read, with the stamp of then
         self.events = Events(database, clock)
         self.labs = Labs(database, self.events, clock)
         self.runs = Runs(database, self.events, clock)
@@ -67,7 +68,12 @@ class Ledger:
 
     def board(self, tag: str) -> Board:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
-        return read_board(self._database, self.labs.get(tag))
+        if self._database.is_writing:
+            return read_board(self._database, self.labs.get(tag))  # it may yet be undone
+        stamp, known = self.stamp(), self._boards.get(tag)
+        if known is None or known[0] != stamp:
+            known = self._boards[tag] = (stamp, read_board(self._database, self.labs.get(tag)))
+        return known[1]
 
     def stamp(self) -> tuple[int, int]:
         """Two stamps that are equal mean that nothing was written in between, by this process or another.
