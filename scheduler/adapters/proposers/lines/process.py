@@ -24,7 +24,7 @@ class Overlong(Exception):
 
 
 class LineProcess:
-    """A shell command under a keeper, its input and output in our hands. Raises ProposerProblem when it cannot start."""
+    """A shell command under a keeper, its input and output in our hands. Raises ProposerProblem, OSError."""
 
     def __init__(self, command: str, *, log: Path, folder: Path, environment: Mapping[str, str], limit: int) -> None:
         self._limit = limit
@@ -33,8 +33,12 @@ class LineProcess:
         self._from, theirs_out = os.pipe()
         try:
             self.child = Child(
-                ["/bin/sh", "-c", command], log=log, folder=folder, environment=environment, pipes=(theirs_in, theirs_out)
-            )  # fmt: skip
+                ["/bin/sh", "-c", command],
+                log=log,
+                folder=folder,
+                environment=environment,
+                pipes=(theirs_in, theirs_out),
+            )
         except BaseException:
             self._close_pipes()
             raise
