@@ -2,10 +2,11 @@
 
     python benchmarks/sim_night.py [--hours 8] [--slots 8] [--workers 8] [--medians 60,180,300] [--seed 0]
 
-Loop, ledger (SQLite in a temporary folder, not synced to disk), promotion rule, supply, claim: the real ones. Stand-ins:
-slots in memory whose runs take 330 s ± 2 %, a proposer whose latency is lognormal (shape 0.7) around the given median,
-and commits kept in a dictionary (merges are git's own). An idea changes one of the constants of a program by an effect
-drawn as in the published night: gains come often at first and dry up; a score is their sum plus noise of 0.001 bpb.
+Loop, ledger (SQLite in a temporary folder, not synced to disk), promotion rule, supply and claim are the real ones.
+Stand-ins: slots in memory whose runs take 330 s ± 2 %, a proposer whose latency is lognormal (shape 0.7) around the
+given median, and commits kept in a dictionary (merges are git's own). An idea changes one of the constants of a program
+by an effect drawn as in the published night, where gains come often at first and dry up; a score is their sum plus
+noise of 0.001 bpb.
 Prints, for each median: the share of slot time in which runs went on while ideas were asked for, runs per slot-hour
 beside the ceiling of 3600/330, promotions, and how long the simulation took.
 """
@@ -47,7 +48,7 @@ from scheduler.domain.slot import RunOrder
 from scheduler.policy.fingerprint import fingerprint
 
 TAG, RUN_S, SHAPE, SIGMA, FIRST_BPB = "night", 330.0, 0.7, 0.001, 1.0
-CONSTANTS = 120  # of a program; an idea changes one, so two ideas seldom touch neighbouring lines
+CONSTANTS = 60  # of a program; an idea changes one, so two ideas seldom touch neighbouring lines
 ROUND_S = 0.1
 
 
@@ -287,8 +288,8 @@ def main() -> None:
         nights.append(night)
         print(
             f"ideas in {median:4.0f} s: slots {night.utilisation:6.1%} busy, {night.runs_per_slot_hour:5.2f} runs per"
-            f" slot-hour (ceiling {ceiling:.2f}), {night.runs} runs, {night.promotions} promotions, {night.unions} unions"
-            f" and ports, true gain {night.true_gain:.4f} bpb; simulated in {night.wall_s:.1f} s",
+            f" slot-hour (ceiling {ceiling:.2f}), {night.runs} runs, {night.promotions} promotions,"
+            f" {night.unions} unions and ports, true gain {night.true_gain:.4f} bpb; simulated in {night.wall_s:.1f} s",
             file=sys.stderr if said.json else sys.stdout,
         )
     if said.json:

@@ -79,7 +79,9 @@ def trouble(kind: Trouble = Trouble.CRASHED, reason: str = "exit code 3") -> Cal
     return lambda ask: NoIdea(ask.id, kind, reason)
 
 
-def settings(*names: str, claim_runs: int = 2, backlog: int | None = None, seed: int = 0, **budget: object) -> SearchSettings:  # fmt: skip
+def settings(
+    *names: str, claim_runs: int = 2, backlog: int | None = None, seed: int = 0, **budget: object
+) -> SearchSettings:
     """Proposers like "fake" or "fake:3", and a budget: runs=20."""
     choices = []
     for text in names or ("fake",):

@@ -92,6 +92,10 @@ class Candidates:
         """All of a lab, in the order of their submission."""
         return tuple(map(parse_candidate, self._all("tag = ?", tag)))
 
+    def names(self, tag: str) -> set[str]:
+        """Every name that is taken."""
+        return {row["name"] for row in self._database.all("SELECT name FROM candidate WHERE tag = ?", tag)}
+
     def find_fingerprint(self, tag: str, fingerprint: str) -> Candidate | None:
         """The first candidate whose source says the same."""
         rows = self._all("tag = ? AND fingerprint = ?", tag, fingerprint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler.app.actions.admission import free_name
 from scheduler.app.actions.submit import SUBMIT_LOCK_S
@@ -49,19 +49,19 @@ def enter(space: Workspace, ask: Ask, answer: Proposed, proposer: str) -> Entere
         space.ledger.proposals.failed(ask.id, Trouble.REFUSED, reason, title=title, log=answer.log)
         return Entered(title, reason=reason)
     with exclusive(space.paths.submit_lock, SUBMIT_LOCK_S):
-        same = space.ledger.candidates.find_fingerprint(space.tag, fingerprint(source))
+        print_of_it = fingerprint(source)
+        same = space.ledger.candidates.find_fingerprint(space.tag, print_of_it)
         if same is not None:
             space.ledger.proposals.known(ask.id, same.id, title, log=answer.log)
             return Entered(title or same.title, same, known=True)
-        return _enter_new(space, ask, answer, proposer, source, title)
+        return _enter_new(space, ask, replace(answer, title=title), proposer, source, print_of_it)
 
 
 def _enter_new(
-    space: Workspace, ask: Ask, answer: Proposed, proposer: str, source: str, title: str
+    space: Workspace, ask: Ask, answer: Proposed, proposer: str, source: str, print_of_it: str
 ) -> Entered:  # fmt: skip
-    taken = {candidate.name for candidate in space.ledger.candidates.list(space.tag)}
-    name = free_name(slug(title), taken)
-    title = title or name
+    name = free_name(slug(answer.title), space.ledger.candidates.names(space.tag))
+    title = answer.title or name
     commit = space.repo.commit_train_py(ask.base_commit, answer.train_py, title, _trailers(ask, answer, proposer, name))
     with space.ledger.transaction():
         candidate = space.ledger.candidates.add(
@@ -71,7 +71,7 @@ def _enter_new(
             base_id=ask.base_id,
             train_py=answer.train_py,
             train_sha256=hashlib.sha256(answer.train_py).hexdigest(),
-            fingerprint=fingerprint(source),
+            fingerprint=print_of_it,
             title=title,
             author=proposer,
             kind=RunKind.NEW,
