@@ -85,7 +85,7 @@ def test_results_tsv_byte_by_byte(play: Play) -> None:
     assert said.encode() == (
         b"commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
         b"baselin\t1.953000\t0.4\tkeep\ttry baseline\n"
-        b"promoc0\t1.902000\t0.4\tkeep\ttry depth-2\n"
+        b"promoc0\t1.905000\t0.4\tkeep\ttry depth-2\n"
         b"promoc0\t1.844000\t0.4\tkeep\ttry depth-1\n"
         b"no-soft\t1.910000\t0.4\tdiscard\ttry no-softcap\n"
         b"lr-too-\t2.610000\t0.4\tdiscard\ttry lr-too-high\n"

@@ -68,7 +68,7 @@ KEYS = {
     "status": "tag branch contract device baseline noise_sd_bpb noise_repeats runner slots queued queued_runs"
     " running_runs finished_runs cancelled_runs undecided_candidates recent_decisions",
     "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats candidates",
-    "show last": "standing author commit made_from train_sha256 fingerprint submitted_at runs decisions diff",
+    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint submitted_at runs decisions merge merged_into diff",
     "show r0004": "run candidate name kind seed state since status reason slot pool val_bpb val_bpb_upstream figures"
     " attempts",
     "explain last": "subject candidate name status answer note rule decisions waiting",
@@ -78,7 +78,7 @@ KEYS = {
 }
 ROW = (
     "rank candidate name title status detail is_baseline val_bpb val_bpb_se runs effect_bpb effect_se_bpb"
-    " effect_shrunken_bpb p_better base suspect_runs"
+    " effect_shrunken_bpb p_better base suspect_runs origin proposer theme"
 )
 
 

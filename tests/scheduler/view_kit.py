@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.adapters.ledger import Ledger
 from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.decision import Promote
+from scheduler.domain.decision import PRESETS, Promote
 from scheduler.domain.result import Result, parse_result
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
@@ -53,14 +54,17 @@ def judged(outcome: float | str, seed: int = 1) -> Result:
 
 
 class Play:
-    """A lab being played. Candidates are added with `add`, `until_idle` runs everything and decides on every result."""
+    """A lab being played. Candidates are added with `add`, `until_idle` runs everything and decides on every result.
+
+    By the rule without merges: those need a repository.
+    """
 
     def __init__(self, path: Path, script: Script, tag: str = "nov23", slots: int = 2) -> None:
         self.clock = Clock(START)
         self.ledger = Ledger.open(path, self.clock)
         self.ledger._database.execute("PRAGMA synchronous = OFF")  # only a power cut could tell
         self.script, self.tag, self.slots = script, tag, slots
-        self.ledger.labs.create(make_lab(tag))
+        self.ledger.labs.create(make_lab(tag, replace(PRESETS["default"], combine=False)))
 
     def add(self, *names: str, title: str = "") -> None:
         for name in names:

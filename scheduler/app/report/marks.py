@@ -14,6 +14,7 @@ from scheduler.app.report.scale import Scale, is_crowded, named_steps
 from scheduler.app.views.history import CandidatePoint, History, Step
 
 INK, GREEN, GREY, ORANGE, RED = "#222222", "#009E73", "#8c8c8c", "#E69F00", "#D55E00"
+BLUE, SKY, PURPLE = "#0072B2", "#56B4E9", "#CC79A7"
 CROWDED_RUNS = 150  # from which on markers shrink
 FEW = 24  # candidates up to which every one is named
 FEW_EDGES = 8  # scores above the picture up to which each is written out
@@ -35,6 +36,7 @@ class Kind:
 
 
 KEPT = Kind("promoted: mean ± error", ("baseline", "promoted"), GREEN, "o", 1.4, 5)
+SHELVED = Kind("near-miss", ("shelved",), SKY, "v", 1.1, 4)
 DISCARDED = Kind("discarded", ("discarded",), GREY, "s", 0.9, 4)
 UNDECIDED = Kind("undecided", ("open", "contender", "cancelled"), ORANGE, "D", 1.0, 4)
 
@@ -46,8 +48,9 @@ def draw_marks(axes: Any, history: History, scale: Scale) -> None:
     axes.set_ylim(scale.low, scale.high)
     _staircase(axes, history.baselines, scale)
     _single_runs(axes, history, scale, size)
-    for kind in (KEPT, DISCARDED, UNDECIDED):
+    for kind in (KEPT, SHELVED, DISCARDED, UNDECIDED):
         _means(axes, history, kind, scale, size)
+    _merged(axes, history, scale, size)
     _off_scale(axes, history, scale, size)
     _without_score(axes, history, size)
     _name_baselines(axes, history, scale)
@@ -68,10 +71,24 @@ def _staircase(axes: Any, steps: Sequence[Step], scale: Scale) -> None:
 
 
 def _single_runs(axes: Any, history: History, scale: Scale, size: float) -> None:
-    shown = [(p.number, p.val_bpb) for p in history.runs if p.val_bpb is not None and p.val_bpb <= scale.high]
-    if shown:
-        x, y = zip(*shown, strict=True)
+    shown = [point for point in history.runs if point.val_bpb is not None and point.val_bpb <= scale.high]
+    single = [point for point in shown if not point.claim]
+    fresh = [point for point in shown if point.claim]
+    if single:
+        x, y = [point.number for point in single], [point.val_bpb for point in single]
         axes.plot(x, y, ".", color=INK, alpha=0.4, markersize=size - 1, zorder=8, label="one run")
+    if fresh:
+        x, y = [point.number for point in fresh], [point.val_bpb for point in fresh]
+        axes.plot(x, y, "*", color=BLUE, markersize=1.3 * size, zorder=8, label="fresh run of the claim")
+
+
+def _merged(axes: Any, history: History, scale: Scale, size: float) -> None:
+    """A ring around unions and ports, whatever became of them."""
+    rings = [(p.number, p.val_bpb) for p in history.candidates if p.merged and _fits(p, scale)]
+    if rings:
+        x, y = zip(*rings, strict=True)
+        style = {"markersize": 2.2 * size, "markerfacecolor": "none", "markeredgecolor": PURPLE, "markeredgewidth": 1.5}
+        axes.plot(x, y, "h", **style, zorder=6, label="union or port")
 
 
 def _means(axes: Any, history: History, kind: Kind, scale: Scale, size: float) -> None:

@@ -61,7 +61,7 @@ def _words(figure: Any, axes: Any, history: History) -> None:
         note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
         axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=10)
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=10)
 
 
 def _counts(history: History) -> str:

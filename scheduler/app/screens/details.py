@@ -9,6 +9,7 @@ from rich.text import Text
 from scheduler.app.screens import numbers
 from scheduler.app.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.app.views.candidate_details import CandidateView
+from scheduler.app.views.explanation import describe_merge
 from scheduler.app.views.run_details import Figures, RunView
 
 SHORT_DIGEST = 12
@@ -44,6 +45,8 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
             ("state", state(row.detail if row.status in row.detail else f"{row.status} ({row.detail})", row.status)),
             ("val_bpb", score),
             ("effect", _effect(view)),
+            *_merging(view),
+            *_idea(view),
             ("author", view.author or numbers.UNKNOWN),
             ("commit", view.commit),
             ("train.py", f"sha256 {view.train_sha256[:SHORT_DIGEST]}   meaning {view.fingerprint[:SHORT_DIGEST]}"),
@@ -55,6 +58,27 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     yield from _failures(view)
     yield from _decisions(view)
     yield from _diff(view.diff)
+
+
+def _merging(view: CandidateView) -> Iterator[tuple[str, str]]:
+    if view.merge is not None:
+        yield "merged from", describe_merge(view.merge)
+        for part in view.merge.parts:
+            if not part.merged:
+                yield "", f"without {part.candidate} {part.name}: it did not go in"
+    if view.merged_into:
+        unions = (f"{union.candidate} {union.name} ({union.status})" for union in view.merged_into)
+        yield "merged into", ", ".join(unions)
+
+
+def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
+    row = view.standing
+    if row.proposer:
+        yield "proposer", row.proposer
+    if row.theme:
+        yield "theme", row.theme
+    if view.hypothesis:
+        yield "hypothesis", view.hypothesis
 
 
 def _figures(figures: Figures) -> list[tuple[str, Renderable]]:

@@ -21,6 +21,8 @@ def explanation_screen(about: Explanation) -> Iterator[Renderable]:
         yield Text("decisions, with the numbers of their moment", style="bold")
         for decision in about.decisions:
             yield indented(f"{decision.sentence}")
+            if decision.parts:
+                yield indented(f"  parts {', '.join(decision.parts)}, {decision.decided_at}")
             if decision.effect_bpb is not None:
                 yield indented(
                     f"  against {decision.base}, noise sd {decision.noise_sd_bpb:.5f}, {decision.decided_at}"

@@ -25,6 +25,7 @@ STYLES = {
     "contender": "yellow",
     "open": "cyan",
     "discarded": "dim",
+    "shelved": "blue",
     "failed": "red",
     "cancelled": "dim",
 }

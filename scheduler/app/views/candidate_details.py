@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from scheduler.adapters.ledger import Ledger
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row
+from scheduler.app.views.merging import MergeRow, made_by, merged_into
 from scheduler.app.views.plain import View, clean, flat, one_line, utc
 from scheduler.app.views.run_details import RunView, run_view
-from scheduler.domain.candidate import Candidate
-from scheduler.domain.decision import DecisionRecord, MeasureBaseline, Retry
+from scheduler.domain.candidate import Candidate, Standing
+from scheduler.domain.decision import Combine, DecisionRecord, MeasureBaseline, Retry
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionView(View):
-    """A decision with the numbers of the moment it was taken. Effects are None where no scores were compared."""
+    """A decision with the numbers of the moment it was taken. Effects are None where no scores were compared.
+
+    `base` is what the effect is against; `parts` and `predicted_bpb` are a merge's.
+    """
 
     decided_at: str
     kind: str
@@ -32,14 +36,20 @@ class DecisionView(View):
     noise_sd_bpb: float
     noise_repeats: int
     gates: str
+    parts: tuple[str, ...] = ()
+    predicted_bpb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateView(View):
-    """`diff` is a unified diff of train.py against the baseline it was made from, "" for the first baseline."""
+    """`diff` is a unified diff of train.py against the baseline it was made from, "" for the first baseline.
+
+    `merge` is what the scheduler made it of, None for the ideas of others; `merged_into` are unions with its patch.
+    """
 
     standing: Row
     author: str
+    hypothesis: str
     commit: str
     made_from: str | None
     train_sha256: str
@@ -47,6 +57,8 @@ class CandidateView(View):
     submitted_at: str
     runs: tuple[RunView, ...]
     decisions: tuple[DecisionView, ...]
+    merge: MergeRow | None
+    merged_into: tuple[MergeRow, ...]
     diff: str
 
 
@@ -54,6 +66,7 @@ def candidate_view(ledger: Ledger, facts: LabFacts, candidate: Candidate) -> Can
     return CandidateView(
         standing=candidate_row(facts, candidate),
         author=one_line(candidate.author),
+        hypothesis=one_line(candidate.hypothesis),
         commit=candidate.commit,
         made_from=candidate.base_id,
         train_sha256=candidate.train_sha256,
@@ -61,32 +74,46 @@ def candidate_view(ledger: Ledger, facts: LabFacts, candidate: Candidate) -> Can
         submitted_at=utc(candidate.submitted_at),
         runs=tuple(run_view(ledger, facts, run) for run in facts.runs_of[candidate.id]),
         decisions=tuple(map(decision_view, ledger.decisions.of_candidate(candidate.id))),
-        diff=_diff(ledger, candidate),
+        merge=made_by(facts, candidate),
+        merged_into=merged_into(facts, candidate),
+        diff=diff_of(ledger, candidate),
     )
 
 
 def decision_view(record: DecisionRecord) -> DecisionView:
     decision = record.decision
-    effect = None if isinstance(decision, MeasureBaseline | Retry) else decision.effect
+    effect = None if isinstance(decision, MeasureBaseline | Retry | Combine) else decision.effect
+    base = _compared_with(record)
+    merge = decision if isinstance(decision, Combine) else None
     return DecisionView(
         decided_at=utc(record.decided_at),
         kind=record.kind,
         sentence=flat(record.sentence),
         reason=one_line(decision.reason),
-        base=record.base.candidate_id,
+        base=base.candidate_id,
         effect_bpb=effect.diff if effect else None,
         effect_se_bpb=effect.se if effect else None,
         effect_shrunken_bpb=effect.shrunken if effect else None,
         p_better=effect.p_better if effect else None,
         candidate_runs=record.candidate.n,
-        base_runs=record.base.n,
+        base_runs=base.n,
         noise_sd_bpb=record.noise.sigma,
         noise_repeats=record.noise.df,
         gates=record.gates.name,
+        parts=merge.parts if merge else (),
+        predicted_bpb=merge.predicted if merge else None,
     )
 
 
-def _diff(ledger: Ledger, candidate: Candidate) -> str:
+def _compared_with(record: DecisionRecord) -> Standing:
+    """The baseline of that moment, or the older one the candidate was made from."""
+    base_id = None if isinstance(record.decision, Retry) else record.decision.base_id
+    own = record.own_base
+    return own if own is not None and own.candidate_id == base_id else record.base
+
+
+def diff_of(ledger: Ledger, candidate: Candidate) -> str:
+    """Unified diff of train.py against the baseline it was made from, cleaned; "" for the first baseline."""
     if candidate.base_id is None:
         return ""
     before, after = (_lines(ledger.candidates.train_py(ref)) for ref in (candidate.base_id, candidate.id))

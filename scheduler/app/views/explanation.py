@@ -1,20 +1,22 @@
-"""Why a candidate was promoted, repeated or dropped, and why a run is not running: an answer in one sentence, and the
-decisions it rests on. Explains what was decided; decides nothing."""
+"""Why a candidate was promoted, repeated, merged, kept or dropped, and why a run is not running: an answer in one
+sentence, and the decisions it rests on. Explains what was decided; decides nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scheduler.app.views.candidate_details import DecisionView, decision_view
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import last_failure
+from scheduler.app.views.merging import MergeRow, made_by, merged_into
 from scheduler.app.views.plain import View, clean, one_line
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.decision import DecisionRecord, GateSettings
 from scheduler.domain.result import Scored
 from scheduler.domain.run import Cancelled, Finished, Queued, Run, Running
 from scheduler.policy.dispatch import explain_waiting
-from scheduler.policy.explain import describe_effect
+from scheduler.policy.explain import describe_effect, signed
 
 NOBODY = "nobody runs the queue: start it with `arsched submit`"
 
@@ -48,7 +50,7 @@ class Explanation(View):
 
 def explain_candidate(facts: LabFacts, candidate: Candidate, slots: int | None) -> Explanation:
     """`slots`: how many the running scheduler has, None when nobody runs the queue."""
-    decisions = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id]
+    decisions = facts.decisions_of[candidate.id]
     waiting = tuple(_waiting(facts, run, slots) for run in facts.runs_of[candidate.id] if _is_pending(run))
     return Explanation(
         subject=candidate.id,
@@ -56,7 +58,7 @@ def explain_candidate(facts: LabFacts, candidate: Candidate, slots: int | None) 
         name=one_line(candidate.name),
         status=candidate.state.value,
         answer=_answer(facts, candidate, waiting),
-        note=_moved_base(facts, candidate, decisions),
+        note="; ".join(filter(None, _notes(facts, candidate))),
         rule=describe_gates(decisions[-1].gates if decisions else facts.lab.gates),
         decisions=tuple(map(decision_view, decisions)),
         waiting=waiting,
@@ -91,16 +93,19 @@ def describe_gates(gates: GateSettings) -> str:
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
         f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes; "
         f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped"
+        + (f", from P ≥ {gates.shelve_from:.2f} kept as a near-miss" if gates.combine else "")
     )
 
 
 def _answer(facts: LabFacts, candidate: Candidate, waiting: tuple[Waiting, ...]) -> str:
-    said = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id]
+    said = facts.decisions_of[candidate.id]
     match candidate.state:
         case CandidateState.BASELINE | CandidateState.PROMOTED:
             return _why_promoted(facts, candidate)
         case CandidateState.DISCARDED if said:
             return one_line(said[-1].decision.reason)
+        case CandidateState.SHELVED if said:
+            return f"kept as a near-miss: {one_line(said[-1].decision.reason)}"
         case CandidateState.FAILED:
             return _why_failed(facts, candidate)
         case CandidateState.CANCELLED:
@@ -111,10 +116,29 @@ def _answer(facts: LabFacts, candidate: Candidate, waiting: tuple[Waiting, ...])
     return _why_undecided(facts)
 
 
-def _moved_base(facts: LabFacts, candidate: Candidate, said: list[DecisionRecord]) -> str:
-    """Dropped against a later baseline than it was made from: what the idea did to its own."""
+def _notes(facts: LabFacts, candidate: Candidate) -> Iterator[str]:
+    """What is to be known beside the decision on it alone."""
+    made = made_by(facts, candidate)
+    if made is not None:
+        yield describe_merge(made)
+    yield _moved_base(facts, candidate, facts.decisions_of[candidate.id])
+    for union in merged_into(facts, candidate):
+        yield f"its patch went into {union.candidate} {union.name} ({union.status})"
+
+
+def describe_merge(row: MergeRow) -> str:
+    """`union of c0004 a + c0007 b on c0003: predicted −0.0120, measured −0.0101 ± 0.0040`"""
+    what = f"{row.kind} of {row.patches} on {row.base}: predicted {signed(row.predicted_bpb)}"
+    if row.measured_bpb is None or row.measured_se_bpb is None:
+        return f"{what}, {row.problem or 'not measured yet'}"
+    return f"{what}, measured {signed(row.measured_bpb)} ± {row.measured_se_bpb:.4f}"
+
+
+def _moved_base(facts: LabFacts, candidate: Candidate, said: Sequence[DecisionRecord]) -> str:
+    """Settled against a later baseline than it was made from: what the idea did to its own."""
     base, effect = candidate.base_id, facts.effect(candidate)
-    if candidate.state is not CandidateState.DISCARDED or not said or base is None or effect is None:
+    settled = candidate.state in (CandidateState.DISCARDED, CandidateState.SHELVED)
+    if not settled or not said or base is None or effect is None:
         return ""
     judged_by = said[-1].base.candidate_id
     if judged_by == base:
@@ -128,7 +152,7 @@ def _why_promoted(facts: LabFacts, candidate: Candidate) -> str:
     if promotion is None:
         return "it is what the lab began with: the first baseline"
     over = f"{promotion.base_id} {one_line(facts.name(promotion.base_id))}"
-    said = [r for r in facts.decisions if r.candidate.candidate_id == candidate.id and r.kind == "promote"]
+    said = [record for record in facts.decisions_of[candidate.id] if record.kind == "promote"]
     return f"promoted over {over}: {one_line(said[-1].decision.reason) if said else 'by hand'}"
 
 

@@ -12,9 +12,10 @@ from functools import cached_property
 
 from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import Candidate, Standing
-from scheduler.domain.decision import DecisionRecord, Effect, Noise, Promotion
+from scheduler.domain.decision import Combine, DecisionRecord, Effect, Noise, Promotion
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Board, Lab
+from scheduler.domain.merge import Merge
 from scheduler.domain.run import Cancelled, Finished, Run, Running
 from scheduler.policy.gates import effect_of
 from scheduler.policy.noise import board_noise
@@ -45,12 +46,26 @@ class LabFacts:
         return {candidate.id: tuple(found[candidate.id]) for candidate in self.candidates}
 
     @cached_property
+    def decisions_of(self) -> dict[str, tuple[DecisionRecord, ...]]:
+        """Candidate id -> the decisions on it, oldest first, the merges it was a part of among them."""
+        found: dict[str, list[DecisionRecord]] = defaultdict(list)
+        for record in self.decisions:
+            for ref in _subjects(record):
+                found[ref].append(record)
+        return {candidate.id: tuple(found[candidate.id]) for candidate in self.candidates}
+
+    @cached_property
     def by_id(self) -> dict[str, Candidate]:
         return {candidate.id: candidate for candidate in self.candidates}
 
     @cached_property
     def standings(self) -> dict[str, Standing]:
         return {s.candidate_id: s for s in self.board.standings} if self.board else {}
+
+    @property
+    def merges(self) -> tuple[Merge, ...]:
+        """All unions and ports, those that gave no program included, oldest first."""
+        return self.board.merges if self.board else ()
 
     @property
     def running(self) -> tuple[Run, ...]:
@@ -92,3 +107,7 @@ def read_facts(ledger: Ledger, lab: Lab) -> LabFacts:
         board = None  # `arsched init` has not come so far
     noise = board_noise(board) if board else None
     return LabFacts(lab, board, noise, candidates, runs, queued, decisions, promotions)
+
+
+def _subjects(record: DecisionRecord) -> tuple[str, ...]:
+    return record.decision.parts if isinstance(record.decision, Combine) else (record.candidate.candidate_id,)

@@ -12,22 +12,26 @@ from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row
 from scheduler.app.views.plain import View
 from scheduler.domain.result import Scored
-from scheduler.domain.run import Finished
+from scheduler.domain.run import Finished, RunKind
 
 
 @dataclass(frozen=True, slots=True)
 class RunPoint(View):
-    """One finished run. `val_bpb` is None when it gave no score."""
+    """One finished run. `val_bpb` is None when it gave no score; a `claim` run belongs to no candidate's mean."""
 
     number: int
     run: str
     candidate: str
     val_bpb: float | None
+    claim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CandidatePoint(View):
-    """A candidate at the number of a run; `val_bpb` and its error are of the mean over all its scored runs."""
+    """A candidate at the number of a run; `val_bpb` and its error are of the mean over all its scored runs.
+
+    `merged`: it is a union or a port.
+    """
 
     number: int
     candidate: str
@@ -37,6 +41,7 @@ class CandidatePoint(View):
     val_bpb: float | None
     val_bpb_se: float | None
     runs: int
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +67,21 @@ class History(View):
 
 def history(facts: LabFacts) -> History:
     ended = sorted(facts.finished, key=lambda run: (_ended_at(run.state), run.id))
-    runs = tuple(RunPoint(number, run.id, run.candidate_id, _score(run.state)) for number, run in enumerate(ended, 1))
+    runs = tuple(
+        RunPoint(number, run.id, run.candidate_id, _score(run.state), run.kind is RunKind.CLAIM)
+        for number, run in enumerate(ended, 1)
+    )
     rows = {candidate.id: candidate_row(facts, candidate) for candidate in facts.candidates}
     steps = _baselines(facts, rows, runs)
     # A baseline is measured again after its promotion; it stands where it was promoted.
-    where = {point.candidate: point.number for point in runs} | {step.candidate: step.number for step in steps}
+    own = {point.candidate: point.number for point in runs if not point.claim}
+    where = own | {step.candidate: step.number for step in steps}
     return History(
         tag=facts.lab.tag,
         contract=facts.lab.contract_name,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         runs=runs,
-        candidates=tuple(_point(rows[ref], n) for ref, n in sorted(where.items(), key=lambda item: item[1])),
+        candidates=tuple(_point(facts, rows[ref], n) for ref, n in sorted(where.items(), key=lambda item: item[1])),
         baselines=steps,
     )
 
@@ -93,10 +102,10 @@ def _baselines(facts: LabFacts, rows: dict[str, Row], runs: tuple[RunPoint, ...]
     )
 
 
-def _point(row: Row, number: int) -> CandidatePoint:
-    return CandidatePoint(
-        number, row.candidate, row.name, row.status, row.detail, row.val_bpb, row.val_bpb_se, row.runs
-    )
+def _point(facts: LabFacts, row: Row, number: int) -> CandidatePoint:
+    merged = facts.by_id[row.candidate].origin.merged
+    score = (row.val_bpb, row.val_bpb_se, row.runs)
+    return CandidatePoint(number, row.candidate, row.name, row.status, row.detail, *score, merged)
 
 
 def _ended_at(state: object) -> float:

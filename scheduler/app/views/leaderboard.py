@@ -18,7 +18,10 @@ from scheduler.domain.run import Finished, Run, Running
 
 @dataclass(frozen=True, slots=True)
 class Row(View):
-    """One candidate. `status` is its state in the ledger, `detail` what that means ("running", "crash", "first")."""
+    """One candidate. `status` is its state in the ledger, `detail` what that means ("running", "crash", "near-miss").
+
+    `origin` says who made it; `proposer` and `theme` are "" where none was named.
+    """
 
     rank: int | None
     candidate: str
@@ -36,6 +39,9 @@ class Row(View):
     p_better: float | None
     base: str | None
     suspect_runs: int
+    origin: str
+    proposer: str
+    theme: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,9 @@ def candidate_row(facts: LabFacts, candidate: Candidate) -> Row:
         p_better=effect.p_better if effect else None,
         base=candidate.base_id,
         suspect_runs=standing.suspect_scores if standing else 0,
+        origin=candidate.origin.value,
+        proposer=one_line(candidate.proposer),
+        theme=one_line(candidate.theme),
     )
 
 
@@ -94,13 +103,24 @@ def describe_state(candidate: Candidate, runs: tuple[Run, ...]) -> str:
         return "first"
     if candidate.state is CandidateState.FAILED:
         return last_failure(runs) or candidate.state.value
+    if candidate.state is CandidateState.SHELVED:
+        return "near-miss"
     if not candidate.state.undecided:
         return candidate.state.value
+    if candidate.origin.merged:
+        return _describe_merged(candidate, runs)
     if any(isinstance(run.state, Running) for run in runs):
         return "running" if candidate.state is CandidateState.OPEN else "repeat runs"
     if all(isinstance(run.state, Finished) for run in runs):
         return "undecided"
     return "queued" if candidate.state is CandidateState.OPEN else "repeat due"
+
+
+def _describe_merged(candidate: Candidate, runs: tuple[Run, ...]) -> str:
+    """An undecided union or port: "union runs", "port due"."""
+    running = any(isinstance(run.state, Running) for run in runs)
+    over = all(isinstance(run.state, Finished) for run in runs)
+    return f"{candidate.origin.value} {'runs' if running else 'undecided' if over else 'due'}"
 
 
 def last_failure(runs: tuple[Run, ...]) -> str:

@@ -1,6 +1,7 @@
 """results.tsv in the five columns that autoresearch defines: commit, val_bpb, memory_gb, status, description.
 
-One row for every candidate that is decided, in the order of submission. Undecided and cancelled ones have no row.
+One row for every candidate that is decided, in the order of submission; a near-miss was not kept, so it is a discard.
+Undecided and cancelled ones have no row, and the fresh runs of a claim change none.
 Columns: https://github.com/karpathy/autoresearch/blob/master/program.md
 """
 
@@ -21,6 +22,7 @@ _STATUS = {
     CandidateState.BASELINE: "keep",
     CandidateState.PROMOTED: "keep",
     CandidateState.DISCARDED: "discard",
+    CandidateState.SHELVED: "discard",
     CandidateState.FAILED: "crash",
 }
 
