@@ -55,9 +55,14 @@ class Child:
         containment: str = "auto",
     ) -> None:
         """`pipes` are the command's input and output; None: no input, the output to the log. Raises ProposerProblem."""
-        self.log = log
+        self.log = log.absolute()  # the command runs in a folder of its own
         self._owner, theirs = socket.socketpair()
-        options = [f"--owner={theirs.fileno()}", f"--log={log}", f"--limit-s={limit_s}", f"--containment={containment}"]
+        options = [
+            f"--owner={theirs.fileno()}",
+            f"--log={self.log}",
+            f"--limit-s={limit_s}",
+            f"--containment={containment}",
+        ]
         through, (stdin, stdout) = (["--through"], pipes) if pipes else ([], (subprocess.DEVNULL, subprocess.DEVNULL))
         try:
             # -I and -S: the keeper is one file on the standard library, whatever the folder or the environment hold.
@@ -133,4 +138,4 @@ def tail(path: Path, limit: int) -> str:
 def last_line(text: str, limit: int = 200) -> str:
     """The last line with something in it, without control characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(c if c.isprintable() else " " for c in lines[-1]).strip()[:limit] if lines else ""
+    return " ".join("".join(c if c.isprintable() else " " for c in lines[-1]).split())[:limit] if lines else ""

@@ -1,0 +1,55 @@
+"""What tests of proposers share: setups, asks, waiting for answers, and a look for processes left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from scheduler.adapters.proposers.setup import ProposerSetup
+from scheduler.domain.proposal import Answer, Ask, Proposer, Trial
+
+AGENT = Path(__file__).parents[1] / "fixtures" / "scripted_agent.py"
+AGENT_COMMAND = f"{sys.executable} -S {AGENT}"
+MARK = "ARSCHED_TEST_MARK"
+WAIT_S = 60.0
+
+
+def make_setup(root: Path, options: Mapping[str, str], *, name: str = "agent", slots: int = 2) -> ProposerSetup:
+    folder = root / ".arsched" / "proposals"
+    return ProposerSetup(name, options, root, folder, slots, 7, time.monotonic, lambda line: None)
+
+
+def make_ask(train_py: bytes, ask_id: str = "p0001", *, commit: str = "", seed: int = 1, trials=()) -> Ask:
+    return Ask(ask_id, "c0001", commit, train_py, "# Notes\n\nNothing yet.\n", tuple(trials), 1, seed)
+
+
+def make_trial(train_py: bytes, val_bpb: float | None = None, *, pending: bool = False, failure: str = "") -> Trial:
+    return Trial("c0002", "c0001", train_py, val_bpb, pending, "tpe", failure)
+
+
+def wait_for(condition: Callable[[], object], what: str = "the condition") -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {WAIT_S:g} s for {what}"
+        time.sleep(0.005)
+
+
+def collect(proposer: Proposer, count: int = 1) -> list[Answer]:
+    answers: list[Answer] = []
+    wait_for(lambda: answers.extend(proposer.poll()) or len(answers) >= count, f"{count} answers")
+    return answers
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes that were started with this mark in their environment."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if wanted in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
