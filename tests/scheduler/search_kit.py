@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,17 @@ def settings(
         name, _, weight = text.partition(":")
         choices.append(ProposerChoice(name, float(weight or 1)))
     return SearchSettings(Budget(**budget), tuple(choices), backlog, claim_runs, seed)  # type: ignore[arg-type]
+
+
+def press(night: Night, at: dict[float, int]) -> None:
+    """Send signals to ourselves when the clock gets there."""
+    due = dict(at)
+
+    def each_round() -> None:
+        for moment in [moment for moment in due if night.clock() >= moment]:
+            signal.raise_signal(due.pop(moment))
+
+    night.each_round = each_round
 
 
 class SearchLab(Night):

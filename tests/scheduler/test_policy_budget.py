@@ -1,0 +1,98 @@
+"""Budgets and shares: the first limit ends a search, the claim's time belongs to it, and weights are met exactly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from scheduler.domain.search import Budget
+from scheduler.policy.budget import Spent, claim_time_s, ideas_per_round, ideas_wanted, time_left_s, why_over
+from scheduler.policy.shares import FIRST_REST_S, LONGEST_REST_S, next_proposer, rest_s
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "words"),
+    [
+        (Budget(hours=8), Spent(active_s=8 * HOUR), "8.00 of 8 hours are spent"),
+        (Budget(runs=40), Spent(runs=33, running=7), "40 of 40 runs are spent"),
+        (Budget(rounds=3, ideas=4), Spent(ideas=12), "12 of 12 ideas are decided"),
+        (Budget(rounds=3), Spent(ideas=24), "24 of 24 ideas are decided"),
+        (Budget(target_bpb=1.7), Spent(baseline_mean=1.7, baseline_runs=2), "the baseline is at 1.7000 bpb"),
+    ],
+)
+def test_every_limit_is_met_exactly_and_said_with_its_numbers(budget: Budget, spent: Spent, words: str) -> None:
+    assert words in (why_over(spent, budget, ideas_per_round(budget, 8)) or "")
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [
+        (Budget(hours=8), Spent(active_s=8 * HOUR - 1)),
+        (Budget(runs=40), Spent(runs=33, running=6)),
+        (Budget(rounds=3, ideas=4), Spent(ideas=11)),
+        (Budget(rounds=3, ideas=4), Spent(ideas=12, undecided=1)),
+        (Budget(target_bpb=1.7), Spent(baseline_mean=1.6, baseline_runs=1)),
+        (Budget(target_bpb=1.7), Spent(baseline_mean=1.7001, baseline_runs=9)),
+        (Budget(target_bpb=1.7), Spent()),
+        (Budget(), Spent(active_s=1e9, runs=10**6, ideas=10**6)),
+    ],
+)
+def test_one_short_of_a_limit_goes_on(budget: Budget, spent: Spent) -> None:
+    assert why_over(spent, budget, 4) is None
+
+
+def test_the_first_of_several_limits_ends_it() -> None:
+    both = Budget(hours=1, runs=10)
+    assert "runs" in (why_over(Spent(active_s=60, runs=10), both, 8) or "")
+    assert "hours" in (why_over(Spent(active_s=HOUR, runs=1), both, 8) or "")
+
+
+def test_the_claim_belongs_to_the_hours_and_ideas_keep_half_of_them() -> None:
+    budget, spent = Budget(hours=8), Spent(active_s=7 * HOUR)
+    assert why_over(spent, budget, 8, claim_s=HOUR - 1) is None
+    assert "the rest is the claim's" in (why_over(spent, budget, 8, claim_s=HOUR) or "")
+    assert why_over(Spent(active_s=3.9 * HOUR), budget, 8, claim_s=100 * HOUR) is None
+    assert why_over(Spent(active_s=4 * HOUR), budget, 8, claim_s=100 * HOUR) is not None
+    assert time_left_s(replace(spent, active_s=9 * HOUR), budget) == 0.0
+    assert time_left_s(spent, Budget(runs=3)) is None
+
+
+@pytest.mark.parametrize(("slots", "rounds"), [(8, 2), (4, 2), (3, 3), (2, 4), (1, 8)])
+def test_the_claim_takes_as_many_run_lengths_as_its_slots_need(slots: int, rounds: int) -> None:
+    assert claim_time_s(4, slots, 330.0) == (2 + rounds) * 330.0
+    assert claim_time_s(4, slots, 330.0, promoted=False) == 2 * 330.0
+    assert claim_time_s(0, slots, 330.0) == 2 * 330.0
+
+
+def test_rounds_are_of_as_many_ideas_as_slots_unless_somebody_says() -> None:
+    assert ideas_per_round(Budget(rounds=2), 8) == 8 and ideas_per_round(Budget(ideas=3), 8) == 3
+    assert ideas_per_round(Budget(), 0) == 1
+    assert ideas_wanted(Budget(rounds=2, ideas=3), 3) == 6 and ideas_wanted(Budget(hours=1), 3) is None
+
+
+def test_shares_follow_the_weights_at_every_moment() -> None:
+    weights, ideas = {"agent": 3.0, "tpe": 1.0, "lines": 2.0}, Counter[str]()
+    for asked in range(1, 601):
+        name = next_proposer(weights, ideas, set(weights))
+        assert name is not None
+        ideas[name] += 1
+        for other, weight in weights.items():
+            assert abs(ideas[other] - asked * weight / 6) < 1.5
+    assert ideas == {"agent": 300, "tpe": 100, "lines": 200}
+
+
+def test_one_that_was_busy_catches_up_and_nobody_able_is_none() -> None:
+    weights = {"slow": 1.0, "quick": 1.0}
+    assert next_proposer(weights, {"slow": 2, "quick": 9}, {"slow", "quick"}) == "slow"
+    assert next_proposer(weights, {"slow": 2, "quick": 9}, {"quick"}) == "quick"
+    assert next_proposer(weights, {}, set()) is None
+    assert next_proposer(weights, {}, {"slow", "quick"}) == "slow"
+
+
+def test_rests_double_up_to_five_minutes() -> None:
+    rests = [rest_s(troubles) for troubles in range(1, 12)]
+    assert rests[:4] == [FIRST_REST_S, 10.0, 20.0, 40.0] and max(rests) == rests[-1] == LONGEST_REST_S
