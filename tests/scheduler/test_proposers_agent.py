@@ -154,8 +154,10 @@ def test_a_crash_is_tried_again_and_a_refusal_is_not(root: Path) -> None:
 
 
 def test_asks_work_side_by_side_and_answer_for_themselves(root: Path) -> None:
-    command = 'sed -i "s/0.04/0.0$ARSCHED_SEED/" train.py; touch "$0.$ARSCHED_SEED"; until [ -e "$0.5" -a -e "$0.6" ]; do sleep 0.01; done'
-    proposer = make(make_setup(root, {"command": command.replace("$0", str(root.parent / "there"))}))
+    there = root.parent / "there"
+    meet = f"touch {there}.$ARSCHED_SEED; until [ -e {there}.5 -a -e {there}.6 ]; do sleep 0.01; done"
+    command = f'sed -i "s/0.04/0.0$ARSCHED_SEED/" train.py; {meet}'
+    proposer = make(make_setup(root, {"command": command}))
     assert proposer.capacity == 2
     for number in (5, 6):
         proposer.ask(ask_of(root, f"p000{number}", seed=number))

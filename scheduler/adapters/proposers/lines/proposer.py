@@ -1,7 +1,8 @@
 """The lines proposer: a long-lived program that is sent asks and answers them in any order, in JSON lines.
 
-It is started at the first ask and again when it is needed after it ended, was caught writing nonsense, or was too slow;
-after `retries` such ends without a good answer in between it is not started any more.
+It is started at the first ask and again when it is needed after it ended, was caught writing nonsense, or was too slow.
+One that leaves well after a good answer is no trouble, whatever was asked meanwhile goes to the next; after more than
+`retries` ends without any good answer it is not started again.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class LinesProposer:
         self._late: set[str] = set()
         self._answers: list[Answer] = []
         self._bad_ends = 0
+        self._has_served = False  # since it was started
         self._why = ""
 
     def ask(self, ask: Ask) -> None:
@@ -78,6 +80,7 @@ class LinesProposer:
             hint = f"see {self._log}, and try the command by hand"
             raise ProposerProblem(f"{self.name} ended badly {self._bad_ends} times in a row: {self._why}", hint)
         self._late.clear()
+        self._has_served = False
         try:
             self._setup.folder.mkdir(parents=True, exist_ok=True)
             folder, environment = self._setup.repo_root, {**os.environ, "ARSCHED_SEED": str(self._setup.seed)}
@@ -101,7 +104,9 @@ class LinesProposer:
             reason = f"it wrote a line of more than {MAX_LINE_BYTES:,} bytes: {quote(problem.start)}"
             self._end_badly(Trouble.MALFORMED, reason)
         else:
-            if ending is not None:
+            if ending == Ending(How.EXIT, 0) and self._has_served:
+                self._go_on()
+            elif ending is not None:
                 self._end_badly(Trouble.CRASHED, self._describe(ending))
             else:
                 self._check_time()
@@ -116,7 +121,7 @@ class LinesProposer:
         answer = read_answer(self._open.pop(ask_id).ask, said)
         self._answers.append(answer)
         if not (isinstance(answer, NoIdea) and answer.trouble is Trouble.MALFORMED):
-            self._bad_ends = 0
+            self._bad_ends, self._has_served = 0, True
 
     def _check_time(self) -> None:
         now = self._setup.clock()
@@ -128,8 +133,22 @@ class LinesProposer:
         if self._late and not self._open:  # nobody waits for it, and it hangs or lags behind
             self._end_badly(Trouble.TIMED_OUT, f"it was silent for {self._limit_s:g} s")
 
+    def _go_on(self) -> None:
+        """It left well: what it did not get to goes to a new one, its time counted from the ask."""
+        self._drop()
+        if not self._open:
+            return
+        try:
+            self._process = self._start()
+        except ProposerProblem as problem:
+            self._end_badly(Trouble.CRASHED, problem.message)
+            return
+        for waiting in self._open.values():
+            self._process.send(spell_ask(waiting.ask))
+
     def _end_badly(self, trouble: Trouble, reason: str) -> None:
-        self._bad_ends, self._why = self._bad_ends + 1, reason
+        if not self._has_served:
+            self._bad_ends, self._why = self._bad_ends + 1, reason
         self._drop()
         log = self._printed()
         self._answers += [NoIdea(ask_id, trouble, reason, log) for ask_id in self._open]
