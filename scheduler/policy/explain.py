@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from scheduler.domain.claim import Claim
 from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Promote, Replicate, Retry
 
 _CLEAR = 2.0  # standard errors; less is called noise
@@ -34,6 +35,15 @@ def describe_effect(effect: Effect) -> str:
     """`−0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
     runs = f"{_runs(effect.n_candidate)} vs {effect.n_base}"
     return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={_probability(effect.p_better)}"
+
+
+def describe_claim(claim: Claim) -> str:
+    """`1.0032 → 0.9741, −0.0291 ± 0.0008 (4 + 4 runs)`: means and difference over the claim's fresh runs alone."""
+    first, final = claim.first_scores, claim.final_scores
+    if not first or not final:
+        return "nothing to claim"
+    means = f"{sum(first) / len(first):.4f} → {sum(final) / len(final):.4f}"
+    return f"{means}, {signed(claim.diff)} ± {claim.se:.4f} ({len(first)} + {len(final)} runs)"
 
 
 def signed(bpb: float) -> str:

@@ -18,7 +18,7 @@ from scheduler.app.views.history import history
 from scheduler.app.views.leaderboard import leaderboard
 from scheduler.app.views.results import HEADER, result_rows, results_tsv
 from scheduler.app.views.run_details import run_view
-from scheduler.app.views.status import status
+from scheduler.app.views.status import read_status
 from scheduler.app.views.summary import summary
 from tests.scheduler.ledger_kit import make_lab
 from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script
@@ -158,7 +158,8 @@ def every_view(play: Play) -> list[object]:
     """All views of a lab, as JSON."""
     facts = play.facts()
     views = [
-        leaderboard(facts), status(facts, None, play.clock.now), history(facts), summary(play.ledger, facts),
+        leaderboard(facts), read_status(play.ledger, facts, None, play.clock.now), history(facts),
+        summary(play.ledger, facts),
         *result_rows(facts), *(candidate_view(play.ledger, facts, c) for c in facts.candidates),
         *(run_view(play.ledger, facts, r) for r in facts.runs),
         *(explain_candidate(facts, c, 2) for c in facts.candidates), *(explain_run(facts, r, None) for r in facts.runs),
@@ -175,7 +176,7 @@ def test_a_lab_without_anything(tmp_path: Path) -> None:
         ledger.labs.create(make_lab("new"))
         facts = read_facts(ledger, ledger.labs.get("new"))
         assert facts.board is None and facts.noise is None
-        assert leaderboard(facts).candidates == () and status(facts, None, 0.0).baseline is None
+        assert leaderboard(facts).candidates == () and read_status(ledger, facts, None, 0.0).baseline is None
         assert results_tsv(result_rows(facts)) == HEADER + "\n"
         assert history(facts).runs == () and summary(ledger, facts).gain is None
 
@@ -185,7 +186,7 @@ def test_a_lab_of_one_run_in_the_middle(tmp_path: Path) -> None:
     play.begin()
     play.lease(play.ledger.runs.queued("nov23")[0])
     assert json.dumps(every_view(play), allow_nan=False)
-    seen = status(play.facts(), None, play.clock.now)
+    seen = read_status(play.ledger, play.facts(), None, play.clock.now)
     assert (seen.running_runs, seen.queued_runs, seen.runner) == (1, 2, None)
     assert [(slot.run, slot.phase) for slot in seen.slots] == [("r0001", "unwatched")]
     assert results_tsv(result_rows(play.facts())) == HEADER + "\n"

@@ -25,7 +25,7 @@ from scheduler.app.views.candidate_details import CandidateView, candidate_view
 from scheduler.app.views.explanation import explain_candidate, explain_run
 from scheduler.app.views.leaderboard import leaderboard
 from scheduler.app.views.run_details import run_view
-from scheduler.app.views.status import FRESH_S, status
+from scheduler.app.views.status import FRESH_S, read_status
 from scheduler.app.views.summary import summary
 from tests.scheduler.view_kit import Play, demo_lab
 
@@ -76,21 +76,21 @@ def test_leaderboard_cut_short(play: Play) -> None:
 def test_status_while_the_queue_is_run(play: Play) -> None:
     play.add(LONG, "late", "later")
     play.lease(play.ledger.runs.queued("nov23")[0])
-    view = status(play.facts(), live_of(play), play.clock.now)
+    view = read_status(play.ledger, play.facts(), live_of(play), play.clock.now)
     fixed = tuple(replace(row, why="it is next") for row in view.queued)
     check("status_running", painted(status_screen(replace(view, queued=fixed, recent_decisions=(SENTENCE,)))))
 
 
 def test_status_when_nobody_runs_the_queue(play: Play) -> None:
     play.add("late")
-    view = status(play.facts(), live_of(play), play.clock.now + FRESH_S + 1)
+    view = read_status(play.ledger, play.facts(), live_of(play), play.clock.now + FRESH_S + 1)
     said = painted(status_screen(view))
     assert "nobody runs the queue" in said and "arsched submit" in said and "4242" not in said
 
 
 def test_status_of_another_lab_is_not_ours(play: Play) -> None:
     other = replace(live_of(play), tag="other")
-    assert status(play.facts(), other, play.clock.now).runner is None
+    assert read_status(play.ledger, play.facts(), other, play.clock.now).runner is None
 
 
 def test_a_run(play: Play) -> None:
@@ -125,7 +125,7 @@ def test_no_line_is_longer_than_the_terminal(play: Play, width: int) -> None:
     long = play.ledger.candidates.get(LONG, "nov23")
     screens = [
         leaderboard_screen(leaderboard(facts)),
-        status_screen(status(facts, live_of(play), play.clock.now)),
+        status_screen(read_status(play.ledger, facts, live_of(play), play.clock.now)),
         candidate_screen(replace(candidate_view(play.ledger, facts, long), diff="")),
         explanation_screen(explain_candidate(facts, long, 2)),
         explanation_screen(explain_run(facts, facts.runs[0], 2)),

@@ -66,9 +66,11 @@ def arsched(capsys: pytest.CaptureFixture[str], root: Path) -> Arsched:
 
 KEYS = {
     "status": "tag branch contract device baseline noise_sd_bpb noise_repeats runner slots queued queued_runs"
-    " running_runs finished_runs cancelled_runs undecided_candidates recent_decisions",
+    " running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency ideas"
+    " recent_decisions",
     "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats candidates",
-    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint submitted_at runs decisions merge merged_into diff",
+    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint submitted_at runs decisions"
+    " merge merged_into diff",
     "show r0004": "run candidate name kind seed state since status reason slot pool val_bpb val_bpb_upstream figures"
     " attempts",
     "explain last": "subject candidate name status answer note rule decisions waiting",

@@ -14,15 +14,15 @@ from scheduler.app.cli.output import print_json
 @options.tag
 @options.as_json
 def command(tag: str | None, as_json: bool) -> None:
-    """Show the lab's baseline, its noise, the slots with what they do, and what waits and why."""
+    """Show the lab's baseline, its noise, its search and what that has spent, the slots, and what waits and why."""
     from scheduler.app.queue.live import read_live
     from scheduler.app.screens.status import status_screen
     from scheduler.app.screens.terminal import paint
     from scheduler.app.views.facts import read_facts
-    from scheduler.app.views.status import status
+    from scheduler.app.views.status import read_status
     from scheduler.app.workspace import open_workspace
 
     with open_workspace(tag) as space:
         live = read_live(space.paths.live)
-        view = status(read_facts(space.ledger, space.lab), live, time.time())
+        view = read_status(space.ledger, read_facts(space.ledger, space.lab), live, time.time())
     print_json(view.to_json()) if as_json else paint(status_screen(view))

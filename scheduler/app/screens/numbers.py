@@ -45,9 +45,14 @@ def seconds(value: float | None) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 run`, `3 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: int, noun: str, many: str = "") -> str:
+    """`1 run`, `3 runs`; `many` where the plural is another word."""
+    return f"{number} {noun}" if number == 1 else f"{number} {many or noun + 's'}"
+
+
+def hours(value: float) -> str:
+    """`0.25`, `6.4`, `120`: of an hour what is worth saying."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def share(value: float) -> str:

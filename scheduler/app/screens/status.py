@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from scheduler.app.screens import numbers
+from scheduler.app.screens.search import search_rows, used
 from scheduler.app.screens.terminal import Columns, Renderable, indented, pairs
 from scheduler.app.views.status import SlotRow, Status
 
@@ -22,6 +23,9 @@ def status_screen(status: Status) -> Iterator[Renderable]:
             ("noise", _noise(status)),
             ("queue", _queue(status)),
             ("running it", _runner(status)),
+            *search_rows(status.search, status.claim),
+            *_ideas(status),
+            ("used", used(status.efficiency)),
         )
     )
     if status.slots:
@@ -62,6 +66,17 @@ def _queue(status: Status) -> str:
 
 
 def _runner(status: Status) -> str:
+    paused = "; paused: nothing new begins before `arsched resume`" if status.paused else ""
+    return _who(status) + paused
+
+
+def _ideas(status: Status) -> Iterator[tuple[str, str]]:
+    if status.ideas:
+        shown = ", ".join(f"{one.proposer} {one.id} ({numbers.seconds(one.age_s)})" for one in status.ideas)
+        yield "ideas", f"{len(status.ideas)} being written: {shown}"
+
+
+def _who(status: Status) -> str:
     if status.runner is not None:
         stopping = ", stopping: it places nothing new" if status.runner.stopping else ""
         return f"yes, process {status.runner.pid} on {numbers.count(len(status.slots), 'slot')}{stopping}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scheduler.app.screens import numbers
+from scheduler.app.screens.search import search_rows, used
 from scheduler.app.screens.terminal import Columns, Renderable, pairs
 from scheduler.app.views.slot_time import SlotTime
 from scheduler.app.views.summary import Summary
@@ -17,8 +18,10 @@ def summary_screen(view: Summary) -> Iterator[Renderable]:
             ("candidates", _candidates(view)),
             ("runs", _runs(view)),
             ("baseline", _baseline(view)),
-            ("gain", _gain(view)),
+            _gain(view),
             ("noise", _noise(view)),
+            *search_rows(view.search, None),
+            ("used", used(view.efficiency)),
         ]
     )
     if view.slot_time.runs:
@@ -65,18 +68,21 @@ def slot_words(time: SlotTime) -> Renderable:
 def _candidates(view: Summary) -> str:
     parts = {
         "promoted": view.promoted,
+        "near-misses": view.shelved,
         "discarded": view.discarded,
         "failed": view.failed,
         "cancelled": view.cancelled,
         "undecided": view.undecided,
     }
     said = ", ".join(f"{count} {word}" for word, count in parts.items() if count)
-    return f"{view.candidates}" + (f": {said}" if said else "")
+    merged = f"; {numbers.count(view.merged, 'union or port', 'unions or ports')} among them" if view.merged else ""
+    return f"{view.candidates}" + (f": {said}" if said else "") + merged
 
 
 def _runs(view: Summary) -> str:
     repeats = f", {numbers.count(view.repeat_runs, 'repeat')} among them" if view.repeat_runs else ""
-    return f"{view.runs}: {view.scored_runs} scored, {view.failed_runs} without a score{repeats}"
+    claim = f", {view.claim_runs} for a claim" if view.claim_runs else ""
+    return f"{view.runs}: {view.scored_runs} scored, {view.failed_runs} without a score{repeats}{claim}"
 
 
 def _baseline(view: Summary) -> str:
@@ -88,15 +94,18 @@ def _baseline(view: Summary) -> str:
     return f"{row.candidate} {row.name}   {score} ({numbers.count(row.runs, 'run')})"
 
 
-def _gain(view: Summary) -> str:
+def _gain(view: Summary) -> tuple[str, str]:
+    """The claim when there is one: it is the only total to quote."""
+    if view.claim is not None:
+        return "claim", view.claim.sentence + ("" if view.claim_is_current else "; the baseline has moved since")
     gain = view.gain
     if gain is None:
-        return "none: nothing was promoted"
+        return "gain", "none: nothing was promoted"
     places = numbers.decimals(view.noise_sd_bpb)
     total = numbers.effect(gain.diff_bpb, gain.se_bpb, places)
     change = f"{gain.first_val_bpb:.{places}f} → {gain.now_val_bpb:.{places}f}"
     runs = f"{gain.now_runs} + {gain.first_runs} runs"
-    return f"{change}, {total} ({runs}; the winner was picked by these very runs, which flatters it)"
+    return "gain", f"{change}, {total} ({runs}; the winner was picked by these very runs, which flatters it)"
 
 
 def _noise(view: Summary) -> str:

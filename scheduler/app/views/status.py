@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.adapters.ledger import Ledger
 from scheduler.app.queue.live import Live, LiveSlot
+from scheduler.app.views.efficiency import Efficiency, efficiency
 from scheduler.app.views.explanation import waiting_for
 from scheduler.app.views.facts import LabFacts
+from scheduler.app.views.ideas import OpenIdea, open_ideas
 from scheduler.app.views.leaderboard import Row, candidate_row
 from scheduler.app.views.plain import View, clean, finite, flat, one_line
+from scheduler.app.views.search import ClaimView, SearchView, read_search
+from scheduler.app.views.slot_time import slot_time
+from scheduler.app.views.stays import read_stays
+from scheduler.app.views.summary import last_claim
 from scheduler.domain.run import Run, Running
 
 FRESH_S = 15.0  # a live file older than this was left behind: its writer replaces it about once a second
@@ -52,7 +59,10 @@ class QueuedRow(View):
 
 @dataclass(frozen=True, slots=True)
 class Status(View):
-    """`runner` is None when nobody runs the queue; running runs may then be left over from one that was killed."""
+    """`runner` is None when nobody runs the queue; running runs may then be left over from one that was killed.
+
+    `search` is the lab's last one, `claim` the last there is; `efficiency` is of the whole lab. `ideas` are being made.
+    """
 
     tag: str
     branch: str
@@ -69,11 +79,40 @@ class Status(View):
     finished_runs: int
     cancelled_runs: int
     undecided_candidates: int
+    paused: bool
+    note: str
+    search: SearchView | None
+    claim: ClaimView | None
+    efficiency: Efficiency
+    ideas: tuple[OpenIdea, ...]
     recent_decisions: tuple[str, ...]
 
 
-def status(facts: LabFacts, live: Live | None, now: float) -> Status:
+def read_status(ledger: Ledger, facts: LabFacts, live: Live | None, now: float) -> Status:
     """`now` in seconds since the epoch: how old the live file is decides whether it still means anything."""
+    stays = read_stays(ledger, facts)
+    return status(
+        facts,
+        live,
+        now,
+        search=read_search(ledger, facts),
+        claim=last_claim(ledger, facts),
+        used=efficiency(facts, stays, slot_time(stays)),
+        ideas=open_ideas(ledger.proposals.list(facts.lab.tag), now),
+    )
+
+
+def status(
+    facts: LabFacts,
+    live: Live | None,
+    now: float,
+    *,
+    used: Efficiency,
+    search: SearchView | None = None,
+    claim: ClaimView | None = None,
+    ideas: tuple[OpenIdea, ...] = (),
+) -> Status:
+    """As `read_status`, of what was read already."""
     fresh = fresh_live(facts.lab.tag, live, now)
     baseline = facts.by_id.get(facts.board.baseline_id) if facts.board else None
     slots = usable_slots(facts.lab.tag, live, now)
@@ -93,6 +132,12 @@ def status(facts: LabFacts, live: Live | None, now: float) -> Status:
         finished_runs=len(facts.finished),
         cancelled_runs=len(facts.cancelled),
         undecided_candidates=sum(candidate.state.undecided for candidate in facts.candidates),
+        paused=facts.lab.paused_at is not None,
+        note=one_line(fresh.note) if fresh else "",
+        search=search,
+        claim=claim,
+        efficiency=used,
+        ideas=ideas,
         recent_decisions=tuple(flat(r.sentence) for r in facts.decisions[-RECENT:]),
     )
 

@@ -1,4 +1,4 @@
-"""The lab in totals: how many candidates and runs, what was gained, where the slots' time went."""
+"""The lab in totals: how many candidates and runs, what was gained, where the slots' time went, what is claimed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from scheduler.adapters.ledger import Ledger
+from scheduler.app.views.efficiency import Efficiency, efficiency
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.leaderboard import Row, candidate_row
 from scheduler.app.views.plain import View
+from scheduler.app.views.search import ClaimView, SearchView, claim_view, read_search
 from scheduler.app.views.slot_time import SlotTime, slot_time
 from scheduler.app.views.stays import read_stays
 from scheduler.domain.candidate import CandidateState
@@ -21,7 +23,8 @@ from scheduler.policy.gates import effect_of
 class Gain(View):
     """First baseline against the current one, from the runs that also decided the promotions.
 
-    A promotion favours lucky runs, so the running total over-claims; only fresh runs of both are a claim.
+    A promotion favours lucky runs, so the running total over-claims; only fresh runs of both are a claim, and where
+    there is one no screen shows this.
     """
 
     first: str
@@ -36,23 +39,32 @@ class Gain(View):
 
 @dataclass(frozen=True, slots=True)
 class Summary(View):
+    """`claim` is the last one there is; `claim_is_current` that it is of today's baseline. `search` is the last."""
+
     tag: str
     contract: str
     candidates: int
     promoted: int
+    shelved: int
     discarded: int
     failed: int
     cancelled: int
     undecided: int
+    merged: int
     runs: int
     scored_runs: int
     failed_runs: int
     repeat_runs: int
+    claim_runs: int
     noise_sd_bpb: float | None
     noise_repeats: int
     baseline: Row | None
     gain: Gain | None
+    claim: ClaimView | None
+    claim_is_current: bool
+    search: SearchView | None
     slot_time: SlotTime
+    efficiency: Efficiency
 
 
 def summary(ledger: Ledger, facts: LabFacts) -> Summary:
@@ -62,25 +74,41 @@ def summary(ledger: Ledger, facts: LabFacts) -> Summary:
     verdicts = [run.state.result.verdict for run in facts.finished if hasattr(run.state, "result")]
     scored = sum(isinstance(verdict, Scored) for verdict in verdicts)
     baseline = facts.by_id.get(facts.board.baseline_id) if facts.board else None
+    stays = read_stays(ledger, facts)
+    time = slot_time(stays)
+    claim = last_claim(ledger, facts)
     return Summary(
         tag=facts.lab.tag,
         contract=facts.lab.contract_name,
         candidates=len(proposed),
         promoted=len(facts.promotions),
+        shelved=states[CandidateState.SHELVED],
         discarded=states[CandidateState.DISCARDED],
         failed=states[CandidateState.FAILED],
         cancelled=states[CandidateState.CANCELLED],
         undecided=states[CandidateState.OPEN] + states[CandidateState.CONTENDER],
+        merged=sum(candidate.origin.merged for candidate in proposed),
         runs=len(verdicts),
         scored_runs=scored,
         failed_runs=len(verdicts) - scored,
         repeat_runs=sum(run.kind is RunKind.REPEAT for run in facts.finished),
+        claim_runs=sum(run.kind is RunKind.CLAIM for run in facts.finished),
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
         baseline=candidate_row(facts, baseline) if baseline else None,
         gain=total_gain(facts),
-        slot_time=slot_time(read_stays(ledger, facts)),
+        claim=claim,
+        claim_is_current=claim is not None and baseline is not None and claim.final == baseline.id,
+        search=read_search(ledger, facts),
+        slot_time=time,
+        efficiency=efficiency(facts, stays, time),
     )
+
+
+def last_claim(ledger: Ledger, facts: LabFacts) -> ClaimView | None:
+    """Of any search; None before the first."""
+    claims = ledger.claims.list(facts.lab.tag)
+    return claim_view(facts, claims[-1]) if claims else None
 
 
 def total_gain(facts: LabFacts) -> Gain | None:
