@@ -11,17 +11,19 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
 from scheduler.adapters.proposers import registry
+from scheduler.adapters.proposers.lines.wire import read_answer, read_line, spell_ask
 from scheduler.adapters.proposers.setup import ProposerSetup
 from scheduler.app.cli.main import main
-from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Trouble
+from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Trial, Trouble
 from scheduler.domain.search import ProposerChoice
-from scheduler.policy.constants import rewrite_constants
+from tests.walk.manual import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -101,15 +103,24 @@ def ask(number: int) -> Ask:
 
 def test_the_readmes_program_of_json_lines_answers_each_ask_with_an_idea(tmp_path: Path) -> None:
     (tmp_path / "ideas.py").write_text(programs("README.md")[0])
-    asks = [json.dumps({"ask": f"p{n:04d}", "seed": n}) for n in range(3)]
+    asks = [ask(number) for number in range(3)]
     done = subprocess.run(
-        [sys.executable, "ideas.py"], cwd=tmp_path, input="\n".join(asks) + "\n", capture_output=True, text=True
+        [sys.executable, "ideas.py"], cwd=tmp_path, input=b"".join(map(spell_ask, asks)), capture_output=True
     )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [answer["ask"] for answer in answers] == ["p0000", "p0001", "p0002"], done.stderr
-    source = (ROOT / "train.py").read_text()
-    assert len({rewrite_constants(source, answer["constants"]) for answer in answers}) == 3
-    assert all(answer["title"] for answer in answers)
+    read = [read_line(line) for line in done.stdout.splitlines()]
+    assert [ask_id for ask_id, _ in read] == ["p0000", "p0001", "p0002"], done.stderr
+    ideas = [read_answer(one, answer) for one, (_, answer) in zip(asks, read, strict=True)]
+    assert all(isinstance(idea, Proposed) and idea.title.startswith("MATRIX_LR") for idea in ideas), ideas
+
+
+def test_the_protocol_of_json_lines_is_the_documented_one() -> None:
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    said = json.loads(next(line for line in text.splitlines() if line.startswith('{"ask"')))
+    trial = Trial("c0003", "c0001", b"", 1.7353, False, "tpe")
+    assert keys(said) == keys(json.loads(spell_ask(replace(ask(12), trials=(trial,)))))
+    answers = [json.loads(code) for code in re.findall(r"^\| `({.*?})` \|", text, re.MULTILINE)]
+    read = [read_answer(ask(12), answer) for answer in answers]
+    assert [type(answer) for answer in read] == [Proposed, Proposed, NoIdea]
 
 
 def test_the_readmes_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
