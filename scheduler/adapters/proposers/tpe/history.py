@@ -1,11 +1,12 @@
 """What earlier candidates teach: every trial that differs from the baseline in knobs alone, as rungs and a score.
 
-Trials with other code, or with a value off the ladders, say nothing about the knobs and are left out. A source is
-parsed once in a process.
+Trials with other code, or with a value off the ladders, say nothing about the knobs and are left out. A trial is looked
+at once for each baseline; most differ in lines `NAME = value` alone, and those are read without parsing the whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.literals import Constant
 
 Rungs = tuple[int, ...]  # one for every knob, in their order
+Constants = Mapping[str, Constant]
+_PLAIN = re.compile(rb"[A-Z][A-Z0-9_]* = \S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,54 +31,59 @@ class Point:
     pending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A source taken apart: its constants, and the fingerprint of all the rest."""
-
-    constants: Mapping[str, Constant]
-    rest: str
-
-
 class Reader:
-    """Takes sources apart, each once."""
+    """Sources as constants, against one baseline at a time."""
 
     def __init__(self) -> None:
-        self._read: dict[bytes, _Read | None] = {}
+        self._base_py = b""
+        self._base: Constants = {}
+        self._rest: str | None = None  # the fingerprint of the baseline without its constants, once it was needed
+        self._known: dict[bytes, Constants | None] = {}
 
-    def constants(self, train_py: bytes) -> Mapping[str, Constant]:
-        """Empty for a source that does not parse."""
-        read = self._take_apart(train_py)
-        return read.constants if read else {}
+    def turn_to(self, base_py: bytes) -> Constants:
+        """Take this source as the baseline. Returns its constants, none when it does not parse."""
+        if base_py != self._base_py or not self._known:
+            self._base_py, self._base, self._rest = base_py, read_source(base_py) or {}, None
+            self._known = {base_py: self._base}
+        return self._base
 
-    def points(self, trials: Iterable[Trial], train_py: bytes, knobs: Mapping[str, Knob]) -> list[Point]:
-        """The comparable ones among the trials of a baseline with this source, oldest first."""
+    def points(self, trials: Iterable[Trial], knobs: Mapping[str, Knob]) -> list[Point]:
+        """The comparable ones among the trials, oldest first."""
         found = []
         for trial in trials:
-            rungs = self._place(trial.train_py, train_py, knobs)
-            if rungs is not None and (trial.pending or trial.val_bpb is not None or trial.failure):
-                found.append(Point(rungs, None if trial.pending else trial.val_bpb, trial.pending))
+            if trial.pending or trial.val_bpb is not None or trial.failure:
+                rungs = self._place(trial.train_py, knobs)
+                if rungs is not None:
+                    found.append(Point(rungs, None if trial.pending else trial.val_bpb, trial.pending))
         return found
 
-    def pending(self, sources: Iterable[bytes], train_py: bytes, knobs: Mapping[str, Knob]) -> list[Point]:
+    def pending(self, sources: Iterable[bytes], knobs: Mapping[str, Knob]) -> list[Point]:
         """Points of sources that are on no record yet."""
-        placed = (self._place(source, train_py, knobs) for source in sources)
+        placed = (self._place(source, knobs) for source in sources)
         return [Point(rungs, None, True) for rungs in placed if rungs is not None]
 
-    def _place(self, train_py: bytes, base_py: bytes, knobs: Mapping[str, Knob]) -> Rungs | None:
-        read, base = self._take_apart(train_py), self._take_apart(base_py)
-        if read is None or base is None or read.rest != base.rest or read.constants.keys() != base.constants.keys():
+    def _place(self, train_py: bytes, knobs: Mapping[str, Knob]) -> Rungs | None:
+        if train_py not in self._known:
+            self._known[train_py] = self._compare(train_py)
+        constants = self._known[train_py]
+        if constants is None or any(constants[name] != self._base[name] for name in self._base if name not in knobs):
             return None
-        if any(read.constants[name] != value for name, value in base.constants.items() if name not in knobs):
+        return place(constants, knobs)
+
+    def _compare(self, train_py: bytes) -> Constants | None:
+        """The constants of a source that is the baseline's in everything else; None for any other."""
+        changed = _changed_lines(self._base_py, train_py)
+        if changed is not None and changed.keys() <= self._base.keys():
+            return {**self._base, **changed}
+        constants = read_source(train_py)
+        if constants is None or constants.keys() != self._base.keys():
             return None
-        return place(read.constants, knobs)
-
-    def _take_apart(self, train_py: bytes) -> _Read | None:
-        if train_py not in self._read:
-            self._read[train_py] = _take_apart(train_py)
-        return self._read[train_py]
+        if self._rest is None:
+            self._rest = _rest(self._base_py, self._base)
+        return constants if _rest(train_py, constants) == self._rest else None
 
 
-def place(constants: Mapping[str, Constant], knobs: Mapping[str, Knob]) -> Rungs | None:
+def place(constants: Constants, knobs: Mapping[str, Knob]) -> Rungs | None:
     """The rungs of these values; None when one is off its ladder."""
     rungs = []
     for knob in knobs.values():
@@ -87,11 +95,31 @@ def place(constants: Mapping[str, Constant], knobs: Mapping[str, Knob]) -> Rungs
     return tuple(rungs)
 
 
-def _take_apart(train_py: bytes) -> _Read | None:
+def read_source(train_py: bytes) -> Constants | None:
+    """None for what does not parse."""
     try:
-        source = train_py.decode()
-        constants = read_constants(source)
-        rest = rewrite_constants(source, dict.fromkeys(constants, 0))
+        return read_constants(train_py.decode())
     except (UnicodeDecodeError, CandidateRejected):
         return None
-    return _Read(constants, fingerprint(rest))
+
+
+def _changed_lines(before: bytes, after: bytes) -> dict[str, Constant] | None:
+    """The constants of the lines that differ, when each is one `NAME = value` before and after; None otherwise."""
+    old, new = before.split(b"\n"), after.split(b"\n")
+    if len(old) != len(new):
+        return None
+    found: dict[str, Constant] = {}
+    for was, now in zip(old, new, strict=True):
+        if was == now:
+            continue
+        if not (_PLAIN.match(was) and _PLAIN.match(now)) or b";" in now:
+            return None
+        one, other = read_source(was), read_source(now)
+        if not one or not other or len(other) != 1 or one.keys() != other.keys():
+            return None
+        found.update(other)
+    return found
+
+
+def _rest(train_py: bytes, constants: Constants) -> str:
+    return fingerprint(rewrite_constants(train_py.decode(), dict.fromkeys(constants, 0)))

@@ -13,15 +13,14 @@ from pathlib import Path
 
 from scheduler.adapters.proposers.setup import Options, ProposerSetup
 from scheduler.adapters.proposers.titles import describe_values
-from scheduler.adapters.proposers.tpe.history import Point, Reader
+from scheduler.adapters.proposers.tpe.history import Point, Reader, read_source
 from scheduler.adapters.proposers.tpe.knobs import Knob
 from scheduler.adapters.proposers.tpe.moves import moved
 from scheduler.adapters.proposers.tpe.sampler import load_optuna
 from scheduler.adapters.proposers.tpe.space import Space, read_space
 from scheduler.adapters.proposers.tpe.strategy import next_rungs
-from scheduler.domain.errors import CandidateRejected
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Proposer, Trouble
-from scheduler.policy.constants import read_constants, rewrite_constants
+from scheduler.policy.constants import rewrite_constants
 from scheduler.policy.literals import Constant
 from scheduler.policy.validation import TRAIN_PY
 
@@ -59,7 +58,7 @@ class TpeProposer:
         self._answers.clear()
 
     def _answer(self, ask: Ask) -> Proposed | NoIdea:
-        constants = self._reader.constants(ask.train_py)
+        constants = self._reader.turn_to(ask.train_py)
         knobs = self._space.knobs(constants)
         if not knobs:
             return NoIdea(
@@ -77,13 +76,12 @@ class TpeProposer:
     def _points(self, ask: Ask, knobs: Mapping[str, Knob]) -> list[Point]:
         on_record = {trial.train_py for trial in ask.trials}
         self._given = {ask_id: source for ask_id, source in self._given.items() if source not in on_record}
-        points = self._reader.points(ask.trials, ask.train_py, knobs)
-        return points + self._reader.pending(self._given.values(), ask.train_py, knobs)
+        return self._reader.points(ask.trials, knobs) + self._reader.pending(self._given.values(), knobs)
 
 
 def _constants(path: Path) -> Mapping[str, Constant]:
     """To check a user's names against; empty when there is nothing to check them against."""
     try:
-        return read_constants(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, CandidateRejected):
+        return read_source(path.read_bytes()) or {}
+    except OSError:
         return {}
