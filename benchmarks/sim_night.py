@@ -48,6 +48,7 @@ from scheduler.domain.slot import RunOrder
 from scheduler.policy.fingerprint import fingerprint
 
 TAG, RUN_S, SHAPE, SIGMA, FIRST_BPB = "night", 330.0, 0.7, 0.001, 1.0
+CEILING = 3600 / RUN_S  # runs per slot-hour
 CONSTANTS = 60  # of a program; an idea changes one, so two ideas seldom touch neighbouring lines
 ROUND_S = 0.1
 
@@ -282,13 +283,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     said = parser.parse_args()
-    ceiling, nights = 3600 / RUN_S, []
+    nights = []
     for median in map(float, said.medians.split(",")):
         night = simulate(said.hours, slots=said.slots, workers=said.workers, median_s=median, seed=said.seed)
         nights.append(night)
         print(
             f"ideas in {median:4.0f} s: slots {night.utilisation:6.1%} busy, {night.runs_per_slot_hour:5.2f} runs per"
-            f" slot-hour (ceiling {ceiling:.2f}), {night.runs} runs, {night.promotions} promotions,"
+            f" slot-hour (ceiling {CEILING:.2f}), {night.runs} runs, {night.promotions} promotions,"
             f" {night.unions} unions and ports, true gain {night.true_gain:.4f} bpb; simulated in {night.wall_s:.1f} s",
             file=sys.stderr if said.json else sys.stdout,
         )

@@ -164,9 +164,11 @@ def most_common_pool(slots: Sequence[Slot]) -> str:
 
 
 def claims_begun(space: Workspace) -> tuple[Run, ...]:
-    """Claim runs that hold or held a slot, oldest first."""
-    runs = space.ledger.runs.list(space.tag)
-    return tuple(run for run in runs if run.kind is RunKind.CLAIM and isinstance(run.state, Running | Finished))
+    """Claim runs of the search that is on which hold or held a slot, in the order of their queueing."""
+    search = space.ledger.searches.current(space.tag)
+    since = search.started_at if search else 0.0
+    claims = [run for run in space.ledger.runs.list(space.tag) if run.kind is RunKind.CLAIM]
+    return tuple(run for run in claims if isinstance(run.state, Running | Finished) and run.state.started_at >= since)
 
 
 def first_score(space: Workspace) -> Run | None:

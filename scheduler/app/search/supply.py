@@ -18,7 +18,7 @@ from scheduler.app.search.entering import Entered, enter
 from scheduler.app.search.trials import Trials
 from scheduler.app.views.plain import one_line
 from scheduler.app.workspace import Workspace
-from scheduler.domain.errors import CandidateRejected, GitProblem, LedgerProblem, ProposerProblem
+from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, LedgerProblem
 from scheduler.domain.lab import Board
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, ProposalState, Proposer, Trouble
 from scheduler.domain.run import Run, RunKind
@@ -117,7 +117,10 @@ class Supply:
             return
         self._closed = True
         for desk in self._desks.values():
-            desk.proposer.close()
+            try:
+                desk.proposer.close()
+            except Exception as problem:
+                self._say(f"note: {desk.name} did not close: {one_line(_said(problem))}")
         for desk in self._desks.values():
             for ask_id in desk.open:
                 self._space.ledger.proposals.failed(ask_id, Trouble.STOPPED, reason)
@@ -171,14 +174,14 @@ class Supply:
         )
         try:
             desk.begin(ask, now)
-        except ProposerProblem as problem:
-            self._take(desk, ask, now, NoIdea(ask_id, Trouble.CRASHED, problem.message))
+        except Exception as problem:  # a plug-in is somebody else's code: it fails alone
+            self._take(desk, ask, now, NoIdea(ask_id, Trouble.CRASHED, _said(problem)))
 
     def _polled(self, desk: Desk) -> tuple[Answer, ...]:
         try:
             return desk.proposer.poll()
-        except ProposerProblem as problem:
-            return tuple(NoIdea(ask_id, Trouble.CRASHED, problem.message) for ask_id in desk.open)
+        except Exception as problem:
+            return tuple(NoIdea(ask_id, Trouble.CRASHED, _said(problem)) for ask_id in desk.open)
 
     def _take(self, desk: Desk, ask: Ask, asked_at: float, answer: Answer) -> None:
         if isinstance(answer, NoIdea):
@@ -216,6 +219,10 @@ class Supply:
     def _say_if(self, words: str) -> None:
         if words:
             self._say(words)
+
+
+def _said(problem: Exception) -> str:
+    return problem.message if isinstance(problem, ArschedError) else f"{type(problem).__name__}: {problem}"
 
 
 def _ideas(earlier: Sequence[Proposal], name: str) -> int:

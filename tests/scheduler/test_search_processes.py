@@ -1,0 +1,140 @@
+"""`arsched search` in real processes: killed anywhere, joined by submits, interrupted. Nothing is lost or run twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.proposal import ProposalState
+from scheduler.domain.run import Cancelled, Finished, Run, RunKind
+from scheduler.domain.search import SearchState
+from tests.scheduler.git_kit import no_configuration  # noqa: F401
+from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.pool_contract import wait_until
+from tests.scheduler.test_app_processes import Lab, some_candidates, wait_for_line
+
+pytestmark = pytest.mark.slow
+LINES = f"{sys.executable} -S {Path(__file__).resolve().parent / 'lines_proposer.py'}"
+BUDGET = ("--runs", "14", "--claim-runs", "2", "--slots", "2")
+IDEAS = ("--proposer", "lines", "--option", f"lines.command={LINES}")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    wait_until(lambda: not made.judges())
+
+
+def check_all_is_over_and_once(lab: Lab) -> list[Run]:
+    """Returns all runs."""
+    assert not broken_invariants(lab.ledger_path)
+    with Ledger.open(lab.ledger_path) as ledger:
+        (search,) = ledger.searches.list("t")
+        assert search.state is SearchState.ENDED
+        assert len(ledger.claims.list("t")) == 1
+        assert not [one for one in ledger.proposals.list("t") if one.state is ProposalState.ASKED]
+        candidates = ledger.candidates.list("t")
+        assert not [one for one in candidates if one.state.undecided]
+        assert len({one.fingerprint for one in candidates}) == len(candidates)
+        runs = list(ledger.runs.list("t"))
+        assert all(isinstance(run.state, Finished | Cancelled) for run in runs)
+        claim = ledger.claims.list("t")[0]
+        measured = [run for run in runs if run.kind is RunKind.CLAIM and isinstance(run.state, Finished)]
+        assert len(measured) == len(claim.first_scores) + len(claim.final_scores)
+    wait_until(lambda: not lab.judges())
+    return runs
+
+
+def candidates(lab: Lab) -> tuple[Candidate, ...]:
+    with Ledger.open(lab.ledger_path) as ledger:
+        return ledger.candidates.list("t")
+
+
+@pytest.mark.parametrize("events_before_the_kill", [10, 30, 60, 100, 130])
+def test_killed_anywhere_and_started_again_the_search_ends_the_same(lab: Lab, events_before_the_kill: int) -> None:
+    first = lab.start("search", *BUDGET, *IDEAS)
+    wait_until(lambda: lab.events() >= events_before_the_kill or first.poll() is not None)
+    first.kill()
+    first.communicate()
+    with Ledger.open(lab.ledger_path) as ledger:
+        begun = ledger.searches.list("t")
+    words = () if begun else (*BUDGET, *IDEAS)  # an unfinished search needs none
+    code, out, err = lab.finish(lab.start("search", *words, "--json"))
+    ended = json.loads(out)["search"]
+    assert code == (4 if begun and begun[0].state is SearchState.ENDED else 0), err
+    assert (ended["number"], ended["state"]) == (1, "ended")
+    runs = check_all_is_over_and_once(lab)
+    assert sum(run.kind is not RunKind.CLAIM and isinstance(run.state, Finished) for run in runs) >= 14
+
+
+def test_two_submits_during_a_search_are_served_by_it_and_recorded_once(lab: Lab) -> None:
+    paths = some_candidates(lab, 4)
+    search = lab.start("search", "--runs", "24", "--claim-runs", "1", "--slots", "2", *IDEAS)
+    wait_until(lambda: lab.running() > 0)
+    submits = [lab.start("submit", *paths[:3], "--json"), lab.start("submit", *paths[1:], "--json")]
+    ended = [lab.finish(process) for process in submits]
+    assert [code for code, _, _ in ended] == [0, 0]
+    for _, out, _ in ended:
+        assert all(one["state"] not in ("open", "contender") for one in json.loads(out)["candidates"])
+    assert lab.finish(search)[0] == 0
+    check_all_is_over_and_once(lab)
+    names = [one.name for one in candidates(lab)]
+    assert all(names.count(f"idea-{n}") <= 1 for n in range(4)) and len(set(names)) == len(names)
+    assert len(lab.connections.read_text().split()) == 1
+
+
+def test_a_second_search_is_refused_while_the_first_runs(lab: Lab) -> None:
+    search = lab.start("search", *BUDGET, *IDEAS)
+    told = wait_for_line(search, "idea ")
+    wait_until(lambda: (lab.root / ".arsched" / "live.json").exists())
+    code, _, err = lab.finish(lab.start("search", *BUDGET, *IDEAS))
+    assert code == 1 and "search 1 of lab 't' is run by another arsched" in err, told
+    assert lab.finish(search)[0] == 0
+    code, out, err = lab.finish(lab.start("search"))
+    assert code == 4 and "budget spent" in err and "arsched search --hours" in err and "search 1 ended" in out
+
+
+def test_pause_lets_the_search_leave_with_4_and_resume_lets_it_go_on(lab: Lab) -> None:
+    search = lab.start("search", *BUDGET, *IDEAS)
+    wait_for_line(search, "result ")
+    code, out, _ = lab.finish(lab.start("pause", "--json"))
+    assert code == 0 and json.loads(out)["paused"]
+    code, _, err = lab.finish(search)
+    assert code == 4 and "arsched resume" in err
+    for verb in ("search", "submit"):
+        assert lab.finish(lab.start(verb))[0] == 4
+    path = lab.write("late", "SCORE = 1.4\n")
+    code, out, _ = lab.finish(lab.start("submit", path, "--json"))
+    assert code == 4 and json.loads(out)["candidates"][0]["state"] == "open"
+    assert lab.finish(lab.start("wait", "late"))[0] == 4
+    assert lab.finish(lab.start("resume"))[0] == 0
+    assert lab.finish(lab.start("search"))[0] == 0
+    check_all_is_over_and_once(lab)
+    assert next(one for one in candidates(lab) if one.name == "late").state.value != "open"
+
+
+def test_ctrl_c_and_the_stop_file_leave_a_search_that_goes_on(lab: Lab) -> None:
+    search = lab.start("search", *BUDGET, *IDEAS)
+    wait_for_line(search, "result ")
+    search.send_signal(signal.SIGINT)
+    code, _, err = lab.finish(search)
+    assert code == 130 and "goes on with: arsched search" in err
+    again = lab.start("search")
+    wait_for_line(again, "result ")
+    (lab.root / ".arsched" / "stop").touch()
+    assert lab.finish(again)[0] == 130 and not (lab.root / ".arsched" / "stop").exists()
+    assert lab.finish(lab.start("search"))[0] == 0
+    check_all_is_over_and_once(lab)
