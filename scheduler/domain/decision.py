@@ -143,7 +143,7 @@ class DecisionRecord:
     """A decision with all it was taken from: judging `candidate` against `base` again gives the same.
 
     `base` is the baseline of that moment; `own_base` the older one the candidate was made from, None where it is the
-    same.
+    same or has no score.
     """
 
     decided_at: float

@@ -1,61 +1,221 @@
-"""A night of the shipped policies on a real ledger: every decision can be taken again from what the ledger kept."""
+"""Nights of the shipped policies on a real ledger: every decision can be taken again from what the ledger kept."""
 
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from scheduler.adapters.ledger import Ledger
-from scheduler.domain.decision import DecisionRecord, Discard, Promote, Replicate
+from scheduler.domain.candidate import Candidate, CandidateState, Standing
+from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Promote, Replicate, Shelve
+from scheduler.domain.lab import Board
+from scheduler.domain.merge import Merge
 from scheduler.policy.decide import decide
 from scheduler.policy.gates import judge_candidate
 from scheduler.policy.noise import board_noise
-from tests.scheduler.ledger_kit import add_candidate, broken_invariants, finish, ok, open_ledger, result_of, start_lab
+from scheduler.policy.union import near_miss_union
+from tests.scheduler.ledger_kit import (
+    Clock,
+    add_candidate,
+    broken_invariants,
+    finish,
+    merged_program,
+    ok,
+    open_ledger,
+    result_of,
+    start_lab,
+)
 
-CANDIDATES = 30
-SIGMA = 0.005
-
-
-def play_a_night(ledger: Ledger, seed: int) -> None:
-    """Candidates with true effects, some of them crashing; results come in a random order, decisions at once."""
-    rng = random.Random(seed)
-    start_lab(ledger, scores=())
-    truth = {"c0001": 1.90}
-    while len(truth) <= CANDIDATES or ledger.runs.queued("t"):
-        if len(truth) <= CANDIDATES and rng.random() < 0.5:
-            base_id = ledger.board("t").baseline_id
-            candidate = add_candidate(ledger, f"idea-{len(truth)}", base_id=base_id)
-            truth[candidate.id] = truth[base_id] + rng.gauss(0, SIGMA)
-        elif queued := ledger.runs.queued("t"):
-            run = rng.choice(queued)
-            crashed = run.candidate_id != "c0001" and rng.random() < 0.1
-            score = rng.gauss(truth[run.candidate_id], SIGMA)
-            finish(ledger, run, result_of("crash", reason="exit status 1") if crashed else ok(score))
-        while decision := decide(board := ledger.board("t")):
-            ledger.decisions.apply("t", decision, noise=board_noise(board), sentence="said", commit="f" * 40)
+CANDIDATES, SLOTS = 60, 8
+SIGMA, GAIN = 0.005, 0.006  # bpb: of two runs of one program, and of true effects
+SEEDS = (1, 2, 3)
 
 
-def test_the_decisions_of_three_nights_replay_to_the_same_verdicts(tmp_path: Path) -> None:
+class Ticking(Clock):
+    """No two things happen at the same moment, so that what was before a decision can be told from what came after."""
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@dataclass
+class Night:
+    """Ideas with true effects, some made from older baselines, some crashing; results come in any order."""
+
+    ledger: Ledger
+    rng: random.Random
+    truth: dict[str, float] = field(default_factory=lambda: {"c0001": 1.90})
+    ideas: int = 0
+
+    def play(self) -> None:
+        start_lab(self.ledger, scores=())
+        while self.ideas < CANDIDATES or self.ledger.runs.queued("t"):
+            queued = self.ledger.runs.queued("t")
+            if self.ideas < CANDIDATES and (len(queued) < SLOTS // 2 or self.rng.random() < 0.3):
+                self._submit()
+            elif queued:
+                self._finish_one()
+            self._decide()
+
+    def _submit(self) -> None:
+        self.ideas += 1
+        bases = [made.base_id for made in self.ledger.decisions.promotions("t")]
+        late = bool(bases) and self.rng.random() < 0.3
+        base_id = self.rng.choice(bases) if late else self.ledger.board("t").baseline_id
+        candidate = add_candidate(self.ledger, f"idea-{self.ideas}", base_id=base_id)
+        self.truth[candidate.id] = self.truth[base_id] + self.rng.gauss(0, GAIN)
+
+    def _finish_one(self) -> None:
+        run = self.rng.choice(self.ledger.runs.queued("t"))
+        crashed = run.candidate_id != "c0001" and self.rng.random() < 0.1
+        score = self.rng.gauss(self.truth[run.candidate_id], SIGMA)
+        finish(self.ledger, run, result_of("crash", reason="exit status 1") if crashed else ok(score))
+
+    def _decide(self) -> None:
+        while decision := decide(board := self.ledger.board("t")):
+            self._apply(board, decision)
+        near_misses = near_miss_union(board, SLOTS)
+        if near_misses is not None:
+            self._apply(board, near_misses)
+
+    def _apply(self, board: Board, decision: Decision) -> None:
+        more: dict[str, object] = {}
+        if isinstance(decision, Promote):
+            more = {"commit": "f" * 40}
+        elif isinstance(decision, Combine):
+            more = self._merge(board, decision)
+        noise = board_noise(board)
+        self.ledger.decisions.apply("t", decision, noise=noise, sentence="said", **more)  # type: ignore[arg-type]
+
+    def _merge(self, board: Board, decision: Combine) -> dict[str, object]:
+        """Most patches merge and keep most of their effect; the first one goes in, or none does."""
+        merged = [part for n, part in enumerate(decision.parts) if n == 0 or self.rng.random() < 0.8]
+        if self.rng.random() < 0.1:
+            return {"problem": "nothing could be merged"}
+        own = [self.truth[part] - self.truth[board.of(part).base_id or "c0001"] for part in merged]
+        number = len(self.ledger.candidates.list("t")) + 1
+        self.truth[f"c{number:04d}"] = self.truth[decision.base_id] + 0.9 * sum(own)
+        return {"assembled": merged_program(f"merged-{number}", *merged)}
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    paths = [tmp_path_factory.mktemp("nights") / f"{seed}.db" for seed in SEEDS]
+    for seed, path in zip(SEEDS, paths, strict=True):
+        with open_ledger(path, Ticking()) as ledger:
+            Night(ledger, random.Random(seed)).play()
+    return paths
+
+
+def test_the_nights_have_every_kind_of_decision_and_leave_nothing_undecided(nights: list[Path]) -> None:
     kinds: Counter[str] = Counter()
-    for seed in (1, 2, 3):
-        path = tmp_path / f"{seed}.db"
-        with open_ledger(path) as ledger:
-            play_a_night(ledger, seed)
+    for path in nights:
         with open_ledger(path) as ledger:
             history = ledger.decisions.history("t")
-            _judge_again(history)
             kinds.update(record.kind for record in history)
-            assert [p.candidate_id for p in ledger.decisions.promotions("t")] == [
-                record.candidate.candidate_id for record in history if record.kind == "promote"
-            ]
+            kinds.update("late" for record in history if record.own_base)
+            kinds.update("union" for merge in ledger.merges.list("t") if len(merge.merged) > 1)
+            kinds.update("port" for merge in ledger.merges.list("t") if len(merge.merged) == 1)
+            kinds.update("half" for merge in ledger.merges.list("t") if merge.halving)
+            promotions = [record.candidate.candidate_id for record in history if record.kind == "promote"]
+            assert [made.candidate_id for made in ledger.decisions.promotions("t")] == promotions
             assert ledger.board("t").undecided == ()
         assert broken_invariants(path) == []
-    assert kinds.keys() >= {"promote", "replicate", "discard", "measure-baseline"}
+    expected = {"promote", "replicate", "discard", "shelve", "combine", "measure-baseline"}
+    assert kinds.keys() >= expected | {"late", "union", "port", "half"}, kinds
 
 
-def _judge_again(history: Sequence[DecisionRecord]) -> None:
+def test_every_verdict_follows_from_its_own_record(nights: list[Path]) -> None:
+    for path in nights:
+        with open_ledger(path) as ledger:
+            for record in ledger.decisions.history("t"):
+                if isinstance(record.decision, Promote | Replicate | Discard | Shelve) and record.decision.effect:
+                    parties = (record.candidate, record.base, record.noise, record.gates, record.own_base)
+                    verdicts = [judge_candidate(*parties, may_port=may) for may in (True, False)]
+                    ported_enough = isinstance(verdicts[0], Combine)  # only the merges before it say whether
+                    assert verdicts[ported_enough] == record.decision
+
+
+def test_every_decision_follows_from_the_results_before_it(nights: list[Path]) -> None:
+    """The board of that moment, put together from the ledger's other tables, gives the same numbers and decision."""
+    for path in nights:
+        for record, board in _with_boards(path):
+            subject = board.of(record.candidate.candidate_id)
+            assert (subject, board.baseline) == (record.candidate, record.base)
+            if record.own_base is not None:
+                assert board.of(record.own_base.candidate_id) == record.own_base
+            assert board_noise(board) == record.noise
+            taken_again = decide(board)
+            if isinstance(record.decision, Combine) and taken_again is None:
+                taken_again = near_miss_union(board, SLOTS)
+            assert taken_again == record.decision
+
+
+def _with_boards(path: Path) -> list[tuple[DecisionRecord, Board]]:
+    with open_ledger(path) as ledger:
+        candidates, history, merges = (
+            ledger.candidates.list("t"),
+            ledger.decisions.history("t"),
+            ledger.merges.list("t"),
+        )
+        prior = ledger.labs.get("t").noise_prior_bpb
+    past = Past(path, candidates)
+    merged, boards = 0, []
     for record in history:
-        if isinstance(record.decision, Promote | Replicate | Discard) and record.decision.effect:
-            assert judge_candidate(record.candidate, record.base, record.noise, record.gates) == record.decision
+        boards.append((record, past.board(record, merges[:merged], prior)))
+        merged += isinstance(record.decision, Combine)
+    return boards
+
+
+class Past:
+    """What the ledger's history and results say of any moment, read by plain SQL. No board is read here."""
+
+    def __init__(self, path: Path, candidates: Sequence[Candidate]) -> None:
+        self._candidates = candidates
+        with closing(sqlite3.connect(path)) as connection:
+            self._events = connection.execute("SELECT at, subject, to_state FROM event ORDER BY number").fetchall()
+            self._runs = connection.execute("SELECT number, candidate FROM run WHERE kind != 'claim'").fetchall()
+            self._results = connection.execute(
+                "SELECT result.number, run.candidate, result.val_bpb, result.status, result.reason"
+                " FROM result JOIN run ON run.number = result.run WHERE run.kind != 'claim' ORDER BY result.number"
+            ).fetchall()
+
+    def board(self, record: DecisionRecord, merges: Sequence[Merge], prior: float) -> Board:
+        states = {subject: to for at, subject, to in self._events if at < record.decided_at}
+        there = [candidate for candidate in self._candidates if candidate.id in states]
+        standings = tuple(self._standing(candidate, states, record.result_mark) for candidate in there)
+        baseline = next(s for s in standings if s.state is CandidateState.BASELINE)
+        return Board(
+            baseline_id=baseline.candidate_id,
+            first_baseline=baseline.base_id is None,
+            standings=standings,
+            noise_prior_bpb=prior,
+            gates=record.gates,
+            merges=tuple(merges),
+        )
+
+    def _standing(self, candidate: Candidate, states: dict[str, str], mark: int) -> Standing:
+        number = int(candidate.id[1:])
+        results = [row for row in self._results if row[0] <= mark and row[1] == number]
+        failed = [(status, reason) for _, _, score, status, reason in results if score is None]
+        mine = [f"r{run:04d}" for run, owner in self._runs if owner == number]
+        return Standing(
+            candidate_id=candidate.id,
+            name=candidate.name,
+            base_id=candidate.base_id,
+            state=CandidateState(states[candidate.id]),
+            scores=tuple(score for _, _, score, _, _ in results if score is not None),
+            pending_runs=sum(states.get(run) in ("queued", "running") for run in mine),
+            failed_runs=len(failed),
+            failure=": ".join(failed[-1]) if failed else "",
+            origin=candidate.origin,
+            code_lines=candidate.code_lines,
+        )

@@ -14,7 +14,7 @@ _AGAIN = "decide again on the board as it is"
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """`candidate` is the first part of a merge; `own_base` is None where it is the `baseline`.
+    """`candidate` is the first part of a merge; `own_base` is None where it is the `baseline`, or has no score.
 
     `base_id` is what the decision's effect is against: one of the two.
     """
@@ -60,10 +60,11 @@ def _base_of(decision: Decision, board: Board) -> str:
 
 
 def _own_base(board: Board, candidate: Standing) -> Standing | None:
-    """The baseline it was made from, where that is another than today's and it is not today's itself."""
+    """The baseline it was made from, where that is another than today's, has a score, and it is not today's itself."""
     if candidate.base_id is None or board.baseline_id in (candidate.base_id, candidate.candidate_id):
         return None
-    return board.of(candidate.base_id)
+    base = board.of(candidate.base_id)
+    return base if base.scores else None
 
 
 def _find(board: Board, ref: str) -> Standing:
