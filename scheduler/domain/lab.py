@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import GateSettings
@@ -27,7 +28,7 @@ class Lab:
     paused_at: float | None = None  # while set, nothing new is placed and no idea is asked for
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Board:
     """Every candidate of a lab with its scores. The current baseline is one of `standings`.
 
@@ -45,16 +46,17 @@ class Board:
     def baseline(self) -> Standing:
         return self.of(self.baseline_id)
 
-    @property
+    @cached_property
     def undecided(self) -> tuple[Standing, ...]:
         return tuple(s for s in self.standings if s.state.undecided)
 
     def of(self, candidate_id: str) -> Standing:
         """Standing of one candidate. Raises KeyError."""
-        for standing in self.standings:
-            if standing.candidate_id == candidate_id:
-                return standing
-        raise KeyError(candidate_id)
+        return self._by_id[candidate_id]
 
     def in_state(self, state: CandidateState) -> tuple[Standing, ...]:
         return tuple(s for s in self.standings if s.state is state)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Standing]:
+        return {standing.candidate_id: standing for standing in self.standings}

@@ -2,14 +2,28 @@
 
 Decisions fall on every result, never at a round's end. Before the first baseline has all its runs nothing is judged;
 a later baseline is comparable from its first run on. Does not apply anything, and remembers nothing.
+
+What a decision is taken from: the baselines past and present, the undecided, the shelved, the merged, and whoever has
+two scores or more. A board without the others gives the same decisions.
 """
 
 from __future__ import annotations
 
+import math
+
 from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Promote, Replicate, Retry
+from scheduler.domain.decision import (
+    Decision,
+    Discard,
+    MeasureBaseline,
+    Noise,
+    Promote,
+    Replicate,
+    Retry,
+)
 from scheduler.domain.lab import Board
-from scheduler.policy.gates import judge_candidate
+from scheduler.policy.combine import halve_failed_union, own_base, settle_left_behind
+from scheduler.policy.gates import Verdict, judge_candidate
 from scheduler.policy.noise import board_noise
 
 
@@ -60,17 +74,41 @@ def _is_comparable(board: Board) -> bool:
     return base.n >= _runs_wanted(board) or (bool(base.scores) and not base.pending_runs)
 
 
-def _judge(board: Board) -> Promote | Replicate | Discard | Retry | None:
-    """Promotions first, the best mean before others; then repeats and discards in the order of submission."""
+def _judge(board: Board) -> Decision | None:
+    """Promotions first, then what a promotion left behind, then everything else in the order of submission."""
     if not _is_comparable(board):
         return None
-    noise, base = board_noise(board), board.baseline
+    noise = board_noise(board)
     due = [standing for standing in board.undecided if not standing.pending_runs]
-    verdicts = [judge_candidate(standing, base, noise, board.gates) for standing in due]
+    verdicts = [_verdict(standing, board, noise) for standing in due]
     promotions = [verdict for verdict in verdicts if isinstance(verdict, Promote)]
     if promotions:
-        return min(promotions, key=lambda promotion: _by_mean(board.of(promotion.candidate_id)))
+        return _best(promotions, board)
+    unsettled = settle_left_behind(board, noise) or halve_failed_union(board)
+    if unsettled:
+        return unsettled
     return _as_retry(due[0], verdicts[0]) if verdicts else None
+
+
+def _verdict(standing: Standing, board: Board, noise: Noise) -> Verdict:
+    own = own_base(standing, board)
+    moved = own.candidate_id != board.baseline_id
+    return judge_candidate(standing, board.baseline, noise, board.gates, own if moved else None)
+
+
+def _best(promotions: list[Promote], board: Board) -> Promote:
+    """The lowest mean; among those within a standard error of it, the one with the fewest lines of code."""
+    of = {promotion.candidate_id: board.of(promotion.candidate_id) for promotion in promotions}
+    lowest = min(promotions, key=lambda promotion: _by_mean(of[promotion.candidate_id]))
+    best, sigma = of[lowest.candidate_id], lowest.effect.sigma
+    if not best.code_lines:
+        return lowest
+    near = [p for p in promotions if _within_noise(of[p.candidate_id], best, sigma) and of[p.candidate_id].code_lines]
+    return min(near, key=lambda p: (of[p.candidate_id].code_lines, *_by_mean(of[p.candidate_id])))
+
+
+def _within_noise(standing: Standing, best: Standing, sigma: float) -> bool:
+    return standing.mean - best.mean <= sigma * math.sqrt(1 / standing.n + 1 / best.n)
 
 
 def _by_mean(standing: Standing) -> tuple[float, int, str]:
@@ -78,7 +116,7 @@ def _by_mean(standing: Standing) -> tuple[float, int, str]:
     return standing.mean, len(standing.candidate_id), standing.candidate_id
 
 
-def _as_retry(standing: Standing, verdict: Replicate | Discard | Promote) -> Replicate | Discard | Promote | Retry:
+def _as_retry(standing: Standing, verdict: Verdict) -> Verdict | Retry:
     """The first repeat of a contender that failed is run again for that reason, not for its probability."""
     failed = standing.state is CandidateState.CONTENDER and standing.n == 1 and standing.failed_runs == 1
     if failed and isinstance(verdict, Replicate):

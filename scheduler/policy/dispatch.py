@@ -2,7 +2,8 @@
 
 Order: runs of the current baseline (everything is compared with it), repeats of contenders within their share of the
 slots, new candidates, then what only fills slots that nothing else wants: repeats beyond their share, and runs of a
-baseline that is none any more. Nothing waits for a round to end. Does not know which slot a run gets.
+baseline that is none any more. First runs of merged candidates count as repeats. Runs of a claim come last, and they
+alone are given to a slot, because each slot has to measure both baselines. Nothing waits for a round to end.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Sequence
 from scheduler.domain.candidate import Standing
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.lab import Board
-from scheduler.domain.run import Run, RunKind
+from scheduler.domain.run import Finished, Run, RunKind, Running
+
+_REPEATS = (RunKind.REPEAT, RunKind.UNION)
 
 
 def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, board: Board | None) -> tuple[Run, ...]:
     """All queued runs in the order to place them, equals in the order given. Without a board, by kind alone."""
-    repeats = [run for run in queued if run.kind is RunKind.REPEAT]
+    repeats = [run for run in queued if run.kind in _REPEATS]
     if board is not None:
         standings = {standing.candidate_id: standing for standing in board.standings}
         repeats.sort(key=lambda run: _neediness(run, standings[run.candidate_id]))
@@ -26,13 +29,48 @@ def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, board:
     current = [run for run in baselines if board is None or run.candidate_id == board.baseline_id]
     former = [run for run in baselines if run not in current]
     new = [run for run in queued if run.kind is RunKind.NEW]
-    return (*current, *now, *new, *later, *former)
+    claims = [run for run in queued if run.kind is RunKind.CLAIM]
+    return (*current, *now, *new, *later, *former, *claims)
 
 
 def repeats_allowed(slots: int, board: Board | None) -> int:
     """How many repeats may hold slots that others want: at least one, so that no contender starves."""
     gates = board.gates if board else GateSettings()
     return max(1, int(slots * gates.max_repeat_share))
+
+
+def pair_claims(queued: Sequence[Run], free: Sequence[str], begun: Sequence[Run]) -> tuple[tuple[Run, str], ...]:
+    """Queued runs of a claim for free slots (ids), so that every slot measures both baselines, one after the other.
+
+    `begun` are the claim's runs that hold or held a slot. No more slots are used than can measure both; when one of
+    them is lost, another takes its place.
+    """
+    left, history = list(queued), [(_slot_of(run), run.candidate_id) for run in begun]
+    allowed = max(1, (len(queued) + len(begun)) // 2)
+    known = {slot for slot, _ in history}
+    lost = allowed - len(known) <= 0 and not any(isinstance(run.state, Running) for run in begun)
+    stuck = lost and not known & set(free)
+    pairs: list[tuple[Run, str]] = []
+    for slot in sorted(free, key=lambda slot: slot not in known):
+        if not left or (slot not in known and len(known) >= allowed and not stuck):
+            break
+        run = min(left, key=lambda run: _measured(run.candidate_id, slot, history))
+        left.remove(run)
+        known.add(slot)
+        history.append((slot, run.candidate_id))
+        pairs.append((run, slot))
+    return tuple(pairs)
+
+
+def _measured(candidate_id: str, slot: str, history: Sequence[tuple[str, str]]) -> tuple[int, int, bool]:
+    """How often on this slot, how often at all, and whether it was the last one begun."""
+    everywhere = [candidate for _, candidate in history]
+    here = [candidate for place, candidate in history if place == slot]
+    return here.count(candidate_id), everywhere.count(candidate_id), everywhere[-1:] == [candidate_id]
+
+
+def _slot_of(run: Run) -> str:
+    return run.state.slot_id if isinstance(run.state, Running | Finished) else ""
 
 
 def explain_waiting(
@@ -60,11 +98,11 @@ def _split(runs: list[Run], allowed: int) -> tuple[list[Run], list[Run]]:
 
 
 def _count_repeats(running: Sequence[Run]) -> int:
-    return sum(run.kind is RunKind.REPEAT for run in running)
+    return sum(run.kind in _REPEATS for run in running)
 
 
 def _why(run: Run, running: Sequence[Run], slots: int, board: Board | None) -> str:
-    if run.kind is RunKind.REPEAT and _count_repeats(running) >= repeats_allowed(slots, board):
+    if run.kind in _REPEATS and _count_repeats(running) >= repeats_allowed(slots, board):
         return " because repeats have their share of the slots"
     if board is not None and run.kind is RunKind.BASELINE and run.candidate_id != board.baseline_id:
         return " because its candidate is no longer the baseline"

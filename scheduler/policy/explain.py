@@ -8,7 +8,17 @@ from __future__ import annotations
 import math
 
 from scheduler.domain.claim import Claim
-from scheduler.domain.decision import Decision, Discard, Effect, MeasureBaseline, Promote, Replicate, Retry
+from scheduler.domain.decision import (
+    Combine,
+    Decision,
+    Discard,
+    Effect,
+    MeasureBaseline,
+    Promote,
+    Replicate,
+    Retry,
+    Shelve,
+)
 
 _CLEAR = 2.0  # standard errors; less is called noise
 
@@ -16,15 +26,22 @@ _CLEAR = 2.0  # standard errors; less is called noise
 def explain_decision(decision: Decision, name: str) -> str:
     """One line. `name` is the candidate's, or the baseline's where the baseline is measured."""
     match decision:
-        case Promote(candidate_id=ref, effect=effect):
-            tail = f"expect about {signed(effect.shrunken)} after shrinkage"
-            return f"promoted  {ref} {name}  {describe_effect(effect)}  {tail}"
+        case Promote(candidate_id=ref, effect=effect, reason=reason):
+            why = f"  {_one_line(reason)}" if "simpler by" in reason else ""
+            return f"promoted  {ref} {name}  {describe_effect(effect)}  {_expected(effect)}{why}"
         case Replicate(candidate_id=ref, effect=effect):
-            return f"repeat    {ref} {name}  {describe_effect(effect)}  one more run"
+            return f"repeat    {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; one more run"
         case Discard(candidate_id=ref, effect=Effect() as effect, reason=reason):
-            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_verdict(effect) or _one_line(reason)}"
+            said = _verdict(effect) or _one_line(reason)
+            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; {said}"
+        case Shelve(candidate_id=ref, effect=effect):
+            return f"shelved   {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; kept for a union"
         case Discard(candidate_id=ref, reason=reason):
             return f"failed    {ref} {name}  {_one_line(reason)}"
+        case Combine(parts=parts, base_id=base, predicted=predicted, reason=reason):
+            kind = "port " if len(parts) == 1 else "union"
+            whole = f"{kind}     {' + '.join(parts)} onto {base}  predicted {signed(predicted)}"
+            return f"{whole}  {_one_line(reason)}"
         case MeasureBaseline(base_id=ref, reason=reason):
             return f"baseline  {ref} {name}  one more run: {reason}"
         case Retry(candidate_id=ref, reason=reason):
@@ -44,6 +61,10 @@ def describe_claim(claim: Claim) -> str:
         return "nothing to claim"
     means = f"{sum(first) / len(first):.4f} → {sum(final) / len(final):.4f}"
     return f"{means}, {signed(claim.diff)} ± {claim.se:.4f} ({len(first)} + {len(final)} runs)"
+
+
+def _expected(effect: Effect) -> str:
+    return f"expect about {signed(effect.shrunken)} after shrinkage"
 
 
 def signed(bpb: float) -> str:

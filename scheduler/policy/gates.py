@@ -1,47 +1,53 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
-    P(better) = Φ((mean_base − mean_candidate) / se),   se = σ̂·√(1/n_candidate + 1/n_base)
-
-One run at P ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with a fresh seed, and promotes at
-P ≥ promote over all runs; below drop, or after max_runs, it is dropped. One candidate against one baseline; which
-candidate is looked at first is scheduler.policy.decide's. P is over-confident where σ̂ is several times the usual gain.
+One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with a fresh seed, and promotes at
+P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. One
+candidate against one baseline; which candidate is looked at first is scheduler.policy.decide's, one whose baseline has
+moved scheduler.policy.late's.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from statistics import NormalDist
-
 from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import Discard, Effect, GateSettings, Noise, Promote, Replicate
+from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Shelve
+from scheduler.policy.effects import effect_of, without_suspects
+from scheduler.policy.late import judge_late
+from scheduler.policy.simpler import judge_simpler
+
+__all__ = ["MAX_FAILED", "Verdict", "effect_of", "judge_candidate"]
+
+Verdict = Promote | Replicate | Discard | Shelve | Combine
 
 MAX_FAILED = 2  # runs of a candidate with a score: the first failure is retried, the second ends it
 
-_NORMAL = NormalDist()
-
-
-def effect_of(candidate: Standing, base: Standing, noise: Noise) -> Effect:
-    """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average."""
-    diff = candidate.mean - base.mean
-    se = noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
-    z = diff / se
-    return Effect(
-        diff=diff,
-        se=se,
-        sigma=noise.sigma,
-        n_candidate=candidate.n,
-        n_base=base.n,
-        p_better=_NORMAL.cdf(-z),
-        shrunken=diff * z * z / (1 + z * z),
-    )
-
 
 def judge_candidate(
-    candidate: Standing, base: Standing, noise: Noise, gates: GateSettings
-) -> Promote | Replicate | Discard:
-    """The verdict on an undecided candidate with at least one score and no run on its way."""
+    candidate: Standing,
+    base: Standing,
+    noise: Noise,
+    gates: GateSettings,
+    own_base: Standing | None = None,
+    *,
+    may_port: bool = True,
+) -> Verdict:
+    """The verdict on an undecided candidate with at least one score and no run on its way that matters.
+
+    `base` is the current baseline, `own_base` the one it was made from where that is another; `may_port` is False for
+    a patch that was carried to a newer baseline often enough.
+    """
+    if own_base is not None and gates.combine:
+        return judge_late(candidate, base, own_base, noise, gates, may_port)
     effect = effect_of(candidate, base, noise)
+    verdict = _judge(candidate, base, effect, noise, gates)
+    if not isinstance(verdict, Discard):
+        return verdict
+    spent = _is_spent(candidate, gates)
+    return judge_simpler(candidate, base, effect, gates, spent) or _keep_near_miss(verdict, effect, gates)
+
+
+def _judge(
+    candidate: Standing, base: Standing, effect: Effect, noise: Noise, gates: GateSettings
+) -> Promote | Replicate | Discard:
     said = f"P(better) {effect.p_better:.3f}"
     parties = (candidate.candidate_id, base.candidate_id, effect)
     promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), _continuation_bar(candidate, gates)
@@ -56,6 +62,13 @@ def judge_candidate(
     return Replicate(*parties, f"{said} after {_runs(candidate)}{doubt}: one more with a fresh seed")
 
 
+def _keep_near_miss(verdict: Discard, effect: Effect, gates: GateSettings) -> Discard | Shelve:
+    if not gates.combine or effect.p_better < gates.shelve_from:
+        return verdict
+    reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
+    return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)
+
+
 def _promotion_bar(n: int, gates: GateSettings) -> float:
     return gates.promote_now if n == 1 else min(gates.promote, gates.promote_now)
 
@@ -67,12 +80,8 @@ def _continuation_bar(candidate: Standing, gates: GateSettings) -> float:
 
 
 def _passes_without_suspects(candidate: Standing, base: Standing, noise: Noise, gates: GateSettings) -> bool:
-    """Whether it would promote if its lowest scores were the suspect ones and had never been measured."""
-    trusted = tuple(sorted(candidate.scores)[candidate.suspect_scores :])
-    if not trusted:
-        return False
-    alone = effect_of(replace(candidate, scores=trusted), base, noise)
-    return alone.p_better >= _promotion_bar(len(trusted), gates)
+    trusted = without_suspects(candidate)
+    return trusted.n > 0 and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, gates)
 
 
 def _is_spent(candidate: Standing, gates: GateSettings) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.domain.candidate import CandidateState, Standing
+from scheduler.domain.candidate import CandidateState, Origin, Standing
 from scheduler.domain.decision import (
     PRESETS,
+    Combine,
     Decision,
     Discard,
     GateSettings,
@@ -14,8 +15,10 @@ from scheduler.domain.decision import (
     Promote,
     Replicate,
     Retry,
+    Shelve,
 )
 from scheduler.domain.lab import Board
+from scheduler.domain.merge import Merge
 from scheduler.domain.run import Queued, Run, RunKind
 
 SIGMA0 = 0.0005
@@ -50,8 +53,29 @@ def applied(now: Board, decision: Decision) -> Board:
             return _changed(now, ref, state=CandidateState.CONTENDER, pending_runs=now.of(ref).pending_runs + 1)
         case Discard(candidate_id=ref, effect=effect):
             return _changed(now, ref, state=CandidateState.DISCARDED if effect else CandidateState.FAILED)
+        case Shelve(candidate_id=ref):
+            return _changed(now, ref, state=CandidateState.SHELVED)
+        case Combine():
+            return merged(now, decision)
         case MeasureBaseline(base_id=ref) | Retry(candidate_id=ref):
             return _changed(now, ref, pending_runs=now.of(ref).pending_runs + 1)
+
+
+def merged(now: Board, decision: Combine, went_in: tuple[str, ...] | None = None) -> Board:
+    """The board after a merge: the undecided parts are shelved, and what went in is a contender with one run queued."""
+    parts = decision.parts if went_in is None else went_in
+    number = len(now.merges) + 1
+    new_id = f"c{max(int(s.candidate_id[1:]) for s in now.standings) + 1:04d}" if parts else None
+    for part in decision.parts:
+        if now.of(part).state.undecided:
+            now = _changed(now, part, state=CandidateState.SHELVED)
+    merge = Merge(number, decision.base_id, decision.parts, parts, new_id, decision.halving, decision.predicted)
+    now = replace(now, merges=(*now.merges, merge))
+    if new_id is None:
+        return now
+    origin = Origin.UNION if len(parts) > 1 else Origin.PORT
+    new = Standing(new_id, f"merge-{number}", decision.base_id, CandidateState.CONTENDER, (), 1, origin=origin)
+    return with_candidate(now, new)
 
 
 def finished(now: Board, ref: str, score: float | None, failure: str = "crash: it fell over") -> Board:

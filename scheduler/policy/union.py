@@ -1,0 +1,56 @@
+"""Unions of near-misses: several candidates that were each not clear enough, tried together on the current baseline.
+
+Each is measured well and not promoted (shelved), none is in a baseline or in another union on trial. Such a union has
+to win like any candidate; what it costs is bounded by its share of the slots. Contenders left by a promotion are
+scheduler.policy.combine's.
+"""
+
+from __future__ import annotations
+
+from scheduler.domain.candidate import CandidateState, Origin, Standing
+from scheduler.domain.decision import Combine, Effect
+from scheduler.domain.lab import Board
+from scheduler.policy.combine import own_base
+from scheduler.policy.gates import effect_of
+from scheduler.policy.noise import board_noise
+from scheduler.policy.patches import Patches
+
+
+def near_miss_union(board: Board, slots: int) -> Combine | None:
+    """The union to try now, or None: fewer than two near-misses, their share of the slots taken, or tried before."""
+    gates = board.gates
+    shelf = board.in_state(CandidateState.SHELVED) if gates.combine else ()
+    if len(shelf) < 2 or not board.baseline.scores or _unions_on_trial(board) >= unions_allowed(board, slots):
+        return None
+    parts = _choose(board, shelf)
+    ids = tuple(standing.candidate_id for standing, _ in parts)
+    if len(ids) < 2 or any(m.base_id == board.baseline_id and set(m.parts) == set(ids) for m in board.merges):
+        return None
+    predicted = sum(effect.shrunken for _, effect in parts)
+    return Combine(board.baseline_id, ids, 0, predicted, f"{len(ids)} near-misses together, none in a baseline yet")
+
+
+def unions_allowed(board: Board, slots: int) -> int:
+    """How many unions may be on trial at a time: at least one."""
+    return max(1, int(slots * board.gates.max_union_share))
+
+
+def _unions_on_trial(board: Board) -> int:
+    return sum(standing.origin is Origin.UNION for standing in board.undecided)
+
+
+def _choose(board: Board, shelf: tuple[Standing, ...]) -> list[tuple[Standing, Effect]]:
+    """The likeliest near-misses that share no patch with each other, a baseline, or a merge on trial."""
+    noise, patches = board_noise(board), Patches(board)
+    ports, taken = patches.ports(), set(patches.in_force() | patches.on_trial())
+    scored = [(s, effect_of(s, own_base(s, board), noise)) for s in shelf if s.scores]
+    chosen: list[tuple[Standing, Effect]] = []
+    for standing, effect in sorted(scored, key=lambda pair: (-pair[1].p_better, pair[0].candidate_id)):
+        leaves = patches.leaves(standing.candidate_id)
+        fresh = all(ports[leaf] < board.gates.max_ports for leaf in leaves)
+        if fresh and effect.p_better >= board.gates.shelve_from and not leaves & taken:
+            chosen.append((standing, effect))
+            taken |= leaves
+        if len(chosen) == board.gates.max_parts:
+            break
+    return chosen
