@@ -54,7 +54,7 @@ DRIVING = (
     Step("arsched leaderboard", sample=True),
     Step("arsched show heads-of-33"),
     Step("arsched logs heads-of-33"),
-    Step("arsched explain two-layers", sample=True),
+    Step("arsched explain two-layers"),
     Step("arsched report"),
     Step("cat report/results.tsv", sample=True),
     Step("arsched submit candidates/* --json", edits=(("wider-mlp", "MATRIX_LR", 0.32),), sample=True),
