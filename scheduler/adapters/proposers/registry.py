@@ -27,6 +27,12 @@ def known() -> Mapping[str, str]:
     return dict(sorted({**found, UNION: "built in"}.items()))
 
 
+def check_name(name: str) -> None:
+    """Raises UsageProblem naming the nearest when there is no proposer of that name."""
+    if name != UNION:
+        _find(name)
+
+
 def make(choice: ProposerChoice, setup: ProposerSetup) -> Proposer:
     """The proposer a search chose.
 

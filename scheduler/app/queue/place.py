@@ -15,7 +15,7 @@ from scheduler.domain.lab import Lab
 from scheduler.domain.result import Scored
 from scheduler.domain.run import Finished, Run, RunKind, Running
 from scheduler.domain.slot import Pool, RunOrder, Slot
-from scheduler.policy.dispatch import order_runs
+from scheduler.policy.dispatch import order_runs, pair_claims
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
 
@@ -66,8 +66,6 @@ class Placer:
         pairs = list(zip(order_runs(others, running, usable, board), free, strict=False))
         claims, left = [run for run in queued if run.kind is RunKind.CLAIM], free[len(pairs) :]
         if claims and left:
-            from scheduler.policy.dispatch import pair_claims  # type: ignore[attr-defined]
-
             slots = {slot.id: slot for slot in left}
             paired = pair_claims(claims, tuple(slots), claims_begun(self._space))
             pairs += [(run, slots[slot_id]) for run, slot_id in paired]

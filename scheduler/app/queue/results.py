@@ -9,7 +9,7 @@ from __future__ import annotations
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.lab import Lab
 from scheduler.domain.result import Result, ResultError, Scored, infra_result, parse_result
-from scheduler.domain.run import Run
+from scheduler.domain.run import Run, RunKind
 from scheduler.domain.slot import Done
 
 
@@ -49,4 +49,5 @@ def describe_result(run: Run, candidate: Candidate, slot_id: str, result: Result
         said = f"val_bpb {verdict.val_bpb:.4f}" + (f" ({verdict.status})" if verdict.suspect else "")
     else:
         said = f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
-    return f"result    {candidate.id} {candidate.name}  {said}  ({run.id} on {slot_id}, seed {run.seed}{took})"
+    what = "claim run" if run.kind is RunKind.CLAIM else "result   "
+    return f"{what} {candidate.id} {candidate.name}  {said}  ({run.id} on {slot_id}, seed {run.seed}{took})"

@@ -49,10 +49,13 @@ def make_proposers(
 
 
 def choices_from(names: tuple[str, ...], options: tuple[str, ...]) -> tuple[ProposerChoice, ...]:
-    """`names` like "agent:3", `options` like "agent.workers=4". Raises UsageProblem for what reads like neither."""
+    """`names` like "agent:3", `options` like "agent.workers=4". Raises UsageProblem for what is neither or unknown."""
     chosen: dict[str, ProposerChoice] = {}
+    from scheduler.adapters.proposers.registry import check_name
+
     for text in names:
         name, colon, weight = text.partition(":")
+        check_name(name)
         chosen[name] = ProposerChoice(name, _weight(text, weight) if colon else 1.0)
     for text in options:
         key, equals, value = text.partition("=")

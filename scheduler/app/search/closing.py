@@ -62,7 +62,9 @@ def measure_claim(space: Workspace, search: Search, board: Board) -> Outcome | N
     lineage, wanted = space.lineage(), search.settings.claim_runs
     first_id, final_id = lineage[0][0], lineage[-1][0]
     if first_id == final_id:
-        return Outcome(make_claim(first_id, final_id, (), (), board_noise(board)), "no improvement found")
+        return Outcome(
+            make_claim(first_id, final_id, (), (), board_noise(board), board.gates.prior_df), "no improvement found"
+        )
     if not wanted:
         return Outcome(None, "no claim was asked for")
     first, final = (_claim_runs(space, search, ref) for ref in (first_id, final_id))
@@ -77,7 +79,9 @@ def measure_claim(space: Workspace, search: Search, board: Board) -> Outcome | N
     for ref, got in zip((first_id, final_id), scores, strict=True):
         if not got:
             return Outcome(None, f"nothing to claim: none of the claim's runs of {ref} gave a score")
-    return Outcome(make_claim(first_id, final_id, *scores, board_noise(board)), "the claim is measured")
+    return Outcome(
+        make_claim(first_id, final_id, *scores, board_noise(board), board.gates.prior_df), "the claim is measured"
+    )
 
 
 def _claim_runs(space: Workspace, search: Search, ref: str) -> list[Run]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scheduler.app.queue.drive import LOOK_S, heal, is_paused, serve
 from scheduler.app.queue.ending import Ending
@@ -19,12 +19,13 @@ from scheduler.app.queue.progress import Screen, heartbeat
 from scheduler.app.queue.turn import Turn
 from scheduler.app.search.choices import make_proposers
 from scheduler.app.search.night import SearchNight
-from scheduler.app.search.settings import UNION, describe_budget, describe_proposers, extended, fresh
+from scheduler.app.search.plan import plan_search
+from scheduler.app.search.settings import UNION
 from scheduler.app.search.supply import Supply
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.proposal import Proposer
-from scheduler.domain.search import Budget, Search, SearchSettings, SearchState
+from scheduler.domain.search import Search, SearchSettings, SearchState
 
 LEFT = "its scheduler ended before the answer came"
 
@@ -67,26 +68,6 @@ def run_search(
         turn.release()
 
 
-def begin_or_continue(space: Workspace, settings: SearchSettings | None, say: Callable[[str], None]) -> Search | None:
-    """The search to run now; None when the last one is over and nobody asked for another.
-
-    Raises UsageProblem when a budget is wanted.
-    """
-    searches = space.ledger.searches
-    unfinished = searches.current(space.tag)
-    if unfinished is not None:
-        return _go_on(space, unfinished, settings, say)
-    if settings is None and searches.list(space.tag):
-        return None
-    wanted = fresh(settings or SearchSettings(Budget(), ()), space.ledger.labs.get(space.tag).gates)
-    search = searches.start(space.tag, wanted)
-    say(
-        f"search    {search.number} begins: {describe_budget(wanted.budget)}; ideas from "
-        f"{describe_proposers(wanted.proposers)}"
-    )
-    return search
-
-
 def _run(
     space: Workspace,
     screen: Screen,
@@ -95,20 +76,20 @@ def _run(
     proposers: Mapping[str, Proposer] | None,
 ) -> SearchEnding:
     heal(space, screen)
-    search = begin_or_continue(space, settings, screen.say)
-    if search is None:
+    plan = plan_search(space, settings)
+    if plan is None:
         last = space.ledger.searches.list(space.tag)[-1]
         return SearchEnding(Ending.DONE, None, SearchState.ENDED, f"search {last.number} is over: {last.reason}")
+    if is_paused(space) and not space.ledger.runs.running(space.tag):
+        number = plan.unfinished.number if plan.unfinished else None
+        return SearchEnding(Ending.PAUSED, number, SearchState.RUNNING, "the lab is paused")
+    if proposers is None:
+        slots, silent = means.options.slots, plan.is_closing
+        proposers = {} if silent else make_proposers(space, plan.settings, slots, means.clock, screen.say)
     lost = space.ledger.proposals.lose_open(space.tag, LEFT)
     if lost:
         screen.say(f"note: {lost} idea{'s' if lost != 1 else ''} of an earlier process never came back")
-    if is_paused(space) and not space.ledger.runs.running(space.tag):
-        return SearchEnding(Ending.PAUSED, search.number, search.state, search.reason)
-    if proposers is None:
-        claiming = search.state is SearchState.CLAIMING
-        proposers = (
-            {} if claiming else make_proposers(space, search.settings, means.options.slots, means.clock, screen.say)
-        )
+    search = plan.begin(space, screen.say)
     with _night(space, search, proposers, screen, means) as night:
         ending = serve(space, screen, means, night)
     return SearchEnding(ending, search.number, night.state, night.reason)
@@ -144,23 +125,6 @@ def _brief_writer(space: Workspace) -> Callable[[], str]:
         return known[stamp]
 
     return write
-
-
-def _go_on(space: Workspace, search: Search, settings: SearchSettings | None, say: Callable[[str], None]) -> Search:
-    if search.state is SearchState.CLAIMING:
-        say(f"search    {search.number} goes on with its end: {search.reason}")
-        if settings is not None:
-            say("note: its budget is over, so new settings are for the next search: give them again afterwards")
-        return search
-    say(f"search    {search.number} goes on, {search.active_s / 3600:.2f} hours in")
-    if settings is not None:
-        changed, changes = extended(search.settings, settings, space.ledger.labs.get(space.tag).gates)
-        if changes:
-            space.ledger.searches.change(search.number, changed, "; ".join(changes))
-            for change in changes:
-                say(f"note: {change}")
-        search = replace(search, settings=changed)
-    return search
 
 
 def _wait_for_turn(space: Workspace, screen: Screen, means: Means, turn: Turn) -> None:

@@ -1,0 +1,179 @@
+"""`arsched search`, `pause`, `resume` as typed: words that fit together, refusals that leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from scheduler.adapters.ledger import Ledger
+from scheduler.app.cli.main import main
+from scheduler.app.cli.searching import AgentWords, Words, dated_tag, read_settings
+from scheduler.app.search.settings import describe_budget, describe_proposers, extended
+from scheduler.domain.decision import PRESETS
+from scheduler.domain.errors import UsageProblem
+from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
+from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import make_space
+
+PROPOSERS = ("--proposer", "tpe:2", "--proposer", "lines")
+NOTHING = Words((None,) * 5, (), AgentWords(None, None, None, None), (), None, 0, False, 4, None, None, None)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    space = make_space(tmp_path, time.time)
+    space.ledger.close()
+    monkeypatch.chdir(space.repo.root)
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "cache"))
+    return space.paths.ledger
+
+
+def arsched(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def words(**said: object) -> Words:
+    return Words(**({name: getattr(NOTHING, name) for name in Words.__slots__} | said))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ["a search needs a budget", "--hours 8"]),
+        (["--ideas", "4"], ["ends nothing by itself", "--rounds 10"]),
+        (["--runs", "9", "--proposer", "tep"], ["no proposer 'tep'", "did you mean tpe"]),
+        (["--runs", "9", "--proposer", "tpe:0"], ["a weight is a number above 0"]),
+        (["--runs", "9", "--proposer", "tpe:x"], ["a weight is a number above 0"]),
+        (["--runs", "9", "--proposer", "tpe", "--option", "tpe"], ["no option of a proposer", "--option agent."]),
+        (["--runs", "9", "--proposer", "tpe", "--option", "agent.workers=2"], ["no proposer 'agent' in this search"]),
+        (["--runs", "9", "--command", "x", "--agent", "claude"], ["both say what the agent is"]),
+        (["--runs", "9", "--no-union", "--proposer", "union"], ["contradict"]),
+        (["--runs", "9", "--proposer", "union", "--preset", "greedy"], ["merges nothing"]),
+        (["--runs", "9", "--contract", "standard"], ["is on contract 'cpu', not 'standard'", "--tag NAME"]),
+        (["--runs", "0"], ["0 is not in the range"]),
+        (["--hours", "0"], ["0"]),
+    ],
+)
+def test_words_that_make_no_search_are_refused_and_nothing_begins(
+    lab: Path, arguments: list[str], said: list[str]
+) -> None:
+    for dry_run in ([], ["--dry-run"]):
+        result = arsched("search", *arguments, *dry_run)
+        assert result.exit_code == 2, result.output
+        assert all(word in result.output for word in said)
+    with Ledger.open(lab) as ledger:
+        assert not ledger.searches.list("t")
+
+
+def test_a_dry_run_says_what_would_begin_and_begins_nothing(lab: Path) -> None:
+    result = arsched(
+        "search", "--runs", "9", "--hours", "1.5", "--proposer", "tpe:2", "--proposer", "lines", "--dry-run"
+    )
+    assert result.exit_code == 0
+    assert "would begin a search: 1.5 hours or 9 runs; ideas from tpe 2 : lines 1, and union" in result.output
+    value = json.loads(arsched("search", "--runs", "9", "--dry-run", "--json").output)
+    assert value["dry_run"] and value["proposers"] == "tpe, and union"
+    with Ledger.open(lab) as ledger:
+        assert not ledger.searches.list("t")
+
+
+def test_without_a_lab_a_contract_is_needed_and_a_bad_budget_creates_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_repository(tmp_path / "bare")
+    monkeypatch.chdir(root)
+    result = arsched("search", "--runs", "9")
+    assert result.exit_code == 1 and "no lab" in result.output
+    result = arsched("search", "--contract", "cpu")
+    assert result.exit_code == 2 and "needs a budget" in result.output
+    assert not (root / ".arsched").exists()
+
+
+def test_a_paused_lab_is_not_searched_and_says_what_to_do(lab: Path) -> None:
+    assert arsched("pause", "--dry-run").exit_code == 0
+    said = json.loads(arsched("pause", "--reason", "the slots are needed", "--json").output)
+    assert said["paused"] and not said["already"]
+    assert json.loads(arsched("pause", "--json").output)["already"]
+    result = arsched("search", "--runs", "9")
+    assert result.exit_code == 4 and "arsched resume" in result.output
+    with Ledger.open(lab) as ledger:
+        assert not ledger.searches.list("t")
+        assert any("the slots are needed" in event.reason for event in ledger.events.list("t"))
+    assert "would go on" in arsched("resume", "--dry-run").output
+    assert json.loads(arsched("resume", "--json").stdout)["was_paused"]
+    assert "was not paused" in arsched("resume").output
+
+
+def test_wait_on_a_paused_lab_gives_up_with_4_and_says_why(lab: Path) -> None:
+    arsched("pause")
+    result = arsched("wait")
+    assert result.exit_code == 4 and "arsched resume" in result.output
+    assert json.loads(arsched("wait", "baseline", "--json").stdout)["paused"]
+
+
+@pytest.mark.parametrize(
+    ("said", "proposers"),
+    [
+        ({"proposers": ("tpe",)}, "tpe, and union"),
+        ({"agent": AgentWords("make idea", None, None, None)}, "agent, and union"),
+        ({"agent": AgentWords(None, "claude", 3, 9.0), "proposers": ("tpe", "agent:3")}, "tpe 1 : agent 3, and union"),
+        ({"no_union": True}, "tpe"),
+        ({"proposers": ("union",)}, "union"),
+        ({"proposers": ("lines", "tpe"), "no_union": True}, "lines 1 : tpe 1"),
+    ],
+)  # fmt: skip
+def test_who_makes_ideas_by_what_was_said(said: dict[str, object], proposers: str) -> None:
+    settings = read_settings(words(budget=(1.0, None, None, None, None), **said))
+    assert settings is not None and describe_proposers(settings.proposers) == proposers
+
+
+def test_the_agents_words_become_its_options_beside_others() -> None:
+    settings = read_settings(
+        words(agent=AgentWords("run it", None, 3, 600.0), plugin_options=("agent.keep=1", "tpe.only=DEPTH"),
+              proposers=("tpe", "agent"))
+    )  # fmt: skip
+    assert settings is not None
+    options = {choice.name: dict(choice.options) for choice in settings.proposers}
+    assert options["agent"] == {"command": "run it", "workers": "3", "limit_s": "600", "keep": "1"}
+    assert options["tpe"] == {"only": "DEPTH"}
+
+
+def test_nothing_said_is_no_settings() -> None:
+    assert read_settings(NOTHING) is None
+    assert read_settings(words(seed=7)) is not None
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (Budget(hours=8), "8 hours"),
+        (Budget(hours=0.5, runs=40), "0.5 hours or 40 runs"),
+        (Budget(rounds=3, ideas=8, target_bpb=1.7), "3 rounds of 8 ideas or 1.7 bpb"),
+        (Budget(rounds=3), "3 rounds"),
+    ],
+)
+def test_budgets_read_like_sentences(budget: Budget, text: str) -> None:
+    assert describe_budget(budget) == text
+
+
+def test_new_words_replace_what_they_name_and_leave_the_rest() -> None:
+    old = SearchSettings(Budget(hours=8), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
+    new, changes = extended(old, SearchSettings(Budget(runs=9), ()), PRESETS["default"])
+    assert new == SearchSettings(Budget(runs=9), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
+    assert changes == ("budget: 9 runs (was 8 hours)",)
+    assert extended(old, SearchSettings(Budget(), ()), PRESETS["default"]) == (old, ())
+
+
+def test_two_proposers_of_one_name_are_refused() -> None:
+    twice = SearchSettings(Budget(runs=9), (ProposerChoice("tpe"), ProposerChoice("tpe", 2.0)))
+    with pytest.raises(UsageProblem, match="named twice"):
+        extended(SearchSettings(Budget(runs=1), (ProposerChoice("tpe"),)), twice, PRESETS["default"])
+
+
+def test_a_lab_nobody_named_is_called_by_the_day() -> None:
+    tag = dated_tag()
+    assert tag.isascii() and tag[:3].isalpha() and tag[3:].isdigit()
