@@ -106,7 +106,7 @@ def slots_line(live: Live) -> str:
     parts = [f"{_short(slot)} {_doing(slot)}" for slot in shown]
     if len(live.slots) > SHOWN_SLOTS:
         parts.append(f"{len(busy)} of {len(live.slots)} slots busy")
-    return " · ".join([*parts, f"{live.queued} queued"])
+    return " · ".join([*parts, f"{live.queued} queued", *([live.note] if live.note else [])])
 
 
 def slots_table(live: Live) -> Group:
@@ -115,7 +115,8 @@ def slots_table(live: Live) -> Group:
     for slot in live.slots:
         table.add_row(Text(_short(slot)), *_cells(slot))
     ending = ", finishing what runs; Ctrl-C again stops it now" if live.stopping else ""
-    return Group(table, Text(f"{live.queued} queued{ending}"))
+    note = f", {tidy(live.note)}" if live.note else ""
+    return Group(table, Text(f"{live.queued} queued{note}{ending}"))
 
 
 def _cells(slot: LiveSlot) -> tuple[Text | ProgressBar, ...]:

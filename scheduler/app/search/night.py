@@ -51,7 +51,7 @@ class SearchNight:
 
     @property
     def search(self) -> int:
-        return self._row.number
+        return 0 if self.state is SearchState.ENDED else self._row.number
 
     @property
     def state(self) -> SearchState:

@@ -1,0 +1,98 @@
+"""Questions asked many times a minute: counts by the database, and a board read again only when something changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.domain.decision import PRESETS
+from scheduler.domain.run import RunKind
+from tests.scheduler.ledger_kit import (
+    SLOT,
+    Clock,
+    add_candidate,
+    finish,
+    measure,
+    ok,
+    open_ledger,
+    result_of,
+    start_lab,
+)
+
+
+def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Path) -> None:
+    clock = Clock(1000.0)
+    with open_ledger(tmp_path / "l.db", clock) as ledger:
+        baseline = start_lab(ledger)
+        clock.now = 2000.0
+        idea = add_candidate(ledger, "idea")
+        measure(ledger, idea, 1.8)
+        crash = add_candidate(ledger, "crash")
+        (queued,) = ledger.runs.queued("t")
+        finish(ledger, queued, result_of("crash"))
+        claim = ledger.runs.add(baseline.id, RunKind.CLAIM, "claim of search 1")
+        finish(ledger, claim, ok(1.9))
+        assert ledger.tallies.finished_runs("t", 0.0) == 5
+        assert ledger.tallies.finished_runs("t", 2000.0) == 2
+        assert ledger.tallies.finished_runs("other", 0.0) == 0
+        assert len(ledger.tallies.run_lengths_s("t")) == 5  # the crash says nothing of how long runs take
+        assert crash.id == "c0003"
+
+
+def test_running_runs_are_counted_claims_left_out(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        baseline = start_lab(ledger)
+        add_candidate(ledger, "idea")
+        for run in (*ledger.runs.queued("t"), ledger.runs.add(baseline.id, RunKind.CLAIM, "")):
+            assert ledger.runs.lease(run.id, SLOT, expires_at=2000.0) == 1
+        assert ledger.tallies.running_runs("t") == 1
+
+
+def test_the_stamp_changes_with_every_write_of_any_connection_and_with_nothing_else(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ours, open_ledger(tmp_path / "l.db") as theirs:
+        start_lab(ours)
+        before = ours.stamp()
+        ours.board("t")
+        ours.runs.list("t")
+        theirs.board("t")
+        assert ours.stamp() == before
+        theirs.labs.pause("t", "")
+        after = ours.stamp()
+        assert after != before
+        ours.labs.resume("t")
+        assert ours.stamp() not in (before, after)
+
+
+def test_a_board_is_the_same_object_until_something_is_written_by_anyone(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ours, open_ledger(tmp_path / "l.db") as theirs:
+        start_lab(ours)
+        board = ours.board("t")
+        assert ours.board("t") is board
+        add_candidate(theirs, "idea")
+        assert [standing.name for standing in ours.board("t").standings] == ["baseline", "idea"]
+        measure(ours, ours.candidates.get("idea", "t"), 1.7)
+        assert ours.board("t").of("c0002").scores == (1.7,)
+        theirs.labs.set_gates("t", PRESETS["bold"])
+        assert ours.board("t").gates == PRESETS["bold"]
+
+
+def test_a_board_read_inside_a_transaction_that_is_undone_is_not_kept(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        start_lab(ledger)
+        with pytest.raises(KeyboardInterrupt), ledger.transaction():
+            add_candidate(ledger, "idea")
+            assert len(ledger.board("t").standings) == 2
+            raise KeyboardInterrupt
+        assert len(ledger.board("t").standings) == 1
+        with ledger.transaction():
+            add_candidate(ledger, "idea")
+        with ledger.snapshot():
+            assert len(ledger.board("t").standings) == 2
+
+
+def test_names_that_are_taken(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        start_lab(ledger)
+        add_candidate(ledger, "idea")
+        assert ledger.candidates.names("t") == {"baseline", "idea"} and ledger.candidates.names("u") == set()
