@@ -76,7 +76,7 @@ KEYS = {
     "explain last": "subject candidate name status answer note rule decisions waiting",
     "explain r0004": "subject candidate name status answer note rule decisions waiting",
     "wait depth-1": "all_over timed_out paused awaited",
-    "report": "progress_png results_tsv summary",
+    "report": "index_html progress_png timeline_png results_tsv summary",
 }
 ROW = (
     "rank candidate name title status detail is_baseline val_bpb val_bpb_se runs effect_bpb effect_se_bpb"
@@ -137,7 +137,7 @@ def test_report_writes_whole_files_where_asked(arsched: Arsched, play: Play, roo
     assert "wrote elsewhere/progress.png" in said.err and "gain" in said.out
     assert (root / "elsewhere" / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert (root / "elsewhere" / "results.tsv").read_text().count("\n") == 9
-    assert sorted(os.listdir(root / "elsewhere")) == ["progress.png", "results.tsv"]
+    assert sorted(os.listdir(root / "elsewhere")) == ["index.html", "progress.png", "results.tsv", "timeline.png"]
 
 
 def test_report_to_a_place_that_cannot_be_written(arsched: Arsched, play: Play, root: Path) -> None:

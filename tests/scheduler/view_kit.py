@@ -104,7 +104,7 @@ class Play:
         attempts = [(run, self.lease(run, index)) for index, run in enumerate(runs)]
         self.clock.now += RUN_S
         for run, attempt in attempts:
-            candidate = next(c for c in self.ledger.candidates.list(self.tag) if c.id == run.candidate_id)
+            candidate = self.ledger.candidates.get(run.candidate_id, self.tag)
             before = [mine.id for mine in self.ledger.runs.of_candidate(candidate.id)].index(run.id)
             outcome = self.script(candidate.name, before)
             assert self.ledger.runs.record(run.id, attempt, judged(outcome, run.seed))

@@ -36,7 +36,7 @@ VERBS = {
     "wait": "Wait until a candidate or a run is over.",
     "explain": "Why it waits, or why it was promoted, repeated or dropped.",
     "leaderboard": "The baseline, effects with errors, dead ends.",
-    "report": "Progress plot and results.tsv.",
+    "report": "The night on one HTML page, plots, results.tsv.",
     "promote": "Make a candidate the baseline by hand.",
     "cancel": "Take a candidate or a run out of the queue.",
     "demo": "A real parallel hill climb on this machine.",

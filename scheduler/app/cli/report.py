@@ -1,4 +1,4 @@
-"""`arsched report`: progress.png, results.tsv and the totals."""
+"""`arsched report`: the page of the night, its pictures, results.tsv and the totals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
 
 
-@click.command(short_help="Progress plot and results.tsv.")
+@click.command(short_help="The night on one HTML page, plots, results.tsv.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Default: report/")
 @options.tag
 @options.as_json
 def command(out: Path | None, tag: str | None, as_json: bool) -> None:
-    """Draw progress.png, write results.tsv in autoresearch's five columns, and print the totals of the lab."""
+    """Write the night on one HTML page, its plots as PNG and results.tsv in autoresearch's columns; print the totals.
+
+    index.html needs no other file and no network: every candidate with its effect and error, unions, dead ends,
+    failed ideas, and who held which slot when.
+    """
     from scheduler.app.report.write import write_report
     from scheduler.app.screens.summary import summary_screen
     from scheduler.app.screens.terminal import paint
@@ -29,5 +33,5 @@ def command(out: Path | None, tag: str | None, as_json: bool) -> None:
         return
     paint(summary_screen(report.summary))
     say("")
-    for path in (report.progress_png, report.results_tsv):
+    for path in (report.index_html, report.progress_png, report.timeline_png, report.results_tsv):
         say(f"wrote {os.path.relpath(path)}")

@@ -1,1 +1,1 @@
-"""What `arsched report` writes: the progress plot, results.tsv, the totals."""
+"""What `arsched report` writes: the page of the night, its plots, results.tsv."""

@@ -98,8 +98,11 @@ def _means(axes: Any, history: History, kind: Kind, scale: Scale, size: float) -
         return
     x, y, error = zip(*inside, strict=True)
     edge = INK if kind is KEPT else kind.color
-    style = {"fmt": kind.marker, "color": kind.color, "markersize": kind.size * size, "markeredgecolor": edge}
-    axes.errorbar(x, y, error, **style, elinewidth=1.2, capsize=2.5, zorder=kind.zorder, label=kind.label)
+    style = {"color": kind.color, "markersize": kind.size * size, "markeredgecolor": edge, "zorder": kind.zorder}
+    if kind is DISCARDED and len(history.runs) > CROWDED_RUNS:  # hundreds of errors would hide what they are about
+        axes.plot(x, y, kind.marker, **style, alpha=0.6, label=kind.label)
+        return
+    axes.errorbar(x, y, error, fmt=kind.marker, **style, elinewidth=1.2, capsize=2.5, label=kind.label)
 
 
 def _off_scale(axes: Any, history: History, scale: Scale, size: float) -> None:
@@ -138,7 +141,7 @@ def _name_baselines(axes: Any, history: History, scale: Scale) -> None:
             **style,
             color=INK,
             zorder=7,
-            path_effects=_halo(),
+            path_effects=halo(),
             parse_math=False,
         )
 
@@ -160,12 +163,12 @@ def _name_others(axes: Any, history: History, scale: Scale) -> None:
             fontsize=9.5,
             color="#555555",
             zorder=7,
-            path_effects=_halo(),
+            path_effects=halo(),
             parse_math=False,
         )
 
 
-def _halo() -> list[Any]:
+def halo() -> list[Any]:
     """White around letters, so that lines may pass below them."""
     from matplotlib.patheffects import withStroke
 

@@ -1,39 +1,61 @@
-"""progress.png: every run of a lab, kept and discarded, and the staircase of baselines.
+"""progress.png and timeline.png: every run of a lab with the staircase of baselines, and who held which slot when.
 
-Frame, words and file; the marks are plot_marks'. Draws what it is given; reads no ledger.
+Frame and words; the marks are report.marks' and report.timeline's. Draws what it is given; reads and writes no file.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 from typing import Any
 
-from scheduler.app.files import write_whole
 from scheduler.app.report.marks import GREY, INK, draw_marks
 from scheduler.app.report.scale import scale_of
+from scheduler.app.report.timeline import draw_timeline
 from scheduler.app.views.history import History
+from scheduler.app.views.timeline import Timeline
 
 WIDTH_IN, HEIGHT_IN, DPI = 12.0, 6.75, 160  # 16:9: fills a slide
-
-
-def draw_progress(history: History, path: Path) -> None:
-    """Write the plot as PNG, whole or not at all. Raises LabProblem when it cannot be written."""
-    write_whole(path, render_progress(history))
+LANE_IN, FRAME_IN, MOST_LANES = 0.4, 1.7, 40  # of the timeline: inches for a slot, and around them all
 
 
 def render_progress(history: History) -> bytes:
     """The picture as PNG bytes."""
+    figure, axes = _figure(HEIGHT_IN)
+    draw_marks(axes, history, scale_of(history))
+    _frame(axes)
+    _title(axes, history.tag, history.contract, _counts(history))
+    if not history.runs:
+        _nothing(axes)
+    elif history.noise_sd_bpb is not None:
+        note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
+        axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
+    return _png(figure, axes)
+
+
+def render_timeline(timeline: Timeline, contract: str) -> bytes:
+    """The picture as PNG bytes; higher with more slots."""
+    figure, axes = _figure(FRAME_IN + LANE_IN * min(MOST_LANES, max(2, len(timeline.slots))))
+    draw_timeline(axes, timeline)
+    runs = len({bar.run for bar in timeline.bars})
+    _title(axes, timeline.tag, contract, f"{runs} runs  ·  {len(timeline.slots)} slots")
+    if not timeline.bars:
+        _nothing(axes)
+    return _png(figure, axes)
+
+
+def _figure(height_in: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    draw_marks(axes, history, scale_of(history))
-    _frame(axes)
-    _words(figure, axes, history)
+    return figure, figure.subplots()
+
+
+def _png(figure: Any, axes: Any) -> bytes:
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=10)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter the font lacks is drawn as a box
@@ -50,18 +72,15 @@ def _frame(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _words(figure: Any, axes: Any, history: History) -> None:
-    title = f"autoresearch/{history.tag}  ·  contract {history.contract}"
+def _title(axes: Any, tag: str, contract: str, right: str) -> None:
+    title = f"autoresearch/{tag}  ·  contract {contract}"
     axes.set_title(title, loc="left", fontsize=14, weight="bold", parse_math=False)
-    axes.set_title(_counts(history), loc="right", fontsize=11)
-    if not history.runs:
-        middle = {"transform": axes.transAxes, "ha": "center", "fontsize": 16, "color": GREY}
-        axes.text(0.5, 0.5, "no run has finished yet", **middle)
-    elif history.noise_sd_bpb is not None:
-        note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
-        axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=10)
+    axes.set_title(right, loc="right", fontsize=11)
+
+
+def _nothing(axes: Any) -> None:
+    middle = {"transform": axes.transAxes, "ha": "center", "fontsize": 16, "color": GREY}
+    axes.text(0.5, 0.5, "no run has finished yet", **middle)
 
 
 def _counts(history: History) -> str:

@@ -1,4 +1,4 @@
-"""The report of a lab: progress.png, results.tsv in autoresearch's five columns, and the totals."""
+"""The report of a lab: one page with everything, its pictures, results.tsv in autoresearch's columns, the totals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.app.files import write_whole
-from scheduler.app.report.plots import draw_progress
+from scheduler.app.report.page import render_page
+from scheduler.app.report.plots import render_progress, render_timeline
 from scheduler.app.views.facts import read_facts
 from scheduler.app.views.history import history
+from scheduler.app.views.night import read_night
 from scheduler.app.views.plain import View
 from scheduler.app.views.results import result_rows, results_tsv
-from scheduler.app.views.summary import Summary, summary
+from scheduler.app.views.summary import Summary
 from scheduler.app.workspace import Workspace
 
 
@@ -19,15 +21,30 @@ from scheduler.app.workspace import Workspace
 class Report(View):
     """Where the files are, and the totals."""
 
+    index_html: str
     progress_png: str
+    timeline_png: str
     results_tsv: str
     summary: Summary
 
 
 def write_report(space: Workspace, folder: Path) -> Report:
-    """Write both files whole, replacing earlier ones. Raises LabProblem when the folder cannot be written."""
-    facts = read_facts(space.ledger, space.lab)
-    picture, table = folder / "progress.png", folder / "results.tsv"
-    write_whole(table, results_tsv(result_rows(facts)))
-    draw_progress(history(facts), picture)
-    return Report(str(picture), str(table), summary(space.ledger, facts))
+    """Write every file whole, replacing earlier ones. Raises LabProblem when the folder cannot be written."""
+    with space.ledger.snapshot():
+        facts = read_facts(space.ledger, space.ledger.labs.get(space.tag))
+        night = read_night(space.ledger, facts)
+    pictures = {
+        "progress.png": render_progress(history(facts)),
+        "timeline.png": render_timeline(night.timeline, facts.lab.contract_name),
+    }
+    write_whole(folder / "results.tsv", results_tsv(result_rows(facts)))
+    for name, picture in pictures.items():
+        write_whole(folder / name, picture)
+    write_whole(folder / "index.html", render_page(night, *pictures.values()))
+    return Report(
+        index_html=str(folder / "index.html"),
+        progress_png=str(folder / "progress.png"),
+        timeline_png=str(folder / "timeline.png"),
+        results_tsv=str(folder / "results.tsv"),
+        summary=night.summary,
+    )

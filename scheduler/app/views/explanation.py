@@ -105,7 +105,7 @@ def _answer(facts: LabFacts, candidate: Candidate, waiting: tuple[Waiting, ...])
         case CandidateState.DISCARDED if said:
             return one_line(said[-1].decision.reason)
         case CandidateState.SHELVED if said:
-            return f"kept as a near-miss: {one_line(said[-1].decision.reason)}"
+            return _why_shelved(said)
         case CandidateState.FAILED:
             return _why_failed(facts, candidate)
         case CandidateState.CANCELLED:
@@ -154,6 +154,14 @@ def _why_promoted(facts: LabFacts, candidate: Candidate) -> str:
     over = f"{promotion.base_id} {one_line(facts.name(promotion.base_id))}"
     said = [record for record in facts.decisions_of[candidate.id] if record.kind == "promote"]
     return f"promoted over {over}: {one_line(said[-1].decision.reason) if said else 'by hand'}"
+
+
+def _why_shelved(said: Sequence[DecisionRecord]) -> str:
+    """On its own account, or because a merge took its patch before its runs were over."""
+    shelved = next((record for record in reversed(said) if record.kind == "shelve"), None)
+    if shelved is not None:
+        return f"kept as a near-miss: {one_line(shelved.decision.reason)}"
+    return f"kept, its patch was to be merged: {one_line(said[-1].decision.reason)}"
 
 
 def _why_failed(facts: LabFacts, candidate: Candidate) -> str:

@@ -1,0 +1,213 @@
+"""The HTML report: everything that happened is on it, nothing a candidate said is more than text, and it stands alone.
+
+The page is parsed, not matched: a tag that is not closed, or one that came out of a title, is seen.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.app.paths import LabPaths
+from scheduler.app.report.page import render_page
+from scheduler.app.report.plots import render_progress, render_timeline
+from scheduler.app.report.whiskers import effect_axis, value_axis
+from scheduler.app.report.write import write_report
+from scheduler.app.views.history import history
+from scheduler.app.views.night import read_night
+from scheduler.app.workspace import Workspace
+from scheduler.domain.proposal import Trouble
+from tests.scheduler.night_kit import EVIL, Night, long_lab, night_lab
+from tests.scheduler.view_kit import demo_lab
+
+PNG = b"\x89PNG\r\n\x1a\nnot really"
+VOID = {"meta", "img", "br", "line", "circle", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: tags as a stack, text by the section it is in, everything an attribute says."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.section = ""
+        self.text: dict[str, str] = {}
+        self.ids: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag == "section":
+            self.section = dict(attrs).get("id") or "facts"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text[self.section] = self.text.get(self.section, "") + " ".join(data.split()) + " "
+
+
+def page_of(night: Night) -> Page:
+    return Page(render_page(read_night(night.ledger, night.facts()), PNG, PNG))
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    played = night_lab(tmp_path / "ledger.db")
+    yield played
+    played.ledger.close()
+
+
+def test_the_claim_is_the_headline_and_the_only_total(night: Night) -> None:
+    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    assert "1.9530 → 1.8835, −0.0695 ± 0.0031 (2 + 2 runs)" in Page(html).text[""]
+    assert "excludes zero" in html and "over-claims" not in html
+    assert "1.9530 → 1.8840" not in html
+
+
+def test_without_a_claim_it_says_so(tmp_path: Path) -> None:
+    page = page_of(night_lab(tmp_path / "ledger.db", ended=False))
+    assert "No claim yet" in page.text[""] and "over-claims" in page.text[""]
+    fresh = Night(tmp_path / "new.db")
+    fresh.begin()
+    assert "Nothing was promoted" in page_of(fresh).text[""]
+
+
+def test_a_claim_of_an_earlier_baseline_is_called_that(night: Night) -> None:
+    night.idea("by-hand")
+    night.until_idle()
+    night.promote(night.ledger.candidates.get("by-hand", night.tag).id)
+    assert "moved since" in page_of(night).text[""]
+
+
+def test_everything_that_happened_is_on_it(night: Night) -> None:
+    page = page_of(night)
+    ids = [candidate.id for candidate in night.facts().candidates]
+    assert all(ref in page.text["candidates"] and ref in page.ids for ref in ids)
+    assert all(ref in page.text["lineage"] for ref in ("c0001", "c0002", "c0005"))
+    assert "expect about" in page.text["lineage"] and "-NAME = 'wider'" in page.text["lineage"]
+    assert "−0.0172" in page.text["unions"] and "it conflicts" in page.text["unions"]
+    assert "c0006" in page.text["shelf"] and "c0007" not in page.text["shelf"]
+    assert "schedule: 2 tried" in page.text["dead-ends"] and "c0007" in page.text["dead-ends"]
+    assert "somebody needs the machine" in page.text["events"]
+    assert "11" in page.text["proposers"] and "tpe" in page.text["proposers"]
+    assert "slot-hours" in page.text["slots"] and "laptop/cpu1" in page.text["slots"]
+
+
+def test_every_failed_ask_is_on_it_with_its_reason(night: Night) -> None:
+    said = page_of(night).text["failures"]
+    assert all(f"{trouble} for a reason" in said for trouble in Trouble)
+    assert "c0008" in said and "the same program as c0007" in said
+
+
+def test_what_candidates_say_is_text(night: Night) -> None:
+    page = page_of(night)
+    assert "<script>alert('x')</script>" in page.text["candidates"] and "{{ 7 * 7 }}" in page.text["candidates"]
+    assert page.tags.isdisjoint({"script", "b onerror", "iframe", "object", "form", "embed", "a href"})
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", html)
+
+
+def test_it_needs_no_other_file(night: Night) -> None:
+    for name, value in page_of(night).attributes:
+        if name in ("src", "href", "srcset", "action", "data"):
+            assert value.startswith(("data:image/png;base64,", "#")), (name, value[:80])
+    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    assert base64.b64encode(PNG).decode() in html and "url(" not in html and "@import" not in html
+
+
+def test_every_link_leads_somewhere(night: Night) -> None:
+    page = page_of(night)
+    links = {value[1:] for name, value in page.attributes if name == "href"}
+    assert links <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_same_ledger_gives_the_same_page(night: Night) -> None:
+    first = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    night.clock.now += 1e6
+    assert render_page(read_night(night.ledger, night.facts()), PNG, PNG) == first
+
+
+def test_all_files_are_written_whole_and_alike(night: Night, tmp_path: Path) -> None:
+    space = Workspace(None, LabPaths(tmp_path), night.ledger, night.ledger.labs.get(night.tag))  # type: ignore[arg-type]
+    folders = (tmp_path / "one", tmp_path / "two")
+    for folder in folders:
+        write_report(space, folder)
+    names = {"index.html", "progress.png", "timeline.png", "results.tsv"}
+    assert {entry.name for entry in folders[0].iterdir()} == names
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_labs_with_next_to_nothing(tmp_path: Path) -> None:
+    empty = Night(tmp_path / "empty.db")
+    assert "No baseline yet" in page_of(empty).text["lineage"]
+    assert "By hand" not in page_of(demo_lab(tmp_path / "demo.db")).text["candidates"]  # type: ignore[arg-type]
+
+
+def test_endless_words_are_cut(night: Night) -> None:
+    facts = night.facts()
+    long = tuple(
+        replace(one, title="字" * 200_000, hypothesis="x" * 200_000, theme="y" * 9999) for one in facts.candidates
+    )
+    view = read_night(night.ledger, replace(facts, candidates=long))
+    assert len(render_page(view, PNG, PNG)) < 200_000
+
+
+def test_a_long_night_is_quick_and_small(tmp_path: Path) -> None:
+    lab = long_lab(tmp_path / "ledger.db", candidates=700)
+    began = time.process_time()
+    facts = lab.facts()
+    view = read_night(lab.ledger, facts)
+    pictures = render_progress(history(facts)), render_timeline(view.timeline, "cpu")
+    html = render_page(view, *pictures)
+    assert time.process_time() - began < 10
+    assert len(html.encode()) < 5_000_000
+    assert len(view.timeline.bars) == len(facts.finished) >= 700
+    Page(html)
+
+
+def test_drawings_stay_on_their_axis() -> None:
+    axis = effect_axis([(-0.02, 0.005), (-0.001, 0.005), (0.004, 0.005), (0.7, 0.005)])
+    assert 0 < axis.zero < 100 and axis.whisker(0.7, 0.005).cut == ">"
+    kept = axis.whisker(-0.02, 0.005)
+    assert 0 < kept.low < kept.mid < kept.high < axis.zero and not kept.cut
+
+
+@given(st.lists(st.tuples(st.floats(-1, 10), st.floats(0, 1)), max_size=20))
+def test_any_effects_make_an_axis(effects: list[tuple[float, float]]) -> None:
+    axis = effect_axis(effects)
+    assert axis.low < 0 < axis.high
+    for mean, error in effects:
+        drawn = axis.whisker(mean, error)
+        assert 0 <= drawn.low <= drawn.mid <= drawn.high <= 100
+        assert mean > 0 or not drawn.cut, "a gain is never cut"
+    assert value_axis([mean for mean, _ in effects]).low < value_axis([mean for mean, _ in effects]).high
+
+
+def test_the_kit_is_as_hostile_as_it_says(night: Night) -> None:
+    titles = [candidate.title for candidate in night.facts().candidates]
+    assert EVIL in titles
