@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.app.queue.ending import Ending
+from scheduler.app.search.run import run_search
 from scheduler.domain.candidate import Origin
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, ProposalState, Proposed, Trouble
 from scheduler.domain.run import Finished, Queued, RunKind
@@ -234,3 +235,10 @@ def test_answers_nobody_asked_for_are_ignored(lab: SearchLab) -> None:
     assert not any(c.title == "uninvited" for c in lab.space.ledger.candidates.list("t"))
     assert len([one for one in lab.proposals if one.state is ProposalState.QUEUED]) == len(lab.runs(RunKind.NEW))
     assert all(isinstance(run.state, Finished) for run in lab.runs())
+
+
+def test_a_plug_in_goes_by_the_name_it_was_chosen_by(lab: SearchLab) -> None:
+    fake = lab.fake(idea(1.95), name="mine")
+    fake.name = "what its author calls it"
+    run_search(lab.space, lab.screen, lab.means, settings("mine", runs=6), {"mine": fake})
+    assert {one.proposer for one in lab.proposals} == {"mine"} and lab.candidate("c0002").proposer == "mine"

@@ -16,6 +16,7 @@ from scheduler.policy.shares import KNOWN_PATIENCE, PATIENCE, rest_s
 class Desk:
     """`ideas` counts new candidates of this proposer, earlier processes of the search included."""
 
+    name: str  # as the search chose it
     proposer: Proposer
     weight: float
     ideas: int = 0
@@ -25,10 +26,6 @@ class Desk:
     _known: int = 0
     _rests_until: float = float("-inf")
     _trouble_at: float = float("-inf")
-
-    @property
-    def name(self) -> str:
-        return self.proposer.name
 
     @property
     def claimed(self) -> int:

@@ -62,7 +62,7 @@ class Supply:
         self._asked = len(earlier)
         weights = {choice.name: choice.weight for choice in search.settings.proposers}
         self._desks = {
-            name: Desk(one, weights.get(name, 1.0), _ideas(earlier, name)) for name, one in proposers.items()
+            name: Desk(name, one, weights.get(name, 1.0), _ideas(earlier, name)) for name, one in proposers.items()
         }
         self._ideas_of_others = sum(one.state is ProposalState.QUEUED for one in earlier) - sum(
             desk.ideas for desk in self._desks.values()
