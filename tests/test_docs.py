@@ -102,10 +102,10 @@ def ask(number: int) -> Ask:
 
 
 def test_the_readmes_program_of_json_lines_answers_each_ask_with_an_idea(tmp_path: Path) -> None:
-    (tmp_path / "ideas.py").write_text(programs("README.md")[0])
+    (tmp_path / "rates.py").write_text(programs("README.md")[0])
     asks = [ask(number) for number in range(3)]
     done = subprocess.run(
-        [sys.executable, "ideas.py"], cwd=tmp_path, input=b"".join(map(spell_ask, asks)), capture_output=True
+        [sys.executable, "rates.py"], cwd=tmp_path, input=b"".join(map(spell_ask, asks)), capture_output=True
     )
     read = [read_line(line) for line in done.stdout.splitlines()]
     assert [ask_id for ask_id, _ in read] == ["p0000", "p0001", "p0002"], done.stderr
