@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 from scheduler.domain.decision import Noise
@@ -25,7 +26,7 @@ def pooled_noise(groups: Sequence[Sequence[float]], sigma0: float, prior_df: flo
 
     `sigma0` is the prior's standard deviation in bpb; either it and prior_df are positive, or some group has a scatter.
     """
-    return _pooled([_scatter(scores) for scores in groups], sigma0, prior_df)
+    return _pooled([_scatter(tuple(scores)) for scores in groups], sigma0, prior_df)
 
 
 def board_noise(board: Board) -> Noise:
@@ -36,7 +37,9 @@ def board_noise(board: Board) -> Noise:
     return _pooled([(squares, df) for squares, df in scatters if squares <= bar * df], sigma0, prior_df)
 
 
-def _scatter(scores: Sequence[float]) -> Scatter:
+@lru_cache(maxsize=8192)
+def _scatter(scores: tuple[float, ...]) -> Scatter:
+    """Remembered: boards are asked for their noise at every decision, and most candidates have no new score."""
     if len(scores) < 2:
         return 0.0, 0
     mean = math.fsum(scores) / len(scores)
