@@ -31,6 +31,7 @@ VERBS = {
     "pause": "Let nothing new begin; what runs is finished.",
     "resume": "End a pause.",
     "status": "What runs where, what waits.",
+    "watch": "The lab live: slots, queue, leaderboard, staircase.",
     "show": "Everything about a candidate or a run.",
     "logs": "What a run printed.",
     "wait": "Wait until a candidate or a run is over.",

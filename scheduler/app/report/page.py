@@ -11,9 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scheduler.app.report.whiskers import Axis, effect_axis, value_axis
 from scheduler.app.screens import numbers
 from scheduler.app.screens.search import proposer, spent, used
+from scheduler.app.screens.whiskers import Axis, effect_axis, value_axis
 from scheduler.app.views.explanation import describe_merge
 from scheduler.app.views.night import Night
 

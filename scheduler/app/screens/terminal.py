@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderResult, RichCast
+from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 Renderable = ConsoleRenderable | RichCast | str
+Frame = Callable[[int, int], Renderable]  # columns and lines -> what to draw
 PIPED_WIDTH = 120  # columns when stdout is no terminal and COLUMNS says nothing: names need not be cut there
 
 STYLES = {
@@ -37,6 +41,21 @@ def paint(renderables: Iterable[Renderable]) -> None:
         sys.stdout.reconfigure(errors="replace")
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH
     _paint(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False), renderables)
+
+
+def terminal_size(lines: int) -> tuple[int, int]:
+    """Columns and lines of stdout; `lines` where it is no terminal and LINES says nothing."""
+    width = PIPED_WIDTH if not sys.stdout.isatty() else 80
+    size = shutil.get_terminal_size((width, lines))
+    return size.columns, size.lines
+
+
+@contextmanager
+def redrawing() -> Iterator[Callable[[Frame], None]]:
+    """The whole terminal, drawn anew by each call; what stood there before comes back at the end."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        yield lambda frame: live.update(frame(*console.size), refresh=True)
 
 
 def painted(renderables: Iterable[Renderable], width: int = 80) -> str:

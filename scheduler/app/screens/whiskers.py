@@ -1,6 +1,6 @@
 """Effects as places on a line: where a mean and its error stand on an axis that many rows share. Arithmetic only.
 
-Places are percent of the width, 0 to 100, so that the page's little drawings stretch with their column.
+Places are percent of the width, 0 to 100: a drawing on a page stretches with its column, one of letters has few cells.
 """
 
 from __future__ import annotations
