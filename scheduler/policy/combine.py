@@ -13,7 +13,8 @@ from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import Combine, Noise
 from scheduler.domain.lab import Board
 from scheduler.domain.merge import Merge
-from scheduler.policy.gates import Verdict, effect_of, judge_candidate
+from scheduler.policy.effects import effect_of, trusted_chance
+from scheduler.policy.gates import Verdict, judge_candidate
 from scheduler.policy.patches import Patches
 
 _LOST = (CandidateState.DISCARDED, CandidateState.FAILED)
@@ -92,9 +93,7 @@ def _chance(standing: Standing, board: Board, noise: Noise) -> float:
     """P(better than its own baseline); a contender without a score is one by its parts' merit, so far."""
     if not standing.scores:
         return board.gates.combine_from
-    if standing.n == standing.suspect_scores:
-        return 0.0
-    return effect_of(standing, own_base(standing, board), noise).p_better
+    return trusted_chance(standing, own_base(standing, board), noise)
 
 
 def _may_be_ported(standing: Standing, patches: Patches, taken: frozenset[str], max_ports: int) -> bool:

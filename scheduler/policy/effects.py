@@ -38,6 +38,14 @@ def chance_not_worse(effect: Effect, margin_bpb: float) -> float:
     return _NORMAL.cdf((margin_bpb - effect.diff) / effect.se)
 
 
+def trusted_chance(candidate: Standing, base: Standing, noise: Noise) -> float:
+    """P(better) that holds with the suspect scores and without them; 0 when it has no other scores."""
+    trusted = without_suspects(candidate)
+    if not trusted.n:
+        return 0.0
+    return min(effect_of(candidate, base, noise).p_better, effect_of(trusted, base, noise).p_better)
+
+
 def without_suspects(candidate: Standing) -> Standing:
     """The candidate if its lowest scores were the suspect ones and had never been measured."""
     return replace(candidate, scores=tuple(sorted(candidate.scores)[candidate.suspect_scores :]), suspect_scores=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Shelve
-from scheduler.policy.effects import effect_of, without_suspects
+from scheduler.policy.effects import effect_of, trusted_chance, without_suspects
 from scheduler.policy.late import judge_late
 from scheduler.policy.simpler import judge_simpler
 
@@ -42,7 +42,8 @@ def judge_candidate(
     if not isinstance(verdict, Discard):
         return verdict
     spent = _is_spent(candidate, gates)
-    return judge_simpler(candidate, base, effect, gates, spent) or _keep_near_miss(verdict, effect, gates)
+    simpler = judge_simpler(candidate, base, effect, gates, spent)
+    return simpler or _keep_near_miss(verdict, effect, trusted_chance(candidate, base, noise), gates)
 
 
 def _judge(
@@ -62,8 +63,8 @@ def _judge(
     return Replicate(*parties, f"{said} after {_runs(candidate)}{doubt}: one more with a fresh seed")
 
 
-def _keep_near_miss(verdict: Discard, effect: Effect, gates: GateSettings) -> Discard | Shelve:
-    if not gates.combine or effect.p_better < gates.shelve_from:
+def _keep_near_miss(verdict: Discard, effect: Effect, chance: float, gates: GateSettings) -> Discard | Shelve:
+    if not gates.combine or chance < gates.shelve_from:
         return verdict
     reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
     return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)

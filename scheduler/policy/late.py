@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import Combine, Discard, GateSettings, Noise, Promote, Shelve
-from scheduler.policy.effects import effect_of, without_suspects
+from scheduler.policy.effects import effect_of, trusted_chance
 
 
 def judge_late(
@@ -16,17 +16,18 @@ def judge_late(
 ) -> Promote | Combine | Shelve | Discard:
     """`own_base` is the older baseline it was made from; both baselines have scores."""
     against, own = effect_of(candidate, base, noise), effect_of(candidate, own_base, noise)
-    trusted = without_suspects(candidate)
-    if trusted.n and effect_of(trusted, base, noise).p_better >= gates.promote_now <= against.p_better:
+    if trusted_chance(candidate, base, noise) >= gates.promote_now:
         reason = f"P(better) {against.p_better:.3f} ≥ {gates.promote_now:.2f} against a baseline newer than its own"
         return Promote(candidate.candidate_id, base.candidate_id, against, reason)
+    chance = trusted_chance(candidate, own_base, noise)
     said = f"the baseline has moved; P(better) {own.p_better:.3f} against its own {own_base.candidate_id}"
     bar = gates.combine_from if candidate.state is CandidateState.CONTENDER else gates.repeat_from
-    if may_port and trusted.n and own.p_better >= bar:
+    if may_port and chance >= bar:
         reason = f"{said} ≥ {bar:.2f}: its patch goes onto {base.candidate_id}"
         return Combine(base.candidate_id, (candidate.candidate_id,), 0, own.shrunken, reason)
-    if own.p_better >= gates.shelve_from:
+    if chance >= gates.shelve_from:
         reason = f"{said} ≥ {gates.shelve_from:.2f}: kept as a near-miss"
         return Shelve(candidate.candidate_id, own_base.candidate_id, own, reason)
-    reason = f"{said} < {min(bar, gates.shelve_from):.2f}"
-    return Discard(candidate.candidate_id, own_base.candidate_id, own, reason)
+    lowest = min(bar, gates.shelve_from) if may_port else gates.shelve_from
+    why = f" < {lowest:.2f}" if own.p_better < lowest else ", and suspect scores do not carry it"
+    return Discard(candidate.candidate_id, own_base.candidate_id, own, said + why)

@@ -1,7 +1,8 @@
 """A whole night of the lab in memory: decide() and order_runs() on a virtual clock, no ledger, no pool, no processes.
 
-Ideas arrive all at once or as slots need them; runs take about 330 s, crash early, or lose their slot. The night checks
-nothing itself: it keeps what happened for the tests.
+Ideas arrive all at once or as slots need them, each made from the baseline of that moment; near-misses are united when
+no idea is waiting. Runs take about 330 s, crash early, or lose their slot. The night checks nothing itself: it keeps
+what happened for the tests.
 """
 
 from __future__ import annotations
@@ -11,25 +12,43 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.domain.decision import PRESETS, Decision, GateSettings, MeasureBaseline, Replicate, Retry
+from scheduler.domain.decision import (
+    PRESETS,
+    Combine,
+    Decision,
+    Discard,
+    GateSettings,
+    MeasureBaseline,
+    Promote,
+    Replicate,
+    Retry,
+    Shelve,
+)
 from scheduler.domain.lab import Board
 from scheduler.domain.run import Queued, Run, RunKind, Running
 from scheduler.policy.decide import baseline_is_hopeless, decide
 from scheduler.policy.dispatch import order_runs
-from tests.scheduler.policy_kit import applied, baseline, board, finished, standing, with_candidate
+from scheduler.policy.union import near_miss_union
+from tests.scheduler.policy_kit import BASE, applied, baseline, board, cancelled, finished, standing, with_candidate
 
 RUN_S, LONGEST_S = 330.0, 30 * 24 * 3600.0
 ATTEMPTS = 3  # slots a run may lose
+FIRST_LINES = 1000  # of code in the first baseline, where lines are counted at all
+KEPT = 0.9  # of the sum of its parts' effects: what a merge is worth
 
 
 @dataclass(frozen=True)
 class World:
-    """`effects`: each idea's true score minus the first baseline's, in bpb. Shares are of runs."""
+    """`effects`: each idea's true score minus its own baseline's, in bpb. Shares are of runs.
+
+    `saves`: lines of code each idea has fewer than its baseline (negative: more); 0 for all when empty.
+    """
 
     effects: Sequence[float]
     sigma: float = 0.0005
     crash_share: float = 0.05
     lost_share: float = 0.02
+    saves: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,8 @@ class Night:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.board = board(baseline(), gates=self.gates)
+        self.board = board(baseline(code_lines=FIRST_LINES if self.world.saves else 0), gates=self.gates)
+        self.truth = {BASE: 1.0}
         self.queued: list[Run] = []
         self.ends: list[_End] = []
         self.proposed = self.numbered = 0
@@ -95,10 +115,16 @@ class Night:
 
     def _propose(self) -> None:
         while self.ideas_left and (self.backlog is None or self._waiting_ideas() < self.backlog):
+            idea = standing(self._next_number(), pending_runs=1)
+            base = self.board.baseline
+            lines = base.code_lines - self.world.saves[self.proposed] if self.world.saves else 0
+            self.board = with_candidate(self.board, replace(idea, base_id=base.candidate_id, code_lines=lines))
+            self.truth[idea.candidate_id] = self.truth[base.candidate_id] + self.world.effects[self.proposed]
             self.proposed += 1
-            idea = standing(self.proposed + 1, pending_runs=1)
-            self.board = with_candidate(self.board, replace(idea, base_id=self.board.baseline_id))
             self._queue(idea.candidate_id, RunKind.NEW)
+
+    def _next_number(self) -> int:
+        return len(self.board.standings) + 1
 
     def _waiting_ideas(self) -> int:
         return sum(run.kind is RunKind.NEW for run in self.queued)
@@ -109,13 +135,38 @@ class Night:
 
     def _decide(self) -> None:
         assert not baseline_is_hopeless(self.board)
-        while decision := decide(self.board):
+        while decision := decide(self.board) or self._union():
             self.decisions.append((self.now, decision))
-            self.board = applied(self.board, decision)
-            if isinstance(decision, MeasureBaseline):
-                self._queue(decision.base_id, RunKind.BASELINE)
-            elif isinstance(decision, Replicate | Retry):
-                self._queue(decision.candidate_id, RunKind.REPEAT)
+            self._carry_out(decision)
+
+    def _union(self) -> Combine | None:
+        return None if self._waiting_ideas() else near_miss_union(self.board, self.slots)
+
+    def _carry_out(self, decision: Decision) -> None:
+        self.board = applied(self.board, decision)
+        match decision:
+            case MeasureBaseline(base_id=ref):
+                self._queue(ref, RunKind.BASELINE)
+            case Replicate(candidate_id=ref) | Retry(candidate_id=ref):
+                self._queue(ref, RunKind.REPEAT)
+            case Discard(candidate_id=ref) | Shelve(candidate_id=ref):
+                self._cancel(ref)
+            case Promote(base_id=loser):
+                self._cancel(loser)
+            case Combine(parts=parts, base_id=base):
+                for part in parts:
+                    self._cancel(part)
+                merged = self.board.merges[-1]
+                assert merged.candidate_id is not None
+                own = (self.truth[part] - self.truth[self.board.of(part).base_id or BASE] for part in merged.merged)
+                self.truth[merged.candidate_id] = self.truth[base] + KEPT * sum(own)
+                self._queue(merged.candidate_id, RunKind.UNION)
+
+    def _cancel(self, ref: str) -> None:
+        """Queued runs serve nobody any more; what already runs is recorded and never judged."""
+        for run in [run for run in self.queued if run.candidate_id == ref]:
+            self.queued.remove(run)
+            self.board = cancelled(self.board, ref)
 
     def _place(self) -> None:
         free = self.slots - len(self.ends)
@@ -131,7 +182,7 @@ class Night:
         self.busy_s += lasts
         attempt = run.attempts + 1
         started = replace(run, attempts=attempt, state=Running(attempt, "slot", "boot", self.now))
-        score = None if crashed else self.random.gauss(self._truth(run.candidate_id), self.world.sigma)
+        score = None if crashed else self.random.gauss(self.truth[run.candidate_id], self.world.sigma)
         heapq.heappush(self.ends, _End(self.now + lasts, int(run.id[1:]), started, score, lost))
 
     def _advance(self) -> None:
@@ -144,7 +195,3 @@ class Night:
 
     def _happens(self, share: float) -> bool:
         return self.random.random() < share
-
-    def _truth(self, ref: str) -> float:
-        number = int(ref[1:])
-        return 1.0 if number == 1 else 1.0 + self.world.effects[number - 2]

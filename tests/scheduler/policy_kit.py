@@ -75,7 +75,13 @@ def merged(now: Board, decision: Combine, went_in: tuple[str, ...] | None = None
         return now
     origin = Origin.UNION if len(parts) > 1 else Origin.PORT
     new = Standing(new_id, f"merge-{number}", decision.base_id, CandidateState.CONTENDER, (), 1, origin=origin)
-    return with_candidate(now, new)
+    return with_candidate(now, replace(new, code_lines=_merged_lines(now, decision.base_id, parts)))
+
+
+def _merged_lines(now: Board, base_id: str, parts: tuple[str, ...]) -> int:
+    """Every part saves what it saved on its own base; 0, not counted, where the baseline's are not."""
+    saved = sum(now.of(now.of(part).base_id or BASE).code_lines - now.of(part).code_lines for part in parts)
+    return now.of(base_id).code_lines and now.of(base_id).code_lines - saved
 
 
 def finished(now: Board, ref: str, score: float | None, failure: str = "crash: it fell over") -> Board:
@@ -85,6 +91,11 @@ def finished(now: Board, ref: str, score: float | None, failure: str = "crash: i
     if score is None:
         return _changed(now, ref, pending_runs=pending, failed_runs=was.failed_runs + 1, failure=failure)
     return _changed(now, ref, pending_runs=pending, scores=(*was.scores, score))
+
+
+def cancelled(now: Board, ref: str) -> Board:
+    """The board after one queued run of a candidate was taken back."""
+    return _changed(now, ref, pending_runs=now.of(ref).pending_runs - 1)
 
 
 def with_candidate(now: Board, new: Standing) -> Board:

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import PRESETS, Discard, MeasureBaseline, Promote, Replicate, Retry
+from scheduler.domain.decision import (
+    PRESETS,
+    Combine,
+    Discard,
+    MeasureBaseline,
+    Promote,
+    Replicate,
+    Retry,
+    Shelve,
+)
 from scheduler.domain.lab import Board
 from scheduler.policy.decide import baseline_is_hopeless, decide
 from tests.scheduler.policy_kit import applied, baseline, board, finished, standing, with_candidate
@@ -39,11 +48,12 @@ def test_runs_queued_by_init_are_not_asked_for_again() -> None:
     assert decide(board(baseline(pending_runs=3))) is None
 
 
-def test_of_two_winners_the_better_becomes_the_baseline_and_the_other_is_held_against_it() -> None:
+def test_of_two_winners_the_better_becomes_the_baseline_and_the_other_is_carried_over() -> None:
     now, taken = settle(board(baseline(1.0, 1.0, 1.0), standing(2, 0.991), standing(3, 0.985)))
     assert isinstance(taken[0], Promote) and taken[0].candidate_id == "c0003"
     assert now.baseline_id == "c0003"
-    assert any(isinstance(d, Discard) and d.candidate_id == "c0002" and d.base_id == "c0003" for d in taken)
+    assert any(isinstance(d, Combine) and d.parts == ("c0002",) and d.base_id == "c0003" for d in taken)
+    assert now.of("c0002").state is CandidateState.SHELVED and now.of("c0004").base_id == "c0003"
     assert MeasureBaseline in [type(d) for d in taken]
 
 
@@ -79,7 +89,7 @@ def test_a_failed_repeat_is_retried_once() -> None:
     now = board(baseline(1.0, 1.0, 1.0), contender)
     assert isinstance(decide(now), Retry) and "crash" in decide(now).reason
     now = finished(applied(now, decide(now)), "c0002", None)
-    assert isinstance(decide(now), Discard)
+    assert isinstance(decide(now), Shelve)
 
 
 def test_a_retry_does_not_cost_a_contender_its_third_run() -> None:
@@ -87,7 +97,7 @@ def test_a_retry_does_not_cost_a_contender_its_third_run() -> None:
     now = finished(applied(now, decide(now)), "c0002", 1.0001)
     third = decide(now)
     assert isinstance(third, Replicate)
-    assert isinstance(decide(finished(applied(now, third), "c0002", 0.9999)), Discard)
+    assert isinstance(decide(finished(applied(now, third), "c0002", 0.9999)), Shelve)
 
 
 def test_a_contender_is_not_retried_against_a_baseline_it_cannot_beat() -> None:
@@ -150,9 +160,10 @@ def test_any_board_settles_in_few_decisions_each_on_somebody_it_is_due_for(now: 
     now, taken = settle(now)
     assert len(taken) <= 2 * len(now.standings) + now.gates.first_baseline_runs
     for decision in taken:
-        if not isinstance(decision, MeasureBaseline):
-            assert before.of(decision.candidate_id).state.undecided
-            assert not before.of(decision.candidate_id).pending_runs
+        if not isinstance(decision, MeasureBaseline | Combine):
+            subject = before.of(decision.candidate_id)
+            assert subject.state.undecided
+            assert not subject.pending_runs or subject.state is CandidateState.CONTENDER  # left behind by a promotion
 
 
 @given(boards())
@@ -196,6 +207,7 @@ def test_every_night_comes_to_an_end(seed: int, slots: int, sigma: float) -> Non
         if not pending:
             break
         for ref in pending[:slots]:
-            now = finished(now, ref, None if rng.random() < 0.1 else rng.gauss(truth[ref], sigma))
+            score = rng.gauss(truth.get(ref, 1.0), sigma)  # merged ones are as good as the first baseline
+            now = finished(now, ref, None if rng.random() < 0.1 else score)
     assert not now.undecided or baseline_is_hopeless(now)
     assert all(s.n + s.failed_runs <= 7 for s in now.standings)

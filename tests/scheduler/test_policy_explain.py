@@ -27,7 +27,10 @@ def test_a_promotion_says_what_to_expect() -> None:
 def test_a_repeat_asks_for_one_more_run() -> None:
     effect = Effect(-0.0008, 0.0006, 0.0005, 1, 2, 0.89, -0.0005)
     said = explain_decision(Replicate("c0008", "c0001", effect, ""), "x")
-    assert said == "repeat    c0008 x  −0.0008 ± 0.0006 (1 run vs 2)  P(better)=0.89  one more run"
+    assert said == (
+        "repeat    c0008 x  −0.0008 ± 0.0006 (1 run vs 2)  P(better)=0.89  "
+        "expect about −0.0005 after shrinkage; one more run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,8 @@ def test_a_repeat_asks_for_one_more_run() -> None:
 def test_noise_harm_and_doubt_are_told_apart(diff: float, verdict: str) -> None:
     effect = Effect(diff, 0.0005, 0.0005, 3, 2, 0.42, 0.0)
     said = explain_decision(Discard("c0009", "c0001", effect, "suspect, all of them"), "x")
-    assert said == f"dropped   c0009 x  {signed(diff)} ± 0.0005 (3 runs vs 2)  P(better)=0.42  {verdict}"
+    effect_said = f"{signed(diff)} ± 0.0005 (3 runs vs 2)  P(better)=0.42  expect about 0.0000 after shrinkage"
+    assert said == f"dropped   c0009 x  {effect_said}; {verdict}"
 
 
 def test_a_failure_gives_its_reason_in_one_line() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import PRESETS, Discard, Noise, Promote, Replicate
+from scheduler.domain.decision import PRESETS, Discard, Noise, Promote, Replicate, Shelve
 from scheduler.policy.gates import MAX_FAILED, effect_of, judge_candidate
 from tests.scheduler.policy_kit import baseline, standing
 
@@ -49,14 +49,18 @@ def candidate_at(p: float, n: int = 1, **more: object):
         (0.981, 1, Promote),
         (0.979, 1, Replicate),
         (0.801, 1, Replicate),
-        (0.799, 1, Discard),
+        (0.799, 1, Shelve),
+        (0.651, 1, Shelve),
+        (0.649, 1, Discard),
         (0.10, 1, Discard),
         (0.801, 2, Promote),
         (0.799, 2, Replicate),
         (0.301, 2, Replicate),
         (0.299, 2, Discard),
         (0.801, 3, Promote),
-        (0.799, 3, Discard),
+        (0.799, 3, Shelve),
+        (0.651, 3, Shelve),
+        (0.649, 3, Discard),
     ],
 )
 def test_each_gate_stands_where_the_rule_puts_it(p: float, n: int, verdict: type) -> None:
@@ -65,16 +69,25 @@ def test_each_gate_stands_where_the_rule_puts_it(p: float, n: int, verdict: type
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_suspect_score_never_promotes_by_itself(preset) -> None:
+    """Nobody repeats under greedy, so there it ends the candidate."""
     doubtful = candidate_at(0.99999, 1, suspect_scores=1)
-    assert isinstance(judge_candidate(doubtful, baseline(1.0, 1.0, 1.0), NOISE, preset), Replicate)
+    once_more = Discard if preset.max_runs == 1 else Replicate
+    assert isinstance(judge_candidate(doubtful, baseline(1.0, 1.0, 1.0), NOISE, preset), once_more)
     confirmed = candidate_at(0.99999, 2, suspect_scores=1)
     assert isinstance(judge_candidate(confirmed, baseline(1.0, 1.0, 1.0), NOISE, preset), Promote)
 
 
-def test_a_candidate_that_stays_suspect_is_dropped_in_the_end() -> None:
-    assert isinstance(
-        judge_candidate(candidate_at(0.99999, 3, suspect_scores=3), baseline(1.0, 1.0, 1.0), NOISE, GATES), Discard
-    )
+def test_a_candidate_that_stays_suspect_is_dropped_in_the_end_and_no_near_miss() -> None:
+    suspect = candidate_at(0.99999, 3, suspect_scores=3)
+    assert isinstance(judge_candidate(suspect, baseline(1.0, 1.0, 1.0), NOISE, GATES), Discard)
+
+
+def test_a_near_miss_is_one_without_its_suspect_scores() -> None:
+    base, ordinary = baseline(1.0, 1.0, 1.0), 1.0
+    spent = standing(2, 0.5, ordinary, ordinary, suspect_scores=1, state=CandidateState.CONTENDER)
+    assert isinstance(judge_candidate(spent, base, NOISE, GATES), Discard)
+    close = standing(2, 0.5, 0.9995, 0.9995, suspect_scores=1, state=CandidateState.CONTENDER)
+    assert isinstance(judge_candidate(close, base, NOISE, GATES), Shelve)
 
 
 SCORES = st.lists(st.floats(0.95, 1.05), min_size=1, max_size=4)
@@ -102,14 +115,14 @@ def test_one_wonderful_suspect_score_does_not_carry_an_ordinary_one() -> None:
 def test_a_first_look_asks_for_more_than_a_look_at_a_contender() -> None:
     """A contender whose repeat was lost keeps its place although the noise has grown a little since."""
     base = baseline(1.0, 1.0, 1.0)
-    assert isinstance(judge_candidate(candidate_at(0.7), base, NOISE, GATES), Discard)
+    assert isinstance(judge_candidate(candidate_at(0.7), base, NOISE, GATES), Shelve)
     contender = candidate_at(0.7, state=CandidateState.CONTENDER)
     assert isinstance(judge_candidate(contender, base, NOISE, GATES), Replicate)
 
 
 @pytest.mark.parametrize(
     ("failed", "n", "verdict"),
-    [(1, 1, Replicate), (1, 2, Replicate), (2, 1, Discard), (2, 2, Discard), (1, 3, Discard)],
+    [(1, 1, Replicate), (1, 2, Replicate), (2, 1, Shelve), (2, 2, Shelve), (1, 3, Shelve)],
 )
 def test_the_second_failed_run_ends_a_contender_and_the_first_costs_it_none(failed: int, n: int, verdict: type) -> None:
     p = 0.9 if n == 1 else 0.7
