@@ -65,6 +65,7 @@ def test_an_ask_holds_the_baseline_its_commit_and_every_trial_so_far(lab: Search
     first, last = fake.asks[0], fake.asks[-1]
     assert (first.base_id, first.train_py) == ("c0001", b"SCORE = 1.9\n")
     assert first.base_commit == lab.candidate("c0001").commit
+    assert "val_bpb" in first.brief and "c0002" in last.brief and "c0002" not in first.brief
     assert [trial.candidate_id for trial in first.trials] == ["c0001"] and first.trials[0].pending
     assert (last.base_id, last.train_py) == ("c0002", b"SCORE = 1.7\nIDEA = 300009\n")
     assert last.base_commit == lab.space.baseline_commit() != lab.candidate("c0002").commit

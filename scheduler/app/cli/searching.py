@@ -168,7 +168,8 @@ def _run(space: Workspace, settings: SearchSettings | None, address: str | None,
         "search": view.to_json() if view else None,
     }
     code, hint = _code(ending)
-    return Ended(code, value, tuple(_lines(view, use.utilisation)) if view else (), hint)
+    idle = ending.ending is Ending.PAUSED and ending.number is None  # what the last search did is not asked for
+    return Ended(code, value, tuple(_lines(view, use.utilisation)) if view and not idle else (), hint)
 
 
 def _code(ending: SearchEnding) -> tuple[int, str]:

@@ -6,7 +6,7 @@ killed process is followed by another that continues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from scheduler.app.queue.progress import Screen, heartbeat
 from scheduler.app.queue.turn import Turn
 from scheduler.app.search.choices import make_proposers
 from scheduler.app.search.night import SearchNight
+from scheduler.app.search.notes import Notes
 from scheduler.app.search.plan import plan_search
 from scheduler.app.search.settings import UNION
 from scheduler.app.search.supply import Supply
@@ -100,31 +101,13 @@ def _night(
     space: Workspace, search: Search, proposers: Mapping[str, Proposer], screen: Screen, means: Means
 ) -> Iterator[SearchNight]:
     unions = any(choice.name == UNION for choice in search.settings.proposers)
-    supply = Supply(
-        space, search, proposers, unions=unions, brief=_brief_writer(space), clock=means.clock, say=screen.say
-    )
+    supply = Supply(space, search, proposers, unions=unions, brief=Notes(space), clock=means.clock, say=screen.say)
     night = SearchNight(space, search, supply, means.clock, screen.say)
     try:
         yield night
     finally:
         with Interrupt(), heartbeat(screen, "ending the proposers"):
             night.close(LEFT)
-
-
-def _brief_writer(space: Workspace) -> Callable[[], str]:
-    """Writes the brief anew whenever the ledger has changed since the last."""
-    from scheduler.app.brief import read_brief_facts, write_brief
-
-    known: dict[object, str] = {}
-
-    def write() -> str:
-        stamp = space.ledger.stamp()
-        if stamp not in known:
-            known.clear()
-            known[stamp] = write_brief(read_brief_facts(space, read_live(space.paths.live)))
-        return known[stamp]
-
-    return write
 
 
 def _wait_for_turn(space: Workspace, screen: Screen, means: Means, turn: Turn) -> None:

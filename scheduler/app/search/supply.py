@@ -50,7 +50,7 @@ class Supply:
         proposers: Mapping[str, Proposer],
         *,
         unions: bool,
-        brief: Callable[[], str],
+        brief: Callable[[int], str],
         clock: Callable[[], float],
         say: Callable[[str], None],
     ) -> None:
@@ -161,13 +161,14 @@ class Supply:
         ask_id = ledger.proposals.ask(
             self._space.tag, self._search.number, desk.name, base_id=base, round=number, seed=seed
         )
+        brief = self._brief(self._asked)
         self._asked += 1
         ask = Ask(
             id=ask_id,
             base_id=base,
             base_commit=self._space.baseline_commit(),
             train_py=ledger.candidates.train_py(base),
-            brief=self._brief(),
+            brief=brief,
             trials=self._trials.of(board),
             round=number,
             seed=seed,
