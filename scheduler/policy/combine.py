@@ -29,7 +29,7 @@ def settle_left_behind(board: Board, noise: Noise) -> Verdict | None:
     if not left or not board.gates.combine:
         return None
     patches = Patches(board)
-    taken = patches.on_trial(board.baseline_id)
+    taken = patches.on_trial(board.baseline_id) | patches.in_force()
     portable = {s.candidate_id for s in left if _may_be_ported(s, patches, taken, board.gates.max_ports)}
     return _unite(board, noise, [s for s in left if s.candidate_id in portable], patches) or _part_with(
         board, noise, left, portable
@@ -41,9 +41,11 @@ def halve_failed_union(board: Board) -> Combine | None:
     if not board.gates.combine or not board.merges:
         return None
     patches = Patches(board)
+    taken: frozenset[str] | None = None
     for merge in board.merges:
         if merge.halving < board.gates.max_halvings and _failed(merge, board) and not _halved(merge, board.merges):
-            half = _better_half(merge, patches)
+            taken = patches.in_force() | patches.on_trial() if taken is None else taken
+            half = tuple(part for part in _better_half(merge, board) if not patches.leaves(part) & taken)
             if half:
                 reason = f"the union {merge.candidate_id} of {len(merge.merged)} failed: its better half alone"
                 predicted = merge.predicted * len(half) / len(merge.merged)
@@ -112,7 +114,7 @@ def _halved(merge: Merge, merges: tuple[Merge, ...]) -> bool:
     )
 
 
-def _better_half(merge: Merge, patches: Patches) -> tuple[str, ...]:
-    taken = patches.in_force() | patches.on_trial()
+def _better_half(merge: Merge, board: Board) -> tuple[str, ...]:
+    """None of it where it is a single part made from the union's own baseline: that was measured before the union."""
     half = merge.merged[: math.ceil(len(merge.merged) / 2)]
-    return tuple(part for part in half if not patches.leaves(part) & taken)
+    return () if len(half) == 1 and board.of(half[0]).base_id == merge.base_id else half

@@ -39,7 +39,7 @@ def baseline_is_hopeless(board: Board) -> bool:
 
 
 def _measure_baseline(board: Board) -> MeasureBaseline | None:
-    base, wanted = board.baseline, _runs_wanted(board)
+    base, wanted = board.baseline, _runs_wanted(board) + _runs_earned(board)
     if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(board):
         return None
     if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(board):
@@ -50,6 +50,14 @@ def _measure_baseline(board: Board) -> MeasureBaseline | None:
 
 def _runs_wanted(board: Board) -> int:
     return board.gates.first_baseline_runs if board.first_baseline else board.gates.baseline_runs
+
+
+def _runs_earned(board: Board) -> int:
+    """A baseline that lasts is what every idea is held against: it earns another run now and then, up to a limit."""
+    gates = board.gates
+    if not gates.baseline_every:
+        return 0
+    return min(board.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - _runs_wanted(board)))
 
 
 def _failures_allowed(board: Board) -> int:

@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from scheduler.domain.candidate import CandidateState
 from scheduler.domain.lab import Board
-
-_IN_FORCE = (CandidateState.BASELINE, CandidateState.PROMOTED)
-
 
 class Patches:
     """The patches of one board, looked up by candidate."""
@@ -33,8 +29,16 @@ class Patches:
         return self._leaves[candidate_id]
 
     def in_force(self) -> frozenset[str]:
-        """Patches that the lineage of baselines holds already."""
-        return self._of_all(s.candidate_id for s in self._board.standings if s.state in _IN_FORCE)
+        """Patches in the baseline's program: its own and those of the baselines it was made from.
+
+        A former baseline that a late candidate of an older one displaced is not among them.
+        """
+        lineage: list[str] = []
+        ancestor: str | None = self._board.baseline_id
+        while ancestor is not None and ancestor not in lineage:
+            lineage.append(ancestor)
+            ancestor = self._board.of(ancestor).base_id
+        return self._of_all(lineage)
 
     def on_trial(self, base_id: str | None = None) -> frozenset[str]:
         """Patches inside merges that are not decided on yet; only merges onto `base_id` when it is given."""
