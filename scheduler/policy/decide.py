@@ -23,7 +23,7 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.lab import Board
 from scheduler.policy.combine import halve_failed_union, own_base, settle_left_behind
-from scheduler.policy.gates import Verdict, judge_candidate
+from scheduler.policy.gates import MAX_FAILED, Verdict, judge_candidate
 from scheduler.policy.noise import board_noise
 
 
@@ -62,7 +62,7 @@ def _runs_earned(board: Board) -> int:
 
 def _failures_allowed(board: Board) -> int:
     """Failed runs after which a baseline is not tried again; one that has a score is then compared with as it is."""
-    return max(_runs_wanted(board), board.gates.max_runs)
+    return max(_runs_wanted(board), board.gates.max_runs, MAX_FAILED)
 
 
 def _settle_scoreless(board: Board) -> Discard | None:

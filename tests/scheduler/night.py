@@ -62,6 +62,20 @@ class Moment:
     started: tuple[Run, ...]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened, for whoever wants to follow the night: an idea, a result, a run taken back, a decision.
+
+    A decision of None: nothing more was due. `waiting`: whether ideas were, and no near-misses were united therefore.
+    """
+
+    kind: str
+    candidate_id: str = ""
+    score: float | None = None
+    decision: Decision | None = None
+    waiting: bool = False
+
+
 @dataclass(order=True)
 class _End:
     """When a run ends and how: with a score, with none (it crashed), or with its slot lost."""
@@ -85,6 +99,7 @@ class Night:
     now: float = 0.0
     moments: list[Moment] = field(default_factory=list)
     decisions: list[tuple[float, Decision]] = field(default_factory=list)
+    log: list[Entry] = field(default_factory=list)
     busy_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -121,6 +136,7 @@ class Night:
             self.board = with_candidate(self.board, replace(idea, base_id=base.candidate_id, code_lines=lines))
             self.truth[idea.candidate_id] = self.truth[base.candidate_id] + self.world.effects[self.proposed]
             self.proposed += 1
+            self.log.append(Entry("idea", idea.candidate_id))
             self._queue(idea.candidate_id, RunKind.NEW)
 
     def _next_number(self) -> int:
@@ -135,12 +151,12 @@ class Night:
 
     def _decide(self) -> None:
         assert not baseline_is_hopeless(self.board)
-        while decision := decide(self.board) or self._union():
+        waiting = bool(self._waiting_ideas())
+        while decision := decide(self.board) or (None if waiting else near_miss_union(self.board, self.slots)):
             self.decisions.append((self.now, decision))
+            self.log.append(Entry("decision", decision=decision, waiting=waiting))
             self._carry_out(decision)
-
-    def _union(self) -> Combine | None:
-        return None if self._waiting_ideas() else near_miss_union(self.board, self.slots)
+        self.log.append(Entry("decision", waiting=waiting))
 
     def _carry_out(self, decision: Decision) -> None:
         self.board = applied(self.board, decision)
@@ -167,6 +183,7 @@ class Night:
         for run in [run for run in self.queued if run.candidate_id == ref]:
             self.queued.remove(run)
             self.board = cancelled(self.board, ref)
+            self.log.append(Entry("cancelled", ref))
 
     def _place(self) -> None:
         free = self.slots - len(self.ends)
@@ -177,7 +194,8 @@ class Night:
         self.moments.append(Moment(self.now, self.board, tuple(self.queued), self.running, chosen))
 
     def _start(self, run: Run) -> None:
-        crashed, lost = self._happens(self.world.crash_share), self._happens(self.world.lost_share)
+        crashed = self._happens(self.world.crash_share) and run.candidate_id != BASE  # no night ends before it began
+        lost = self._happens(self.world.lost_share)
         lasts = RUN_S * (self.random.uniform(0.05, 0.6) if crashed or lost else self.random.lognormvariate(0, 0.05))
         self.busy_s += lasts
         attempt = run.attempts + 1
@@ -191,7 +209,9 @@ class Night:
         if end.lost and end.run.attempts < ATTEMPTS:
             self.queued.insert(0, replace(end.run, state=Queued(self.now, "its slot was lost")))
         else:
-            self.board = finished(self.board, end.run.candidate_id, None if end.lost else end.score)
+            score = None if end.lost else end.score
+            self.board = finished(self.board, end.run.candidate_id, score)
+            self.log.append(Entry("result", end.run.candidate_id, score))
 
     def _happens(self, share: float) -> bool:
         return self.random.random() < share

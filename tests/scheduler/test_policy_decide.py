@@ -128,6 +128,12 @@ def test_a_baseline_that_never_ran_is_not_tried_more_often_than_it_must() -> Non
     assert isinstance(decide(board(baseline(1.0, failed_runs=1, pending_runs=1))), MeasureBaseline)
 
 
+def test_one_crash_of_the_baseline_does_not_stop_a_lab_that_measures_it_once() -> None:
+    once = board(baseline(failed_runs=1, failure="crash"), gates=PRESETS["greedy"])
+    assert not baseline_is_hopeless(once) and isinstance(decide(once), MeasureBaseline)
+    assert baseline_is_hopeless(finished(applied(once, decide(once)), "c0001", None))
+
+
 def test_a_baseline_that_mostly_fails_is_compared_with_as_far_as_it_came() -> None:
     shaky = board(baseline(1.0, failed_runs=3), standing(2, GOOD))
     assert isinstance(decide(shaky), Promote)
