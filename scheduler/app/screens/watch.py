@@ -21,9 +21,10 @@ from scheduler.app.views.status import SlotRow, Status
 from scheduler.app.views.watch import Watch
 
 SIDE_BY_SIDE = 120  # columns
-LEAST_STAIRS, MOST_STAIRS = 5, 16  # lines
+LEAST_STAIRS, MOST_STAIRS = 6, 22  # lines
 MOST_SLOTS_STACKED = 8
-BAR, WHISKER = 10, 19  # cells
+BAR, WHISKER, LEAST_WHISKER = 10, 19, 9  # cells
+EFFECT, NAME, NAME_AND_MORE = 19, 14, 56  # cells: `−0.00132 ± 0.00109`; a name, at least; all columns but the whisker
 DECISIONS = 3
 
 
@@ -48,14 +49,14 @@ def _stacked(view: Watch, width: int, room: int) -> list[Text]:
 
 
 def _wide(view: Watch, width: int, room: int) -> list[Text]:
-    half = width // 2 - 1
+    half = max(58, width * 2 // 5)
     right_width = width - half - 2
     queue = _queue(view.status, half)
-    slots = _slots(view.status, half, max(2, room - len(queue) - 2 * DECISIONS))
-    decisions = _decisions(view.status, half, max(DECISIONS, room - len(slots) - len(queue)))
-    stairs = staircase(view.history, right_width, max(LEAST_STAIRS, min(MOST_STAIRS, room // 2)))
-    board = _board(view, right_width, room - len(stairs))
-    return beside([*slots, *queue, *decisions], [*board, *stairs], half)
+    slots = _slots(view.status, half, max(2, room - len(queue) - LEAST_STAIRS))
+    stairs = staircase(view.history, half, min(MOST_STAIRS, room - len(slots) - len(queue)))
+    decisions = _decisions(view.status, right_width, 2 * DECISIONS)
+    board = _board(view, right_width, room - len(decisions))
+    return beside([*slots, *queue, *stairs], [*board, *decisions], half)
 
 
 def _head(view: Watch, width: int) -> list[Text]:
@@ -126,7 +127,9 @@ def _slot(slot: SlotRow, width: int) -> Text:
     share = (slot.elapsed_s or 0.0) / slot.budget_s if slot.budget_s else 0.0
     time = "" if slot.elapsed_s is None else f"{slot.elapsed_s:.0f}/{slot.budget_s or 0:.0f}s"
     loss = "" if slot.loss is None else f"loss {slot.loss:.3f}"
-    cells = [name, fit(slot.run, 5), fit(slot.kind, 8), fit(f"{slot.candidate} {slot.name}", max(8, width - 63))]
+    kind = [fit(slot.kind, 8)] if width >= 76 else []
+    taken = 54 + 9 * len(kind)
+    cells = [name, fit(slot.run, 5), *kind, fit(f"{slot.candidate} {slot.name}", max(8, width - taken))]
     cells += [fit(slot.phase, 8), Text(bar(share, BAR), style="cyan"), fit(time, 9, right=True), fit(loss, 10)]
     return row(cells, width)
 
@@ -150,9 +153,9 @@ def _board(view: Watch, width: int, most: int) -> list[Text]:
         return []
     places = numbers.decimals(view.leaderboard.noise_sd_bpb)
     effects = [(one.effect_bpb, one.effect_se_bpb or 0.0) for one in shown if one.effect_bpb is not None]
-    axis = effect_axis(effects)
-    titles = ("#", "candidate", "val_bpb", "effect", "← better", "P", "state")
-    return [_board_row(titles, width, "bold"), *(_candidate(one, axis, places, width) for one in shown)]
+    axis, whisker = effect_axis(effects), min(WHISKER, width - NAME_AND_MORE - NAME)
+    titles = ("#", "candidate", "val_bpb", "effect", "← better".ljust(whisker), "P", "state")
+    return [_board_row(titles, width, "bold"), *(_candidate(one, axis, places, width, whisker) for one in shown)]
 
 
 def _best(rows: Sequence[Row], most: int) -> list[Row]:
@@ -163,8 +166,9 @@ def _best(rows: Sequence[Row], most: int) -> list[Row]:
     return [*rows[: most - len(behind)], *behind]
 
 
-def _candidate(one: Row, axis: Axis, places: int, width: int) -> Text:
-    drawn = "" if one.effect_bpb is None else whisker_text(axis, one.effect_bpb, one.effect_se_bpb or 0.0)
+def _candidate(one: Row, axis: Axis, places: int, width: int, whisker: int) -> Text:
+    known = one.effect_bpb is not None and whisker >= LEAST_WHISKER
+    drawn = whisker_text(axis, one.effect_bpb or 0.0, one.effect_se_bpb or 0.0, whisker) if known else " " * whisker
     effect = numbers.effect(one.effect_bpb, one.effect_se_bpb, places) if one.base else ""
     mark = "▶" if one.is_baseline else " "
     score = numbers.bpb(one.val_bpb, None, places)
@@ -175,13 +179,13 @@ def _candidate(one: Row, axis: Axis, places: int, width: int) -> Text:
 
 
 def _board_row(cells: Sequence[str], width: int, style: str, status: str = "") -> Text:
-    """What has no room is left out, the drawing first."""
+    """What has no room is left out, the drawing first. `cells[4]` is the drawing, as wide as it may be."""
     rank, name, score, effect, drawn, p, state = cells
     parts = [
         fit(score, 7, right=True, style=style),
-        fit(effect, 17, right=True, style=style) if width >= 50 else None,
-        fit(drawn, WHISKER, style=style) if width >= 76 else None,
-        fit(p, 4, right=True, style=style) if width >= 56 else None,
+        fit(effect, EFFECT, right=True, style=style) if width >= 54 else None,
+        fit(drawn, len(drawn), style=style) if len(drawn) >= LEAST_WHISKER else None,
+        fit(p, 4, right=True, style=style) if width >= 60 else None,
         fit(state, 11, style=STYLES.get(status, style)),
     ]
     tail = [part for part in parts if part is not None]
@@ -203,4 +207,4 @@ def whisker_text(axis: Axis, mean: float, error: float, width: int = WHISKER) ->
 
 
 def _decisions(seen: Status, width: int, most: int) -> list[Text]:
-    return [fit(sentence, width, style="dim") for sentence in seen.recent_decisions[-most:]]
+    return [fit(" ".join(said.split()), width, style="dim") for said in seen.recent_decisions[-most:]]
