@@ -83,6 +83,7 @@ class Night:
         self.queued: list[Run] = []
         self.going: list[tuple[float, int, Run, bool]] = []
         self.numbered = self.candidates = 1
+        self.left_out = 0  # forgotten scored candidates of the current baseline
 
     def play(self) -> Outcome:
         now, fill = 0.0, True
@@ -103,7 +104,7 @@ class Night:
     def board(self) -> Board:
         return Board(
             self.lineage[-1], len(self.lineage) == 1, tuple(self.standings.values()), PRIOR_BPB, self.gates,
-            tuple(self.merges),
+            tuple(self.merges), self.left_out,
         )  # fmt: skip
 
     def _fill(self, now: float) -> None:
@@ -188,6 +189,7 @@ class Night:
         self._move(ref, CandidateState.BASELINE)
         self.queued = [run for run in self.queued if run.candidate_id != old]
         self.lineage.append(ref)
+        self.left_out = 0
 
     def _combine(self, decision: Combine) -> None:
         for part in decision.parts:
@@ -250,6 +252,7 @@ class Night:
         lost = standing.state in (CandidateState.DISCARDED, CandidateState.FAILED)
         if lost and standing.n < 2 and not standing.pending_runs and not standing.origin.merged:
             del self.standings[standing.candidate_id]
+            self.left_out += standing.n > 0 and standing.base_id == self.lineage[-1]
 
     def _outcome(self) -> Outcome:
         final, board = self.lineage[-1], self.board()

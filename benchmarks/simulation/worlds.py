@@ -56,7 +56,7 @@ class World:
         return _published(lots, normal, exponential, gained)
 
     def ported_effect(self, effects: Sequence[float], moved: Sequence[float]) -> float:
-        """Effect of several patches on a baseline that is `moved` bpb better than each one's own: not quite additive."""
+        """Effect of several patches on a baseline `moved` bpb better than each one's own: not quite additive."""
         total, reach = 0.0, _REACH[self.setting.kind]
         for effect, distance in zip(effects, moved, strict=True):
             fades = max(0.3, math.exp(-max(distance - total, 0.0) / reach)) if effect < 0 else 1.0

@@ -19,6 +19,8 @@ class GateSettings:
     max_runs: int = 3
     first_baseline_runs: int = 3
     baseline_runs: int = 2
+    baseline_every: int = 0  # scored candidates on a baseline that earn it one more run; 0 = never
+    max_baseline_runs: int = 6
     max_repeat_share: float = 0.5  # of all slots
     prior_df: float = 4.0  # weight of the contract's noise prior, degrees of freedom
     combine: bool = True  # whether runners-up, near-misses and late candidates are merged onto the new baseline

@@ -32,7 +32,8 @@ class Lab:
 class Board:
     """Every candidate of a lab with its scores. The current baseline is one of `standings`.
 
-    `merges` are all unions and ports there have been, the failed included, oldest first.
+    `merges` are all unions and ports there have been, the failed included, oldest first. `left_out` counts scored
+    candidates of the current baseline that are not among `standings`, for boards that keep only what decisions need.
     """
 
     baseline_id: str
@@ -41,10 +42,16 @@ class Board:
     noise_prior_bpb: float
     gates: GateSettings
     merges: tuple[Merge, ...] = ()
+    left_out: int = 0
 
     @property
     def baseline(self) -> Standing:
         return self.of(self.baseline_id)
+
+    @cached_property
+    def trials_on_baseline(self) -> int:
+        """How many scored candidates were made from the current baseline."""
+        return self.left_out + sum(s.base_id == self.baseline_id and bool(s.scores) for s in self.standings)
 
     @cached_property
     def undecided(self) -> tuple[Standing, ...]:
