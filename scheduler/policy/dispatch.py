@@ -8,6 +8,7 @@ alone are given to a slot, because each slot has to measure both baselines. Noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from scheduler.domain.candidate import Standing
@@ -43,23 +44,44 @@ def pair_claims(queued: Sequence[Run], free: Sequence[str], begun: Sequence[Run]
     """Queued runs of a claim for free slots (ids), so that every slot measures both baselines, one after the other.
 
     `begun` are the claim's runs that hold or held a slot. No more slots are used than can measure both; when one of
-    them is lost, another takes its place.
+    them is lost, another takes its place. A slot that is ahead of the others leaves them the runs they still need.
     """
     left, history = list(queued), [(_slot_of(run), run.candidate_id) for run in begun]
-    allowed = max(1, (len(queued) + len(begun)) // 2)
+    busy = {_slot_of(run) for run in begun if isinstance(run.state, Running)}
     known = {slot for slot, _ in history}
-    lost = allowed - len(known) <= 0 and not any(isinstance(run.state, Running) for run in begun)
-    stuck = lost and not known & set(free)
+    allowed = max(1, (len(queued) + len(begun)) // 2)
+    if not busy and not known & set(free):
+        allowed = len(known) + 1  # all slots it had are lost
+    both = {run.candidate_id for run in (*queued, *begun)}
     pairs: list[tuple[Run, str]] = []
     for slot in sorted(free, key=lambda slot: slot not in known):
-        if not left or (slot not in known and len(known) >= allowed and not stuck):
+        if slot not in known and len(known) >= allowed:
             break
-        run = min(left, key=lambda run: _measured(run.candidate_id, slot, history))
+        others = known & (busy | set(free)) - {slot}
+        owed = Counter(candidate for other in others for candidate in _owed_to(other, both, history))
+        run = _next_claim(left, slot, history, owed)
+        if run is None:
+            continue
         left.remove(run)
         known.add(slot)
         history.append((slot, run.candidate_id))
         pairs.append((run, slot))
     return tuple(pairs)
+
+
+def _next_claim(left: Sequence[Run], slot: str, history: Sequence[tuple[str, str]], owed: Counter[str]) -> Run | None:
+    """The run this slot needs most, of those that no other slot is owed; one that is owed itself goes first."""
+    waiting = Counter(run.candidate_id for run in left)
+    mine = _owed_to(slot, set(waiting), history)
+    spare = [run for run in left if run.candidate_id in mine or waiting[run.candidate_id] > owed[run.candidate_id]]
+    return min(spare, key=lambda run: _measured(run.candidate_id, slot, history), default=None)
+
+
+def _owed_to(slot: str, both: set[str], history: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The baseline that this slot has measured once less than the other."""
+    here = Counter(candidate for place, candidate in history if place == slot)
+    most = max(here.values(), default=0)
+    return tuple(candidate for candidate in both if here[candidate] < most)
 
 
 def _measured(candidate_id: str, slot: str, history: Sequence[tuple[str, str]]) -> tuple[int, int, bool]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from scheduler.domain.lab import Board
 
+
 class Patches:
     """The patches of one board, looked up by candidate."""
 

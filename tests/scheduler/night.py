@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from scheduler.domain.decision import (
@@ -67,6 +67,7 @@ class Entry:
     """One thing that happened, for whoever wants to follow the night: an idea, a result, a run taken back, a decision.
 
     A decision of None: nothing more was due. `waiting`: whether ideas were, and no near-misses were united therefore.
+    `board` is the one that a decision was taken on.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Entry:
     score: float | None = None
     decision: Decision | None = None
     waiting: bool = False
+    board: Board | None = None
 
 
 @dataclass(order=True)
@@ -109,6 +111,11 @@ class Night:
         self.queued: list[Run] = []
         self.ends: list[_End] = []
         self.proposed = self.numbered = 0
+
+    @property
+    def boards(self) -> Iterator[tuple[Board, Decision | None]]:
+        """Every board of the night with what was decided on it."""
+        return ((entry.board, entry.decision) for entry in self.log if entry.board is not None)
 
     @property
     def running(self) -> tuple[Run, ...]:
@@ -154,9 +161,9 @@ class Night:
         waiting = bool(self._waiting_ideas())
         while decision := decide(self.board) or (None if waiting else near_miss_union(self.board, self.slots)):
             self.decisions.append((self.now, decision))
-            self.log.append(Entry("decision", decision=decision, waiting=waiting))
+            self.log.append(Entry("decision", decision=decision, waiting=waiting, board=self.board))
             self._carry_out(decision)
-        self.log.append(Entry("decision", waiting=waiting))
+        self.log.append(Entry("decision", waiting=waiting, board=self.board))
 
     def _carry_out(self, decision: Decision) -> None:
         self.board = applied(self.board, decision)

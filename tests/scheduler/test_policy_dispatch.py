@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.domain.run import Run, RunKind
-from scheduler.policy.dispatch import explain_waiting, order_runs, repeats_allowed
+from scheduler.domain.result import Result
+from scheduler.domain.run import Finished, Queued, Run, RunKind, Running
+from scheduler.policy.dispatch import explain_waiting, order_runs, pair_claims, repeats_allowed
 from tests.scheduler.policy_kit import BASE as BASELINE_ID
 from tests.scheduler.policy_kit import baseline, board, run, standing
 
-BASE, NEW, REPEAT = RunKind.BASELINE, RunKind.NEW, RunKind.REPEAT
+BASE, NEW, REPEAT, UNION, CLAIM = RunKind.BASELINE, RunKind.NEW, RunKind.REPEAT, RunKind.UNION, RunKind.CLAIM
 SCORES = {2: (0.99,), 3: (0.98,), 4: (0.97, 0.97), 5: (), 6: (0.96, 0.95)}
 CANDIDATES = [standing(number, *scores) for number, scores in SCORES.items()]
 FIRST = board(baseline(1.0), *CANDIDATES)
@@ -44,6 +47,18 @@ def test_a_baseline_that_is_none_any_more_waits_for_everything() -> None:
     assert [r.candidate_id for r in order_runs(queued, [], 8, LATER)] == [BASELINE_ID, "c0003", "c0002", "c0005"]
 
 
+def test_a_claim_waits_for_everything_and_a_union_is_a_repeat() -> None:
+    queued = queue([(CLAIM, 1), (BASE, 5), (NEW, 2), (UNION, 3), (REPEAT, 4), (BASE, 1)])
+    order = order_runs(queued, [], 2, LATER)
+    assert [(r.kind, r.candidate_id) for r in order[:3]] == [(BASE, "c0001"), (UNION, "c0003"), (NEW, "c0002")]
+    assert kinds(order[3:]) == [REPEAT, BASE, CLAIM]
+
+
+def test_a_union_without_a_run_is_the_neediest_of_the_contenders() -> None:
+    queued = queue([(REPEAT, 2), (REPEAT, 4), (UNION, 5)])
+    assert [r.candidate_id for r in order_runs(queued, [], 8, LATER)] == ["c0005", "c0002", "c0004"]
+
+
 def test_of_the_contenders_the_one_with_fewest_runs_goes_first_then_the_best() -> None:
     queued = queue([(REPEAT, number) for number in (4, 6, 2, 3)])
     assert [r.candidate_id for r in order_runs(queued, [], 8, LATER)] == ["c0003", "c0002", "c0006", "c0004"]
@@ -58,8 +73,8 @@ def test_a_repeat_that_lost_its_slot_goes_before_other_repeats() -> None:
 def test_repeats_pass_others_only_within_their_share(queued: list[Run], running: list[Run], slots: int, now) -> None:
     order = order_runs(queued, running, slots, now)
     new = [i for i, r in enumerate(order) if r.kind is NEW]
-    ahead = sum(r.kind is REPEAT for r in order[: new[-1]]) if new else 0
-    in_flight = sum(r.kind is REPEAT for r in running)
+    ahead = sum(r.kind in (REPEAT, UNION) for r in order[: new[-1]]) if new else 0
+    in_flight = sum(r.kind in (REPEAT, UNION) for r in running)
     assert ahead <= max(0, max(1, slots // 2) - in_flight)
 
 
@@ -110,3 +125,69 @@ def test_every_waiting_run_gets_one_sentence(queued: list[Run], running: list[Ru
     for waiting in queued:
         said = explain_waiting(waiting, queued, running, slots, now)
         assert said and "\n" not in said
+
+
+RESULT = cast("Result", None)  # nobody looks at it
+
+
+class Claiming:
+    """A claim's runs on slots that end in any order and may vanish with what runs on them."""
+
+    def __init__(self, each: int, slots: int) -> None:
+        self.queued = queue([(CLAIM, 1)] * each + [(CLAIM, 6)] * each)
+        self.begun: dict[str, Run] = {}
+        self.slots, self.busy = [f"s{n}" for n in range(slots)], dict[str, Run]()
+        self.history: list[tuple[str, str]] = []
+
+    def place(self) -> None:
+        free = [slot for slot in self.slots if slot not in self.busy]
+        for placed, slot in pair_claims(self.queued, free, tuple(self.begun.values())):
+            assert slot not in self.busy
+            self.queued.remove(placed)
+            self.busy[slot] = self.begun[placed.id] = replace(placed, state=Running(1, slot, "boot", 0.0))
+            self.history.append((slot, placed.candidate_id))
+
+    def end(self, slot: str, lost: bool) -> None:
+        ended = self.busy.pop(slot)
+        self.begun[ended.id] = replace(ended, state=Finished(1, slot, 0.0, 1.0, RESULT))
+        if lost:
+            self.slots.remove(slot)
+            self.queued.insert(0, replace(self.begun.pop(ended.id), state=Queued(0.0)))
+            self.history.remove((slot, ended.candidate_id))
+
+    def counts(self, slot: str | None = None) -> list[int]:
+        measured = [candidate for place, candidate in self.history if slot in (None, place)]
+        return sorted((measured.count("c0001"), measured.count("c0006")))
+
+
+@given(st.integers(1, 8), st.integers(1, 10), st.randoms())
+def test_every_slot_of_a_claim_measures_both_baselines_by_turns(each: int, slots: int, rng: random.Random) -> None:
+    claim = Claiming(each, slots)
+    claim.place()
+    while claim.busy:
+        for slot in claim.slots:
+            fewer, more = claim.counts(slot)
+            assert more - fewer <= 1
+        claim.end(rng.choice(sorted(claim.busy)), lost=False)
+        claim.place()
+    assert not claim.queued and claim.counts() == [each, each]
+    used = {slot for slot, _ in claim.history}
+    assert len(used) == min(each, slots)
+    assert all(claim.counts(slot)[0] >= 1 for slot in used)
+
+
+@given(st.integers(1, 6), st.integers(2, 8), st.randoms(), st.integers(1, 7))
+def test_a_claim_is_measured_to_the_end_while_one_slot_is_left(each: int, slots: int, rng: random.Random, lost) -> None:
+    claim, to_lose = Claiming(each, slots), min(lost, slots - 1)
+    claim.place()
+    while claim.busy:
+        losing = to_lose > 0 and rng.random() < 0.5
+        to_lose -= losing
+        claim.end(rng.choice(sorted(claim.busy)), lost=losing)
+        claim.place()
+    assert not claim.queued and claim.counts() == [each, each]
+
+
+def test_a_claim_without_a_free_slot_or_a_queued_run_places_nothing() -> None:
+    assert pair_claims([], ["a"], []) == pair_claims([run(1, CLAIM)], [], []) == ()
+    assert [slot for _, slot in pair_claims([run(1, CLAIM)], ["a", "b"], [])] == ["a"]
