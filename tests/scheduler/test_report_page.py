@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from scheduler.app.paths import LabPaths
 from scheduler.app.report.page import render_page
 from scheduler.app.report.plots import render_progress, render_timeline
-from scheduler.app.screens.whiskers import effect_axis, value_axis
 from scheduler.app.report.write import write_report
+from scheduler.app.screens.whiskers import effect_axis, value_axis
 from scheduler.app.views.history import history
 from scheduler.app.views.night import read_night
 from scheduler.app.workspace import Workspace

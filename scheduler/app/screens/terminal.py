@@ -14,7 +14,6 @@ from contextlib import contextmanager
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderResult, RichCast
-from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +52,8 @@ def terminal_size(lines: int) -> tuple[int, int]:
 @contextmanager
 def redrawing() -> Iterator[Callable[[Frame], None]]:
     """The whole terminal, drawn anew by each call; what stood there before comes back at the end."""
+    from rich.live import Live
+
     console = Console(highlight=False, markup=False, emoji=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         yield lambda frame: live.update(frame(*console.size), refresh=True)

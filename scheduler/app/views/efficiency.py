@@ -49,7 +49,7 @@ def efficiency(facts: LabFacts, stays: Sequence[Stay], time: SlotTime) -> Effici
         used_hours=sum(max(0.0, stay.ended_at - stay.started_at) for stay in stays) / HOUR_S,
         runs_per_hour=_ratio(runs, offered),
         best_runs_per_hour=_ratio(runs * HOUR_S, time.busy_s),
-        hours_per_promotion=_ratio(offered, promotions),
+        hours_per_promotion=_ratio(offered, promotions) if offered else None,
         utilisation=time.utilisation,
         budget_share=time.budget_share,
     )

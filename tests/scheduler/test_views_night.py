@@ -1,0 +1,204 @@
+"""What is said of a night: unions and their parts, near-misses, claims, hours, themes, and who held which slot when."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scheduler.app.screens.details import candidate_screen
+from scheduler.app.screens.explanation import explanation_screen
+from scheduler.app.screens.leaderboard import leaderboard_screen
+from scheduler.app.screens.status import status_screen
+from scheduler.app.screens.summary import summary_screen
+from scheduler.app.screens.terminal import painted
+from scheduler.app.views.candidate_details import candidate_view
+from scheduler.app.views.efficiency import efficiency
+from scheduler.app.views.explanation import Explanation, explain_candidate
+from scheduler.app.views.history import history
+from scheduler.app.views.leaderboard import leaderboard
+from scheduler.app.views.merging import merge_rows
+from scheduler.app.views.night import read_night
+from scheduler.app.views.results import result_rows
+from scheduler.app.views.slot_time import Stay, slot_time
+from scheduler.app.views.status import read_status
+from scheduler.app.views.summary import summary
+from scheduler.app.views.timeline import CUT_S, PAUSE_S, read_timeline, timeline
+from scheduler.domain.run import Attempt, RunKind
+from tests.scheduler.night_kit import Night, night_lab
+
+UNION = "c0005"
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    played = night_lab(tmp_path / "ledger.db")
+    yield played
+    played.ledger.close()
+
+
+def why(night: Night, ref: str) -> Explanation:
+    facts = night.facts()
+    return explain_candidate(facts, facts.by_id[ref], 2)
+
+
+# unions and near-misses
+
+
+def test_a_union_says_its_parts_what_was_predicted_and_what_came(night: Night) -> None:
+    about = why(night, UNION)
+    assert "promoted over c0002 wider" in about.answer
+    said = "union of c0003 warmup + c0004 rope-base on c0002: predicted −0.0172, measured −0.0160 ±"
+    assert said in about.note
+    view = candidate_view(night.ledger, night.facts(), night.facts().by_id[UNION])
+    assert view.merge is not None and [part.merged for part in view.merge.parts] == [True, True]
+    assert "merged from" in painted(candidate_screen(view)) and "predicted" in painted(candidate_screen(view))
+
+
+def test_a_part_says_what_became_of_it(night: Night) -> None:
+    about = why(night, "c0004")
+    assert about.answer.startswith("kept, its patch was to be merged")
+    assert f"its patch went into {UNION}" in about.note and "c0001 baseline, which it was made from" in about.note
+    assert [decision.kind for decision in about.decisions] == ["replicate", "combine"]
+    assert about.decisions[-1].parts == ("c0003", "c0004") and about.decisions[-1].predicted_bpb == -0.0172
+    assert "parts c0003, c0004" in painted(explanation_screen(about))
+    view = candidate_view(night.ledger, night.facts(), night.facts().by_id["c0004"])
+    assert "merged into" in painted(candidate_screen(view))
+
+
+def test_a_near_miss_says_why_it_was_kept(night: Night) -> None:
+    assert why(night, "c0006").answer.startswith("kept as a near-miss: P(better) 0.76")
+
+
+def test_merges_that_gave_nothing_are_on_record(night: Night) -> None:
+    made, none = merge_rows(night.facts())
+    assert (made.candidate, made.kind, made.runs) == (UNION, "union", 1)
+    assert made.measured_bpb == pytest.approx(1.884 - 1.900)
+    assert (none.candidate, none.kind, none.measured_bpb) == (None, "port", None) and "it conflicts" in none.problem
+
+
+def test_states_have_words(night: Night) -> None:
+    said = {row.candidate: (row.status, row.detail, row.origin) for row in leaderboard(night.facts()).candidates}
+    assert said["c0006"] == ("shelved", "near-miss", "proposed")
+    assert said[UNION] == ("baseline", "baseline", "union")
+    assert "near-miss" in painted(leaderboard_screen(leaderboard(night.facts())))
+
+
+@pytest.mark.parametrize(("name", "word"), [("union-c0006-c0007", "union"), ("port-c0006", "port")])
+def test_a_merged_candidate_waits_under_its_own_word(tmp_path: Path, name: str, word: str) -> None:
+    night = night_lab(tmp_path / "ledger.db", ended=False)
+    night.union(*(("c0006", "c0007") if word == "union" else ("c0006",)), name=name, predicted=-0.01)
+    made = night.ledger.candidates.get(name, night.tag)
+    row = next(row for row in leaderboard(night.facts()).candidates if row.candidate == made.id)
+    assert (row.origin, row.detail) == (word, f"{word} due")
+    night.lease(night.ledger.runs.of_candidate(made.id)[0], 1)
+    assert leaderboard(night.facts()).candidates[-1].detail == f"{word} runs"
+    assert "not measured yet" in why(night, made.id).note
+
+
+# claims count for the claim alone
+
+
+def test_the_runs_of_a_claim_change_no_figure(night: Night, tmp_path: Path) -> None:
+    facts = night.facts()
+    assert sum(run.kind is RunKind.CLAIM for run in facts.finished) == 4
+    without = replace(facts, runs=tuple(run for run in facts.runs if run.kind is not RunKind.CLAIM))
+    assert result_rows(facts) == result_rows(without)
+    assert leaderboard(facts) == leaderboard(without)
+    course, bare = history(facts), history(without)
+    assert course.candidates == bare.candidates and course.baselines == bare.baselines
+    assert [point.claim for point in course.runs] == [False] * 10 + [True] * 4
+
+
+def test_near_misses_are_discards_to_the_outside(night: Night) -> None:
+    rows = {row.commit: row.status for row in result_rows(night.facts())}
+    assert set(rows.values()) == {"keep", "discard", "crash"} and rows["swiglux"] == "discard"
+
+
+def test_the_claim_is_the_only_total_said(night: Night, tmp_path: Path) -> None:
+    said = painted(summary_screen(summary(night.ledger, night.facts())))
+    assert "claim       1.9530 → 1.8835, −0.0695 ± 0.0031 (2 + 2 runs)" in said and "gain" not in said
+    running = night_lab(tmp_path / "other.db", ended=False)
+    assert "flatters" in painted(summary_screen(summary(running.ledger, running.facts())))
+
+
+# what is spent
+
+
+def test_status_tells_the_search(night: Night, tmp_path: Path) -> None:
+    said = painted(status_screen(read_status(night.ledger, night.facts(), None, night.clock.now)), 100)
+    assert "search      1, ended: 40 of 40 runs are spent" in said
+    assert "spent       3.0 of 8 hours, 10 of 40 runs, 6 ideas in round 2" in said
+    assert "agent: 11 asked, 4 new, 0 known, 6 failed" in said and "claim       1.9530 → 1.8835" in said
+    running = night_lab(tmp_path / "other.db", ended=False)
+    running.ledger.labs.pause(running.tag, "lunch")
+    said = painted(status_screen(read_status(running.ledger, running.facts(), None, running.clock.now)), 100)
+    assert "1, running, paused" in said and "arsched resume" in said and "ideas       1 being written: agent" in said
+
+
+def test_hours_worked_out_by_hand(night: Night) -> None:
+    """Two slots for 7200 s: one judged all the time, the other half of it and held its slot 600 s longer."""
+    stays = [Stay("r1", "a", 0, 0, 7200, 7200, 0), Stay("r2", "b", 0, 0, 4200, 3600, 0)]
+    facts = replace(night.facts(), lab=replace(night.facts().lab, device="cuda"))
+    used = efficiency(facts, stays, slot_time(stays))
+    assert (used.unit, used.slots, used.runs, used.promotions) == ("GPU", 2, 14, 2)
+    assert used.offered_hours == 4.0 and used.used_hours == pytest.approx(11400 / 3600)
+    assert used.runs_per_hour == 14 / 4 and used.best_runs_per_hour == pytest.approx(14 / 3)
+    assert used.hours_per_promotion == 2.0 and used.utilisation == 0.75
+    nothing = efficiency(facts, [], slot_time([]))
+    assert (nothing.runs_per_hour, nothing.best_runs_per_hour, nothing.hours_per_promotion) == (None, None, None)
+
+
+# who held which slot
+
+
+def attempt(number: int, slot: str, start: float, end: float | None, outcome: str = "ok") -> Attempt:
+    return Attempt(number, slot, "boot", start, start + 60, end, outcome if end is not None else "")
+
+
+def test_a_timeline_keeps_gaps_and_cuts_pauses(night: Night) -> None:
+    runs = night.facts().runs
+    held = [
+        (runs[1], attempt(1, "b", 1010.0, None)),
+        (runs[0], attempt(1, "a", 100.0, 124.0)),
+        (runs[0], attempt(2, "a", 130.0, 154.0, "lost")),
+    ]
+    drawn = timeline(night.facts(), held, until=1034.0)
+    skipped = 1010.0 - 154.0 - CUT_S
+    assert skipped > PAUSE_S - CUT_S and [pause.skipped_s for pause in drawn.pauses] == [skipped]
+    assert [(bar.slot, bar.start_s, bar.end_s, bar.outcome) for bar in drawn.bars] == [
+        ("a", 0.0, 24.0, "ok"),
+        ("a", 30.0, 54.0, "lost"),
+        ("b", 54.0 + CUT_S, 78.0 + CUT_S, ""),
+    ]
+    assert (drawn.length_s, drawn.slots) == (78.0 + CUT_S, ("a", "b"))
+
+
+def test_every_attempt_is_a_bar(night: Night) -> None:
+    drawn = read_timeline(night.ledger, night.facts(), night.clock.now)
+    assert len(drawn.bars) == 14 and {bar.kind for bar in drawn.bars} == {"baseline", "new", "union", "claim"}
+    assert len(drawn.pauses) == 1 and drawn.length_s < 600
+    lanes = {slot: [bar for bar in drawn.bars if bar.slot == slot] for slot in drawn.slots}
+    for bars in lanes.values():
+        assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(bars))
+
+
+# everything at once
+
+
+def test_a_night_is_json_and_sorts_what_happened(night: Night) -> None:
+    view = read_night(night.ledger, night.facts())
+    assert json.dumps(view.to_json(), allow_nan=False)
+    assert [step.row.candidate for step in view.lineage] == ["c0001", "c0002", UNION]
+    assert view.lineage[1].then_bpb == pytest.approx(1.900 - 1.953) and view.lineage[0].then_bpb is None
+    assert [(theme.theme, theme.tried, len(theme.dead_ends)) for theme in view.themes] == [
+        ("architecture", 3, 0),
+        ("schedule", 2, 1),
+        ("no theme named", 1, 1),
+    ]
+    assert view.near_misses[0].row.candidate == "c0003" and len(view.failed_ideas) == 7
+    assert {"lab", "s0001", "s0001.claim", "c0002", UNION} <= {event.subject for event in view.events}
