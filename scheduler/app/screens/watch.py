@@ -20,7 +20,7 @@ from scheduler.app.views.search import SearchView
 from scheduler.app.views.status import SlotRow, Status
 from scheduler.app.views.watch import Watch
 
-SIDE_BY_SIDE = 120  # columns
+SIDE_BY_SIDE = 136  # columns
 LEAST_STAIRS, MOST_STAIRS = 6, 22  # lines
 MOST_SLOTS_STACKED = 8
 BAR, WHISKER, LEAST_WHISKER = 10, 19, 9  # cells
