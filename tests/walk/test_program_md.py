@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,20 @@ DRIVING = (
 )
 
 
+SECTION = TEXT.partition("## Asked by arsched")[2].partition("## Driving arsched")[0]
+AGENT = """#!/bin/sh
+# An agent that does what program.md says to one that is asked by arsched.
+set -e
+test -n "$(printenv ARSCHED_ASK)"
+{commands}
+rate=$(printf '0.%03d' $((20 + ARSCHED_SEED % 79)))
+sed -i "s/^MATRIX_LR = [0-9.]*/MATRIX_LR = $rate/" train.py
+cat > IDEA.json <<'END'
+{idea}
+END
+"""
+
+
 class Place:
     """A repository with train.py and the manual, and `arsched` on the path of its shell."""
 
@@ -111,7 +127,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_every_command_of_the_manual_is_walked() -> None:
-    walked = {step.command for step in DRIVING}
+    walked = {step.command for step in DRIVING} | set(commands(SECTION))
     assert [command for command in commands(TEXT) if command not in walked] == []
     assert {step.command for step in DRIVING if step.sample} == {sample.command for sample in samples(TEXT)}
 
@@ -129,6 +145,21 @@ def test_driving_arsched_as_the_manual_says(place: Place) -> None:
             assert keys(json.loads(said[step.command])) == keys(json.loads(out)), out
         else:
             assert shape(said[step.command]) == shape(out), out
+
+
+@pytest.mark.slow
+def test_an_agent_asked_by_arsched_as_the_manual_says(place: Place) -> None:
+    place.run("arsched init --tag nov23 --contract cpu")
+    idea = re.search(r"```json\n(.*?)```", SECTION, re.DOTALL)
+    assert idea is not None
+    agent = AGENT.format(commands="\n".join(commands(SECTION)), idea=textwrap.dedent(idea[1]))
+    (place.root.parent / "agent.sh").write_text(agent)
+    said = place.run(f"arsched search --command 'sh {place.root.parent}/agent.sh' --runs 6 --claim-runs 0 --json")
+    tally = json.loads(said)["search"]["proposers"][0]
+    assert tally["queued"] > 0 == tally["failed"], tally
+    rows = json.loads(place.run("arsched leaderboard --json"))["candidates"]
+    titles = [row["title"] for row in rows if row["name"] != "baseline"]
+    assert json.loads(idea[1])["title"] in titles, rows
 
 
 def test_the_end_of_a_log_is_what_train_py_prints() -> None:
