@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.domain.candidate import CandidateState
+from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import (
     PRESETS,
     Combine,
@@ -20,8 +20,10 @@ from scheduler.domain.decision import (
     Shelve,
 )
 from scheduler.domain.lab import Board
+from scheduler.domain.merge import Merge
 from scheduler.policy.decide import baseline_is_hopeless, decide
-from tests.scheduler.policy_kit import applied, baseline, board, finished, standing, with_candidate
+from scheduler.policy.union import near_miss_union
+from tests.scheduler.policy_kit import applied, baseline, board, finished, merged, standing, with_candidate
 
 GOOD, CLOSE, BAD = 0.990, 0.9993, 1.010
 
@@ -143,21 +145,38 @@ def test_more_baseline_runs_than_asked_for_keep_nobody_waiting() -> None:
     assert isinstance(decide(board(baseline(1.0, 1.0, 1.0, pending_runs=1), standing(2, GOOD))), Promote)
 
 
-STATES = st.sampled_from([CandidateState.OPEN, CandidateState.CONTENDER, CandidateState.DISCARDED])
+STATES = st.sampled_from(
+    [CandidateState.OPEN, CandidateState.CONTENDER, CandidateState.DISCARDED, CandidateState.SHELVED]
+)
 SCORES = st.lists(st.floats(0.98, 1.02), max_size=4)
+FORMER = "c0099"
 
 
 @st.composite
 def boards(draw: st.DrawFn) -> Board:
-    """Any board at all, the ones no lab would come to included."""
+    """Any board at all, the ones no lab would come to included; some candidates are of a former baseline."""
     base = baseline(*draw(SCORES), pending_runs=draw(st.integers(0, 2)), failed_runs=draw(st.integers(0, 4)))
-    candidates = []
+    base = replace(base, code_lines=draw(st.sampled_from([0, 100])))
+    candidates = [replace(standing(99, *draw(SCORES), state=CandidateState.PROMOTED), base_id=FORMER)]
     for number in range(2, 2 + draw(st.integers(0, 6))):
         scores = draw(SCORES)
         counts = {name: draw(st.integers(0, 2)) for name in ("pending_runs", "failed_runs")}
-        suspects = draw(st.integers(0, len(scores)))
-        candidates.append(standing(number, *scores, state=draw(STATES), suspect_scores=suspects, **counts))
-    return board(base, *candidates, first=draw(st.booleans()), gates=draw(st.sampled_from(list(PRESETS.values()))))
+        counts |= {"suspect_scores": draw(st.integers(0, len(scores))), "code_lines": draw(st.integers(90, 110))}
+        made = standing(number, *scores, state=draw(STATES), **counts)
+        candidates.append(replace(made, base_id=draw(st.sampled_from([base.candidate_id, FORMER]))))
+    gates = draw(st.sampled_from(list(PRESETS.values())))
+    return with_merge(draw, board(base, *candidates, first=draw(st.booleans()), gates=gates))
+
+
+def with_merge(draw: st.DrawFn, now: Board) -> Board:
+    """Some boards have a union behind them, of any parts, in any state."""
+    shelf = [s.candidate_id for s in now.in_state(CandidateState.SHELVED)]
+    if not shelf or not draw(st.booleans()):
+        return now
+    union = replace(standing(98, *draw(SCORES), state=draw(STATES), origin=Origin.UNION), failed_runs=1)
+    halving = draw(st.integers(0, 2))
+    merge = Merge(1, now.baseline_id, tuple(shelf), tuple(shelf), union.candidate_id, halving, -0.001)
+    return replace(with_candidate(now, union), merges=(merge,))
 
 
 @given(boards())
@@ -194,8 +213,26 @@ def test_the_order_of_the_board_changes_no_verdict(now: Board, rng: random.Rando
     here, taken = settle(now)
     there, taken_there = settle(other)
     assert here.baseline_id == there.baseline_id
-    assert set(here.standings) == set(there.standings)
+    assert {here.of(s.candidate_id) for s in now.standings} == {there.of(s.candidate_id) for s in now.standings}
     assert sorted(map(repr, taken)) == sorted(map(repr, taken_there))
+
+
+@given(boards(), st.randoms(), st.integers(1, 8))
+def test_merging_comes_to_an_end_whatever_conflicts_and_whatever_fails(
+    now: Board, rng: random.Random, slots: int
+) -> None:
+    """Every merge loses some parts or all of them, and what came of it is measured and bad."""
+    merges = 0
+    while decision := decide(now) or near_miss_union(now, slots):
+        if isinstance(decision, Combine):
+            merges += 1
+            assert merges <= 60, "merges without end"
+            now = merged(now, decision, tuple(part for part in decision.parts if rng.random() < 0.7))
+        else:
+            now = applied(now, decision)
+        for standing_ in now.undecided:
+            if standing_.pending_runs:
+                now = finished(now, standing_.candidate_id, 1.05 if rng.random() < 0.8 else None)
 
 
 @settings(max_examples=60)

@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.domain.decision import PRESETS, Discard, Effect, MeasureBaseline, Noise, Promote, Replicate, Retry
-from scheduler.policy.explain import describe_effect, explain_decision, signed
+from scheduler.domain.claim import Claim
+from scheduler.domain.decision import (
+    PRESETS,
+    Combine,
+    Discard,
+    Effect,
+    MeasureBaseline,
+    Noise,
+    Promote,
+    Replicate,
+    Retry,
+    Shelve,
+)
+from scheduler.policy.explain import describe_claim, describe_effect, explain_decision, signed
 from scheduler.policy.gates import effect_of, judge_candidate
 from tests.scheduler.policy_kit import baseline, standing
 
@@ -48,6 +60,27 @@ def test_a_failure_gives_its_reason_in_one_line() -> None:
     said = explain_decision(Discard("c0002", "c0001", None, "crash: exit code 1:\n  RuntimeError: no"), "x")
     assert said == "failed    c0002 x  crash: exit code 1: RuntimeError: no"
     assert "\n" not in explain_decision(Retry("c0002", "its repeat failed (oom:\nwide): one more try"), "x")
+
+
+def test_a_near_miss_says_that_it_is_kept() -> None:
+    effect = Effect(-0.0003, 0.0006, 0.0005, 1, 3, 0.71, -0.0001)
+    said = explain_decision(Shelve("c0005", "c0001", effect, "a near-miss\nof two lines"), "x")
+    assert said == (
+        "shelved   c0005 x  −0.0003 ± 0.0006 (1 run vs 3)  P(better)=0.71  "
+        "expect about −0.0001 after shrinkage; kept for a union"
+    )
+
+
+@pytest.mark.parametrize(("parts", "kind"), [(("c0005",), "port     "), (("c0005", "c0007"), "union    ")])
+def test_a_merge_names_its_parts_and_what_it_hopes_for(parts: tuple[str, ...], kind: str) -> None:
+    said = explain_decision(Combine("c0009", parts, 0, -0.0021, "left\nbehind"), "x")
+    assert said == f"{kind} {' + '.join(parts)} onto c0009  predicted −0.0021  left behind"
+
+
+def test_a_claim_gives_both_means_and_how_often_they_were_measured() -> None:
+    claim = Claim("c0001", "c0009", (1.0030, 1.0034), (0.9740, 0.9742), -0.0291, 0.0008, 12, -0.031, -0.027)
+    assert describe_claim(claim) == "1.0032 → 0.9741, −0.0291 ± 0.0008 (2 + 2 runs)"
+    assert describe_claim(Claim("c0001", "c0001", (), (), 0.0, 0.0, 4, 0.0, 0.0)) == "nothing to claim"
 
 
 def test_the_baselines_own_runs_are_named() -> None:

@@ -107,6 +107,31 @@ def test_the_nights_compared_hold_all_kinds_of_decisions() -> None:
     assert words.keys() == {"promote", "drop", "repeat", "shelve", "merge", "half", "fail", "measure"}
 
 
+def lowest_so_far(night: Night) -> list[str]:
+    """What greedy means: every candidate runs once, and whoever has the lowest score yet is the baseline."""
+    lowest, won = math.inf, []
+    for entry in night.log:
+        if entry.kind != "result" or entry.score is None or entry.score > lowest:
+            continue
+        if lowest < math.inf:
+            won.append(entry.candidate_id)
+        lowest = entry.score
+    return won
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_greedy_preset_is_the_lowest_score_so_far(seed: int, slots: int) -> None:
+    """Once the first baseline has its score: what ran beside it is judged when it arrives, the best of them first."""
+    first = replace(world(seed, 40, SIGMA0), crash_share=0.0, lost_share=0.0)
+    night = Night(first, slots, seed, slots, PRESETS["greedy"]).play()
+    promoted = [decision.candidate_id for _, decision in night.decisions if isinstance(decision, Promote)]
+    won = lowest_so_far(night)
+    assert promoted == won if slots == 1 else promoted[-1:] == won[-1:]
+    assert all(s.n == 1 for s in night.board.standings)
+    assert not night.board.merges and not night.board.in_state(CandidateState.SHELVED)
+
+
 def implied_false_promotions(gates: GateSettings) -> float:
     """P(promoted) of a candidate as good as a baseline of three runs, σ known: boxes of a trivariate normal.
 
