@@ -4,9 +4,9 @@
 
 Loop, ledger (SQLite in a temporary folder, not synced to disk), promotion rule, supply and claim are the real ones.
 Stand-ins: slots in memory whose runs take 330 s ± 2 %, a proposer whose latency is lognormal (shape 0.7) around the
-given median, and commits kept in a dictionary (merges are git's own). An idea changes one of the constants of a program
-by an effect drawn as in the published night, where gains come often at first and dry up; a score is their sum plus
-noise of 0.001 bpb.
+given median that reads no brief, and commits kept in a dictionary (merges are git's own). An idea changes one of the
+constants of a program by an effect drawn as in the published night, where gains come often at first and dry up; a
+score is their sum plus noise of 0.001 bpb.
 Prints, for each median: the share of slot time in which runs went on while ideas were asked for, runs per slot-hour
 beside the ceiling of 3600/330, promotions, and how long the simulation took.
 """
@@ -197,7 +197,8 @@ class Simulation:
         wanted = SearchSettings(
             Budget(hours=hours), (ProposerChoice("writer"), ProposerChoice("union")), claim_runs=claim_runs
         )
-        ending = run_search(self.space, self.screen, self._means(), wanted, {"writer": self.proposer})
+        proposers = {"writer": self.proposer}
+        ending = run_search(self.space, self.screen, self._means(), wanted, proposers, notes=lambda ask: "")
         return self._sum_up(ending, began_at, time.perf_counter() - began_wall)
 
     def _sum_up(self, ending: SearchEnding, began_at: float, wall_s: float) -> Night:

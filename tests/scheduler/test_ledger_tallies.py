@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.adapters.memory_pool import Outcome, failed
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import RunKind
+from scheduler.domain.slot import RunOrder
+from tests.scheduler.git_kit import no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import as_the_source_says
 from tests.scheduler.ledger_kit import (
     SLOT,
     Clock,
@@ -19,6 +23,7 @@ from tests.scheduler.ledger_kit import (
     result_of,
     start_lab,
 )
+from tests.scheduler.search_kit import SearchLab, idea, settings
 
 
 def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Path) -> None:
@@ -89,6 +94,33 @@ def test_a_board_read_inside_a_transaction_that_is_undone_is_not_kept(tmp_path: 
             add_candidate(ledger, "idea")
         with ledger.snapshot():
             assert len(ledger.board("t").standings) == 2
+
+
+def test_a_board_brought_up_to_date_is_the_board_read_afresh(tmp_path: Path) -> None:
+    """Through every step of a night with promotions, merges, crashes, cancelled and requeued runs."""
+    lab = SearchLab(tmp_path, outcome=now_and_then_a_crash)
+    looks = 0
+
+    def compare() -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 5 == 0:
+            with open_ledger(lab.space.paths.ledger) as fresh:
+                assert fresh.board("t") == lab.space.ledger.board("t")
+
+    lab.each_round = compare
+    made = iter([1.895, 1.89, 1.7, 1.86, 1.5, 1.699, 1.693, 1.69, *[1.8] * 40])
+    lab.search(
+        settings("fake", "union", runs=40, claim_runs=1),
+        lab.fake(lambda ask: idea(next(made))(ask), latency=lambda ask: 7.0),
+    )
+    compare()
+    board = lab.space.ledger.board("t")
+    assert len(lab.space.ledger.decisions.promotions("t")) >= 2 and board.merges and looks > 100
+
+
+def now_and_then_a_crash(order: RunOrder) -> Outcome:
+    return failed("crash", after_s=3.0) if order.seed % 9 == 8 else as_the_source_says(order)
 
 
 def test_names_that_are_taken(tmp_path: Path) -> None:

@@ -7,55 +7,121 @@ here: they were not what anything was decided on.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from functools import lru_cache
+from collections.abc import Collection
 from typing import Any
 
 from scheduler.adapters.ledger.db import Database
-from scheduler.adapters.ledger.ids import candidate_id
+from scheduler.adapters.ledger.ids import candidate_id, number_of
 from scheduler.adapters.ledger.merges import read_merges
 from scheduler.domain.candidate import CandidateState, Origin, Standing
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Board, Lab
+from scheduler.domain.merge import Merge
 
-_CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate WHERE tag = ? ORDER BY number"
+_CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate"
 
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.family, result.status, result.reason, result.val_bpb, result.suspect
 FROM run LEFT JOIN result ON result.run = run.number
-WHERE run.tag = ? AND run.kind != 'claim' ORDER BY result.number, run.number
 """
 
 _CandidateRow = tuple[Any, ...]  # the columns of _CANDIDATES
 _RunRow = tuple[Any, ...]  # the columns of _RUNS, without the candidate
 
 
-def read_board(database: Database, lab: Lab) -> Board:
-    """Raises LabProblem when the lab has no baseline."""
-    with database.snapshot():
-        candidates = database.all(_CANDIDATES, lab.tag)
-        runs = database.all(_RUNS, lab.tag)
-        merges = read_merges(database, lab.tag)
-    baseline = next((row for row in candidates if row["state"] == CandidateState.BASELINE), None)
-    if baseline is None:
-        raise LabProblem(f"lab {lab.tag!r} has no baseline", f"finish its setup: arsched init --tag {lab.tag}")
-    runs_of: dict[int, list[_RunRow]] = defaultdict(list)
-    for row in runs:
-        runs_of[row["candidate"]].append(tuple(row)[1:])
-    pool = next((pool for _, pool, family, *_ in runs_of[baseline["number"]] if family == "scored"), None)
-    return Board(
-        baseline_id=candidate_id(baseline["number"]),
-        first_baseline=baseline["base"] is None,
-        standings=tuple(_standing(tuple(row), tuple(runs_of[row["number"]]), pool) for row in candidates),
-        noise_prior_bpb=lab.noise_prior_bpb,
-        gates=lab.gates,
-        merges=merges,
-    )
+class Boards:
+    """Boards as they were last read, brought up to date by what changed since: a lab may have a thousand candidates.
+
+    Every change of state leaves an event in its own transaction, so the events since the last look name all of them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, _Known] = {}
+
+    def read(self, lab: Lab) -> Board:
+        """Raises LabProblem when the lab has no baseline."""
+        known = self._known.get(lab.tag, _Known()).copy()  # in a transaction, what is read may yet be undone
+        with self._database.snapshot():
+            known.catch_up(self._database, lab.tag)
+        if not self._database.is_writing:
+            self._known[lab.tag] = known
+        return known.board(lab)
 
 
-@lru_cache(maxsize=8192)
+class _Known:
+    """What was read of one lab up to an event."""
+
+    def __init__(self) -> None:
+        self._event = 0
+        self._candidates: dict[int, _CandidateRow] = {}
+        self._runs: dict[int, tuple[_RunRow, ...]] = {}
+        self._standings: dict[int, Standing] = {}
+        self._merges: tuple[Merge, ...] = ()
+        self._pool: str | None = None
+
+    def copy(self) -> _Known:
+        """To go on from here without being changed by it."""
+        other = _Known()
+        other._event, other._merges, other._pool = self._event, self._merges, self._pool
+        other._candidates, other._runs = dict(self._candidates), dict(self._runs)
+        other._standings = dict(self._standings)
+        return other
+
+    def catch_up(self, database: Database, tag: str) -> None:
+        self._merges += read_merges(database, tag, after=self._merges[-1].number if self._merges else 0)
+        subjects = database.all("SELECT number, subject FROM event WHERE tag = ? AND number > ?", tag, self._event)
+        if not subjects:
+            return
+        if self._event:
+            self._read(database, tag, _candidates_of(database, {row["subject"] for row in subjects}))
+        else:
+            self._read(database, tag, None)
+        self._event = max(row["number"] for row in subjects)
+
+    def board(self, lab: Lab) -> Board:
+        base = next((row for row in self._candidates.values() if row[3] == CandidateState.BASELINE), None)
+        if base is None:
+            raise LabProblem(f"lab {lab.tag!r} has no baseline", f"finish its setup: arsched init --tag {lab.tag}")
+        number, pool = base[0], next((run[1] for run in self._runs[base[0]] if run[2] == "scored"), None)
+        if pool != self._pool:
+            self._pool = pool
+            self._standings.clear()
+        for known, row in self._candidates.items():
+            if known not in self._standings:
+                self._standings[known] = _standing(row, self._runs[known], pool)
+        return Board(
+            baseline_id=candidate_id(number),
+            first_baseline=base[2] is None,
+            standings=tuple(self._standings[known] for known in sorted(self._standings)),
+            noise_prior_bpb=lab.noise_prior_bpb,
+            gates=lab.gates,
+            merges=self._merges,
+        )
+
+    def _read(self, database: Database, tag: str, numbers: Collection[int] | None) -> None:
+        """Read these candidates (None: all of the lab) and forget how they stood."""
+        chosen = "" if numbers is None else f" AND {{}} IN ({', '.join(map(str, numbers))})"
+        condition = f" WHERE tag = ?{chosen.format('number')} ORDER BY number"
+        rows = [tuple(row) for row in database.all(f"{_CANDIDATES}{condition}", tag)]
+        runs_of: dict[int, list[_RunRow]] = {row[0]: [] for row in rows}
+        condition = f" WHERE run.tag = ?{chosen.format('run.candidate')} AND run.kind != 'claim'"
+        for run in database.all(f"{_RUNS}{condition} ORDER BY result.number, run.number", tag):
+            runs_of[run["candidate"]].append(tuple(run)[1:])
+        for row in rows:
+            self._candidates[row[0]], self._runs[row[0]] = row, tuple(runs_of[row[0]])
+            self._standings.pop(row[0], None)
+
+
+def _candidates_of(database: Database, subjects: Collection[str]) -> set[int]:
+    """Numbers of the candidates that these subjects of events are, or are runs of."""
+    found = {number for subject in subjects if (number := number_of(subject, "c")) is not None}
+    runs = [number for subject in subjects if (number := number_of(subject, "r")) is not None]
+    rows = database.all(f"SELECT DISTINCT candidate FROM run WHERE number IN ({', '.join(map(str, runs))})")
+    return found | {row["candidate"] for row in rows}
+
+
 def _standing(row: _CandidateRow, runs: tuple[_RunRow, ...], pool: str | None) -> Standing:
-    """Remembered, because a board is read after every change and most of its candidates have none."""
     number, name, base, state, origin, code_lines = row
     finished = [run for run in runs if run[0] == "finished"]
     scored = [run for run in finished if _counts(run, pool)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scheduler.adapters.ledger.board import read_board
+from scheduler.adapters.ledger.board import Boards
 from scheduler.adapters.ledger.candidates import Candidates
 from scheduler.adapters.ledger.carrying import Carrier, Outcome
 from scheduler.adapters.ledger.db import Database
@@ -26,9 +26,15 @@ from scheduler.domain.merge import Assembled
 
 class Decisions:
     def __init__(
-        self, database: Database, labs: Labs, candidates: Candidates, runs: Runs, clock: Callable[[], float]
+        self,
+        database: Database,
+        boards: Boards,
+        labs: Labs,
+        candidates: Candidates,
+        runs: Runs,
+        clock: Callable[[], float],
     ) -> None:
-        self._database, self._labs, self._runs, self._clock = database, labs, runs, clock
+        self._database, self._boards, self._labs, self._runs, self._clock = database, boards, labs, runs, clock
         self._carrier = Carrier(database, candidates, runs, clock)
 
     def apply(
@@ -52,7 +58,7 @@ class Decisions:
         the decision starts from or has other scores than it was taken from, or when there was a merge since.
         """
         with self._database.transaction():
-            board = read_board(self._database, self._labs.get(tag))
+            board = self._boards.read(self._labs.get(tag))
             _check_merges(board, decision, merges_seen)
             parties = find_parties(board, decision)
             number = self._database.insert(

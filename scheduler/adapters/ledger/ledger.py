@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
-from scheduler.adapters.ledger.board import read_board
+from scheduler.adapters.ledger.board import Boards
 from scheduler.adapters.ledger.candidates import Candidates
 from scheduler.adapters.ledger.claims import Claims
 from scheduler.adapters.ledger.db import BUSY_TIMEOUT_S, Database
@@ -34,12 +34,13 @@ class Ledger:
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
-        self._boards: dict[str, tuple[tuple[int, int], Board]] = {}  # as last read, with the stamp of then
+        self._boards = Boards(database)
+        self._last_boards: dict[str, tuple[tuple[int, int], Board]] = {}  # with the stamp of their reading
         self.events = Events(database, clock)
         self.labs = Labs(database, self.events, clock)
         self.runs = Runs(database, self.events, clock)
         self.candidates = Candidates(database, self.events, self.runs, clock)
-        self.decisions = Decisions(database, self.labs, self.candidates, self.runs, clock)
+        self.decisions = Decisions(database, self._boards, self.labs, self.candidates, self.runs, clock)
         self.merges = Merges(database)
         self.searches = Searches(database, self.events, clock)
         self.proposals = Proposals(database, self.events, clock)
@@ -69,11 +70,11 @@ class Ledger:
     def board(self, tag: str) -> Board:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
         if self._database.is_writing:
-            return read_board(self._database, self.labs.get(tag))  # it may yet be undone
-        stamp, known = self.stamp(), self._boards.get(tag)
-        if known is None or known[0] != stamp:
-            known = self._boards[tag] = (stamp, read_board(self._database, self.labs.get(tag)))
-        return known[1]
+            return self._boards.read(self.labs.get(tag))
+        stamp, last = self.stamp(), self._last_boards.get(tag)
+        if last is None or last[0] != stamp:
+            last = self._last_boards[tag] = (stamp, self._boards.read(self.labs.get(tag)))
+        return last[1]
 
     def stamp(self) -> tuple[int, int]:
         """Two stamps that are equal mean that nothing was written in between, by this process or another.

@@ -19,8 +19,9 @@ class Merges:
         return read_merges(self._database, tag)
 
 
-def read_merges(database: Database, tag: str) -> tuple[Merge, ...]:
-    rows = database.all("SELECT * FROM merge WHERE tag = ? ORDER BY number", tag)
+def read_merges(database: Database, tag: str, after: int = 0) -> tuple[Merge, ...]:
+    """Those with a number above `after`, oldest first."""
+    rows = database.all("SELECT * FROM merge WHERE tag = ? AND number > ? ORDER BY number", tag, after)
     return tuple(map(_parse_merge, rows))
 
 

@@ -6,7 +6,7 @@ killed process is followed by another that continues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,8 +55,11 @@ def run_search(
     means: Means,
     settings: SearchSettings | None,
     proposers: Mapping[str, Proposer] | None = None,
+    notes: Callable[[int], str] | None = None,
 ) -> SearchEnding:
     """Begin a search with `settings` or continue the lab's; `proposers` None: made by name from the settings.
+
+    `notes` writes the brief of the ask of a number, where it shall be another than the lab's own.
 
     Raises UsageProblem for settings that cannot be, LabProblem while another process runs the search, ProposerProblem,
     and what the loop raises; nothing is lost by any of them.
@@ -64,7 +67,7 @@ def run_search(
     turn = Turn(space.paths.turn_lock)
     _wait_for_turn(space, screen, means, turn)
     try:
-        return _run(space, screen, means, settings, proposers)
+        return _run(space, screen, means, settings, proposers, notes or Notes(space))
     finally:
         turn.release()
 
@@ -75,6 +78,7 @@ def _run(
     means: Means,
     settings: SearchSettings | None,
     proposers: Mapping[str, Proposer] | None,
+    notes: Callable[[int], str],
 ) -> SearchEnding:
     heal(space, screen)
     plan = plan_search(space, settings)
@@ -91,17 +95,22 @@ def _run(
     if lost:
         screen.say(f"note: {lost} idea{'s' if lost != 1 else ''} of an earlier process never came back")
     search = plan.begin(space, screen.say)
-    with _night(space, search, proposers, screen, means) as night:
+    with _night(space, search, proposers, notes, screen, means) as night:
         ending = serve(space, screen, means, night)
     return SearchEnding(ending, search.number, night.state, night.reason)
 
 
 @contextmanager
 def _night(
-    space: Workspace, search: Search, proposers: Mapping[str, Proposer], screen: Screen, means: Means
+    space: Workspace,
+    search: Search,
+    proposers: Mapping[str, Proposer],
+    notes: Callable[[int], str],
+    screen: Screen,
+    means: Means,
 ) -> Iterator[SearchNight]:
     unions = any(choice.name == UNION for choice in search.settings.proposers)
-    supply = Supply(space, search, proposers, unions=unions, brief=Notes(space), clock=means.clock, say=screen.say)
+    supply = Supply(space, search, proposers, unions=unions, brief=notes, clock=means.clock, say=screen.say)
     night = SearchNight(space, search, supply, means.clock, screen.say)
     try:
         yield night
