@@ -29,8 +29,9 @@ def settle_left_behind(board: Board, noise: Noise) -> Verdict | None:
     if not left or not board.gates.combine:
         return None
     patches = Patches(board)
-    taken = patches.on_trial(board.baseline_id) | patches.in_force()
-    portable = {s.candidate_id for s in left if _may_be_ported(s, patches, taken, board.gates.max_ports)}
+    tired = {leaf for leaf, ports in patches.ports().items() if ports >= board.gates.max_ports}
+    barred = tired | patches.on_trial(board.baseline_id) | patches.in_force()
+    portable = {s.candidate_id for s in left if not patches.leaves(s.candidate_id) & barred}
     return _unite(board, noise, [s for s in left if s.candidate_id in portable], patches) or _part_with(
         board, noise, left, portable
     )
@@ -96,11 +97,6 @@ def _chance(standing: Standing, board: Board, noise: Noise) -> float:
     if not standing.scores:
         return board.gates.combine_from
     return trusted_chance(standing, own_base(standing, board), noise)
-
-
-def _may_be_ported(standing: Standing, patches: Patches, taken: frozenset[str], max_ports: int) -> bool:
-    leaves, ports = patches.leaves(standing.candidate_id), patches.ports()
-    return not leaves & taken and all(ports[leaf] < max_ports for leaf in leaves)
 
 
 def _failed(merge: Merge, board: Board) -> bool:

@@ -19,8 +19,7 @@ _NORMAL = NormalDist()
 
 def effect_of(candidate: Standing, base: Standing, noise: Noise) -> Effect:
     """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average."""
-    diff = candidate.mean - base.mean
-    se = noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
+    diff, se = _difference(candidate, base, noise)
     z = diff / se
     return Effect(
         diff=diff,
@@ -33,6 +32,11 @@ def effect_of(candidate: Standing, base: Standing, noise: Noise) -> Effect:
     )
 
 
+def _difference(candidate: Standing, base: Standing, noise: Noise) -> tuple[float, float]:
+    """With its standard error, both in bpb."""
+    return candidate.mean - base.mean, noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
+
+
 def chance_not_worse(effect: Effect, margin_bpb: float) -> float:
     """P(true difference < margin): the chance that it is better, or worse by less than the margin."""
     return _NORMAL.cdf((margin_bpb - effect.diff) / effect.se)
@@ -40,10 +44,16 @@ def chance_not_worse(effect: Effect, margin_bpb: float) -> float:
 
 def trusted_chance(candidate: Standing, base: Standing, noise: Noise) -> float:
     """P(better) that holds with the suspect scores and without them; 0 when it has no other scores."""
+    chance = _chance(candidate, base, noise)
+    if not candidate.suspect_scores:
+        return chance
     trusted = without_suspects(candidate)
-    if not trusted.n:
-        return 0.0
-    return min(effect_of(candidate, base, noise).p_better, effect_of(trusted, base, noise).p_better)
+    return min(chance, _chance(trusted, base, noise)) if trusted.n else 0.0
+
+
+def _chance(candidate: Standing, base: Standing, noise: Noise) -> float:
+    diff, se = _difference(candidate, base, noise)
+    return _NORMAL.cdf(-(diff / se))
 
 
 def without_suspects(candidate: Standing) -> Standing:

@@ -15,11 +15,11 @@ def judge_late(
     candidate: Standing, base: Standing, own_base: Standing, noise: Noise, gates: GateSettings, may_port: bool
 ) -> Promote | Combine | Shelve | Discard:
     """`own_base` is the older baseline it was made from; both baselines have scores."""
-    against, own = effect_of(candidate, base, noise), effect_of(candidate, own_base, noise)
     if trusted_chance(candidate, base, noise) >= gates.promote_now:
+        against = effect_of(candidate, base, noise)
         reason = f"P(better) {against.p_better:.3f} ≥ {gates.promote_now:.2f} against a baseline newer than its own"
         return Promote(candidate.candidate_id, base.candidate_id, against, reason)
-    chance = trusted_chance(candidate, own_base, noise)
+    own, chance = effect_of(candidate, own_base, noise), trusted_chance(candidate, own_base, noise)
     said = f"the baseline has moved; P(better) {own.p_better:.3f} against its own {own_base.candidate_id}"
     bar = gates.combine_from if candidate.state is CandidateState.CONTENDER else gates.repeat_from
     if may_port and chance >= bar:

@@ -11,7 +11,7 @@ from scheduler.domain.candidate import CandidateState, Origin, Standing
 from scheduler.domain.decision import Combine, Effect
 from scheduler.domain.lab import Board
 from scheduler.policy.combine import own_base
-from scheduler.policy.gates import effect_of
+from scheduler.policy.effects import effect_of, trusted_chance
 from scheduler.policy.noise import board_noise
 from scheduler.policy.patches import Patches
 
@@ -43,13 +43,13 @@ def _choose(board: Board, shelf: tuple[Standing, ...]) -> list[tuple[Standing, E
     """The likeliest near-misses that share no patch with each other, a baseline, or a merge on trial."""
     noise, patches = board_noise(board), Patches(board)
     ports, taken = patches.ports(), set(patches.in_force() | patches.on_trial())
-    scored = [(s, effect_of(s, own_base(s, board), noise)) for s in shelf if s.scores]
+    chances = [(trusted_chance(s, own_base(s, board), noise), s) for s in shelf if s.scores]
+    likely = [(chance, standing) for chance, standing in chances if chance >= board.gates.shelve_from]
     chosen: list[tuple[Standing, Effect]] = []
-    for standing, effect in sorted(scored, key=lambda pair: (-pair[1].p_better, pair[0].candidate_id)):
+    for _, standing in sorted(likely, key=lambda pair: (-pair[0], len(pair[1].candidate_id), pair[1].candidate_id)):
         leaves = patches.leaves(standing.candidate_id)
-        fresh = all(ports[leaf] < board.gates.max_ports for leaf in leaves)
-        if fresh and effect.p_better >= board.gates.shelve_from and not leaves & taken:
-            chosen.append((standing, effect))
+        if not leaves & taken and all(ports[leaf] < board.gates.max_ports for leaf in leaves):
+            chosen.append((standing, effect_of(standing, own_base(standing, board), noise)))
             taken |= leaves
         if len(chosen) == board.gates.max_parts:
             break

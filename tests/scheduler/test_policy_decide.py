@@ -217,6 +217,7 @@ def test_the_order_of_the_board_changes_no_verdict(now: Board, rng: random.Rando
     assert sorted(map(repr, taken)) == sorted(map(repr, taken_there))
 
 
+@settings(deadline=None)
 @given(boards(), st.randoms(), st.integers(1, 8))
 def test_merging_comes_to_an_end_whatever_conflicts_and_whatever_fails(
     now: Board, rng: random.Random, slots: int
@@ -235,7 +236,7 @@ def test_merging_comes_to_an_end_whatever_conflicts_and_whatever_fails(
                 now = finished(now, standing_.candidate_id, 1.05 if rng.random() < 0.8 else None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 8), st.floats(0.0002, 0.003))
 def test_every_night_comes_to_an_end(seed: int, slots: int, sigma: float) -> None:
     """Random candidates, noise and crashes: each ends decided, nobody runs more than the rule allows."""
