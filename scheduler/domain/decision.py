@@ -19,13 +19,14 @@ class GateSettings:
     max_runs: int = 3
     first_baseline_runs: int = 3
     baseline_runs: int = 2
-    baseline_every: int = 0  # scored candidates on a baseline that earn it one more run; 0 = never
-    max_baseline_runs: int = 6
+    baseline_every: int = 20  # scored candidates on a baseline that earn it one more run; 0 = never
+    max_baseline_runs: int = 4
     max_repeat_share: float = 0.5  # of all slots
     prior_df: float = 4.0  # weight of the contract's noise prior, degrees of freedom
     combine: bool = True  # whether runners-up, near-misses and late candidates are merged onto the new baseline
     combine_from: float = 0.50  # a contender left by a promotion goes into the union
     shelve_from: float = 0.65  # a dropped candidate is kept as a near-miss
+    shelve_runs: int = 2  # after so many runs at least: one run says too little to build on
     max_union_share: float = 0.25  # of all slots, for unions of near-misses
     max_parts: int = 4  # patches in a union of near-misses
     max_ports: int = 2  # how often one patch is merged onto a newer baseline
@@ -45,6 +46,7 @@ PRESETS = {
         max_runs=1,
         first_baseline_runs=1,
         baseline_runs=1,
+        baseline_every=0,
         combine=False,
         simpler_margin=0.0,
     ),

@@ -64,7 +64,7 @@ def _judge(
 
 
 def _keep_near_miss(verdict: Discard, effect: Effect, chance: float, gates: GateSettings) -> Discard | Shelve:
-    if not gates.combine or chance < gates.shelve_from:
+    if not gates.combine or chance < gates.shelve_from or effect.n_candidate < gates.shelve_runs:
         return verdict
     reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
     return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)

@@ -25,9 +25,21 @@ def judge_late(
     if may_port and chance >= bar:
         reason = f"{said} ≥ {bar:.2f}: its patch goes onto {base.candidate_id}"
         return Combine(base.candidate_id, (candidate.candidate_id,), 0, own.shrunken, reason)
-    if chance >= gates.shelve_from:
+    if chance >= gates.shelve_from and candidate.n >= gates.shelve_runs:
         reason = f"{said} ≥ {gates.shelve_from:.2f}: kept as a near-miss"
         return Shelve(candidate.candidate_id, own_base.candidate_id, own, reason)
-    lowest = min(bar, gates.shelve_from) if may_port else gates.shelve_from
-    why = f" < {lowest:.2f}" if own.p_better < lowest else ", and suspect scores do not carry it"
+    why = _why_dropped(own.p_better, chance, _lowest_bar(candidate, bar, gates, may_port))
     return Discard(candidate.candidate_id, own_base.candidate_id, own, said + why)
+
+
+def _lowest_bar(candidate: Standing, port_from: float, gates: GateSettings, may_port: bool) -> float:
+    """What it would have had to reach to be ported or kept."""
+    if candidate.n < gates.shelve_runs:
+        return port_from
+    return min(port_from, gates.shelve_from) if may_port else gates.shelve_from
+
+
+def _why_dropped(p_better: float, trusted: float, lowest: float) -> str:
+    if p_better < lowest:
+        return f" < {lowest:.2f}"
+    return ", and suspect scores do not carry it" if trusted < lowest else ", and it was carried over often enough"

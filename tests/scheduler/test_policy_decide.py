@@ -91,7 +91,7 @@ def test_a_failed_repeat_is_retried_once() -> None:
     now = board(baseline(1.0, 1.0, 1.0), contender)
     assert isinstance(decide(now), Retry) and "crash" in decide(now).reason
     now = finished(applied(now, decide(now)), "c0002", None)
-    assert isinstance(decide(now), Shelve)
+    assert isinstance(decide(now), Discard)
 
 
 def test_a_retry_does_not_cost_a_contender_its_third_run() -> None:

@@ -49,9 +49,7 @@ def candidate_at(p: float, n: int = 1, **more: object):
         (0.981, 1, Promote),
         (0.979, 1, Replicate),
         (0.801, 1, Replicate),
-        (0.799, 1, Shelve),
-        (0.651, 1, Shelve),
-        (0.649, 1, Discard),
+        (0.799, 1, Discard),
         (0.10, 1, Discard),
         (0.801, 2, Promote),
         (0.799, 2, Replicate),
@@ -115,14 +113,14 @@ def test_one_wonderful_suspect_score_does_not_carry_an_ordinary_one() -> None:
 def test_a_first_look_asks_for_more_than_a_look_at_a_contender() -> None:
     """A contender whose repeat was lost keeps its place although the noise has grown a little since."""
     base = baseline(1.0, 1.0, 1.0)
-    assert isinstance(judge_candidate(candidate_at(0.7), base, NOISE, GATES), Shelve)
+    assert isinstance(judge_candidate(candidate_at(0.7), base, NOISE, GATES), Discard)
     contender = candidate_at(0.7, state=CandidateState.CONTENDER)
     assert isinstance(judge_candidate(contender, base, NOISE, GATES), Replicate)
 
 
 @pytest.mark.parametrize(
     ("failed", "n", "verdict"),
-    [(1, 1, Replicate), (1, 2, Replicate), (2, 1, Shelve), (2, 2, Shelve), (1, 3, Shelve)],
+    [(1, 1, Replicate), (1, 2, Replicate), (2, 1, Discard), (2, 2, Shelve), (1, 3, Shelve)],
 )
 def test_the_second_failed_run_ends_a_contender_and_the_first_costs_it_none(failed: int, n: int, verdict: type) -> None:
     p = 0.9 if n == 1 else 0.7

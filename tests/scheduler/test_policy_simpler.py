@@ -36,7 +36,7 @@ def judge(candidate: Standing, base: Standing = BASE, **settings: float) -> Verd
     ("p", "n", "verdict"),
     [
         (0.801, 1, Replicate),
-        (0.799, 1, Shelve),
+        (0.799, 1, Discard),
         (0.801, 3, Promote),
         (0.799, 3, Discard),
     ],
