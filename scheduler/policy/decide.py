@@ -23,6 +23,7 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.lab import Board
 from scheduler.policy.combine import halve_failed_union, own_base, settle_left_behind
+from scheduler.policy.displaced import recover_displaced
 from scheduler.policy.gates import MAX_FAILED, Verdict, judge_candidate
 from scheduler.policy.noise import board_noise
 
@@ -92,7 +93,7 @@ def _judge(board: Board) -> Decision | None:
     promotions = [verdict for verdict in verdicts if isinstance(verdict, Promote)]
     if promotions:
         return _best(promotions, board)
-    unsettled = settle_left_behind(board, noise) or halve_failed_union(board)
+    unsettled = settle_left_behind(board, noise) or recover_displaced(board, noise) or halve_failed_union(board)
     if unsettled:
         return unsettled
     return _as_retry(due[0], verdicts[0]) if verdicts else None

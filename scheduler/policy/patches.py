@@ -34,12 +34,16 @@ class Patches:
 
         A former baseline that a late candidate of an older one displaced is not among them.
         """
+        return self._of_all(self.lineage(self._board.baseline_id))
+
+    def lineage(self, candidate_id: str) -> tuple[str, ...]:
+        """The candidate, the baseline it was made from, that one's, and so on to the first."""
         lineage: list[str] = []
-        ancestor: str | None = self._board.baseline_id
+        ancestor: str | None = candidate_id
         while ancestor is not None and ancestor not in lineage:
             lineage.append(ancestor)
             ancestor = self._board.of(ancestor).base_id
-        return self._of_all(lineage)
+        return tuple(lineage)
 
     def on_trial(self, base_id: str | None = None) -> frozenset[str]:
         """Patches inside merges that are not decided on yet; only merges onto `base_id` when it is given."""

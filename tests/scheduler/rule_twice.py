@@ -102,6 +102,9 @@ class Rule:
         b = self.versions[self.base]
         wanted = self.gates.first_baseline_runs if self.first else self.gates.baseline_runs
         tries = max(wanted, self.gates.max_runs, 2)
+        if self.gates.baseline_every:
+            held = sum(v.base == self.base and v.n > 0 for v in self.versions.values())
+            wanted = max(wanted, min(wanted + held // self.gates.baseline_every, self.gates.max_baseline_runs))
         if b.n + b.pending < wanted and b.failed < tries and (b.n or b.pending + b.failed < tries):
             return "measure", (b.name,)
         return None
@@ -120,7 +123,7 @@ class Rule:
         winners = [v for v in idle if self.verdict(v) == "promote"]
         if winners:
             return "promote", (self.simplest(winners).name,)
-        if act := self.left_behind() or self.halve():
+        if act := self.left_behind() or self.displaced() or self.halve():
             return act
         if not idle:
             return None
@@ -141,7 +144,7 @@ class Rule:
                 return "promote"
             if self.p_own(v) >= (g.combine_from if v.state == "contender" else g.repeat_from):
                 return "port"
-            return "shelve" if self.p_own(v) >= g.shelve_from else "drop"
+            return self.kept(v, self.p_own(v))
         p, spent = self.p(v, self.base), v.n >= g.max_runs or v.failed >= 2
         if p >= (g.promote_now if v.n == 1 else min(g.promote, g.promote_now)):
             return "promote"
@@ -153,22 +156,41 @@ class Rule:
                 return "promote"
             if not spent and not_worse >= (g.repeat_from if v.n == 1 else 0.5):
                 return "repeat"
-        return "shelve" if g.combine and p >= g.shelve_from else "drop"
+        return self.kept(v, p) if g.combine else "drop"
+
+    def kept(self, v: Version, p: float) -> str:
+        return "shelve" if p >= self.gates.shelve_from and v.n >= self.gates.shelve_runs else "drop"
 
     def left_behind(self) -> Act | None:
         """Contenders of an older baseline: the good ones together, the rest go, whatever still runs of them."""
         g = self.gates
         left = [v for v in self.alive() if v.state == "contender" and v.base != self.base] if g.combine else []
         chances = {v.name: self.p_own(v) if v.n else g.combine_from for v in left}
-        tired = {v.name for v in left if any(self.carried()[edit] >= g.max_ports for edit in v.edits)}
+        there = self.program(self.base)
+        tired = {v.name for v in left if v.edits & there or any(self.carried()[e] >= g.max_ports for e in v.edits)}
         good = [v for v in left if v.name not in tired and chances[v.name] >= g.combine_from]
         if good:
             return "merge", tuple(v.name for v in sorted(good, key=lambda v: -chances[v.name]))
         for v in (v for v in left if v.n):
             if self.p(v, self.base) >= g.promote_now:
                 return "promote", (v.name,)
-            return "shelve" if chances[v.name] >= g.shelve_from else "drop", (v.name,)
+            return self.kept(v, chances[v.name]), (v.name,)
         return None
+
+    def displaced(self) -> Act | None:
+        """Baselines that the current one was not made from, the older first; tried once on every baseline."""
+        if not self.gates.combine:
+            return None
+        here = {e for m in self.merges if m.base == self.base for p in m.parts for e in self.versions[p].edits}
+        lost = [v for v in self.versions.values() if v.state == "was base" and v.name not in self.ancestors(self.base)]
+        good = [
+            v
+            for v in sorted(lost, key=lambda v: (len(self.ancestors(v.name)), v.name))
+            if self.p_own(v) >= self.gates.combine_from
+            and not v.edits & (here | self.unavailable())
+            and all(self.carried()[edit] < self.gates.max_ports for edit in v.edits)
+        ]
+        return ("merge", tuple(v.name for v in good)) if good else None
 
     def halve(self) -> Act | None:
         return next((("half", half) for _, half in self.halves()), None)
@@ -212,8 +234,11 @@ class Rule:
 
     def program(self, name: str) -> frozenset[str]:
         """All edits since the first program, told by what each baseline was made from."""
-        v = self.versions[name]
-        return v.edits if v.base == name else v.edits | self.program(v.base)
+        return frozenset(edit for ancestor in self.ancestors(name) for edit in self.versions[ancestor].edits)
+
+    def ancestors(self, name: str) -> list[str]:
+        base = self.versions[name].base
+        return [name] if base == name else [name, *self.ancestors(base)]
 
     def alive(self) -> list[Version]:
         return [v for v in self.versions.values() if v.alive]
