@@ -28,6 +28,7 @@ from harness import (
     make_dataloader,
     peak_flops,
     peak_memory_mb,
+    report_mfu,
     report_step,
     run_seed,
     training_device,
@@ -490,6 +491,8 @@ def main():
     loader = make_dataloader(tokenizer, DEVICE_BATCH_SIZE, MAX_SEQ_LEN, "train")
     steps = train(trainer, loader)
     training_s = elapsed_seconds()
+    if peak_flops():
+        report_mfu(mfu_percent(trainer.model, steps * TOTAL_BATCH_SIZE / training_s) / 100)
     val_bpb = trainer.evaluate(tokenizer)
     print_summary(trainer.model, val_bpb, steps, training_s, time.monotonic() - began)
 

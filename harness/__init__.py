@@ -23,6 +23,7 @@ _HOMES = {
     "peak_memory_mb": "harness.accelerator",
     "training_device": "harness.accelerator",
     "elapsed_seconds": "harness.session",
+    "report_mfu": "harness.session",
     "report_step": "harness.session",
     "run_seed": "harness.session",
     "MAX_SEQ_LEN": "harness.session",

@@ -37,6 +37,7 @@ class Op(enum.IntEnum):
     EVAL = 7  # integer=batch size
     READY = 8  # count=1: the buffer is open; 0: it cannot be opened, offer another
     DONE = 9  # count=number of the slice now in the buffer
+    MFU = 10  # real=share of the device's peak FLOP/s that training used
     ROWS = 16  # answer to START: descriptors of rows and epochs; integer=rows, real=the clock's reading at START
     HOST_BUFFER = 17  # answer to EVAL: descriptor; count=rows of a forward, integer=rows of a slice
     CUDA_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows

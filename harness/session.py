@@ -75,6 +75,9 @@ class Session(Protocol):
     def report_memory_mb(self, peak_memory_mb: float) -> None:
         """Tell the peak device memory so far."""
 
+    def report_mfu(self, share: float) -> None:
+        """Tell the model FLOPs utilisation of the training: a share of the device's peak, 0 to 1."""
+
     def evaluate(self, model: Any, batch_size: int) -> float:
         """val_bpb of `model` (int64 [b, T] -> logits [b, T, V]) over the contract's validation rows."""
 
@@ -134,6 +137,9 @@ class AloneSession(_CommonSession):
     def report_memory_mb(self, peak_memory_mb: float) -> None:
         return None
 
+    def report_mfu(self, share: float) -> None:
+        return None
+
     def evaluate(self, model: Any, batch_size: int) -> float:
         from harness.evaluation import score_in_process
 
@@ -189,6 +195,9 @@ class JudgedSession(_CommonSession):
 
     def report_memory_mb(self, peak_memory_mb: float) -> None:
         self._send(Message(Op.MEMORY, real=peak_memory_mb))
+
+    def report_mfu(self, share: float) -> None:
+        self._send(Message(Op.MFU, real=share))
 
     def evaluate(self, model: Any, batch_size: int) -> float:
         from harness.evaluation import answer_with
@@ -267,6 +276,11 @@ def run_seed() -> int:
 def report_step(step: int, loss: float, tokens: int) -> None:
     """Report progress: optimiser steps done, last loss (nats per token), training tokens consumed."""
     current().report_step(step, loss, tokens)
+
+
+def report_mfu(share: float) -> None:
+    """Report the model FLOPs utilisation of the training, 0 to 1, where the device's peak is known."""
+    current().report_mfu(share)
 
 
 def __getattr__(name: str) -> Any:

@@ -79,6 +79,7 @@ class Conversation:
             Op.STEP: self._on_step,
             Op.ATTENTION: self._on_attention,
             Op.MEMORY: self._on_memory,
+            Op.MFU: self._on_mfu,
             Op.EVAL: self._on_eval,
             Op.READY: self._on_evaluation_message,
             Op.DONE: self._on_evaluation_message,
@@ -123,6 +124,9 @@ class Conversation:
 
     def _on_memory(self, message: Message) -> None:
         self.telemetry.peak_memory_mb = message.real
+
+    def _on_mfu(self, message: Message) -> None:
+        self.telemetry.mfu = message.real
 
     def _on_attention(self, message: Message) -> None:
         if message.count >= len(ATTENTION_NAMES):

@@ -9,12 +9,13 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.judge.result import write_whole
 
 PROGRESS_NAME = "progress.json"
+LOSS_MARKS = (0.25, 0.5, 0.75)  # of the budget
 _FILE_INTERVAL_S = 0.5
 _LINE_INTERVAL_S = 5.0
 _TTY_LINE_INTERVAL_S = 0.5
@@ -29,6 +30,16 @@ class Telemetry:
     tokens: int | None = None
     attention: str | None = None
     peak_memory_mb: float | None = None
+    mfu: float | None = None
+    loss_at: list[tuple[float, float]] = field(default_factory=list)
+    _passed: int = 0
+
+    def mark_loss(self, used: float) -> None:
+        """Keep the loss when a quarter, half and three quarters of the budget are `used` (a share of it)."""
+        while self._passed < len(LOSS_MARKS) and used >= LOSS_MARKS[self._passed]:
+            if self.loss is not None and math.isfinite(self.loss):
+                self.loss_at.append((LOSS_MARKS[self._passed], round(self.loss, 5)))
+            self._passed += 1
 
 
 class Progress:

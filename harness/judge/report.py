@@ -86,7 +86,8 @@ class Record:
     def _training(self) -> TrainingReport:
         told = self._telemetry
         rate = told.tokens / self._train_wall_s if told.tokens and self._train_wall_s else None
-        return TrainingReport(told.step, told.tokens, rate, told.loss)
+        mfu = told.mfu if told.mfu is not None and 0 <= told.mfu <= 1 else None
+        return TrainingReport(told.step, told.tokens, rate, told.loss, tuple(told.loss_at), mfu)
 
     def _digests(self) -> Digests:
         cache_digest = None if self.cache is None else self.cache.digest

@@ -31,12 +31,17 @@ class BudgetUse:
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What the candidate said of its training: shown, never decided on."""
+    """What the candidate said of its training: shown, never decided on.
+
+    `loss_at`: share of the budget used, and the loss reported by then. `mfu`: share of the device's peak FLOP/s.
+    """
 
     steps: int | None
     tokens: int | None
     tokens_per_s: float | None
     last_loss: float | None
+    loss_at: tuple[tuple[float, float], ...]
+    mfu: float | None
 
 
 @dataclass(frozen=True, slots=True)

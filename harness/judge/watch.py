@@ -91,6 +91,8 @@ class Watch:
     def _show(self) -> None:
         conversation = self._conversation
         elapsed_s = conversation.used_s if conversation.used_s is not None else self._clock.used_s()
+        if conversation.timeline.phase == "train":
+            conversation.telemetry.mark_loss(elapsed_s / self._contract.budget.seconds)
         self._progress.show(conversation.timeline.phase, elapsed_s, conversation.telemetry)
 
     def _overdue(self) -> Verdict | None:

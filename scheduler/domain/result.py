@@ -62,6 +62,8 @@ class Measurements:
     tokens: int | None = None
     tokens_per_s: float | None = None
     last_loss: float | None = None
+    loss_at: tuple[tuple[float, float], ...] = ()  # share of the budget used, loss
+    mfu: float | None = None  # share of the device's peak FLOP/s, as reported
     peak_memory_mb: float | None = None
     attention: str | None = None
     device: str | None = None
@@ -131,6 +133,8 @@ def _measured(raw: Mapping[str, Any]) -> Measurements:
         tokens=training.get("tokens"),
         tokens_per_s=training.get("tokens_per_s"),
         last_loss=training.get("last_loss"),
+        loss_at=tuple((float(share), float(loss)) for share, loss in training.get("loss_at") or ()),
+        mfu=training.get("mfu"),
         peak_memory_mb=raw.get("peak_memory_mb"),
         attention=raw.get("attention"),
         device=device.get("name"),

@@ -36,6 +36,7 @@ VERBS = {
     "logs": "What a run printed.",
     "wait": "Wait until a candidate or a run is over.",
     "explain": "Why it waits, or why it was promoted, repeated or dropped.",
+    "brief": "What an idea should know: the page every proposer gets.",
     "leaderboard": "The baseline, effects with errors, dead ends.",
     "report": "The night on one HTML page, plots, results.tsv.",
     "promote": "Make a candidate the baseline by hand.",

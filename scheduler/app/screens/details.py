@@ -85,6 +85,7 @@ def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
     phases = "  ".join(f"{phase.name} {numbers.seconds(phase.wall_s)}" for phase in figures.phases)
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
     loss = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""
+    loss += "".join(f", {loss_then:.3f} at {share:.0%}" for share, loss_then in figures.loss_at)
     said = f"{_whole(figures.steps)} steps, {_whole(figures.tokens)} tokens{speed}{loss}   (as train.py says)"
     memory = numbers.UNKNOWN if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB"
     digests = (

@@ -38,6 +38,8 @@ class Figures(View):
     tokens: int | None
     tokens_per_s: float | None
     last_loss: float | None
+    loss_at: tuple[tuple[float, float], ...]
+    mfu: float | None
     peak_memory_mb: float | None
     attention: str | None
     device: str | None
@@ -98,6 +100,8 @@ def figures(measured: Measurements) -> Figures:
         tokens=measured.tokens,
         tokens_per_s=finite(measured.tokens_per_s),
         last_loss=finite(measured.last_loss),
+        loss_at=measured.loss_at,
+        mfu=finite(measured.mfu),
         peak_memory_mb=finite(measured.peak_memory_mb),
         attention=measured.attention,
         device=measured.device,
