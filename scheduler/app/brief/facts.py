@@ -13,7 +13,7 @@ from scheduler.app.views.ideas import IdeaRow, idea_rows
 from scheduler.app.views.merging import MergeRow, merge_rows
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.errors import CandidateRejected
+from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.proposal import ProposalState
 from scheduler.domain.result import Measurements, Scored
 from scheduler.domain.run import Finished
@@ -38,10 +38,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class BriefFacts:
-    """`constants` are the baseline's, `figures` by candidate id; `open_ideas` counts asks that others work on."""
+    """`contract` is None where this version cannot read it; `constants` are the baseline's, `figures` by candidate id.
+
+    `open_ideas` counts asks that proposers work on.
+    """
 
     lab: LabFacts
-    contract: Contract
+    contract: Contract | None
     constants: tuple[tuple[str, str], ...]
     figures: dict[str, Figures]
     merges: tuple[MergeRow, ...]
@@ -50,18 +53,25 @@ class BriefFacts:
 
 
 def read_brief_facts(space: Workspace) -> BriefFacts:
-    """Raises LedgerProblem when the ledger cannot be read, LabProblem when its contract cannot."""
+    """Raises LedgerProblem when the ledger cannot be read."""
     lab = read_facts(space.ledger, space.lab)
     proposals = space.ledger.proposals.list(space.tag)
     return BriefFacts(
         lab=lab,
-        contract=contract_of(space.lab),
+        contract=_contract(space),
         constants=_constants(space, lab),
         figures={candidate.id: _figures(lab, candidate) for candidate in lab.candidates},
         merges=merge_rows(lab),
         failed_ideas=idea_rows(lab, proposals, ProposalState.FAILED),
         open_ideas=sum(one.state is ProposalState.ASKED for one in proposals),
     )
+
+
+def _contract(space: Workspace) -> Contract | None:
+    try:
+        return contract_of(space.lab)
+    except LabProblem:
+        return None
 
 
 def _constants(space: Workspace, lab: LabFacts) -> tuple[tuple[str, str], ...]:

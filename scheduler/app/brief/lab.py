@@ -16,6 +16,8 @@ MOST_STEPS, MOST_CONSTANT_LINES, WIDTH = 14, 8, 118
 def about_contract(facts: BriefFacts) -> list[str]:
     """The contract. Fixed for every candidate of the lab."""
     contract = facts.contract
+    if contract is None:
+        return [f"- {facts.lab.lab.contract_name}"]
     clock = "CPU time of the process tree" if contract.budget.clock == "cpu" else "wall clock"
     return [
         f"- {contract.name}: {contract.budget.seconds:g} s of training ({clock}), imports and compiling not counted",
