@@ -81,9 +81,8 @@ def _dead_end(facts: BriefFacts, candidate: Candidate) -> str:
     if effect is None:
         return f"{who}: {_failure(facts, candidate)}"
     mine, base = facts.figures[candidate.id], facts.figures.get(candidate.base_id or "")
-    why = why_dead(
-        effect, mine.tokens_per_s, base.tokens_per_s if base else None, SAME_SPEED[facts.contract.budget.clock]
-    )
+    same_speed = SAME_SPEED[facts.contract.budget.clock if facts.contract else "wall"]
+    why = why_dead(effect, mine.tokens_per_s, base.tokens_per_s if base else None, same_speed)
     loss = f"; {describe_figures(mine)}" if effect.diff > 0 and mine.loss_at else ""
     return f"{who}: {signed(effect.diff)} ± {effect.se:.4f}, {why}{loss}"
 
