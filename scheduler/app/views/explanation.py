@@ -93,7 +93,11 @@ def describe_gates(gates: GateSettings) -> str:
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
         f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes; "
         f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped"
-        + (f", from P ≥ {gates.shelve_from:.2f} kept as a near-miss" if gates.combine else "")
+        + (
+            f", after {gates.shelve_runs} runs with P ≥ {gates.shelve_from:.2f} it is kept as a near-miss"
+            if gates.combine
+            else ""
+        )
     )
 
 
