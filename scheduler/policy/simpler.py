@@ -1,10 +1,10 @@
 """Removals: a candidate with fewer lines of code that is not worse than the baseline is an improvement.
 
 Asked only of one that would be dropped or shelved. Not worse means P(true difference < simpler_margin·σ̂) at the bars of
-the two gates, over two runs or more. The margin
-is a fraction of the noise, so one removal can cost that much and no more on average; many of them are bounded because
-each has to leave fewer lines than the baseline has, because a baseline promoted by luck has a mean that is too good and
-the next removal has to hold against it, and by the claim, which counts whatever they cost.
+the two gates, over two runs or more. The margin is a fraction of the noise: one removal costs that much at most, on
+average. Many of them are bounded because each has to leave fewer lines than the baseline has, because a baseline that
+luck promoted has a mean that is too good and the next removal has to hold against it, and by the claim, which counts
+whatever they cost.
 """
 
 from __future__ import annotations
