@@ -42,7 +42,7 @@ def make_board(rng: random.Random, live: int, merges: int) -> Board:
     """Candidates of the current baseline and the one before; nearly all of the undecided wait for a run."""
     standings = [
         Standing("c0001", "first", None, CandidateState.PROMOTED, (1.0, 1.0, 1.0)),
-        Standing("c0002", "second", "c0001", CandidateState.BASELINE, (0.998, 0.998)),
+        Standing("c0002", "second", "c0001", CandidateState.BASELINE, (0.998, 0.998, 0.998, 0.998)),
     ]
     standings += [candidate(rng, number) for number in range(3, live + 1)]
     shelf = [s.candidate_id for s in standings if s.state is CandidateState.SHELVED]
