@@ -51,7 +51,8 @@ def next_ideas(space: Workspace) -> tuple[Candidate, ...]:
     """Edits on top of the baseline that won; none when nothing did, or when they are queued already."""
     baseline = space.baseline()
     known = space.ledger.candidates.list(space.tag)
-    if baseline.base_id is None or any(one.base_id not in (None, known[0].id) for one in known):
+    ideas = [candidate for candidate in known if not candidate.origin.merged]
+    if baseline.base_id is None or any(idea.base_id not in (None, known[0].id) for idea in ideas):
         return ()
     source = space.ledger.candidates.train_py(baseline.id).decode()
     return _submit(space, second_round(source, baseline.name))
