@@ -55,7 +55,8 @@ class Row:
     """Means over nights; `_se` their standard errors. bpb, counts per night, shares from 0 to 1.
 
     `over_claim` is the running total of the baselines' own runs minus the truth; `claim_error` the same for the claim
-    from fresh runs; `covered` the share of nights whose claim's interval holds the true difference.
+    from fresh runs; `covered` the share of nights whose claim's interval holds the true difference, `covers_zero` those
+    whose interval holds zero.
     """
 
     rule: str
@@ -70,6 +71,7 @@ class Row:
     over_claim_se: float
     claim_error: float
     covered: float
+    covers_zero: float
     nights_with_promotion: float
     repeats: float
     unions: float
@@ -123,6 +125,7 @@ def _row(name: str, nights: Sequence[Outcome], greedy: np.ndarray) -> Row:
         over_claim_se=_error(over),
         claim_error=_mean(nights, lambda night: -night.claim.diff - night.gain if night.claim.first_scores else 0.0),
         covered=_mean(nights, lambda night: night.claim.low <= -night.gain <= night.claim.high),
+        covers_zero=_mean(nights, lambda night: not night.claim.excludes_zero),
         nights_with_promotion=_mean(nights, lambda night: night.tally.promotions > 0),
         repeats=_mean(nights, lambda night: night.tally.repeats),
         unions=_mean(nights, lambda night: night.tally.unions),

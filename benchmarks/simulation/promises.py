@@ -74,8 +74,8 @@ def _rounds(table: Table) -> Iterator[Finding]:
 def _null(table: Table) -> Iterator[Finding]:
     for cell, rows in table.items():
         if cell.world == "null":
-            covered, some = rows[SHIPPED].covered, rows[SHIPPED].nights_with_promotion
-            yield covered >= 0.93, f"{_name(cell)}: {covered:.1%} of nights ({some:.0%} have a promotion)"
+            covers, some = rows[SHIPPED].covers_zero, rows[SHIPPED].nights_with_promotion
+            yield covers >= 0.93, f"{_name(cell)}: {covers:.1%} of nights ({some:.0%} have a promotion)"
 
 
 def _gainful(table: Table) -> Iterator[tuple[Cell, Mapping[str, Row]]]:
