@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from harness.contract import Contract
+from scheduler.adapters.ledger import Ledger
 from scheduler.app.actions.contracts import contract_of
 from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.app.views.ideas import IdeaRow, idea_rows
 from scheduler.app.views.merging import MergeRow, merge_rows
-from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import CandidateRejected, LabProblem
+from scheduler.domain.lab import Lab
 from scheduler.domain.proposal import ProposalState
 from scheduler.domain.result import Measurements, Scored
 from scheduler.domain.run import Finished
@@ -52,32 +53,32 @@ class BriefFacts:
     open_ideas: int
 
 
-def read_brief_facts(space: Workspace) -> BriefFacts:
+def read_brief_facts(ledger: Ledger, lab: Lab) -> BriefFacts:
     """Raises LedgerProblem when the ledger cannot be read."""
-    lab = read_facts(space.ledger, space.lab)
-    proposals = space.ledger.proposals.list(space.tag)
+    facts = read_facts(ledger, lab)
+    proposals = ledger.proposals.list(lab.tag)
     return BriefFacts(
-        lab=lab,
-        contract=_contract(space),
-        constants=_constants(space, lab),
-        figures={candidate.id: _figures(lab, candidate) for candidate in lab.candidates},
-        merges=merge_rows(lab),
-        failed_ideas=idea_rows(lab, proposals, ProposalState.FAILED),
+        lab=facts,
+        contract=_contract(lab),
+        constants=_constants(ledger, facts),
+        figures={candidate.id: _figures(facts, candidate) for candidate in facts.candidates},
+        merges=merge_rows(facts),
+        failed_ideas=idea_rows(facts, proposals, ProposalState.FAILED),
         open_ideas=sum(one.state is ProposalState.ASKED for one in proposals),
     )
 
 
-def _contract(space: Workspace) -> Contract | None:
+def _contract(lab: Lab) -> Contract | None:
     try:
-        return contract_of(space.lab)
+        return contract_of(lab)
     except LabProblem:
         return None
 
 
-def _constants(space: Workspace, lab: LabFacts) -> tuple[tuple[str, str], ...]:
-    if lab.board is None:
+def _constants(ledger: Ledger, facts: LabFacts) -> tuple[tuple[str, str], ...]:
+    if facts.board is None:
         return ()
-    source = space.ledger.candidates.train_py(lab.board.baseline_id)
+    source = ledger.candidates.train_py(facts.board.baseline_id)
     try:
         found = read_constants(source.decode("utf-8", "replace"))
     except CandidateRejected:
@@ -85,10 +86,10 @@ def _constants(space: Workspace, lab: LabFacts) -> tuple[tuple[str, str], ...]:
     return tuple((name, repr(value)) for name, value in found.items() if len(repr(value)) <= LONGEST_VALUE)
 
 
-def _figures(lab: LabFacts, candidate: Candidate) -> Figures:
+def _figures(facts: LabFacts, candidate: Candidate) -> Figures:
     measured = [
         run.state.result.measured
-        for run in lab.runs_of[candidate.id]
+        for run in facts.runs_of[candidate.id]
         if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)
     ]
     return Figures(

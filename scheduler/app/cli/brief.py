@@ -21,5 +21,5 @@ def command(ask: int, tag: str | None, as_json: bool) -> None:
     from scheduler.app.workspace import open_workspace
 
     with open_workspace(tag) as space:
-        text = write_brief(read_brief_facts(space), ask)
+        text = write_brief(read_brief_facts(space.ledger, space.lab), ask)
     print_json({"text": text, "lines": text.count("\n")}) if as_json else click.echo(text, nl=False)

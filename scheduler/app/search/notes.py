@@ -17,5 +17,5 @@ class Notes:
     def __call__(self, ask_number: int) -> str:
         stamp = self._space.ledger.stamp()
         if self._facts is None or stamp != self._stamp:
-            self._stamp, self._facts = stamp, read_brief_facts(self._space)
+            self._stamp, self._facts = stamp, read_brief_facts(self._space.ledger, self._space.lab)
         return write_brief(self._facts, ask_number)

@@ -1,0 +1,139 @@
+"""The brief: everything a proposer should know, on one page, whatever others wrote into the lab."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.app.brief import LONGEST_LINE, MOST_LINES, read_brief_facts, write_brief
+from scheduler.app.brief.quoting import listed, quote
+from scheduler.domain.decision import Effect
+from scheduler.policy.dead_ends import why_dead, why_failed
+from scheduler.policy.themes import OTHER, THEMES, suggested_theme, theme_of
+from tests.scheduler.night_kit import EVIL, Night, long_lab, night_lab
+
+
+def brief_of(night: Night, ask: int = 0) -> str:
+    return write_brief(read_brief_facts(night.ledger, night.ledger.labs.get(night.tag)), ask)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    return night_lab(tmp_path_factory.mktemp("night") / "ledger.db", ended=False)
+
+
+def section(text: str, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r} in:\n{text}"
+    return found[1]
+
+
+def test_it_says_what_to_do_and_what_not(night: Night) -> None:
+    text = brief_of(night)
+    assert text.startswith("# One idea, please\n") and text.endswith("\n")
+    for word in ("`train.py`", "IDEA.json", "exit code 0", "Touch no other file"):
+        assert word in text.partition("## ")[0]
+
+
+def test_every_section_tells_its_part_of_the_night(night: Night) -> None:
+    text = brief_of(night)
+    assert re.search(r"noise|sd 0\.\d+ bpb", section(text, "What counts as real"))
+    board = night.ledger.board(night.tag)
+    assert board.baseline_id in section(text, "The baseline")
+    moved = section(text, "What has moved the score")
+    for made in night.ledger.decisions.promotions(night.tag):
+        assert made.candidate_id in moved
+    assert "±" in moved and "expect about" in moved
+    assert "P(better)" in section(text, "Near-misses")
+    dead = section(text, "Dead ends, by theme")
+    assert "crash" in dead and "±" in dead
+    merges = section(text, "Do gains add up? Unions and ports: what their parts promised together, and what came of it")
+    assert "predicted" in merges and "measured" in merges
+    assert "refused" in section(text, "Ideas that were refused or lost lately")
+
+
+def test_a_long_night_is_one_page_and_quick(tmp_path: Path) -> None:
+    night = long_lab(tmp_path / "ledger.db")
+    facts = read_brief_facts(night.ledger, night.ledger.labs.get(night.tag))
+    began = time.process_time()
+    text = write_brief(facts)
+    assert time.process_time() - began < 2.0  # it is written for every ask
+    assert text.count("\n") <= MOST_LINES
+    assert max(map(len, text.splitlines())) <= LONGEST_LINE
+    assert re.search(r"and \d+ more", text)
+    assert write_brief(facts) == text
+
+
+def test_hostile_words_stay_words(night: Night) -> None:
+    text = brief_of(night)
+    assert text.count("\n") <= MOST_LINES
+    assert not any(ord(c) < 32 and c != "\n" for c in text)
+    assert "\u202e" not in text and "\x1b" not in text and EVIL not in text
+
+
+@given(st.text(max_size=300))
+def test_a_quotation_cannot_pose_as_the_briefs_own_words(said: str) -> None:
+    quoted = quote(said)
+    assert quoted[0] == "“" and quoted[-1] == "”" and len(quoted) <= 92
+    assert not set("`“”\n\r\t\x1b") & set(quoted[1:-1])
+
+
+def test_what_is_left_out_is_counted() -> None:
+    lines = [f"- {n}" for n in range(10)]
+    assert listed(lines, 10, "things") == lines
+    cut = listed(lines, 4, "things")
+    assert cut[:3] == lines[:3] and "7 more things" in cut[3] and len(cut) == 4
+
+
+def test_asks_are_led_through_the_themes_in_turn(night: Night) -> None:
+    assert {suggested_theme(n) for n in range(len(THEMES))} == set(THEMES)
+    assert brief_of(night, 1) != brief_of(night, 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "title", "theme"),
+    [
+        ("Architecture", "", "architecture"),
+        ("optimizer", "", "optimiser"),
+        ("constants", "MATRIX_LR 0.04 → 0.06", "optimiser"),
+        ("", "WARMDOWN_RATIO 0.5 → 0.3", "schedule"),
+        ("", "TOTAL_BATCH_SIZE 2048 → 4096, DEVICE_BATCH_SIZE 16 → 32", "throughput"),
+        ("", "two layers fewer", "architecture"),
+        ("", "remove the value embeddings", "removal"),
+        ("", "an idea", OTHER),
+        ("my own word", "depth", "my own word"),
+    ],
+)
+def test_a_theme_is_the_authors_or_guessed(said: str, title: str, theme: str) -> None:
+    assert theme_of(said, title) == theme
+
+
+def effect(diff: float) -> Effect:
+    return Effect(diff, 0.001, 0.001, 1, 3, 0.5, diff)
+
+
+@pytest.mark.parametrize(
+    ("diff", "mine", "base", "said"),
+    [
+        (0.01, 80.0, 100.0, "slower (tokens/s −20%), and not worth it"),
+        (0.01, 120.0, 100.0, "faster (tokens/s +20%), but worse per token"),
+        (0.01, 100.0, 101.0, "worse per token at the same speed"),
+        (0.01, None, 100.0, "worse"),
+        (0.001, 100.0, 100.0, "within noise"),
+        (-0.001, 80.0, 100.0, "within noise, slower (tokens/s −20%)"),
+        (-0.01, 100.0, 100.0, "better, not by enough"),
+    ],
+)
+def test_a_dead_end_has_a_reason(diff: float, mine: float | None, base: float, said: str) -> None:
+    assert why_dead(effect(diff), mine, base) == said
+
+
+def test_a_failure_keeps_its_words() -> None:
+    assert why_failed("oom", "") == "out of memory"
+    assert why_failed("crash", "exit status 1") == "crash: exit status 1"
+    assert why_failed("timeout: train", "") == "timeout: train"
