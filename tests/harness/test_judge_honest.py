@@ -83,6 +83,20 @@ def test_the_last_report_before_the_evaluation_is_not_lost(rig: Rig) -> None:
     assert judged.result["training"]["tokens"] == steps * rig.contract.sequence_length
 
 
+def test_the_loss_is_kept_at_the_quarters_of_the_budget(rig: Rig) -> None:
+    """The candidate reports as often as it may; a mark it had nothing to say at is missing."""
+    training = rig.judge(BIGRAM).result["training"]
+    assert set(map(tuple, training["loss_at"])) <= {(0.25, 4.0), (0.5, 4.0), (0.75, 4.0)} and training["loss_at"]
+    assert training["mfu"] is None
+    assert rig.judge(rig.write(UNIFORM.replace("BATCH", "8"))).result["training"]["loss_at"] == []
+
+
+@pytest.mark.parametrize(("share", "kept"), [("0.4", 0.4), ("2.0", None), ("-0.1", None), ("float('nan')", None)])
+def test_a_utilisation_that_cannot_be_is_not_kept(rig: Rig, share: str, kept: float | None) -> None:
+    judged = rig.judge(rig.write(f"from harness import report_mfu\nreport_mfu({share})\n" + BIGRAM.read_text()))
+    assert judged.result["training"]["mfu"] == kept
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 41, 10**6])
 def test_the_batch_size_only_decides_chunking(rig: Rig, batch_size: int) -> None:
     result = rig.judge(rig.write(UNIFORM.replace("BATCH", str(batch_size))), "--seed", "3").result
