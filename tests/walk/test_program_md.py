@@ -53,6 +53,7 @@ DRIVING = (
         edits=(("no-softcap", "SOFTCAP", 0.0), ("heads-of-33", "HEAD_DIM", 33)),
         sample=True,
     ),
+    Step("arsched brief"),
     Step("arsched leaderboard", sample=True),
     Step("arsched show heads-of-33"),
     Step("arsched logs heads-of-33"),
