@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test test-gpu check lint types bench clean
+.PHONY: help install demo test test-gpu check lint types bench bench-rule clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ types: $(READY)  ## mypy --strict on harness and scheduler
 bench: $(READY)  ## the measurements quoted in docs/measurements.md
 	@$(BIN)/python benchmarks/bench_loader.py
 	@$(BIN)/python benchmarks/bench_overhead.py
+	@$(BIN)/python benchmarks/sim_night.py
+
+bench-rule: $(READY)  ## the promotion rule against greedy on made-up nights (about half an hour)
+	@$(BIN)/python benchmarks/sim_promotion.py
 
 clean:  ## remove what make created here (never a cache or a lab)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
