@@ -61,13 +61,17 @@ def _children_by_scan(pid: int) -> list[int]:
 
 def parents() -> dict[int, int]:
     """pid -> parent pid for every process in sight, read in one pass over /proc."""
-    found: dict[int, int] = {}
+    return {pid: parent for pid, (parent, _) in _sightings().items()}
+
+
+def _sightings() -> dict[int, tuple[int, int]]:
+    """pid -> (parent pid, start time in ticks since boot). A pid is used again; with its start time it is not."""
+    found: dict[int, tuple[int, int]] = {}
     for name in os.listdir(_PROC):
         if name.isdigit():
-            try:
-                found[int(name)] = int(_stat_fields(int(name))[1])
-            except (OSError, ValueError):
-                continue
+            with contextlib.suppress(OSError, ValueError):
+                fields = _stat_fields(int(name))
+                found[int(name)] = int(fields[1]), int(fields[19])
     return found
 
 
@@ -80,16 +84,13 @@ def tree(root: int) -> Iterator[int]:
         pending.extend(children(pid))
 
 
-def descendants(root: int) -> set[int]:
-    """Every process below root, from one full pass over /proc; complete, where `tree` is quick."""
-    parent_of = parents()
+def descendants(root: int) -> dict[int, int]:
+    """pid -> start time of every process below root, from one full pass over /proc; complete, where `tree` is quick."""
+    seen = _sightings()
     below = {root}
-    grown = True
-    while grown:
-        found = {pid for pid, parent in parent_of.items() if parent in below} - below
+    while found := {pid for pid, (parent, _) in seen.items() if parent in below} - below:
         below |= found
-        grown = bool(found)
-    return below - {root}
+    return {pid: seen[pid][1] for pid in below - {root}}
 
 
 class TreeClock:
@@ -166,18 +167,24 @@ def _kill_namespace() -> bool:
 
 def _kill_tree() -> bool:
     """Stop every descendant first, until no new one turns up: what is stopped cannot fork away from the kill."""
-    below: set[int] = set()
-    while new := descendants(os.getpid()) - below:
+    below: set[tuple[int, int]] = set()
+    while new := descendants(os.getpid()).items() - below:
         _signal_all(new, signal.SIGSTOP)
         below |= new
     _signal_all(below, signal.SIGKILL)
     return bool(below)
 
 
-def _signal_all(pids: set[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+def _signal_all(processes: set[tuple[int, int]], number: signal.Signals) -> None:
+    """To each (pid, start time), unless the pid has passed to another: a fork chain uses up all pids in seconds."""
+    for pid, started in processes:
+        with contextlib.suppress(OSError, ValueError):
+            handle = os.pidfd_open(pid)
+            try:
+                if int(_stat_fields(pid)[19]) == started:
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
 
 
 def has_children() -> bool:

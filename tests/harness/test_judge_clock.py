@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -148,12 +149,24 @@ def test_descendants_are_found_across_sessions() -> None:
         wait_until(lambda: len(descendants(family.pid)) == 2, "child and grandchild")
         child = children(family.pid)
         assert len(child) == 1
-        assert children(child[0]) == list(descendants(family.pid) - set(child))
+        assert children(child[0]) == list(descendants(family.pid).keys() - set(child))
         assert processes._children_by_scan(family.pid) == child
         assert parents()[family.pid] == os.getpid()
         assert {family.pid, *descendants(family.pid)} <= set(processes.tree(os.getpid()))
         assert family.stdin is not None
         family.stdin.close()
+
+
+def test_a_pid_that_has_passed_to_another_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        started = descendants(os.getpid())[stranger.pid]
+        seen = iter([{stranger.pid: started - 1}, {}, {stranger.pid: started}, {}])
+        monkeypatch.setattr(processes, "descendants", lambda root: next(seen) if root == os.getpid() else {})
+        assert processes._kill_tree()
+        state = processes._stat_fields(stranger.pid)[0]
+        assert state in "RSD" and stranger.poll() is None
+        assert processes._kill_tree()
+        assert stranger.wait(10) == -signal.SIGKILL
 
 
 def test_a_name_full_of_parentheses_does_not_confuse_the_parser() -> None:

@@ -199,35 +199,42 @@ def _kill_all() -> bool:
 
 def _kill_tree() -> None:
     """Stop every descendant first, until no new one turns up: what is stopped cannot fork away from the kill."""
-    below: set[int] = set()
-    while new := _descendants(os.getpid()) - below:
-        _signal(new, signal.SIGSTOP)
+    below: set[tuple[int, int]] = set()
+    while new := _descendants(os.getpid()).items() - below:
+        _signal_all(new, signal.SIGSTOP)
         below |= new
-    _signal(below, signal.SIGKILL)
+    _signal_all(below, signal.SIGKILL)
 
 
-def _signal(pids: set[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+def _signal_all(processes: set[tuple[int, int]], number: signal.Signals) -> None:
+    """To each (pid, start time), unless the pid has passed to another: a fork chain uses up all pids in seconds."""
+    for pid, started in processes:
+        with contextlib.suppress(OSError, ValueError):
+            handle = os.pidfd_open(pid)
+            try:
+                if _sighting(pid)[1] == started:
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
 
 
-def _descendants(root: int) -> set[int]:
-    parents = _parents()
-    below = {root}
-    while found := {pid for pid, parent in parents.items() if parent in below} - below:
-        below |= found
-    return below - {root}
-
-
-def _parents() -> dict[int, int]:
-    """pid -> parent; the command name before the parent's id may hold spaces and parentheses."""
-    found: dict[int, int] = {}
+def _descendants(root: int) -> dict[int, int]:
+    """pid -> start time of every process below root."""
+    seen: dict[int, tuple[int, int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError, ValueError):
-            text = Path("/proc", name, "stat").read_bytes().decode("ascii", "replace")
-            found[int(name)] = int(text[text.rindex(")") + 2 :].split()[1])
-    return found
+            seen[int(name)] = _sighting(int(name))
+    below = {root}
+    while found := {pid for pid, (parent, _) in seen.items() if parent in below} - below:
+        below |= found
+    return {pid: seen[pid][1] for pid in below - {root}}
+
+
+def _sighting(pid: int) -> tuple[int, int]:
+    """(parent, start time in ticks since boot); the command name before them may hold spaces and parentheses."""
+    text = Path("/proc", str(pid), "stat").read_bytes().decode("ascii", "replace")
+    fields = text[text.rindex(")") + 2 :].split()
+    return int(fields[1]), int(fields[19])
 
 
 def _has_children() -> bool:
