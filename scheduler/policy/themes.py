@@ -29,10 +29,10 @@ def theme_of(said: str, title: str) -> str:
 
 
 def guess_theme(title: str) -> str:
-    """The theme most words of a title belong to, in the order of _WORDS among equals."""
-    counts = {theme: len(re.findall(pattern, title, re.IGNORECASE)) for theme, pattern in _WORDS.items()}
-    best = max(counts, key=lambda theme: counts[theme])
-    return best if counts[best] else OTHER
+    """The theme most words of a title belong to; among equals the one named first."""
+    places = {theme: [m.start() for m in re.finditer(words, title, re.IGNORECASE)] for theme, words in _WORDS.items()}
+    named = [theme for theme, found in places.items() if found]
+    return min(named, key=lambda theme: (-len(places[theme]), places[theme][0]), default=OTHER)
 
 
 def suggested_theme(ask_number: int) -> str:

@@ -49,7 +49,8 @@ def test_every_section_tells_its_part_of_the_night(night: Night) -> None:
     for made in night.ledger.decisions.promotions(night.tag):
         assert made.candidate_id in moved
     assert "±" in moved and "expect about" in moved
-    assert "P(better)" in section(text, "Near-misses")
+    near = section(text, "Near-misses")
+    assert "P(better)" in near and "tokens/s" in near and "loss 4.120, 3.300, 2.950 at 25, 50, 75 %" in near
     dead = section(text, "Dead ends, by theme")
     assert "crash" in dead and "±" in dead
     merges = section(text, "Do gains add up? Unions and ports: what their parts promised together, and what came of it")
@@ -104,6 +105,7 @@ def test_asks_are_led_through_the_themes_in_turn(night: Night) -> None:
         ("", "WARMDOWN_RATIO 0.5 → 0.3", "schedule"),
         ("", "TOTAL_BATCH_SIZE 2048 → 4096, DEVICE_BATCH_SIZE 16 → 32", "throughput"),
         ("", "two layers fewer", "architecture"),
+        ("", "DEPTH 4 → 6, MATRIX_LR 0.04 → 0.06", "architecture"),
         ("", "remove the value embeddings", "removal"),
         ("", "an idea", OTHER),
         ("my own word", "depth", "my own word"),

@@ -198,7 +198,10 @@ def test_a_night_is_json_and_sorts_what_happened(night: Night) -> None:
     assert [(theme.theme, theme.tried, len(theme.dead_ends)) for theme in view.themes] == [
         ("architecture", 3, 0),
         ("schedule", 2, 1),
-        ("no theme named", 1, 1),
+        ("other", 1, 1),
     ]
+    slow, crashed = (dead for theme in view.themes for dead in theme.dead_ends)
+    assert slow.why == "worse per token at the same speed" and slow.medians.tokens_per_s == pytest.approx(21892, abs=1)
+    assert crashed.why.startswith("crash: train.py ended with exit code 1") and crashed.effect_bpb is None
     assert view.near_misses[0].row.candidate == "c0003" and len(view.failed_ideas) == 7
     assert {"lab", "s0001", "s0001.claim", "c0002", UNION} <= {event.subject for event in view.events}

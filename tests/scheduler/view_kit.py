@@ -24,6 +24,7 @@ from tests.scheduler.ledger_kit import Clock, add_candidate, make_lab
 
 START = 1_795_400_000.0  # 2026-11-23T01:33:20Z
 RUN_S, GAP_S = 24.0, 0.5
+LOSS_AT = [[0.25, 4.12], [0.5, 3.3], [0.75, 2.95]]
 Script = Callable[[str, int], "float | str"]  # name, how many runs before -> score or status
 
 
@@ -43,7 +44,7 @@ def judged(outcome: float | str, seed: int = 1) -> Result:
         "phases_s": {"import": 1.9, "context": 0.1, "compile": 0.2, "train": 20.1, "evaluate": 1.4, "teardown": 0.1},
         "wall_s": RUN_S,
         "budget": {"clock": "cpu", "limit_s": 20.0, "used_s": 20.02, "train_wall_s": 20.1},
-        "training": {"steps": 214, "tokens": 438272, "tokens_per_s": 21800.0, "last_loss": 2.81},
+        "training": {"steps": 214, "tokens": 438272, "tokens_per_s": 21800.0, "last_loss": 2.81, "loss_at": LOSS_AT},
         "peak_memory_mb": 412.5,
         "seed": seed,
         "digests": {"contract": "c" * 64, "cache": "d" * 64, "train_py": "e" * 64},

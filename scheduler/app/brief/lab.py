@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from statistics import NormalDist
 
-from scheduler.app.brief.facts import BriefFacts, Figures
+from scheduler.app.brief.facts import BriefFacts
 from scheduler.app.brief.quoting import listed, quote
+from scheduler.app.views.medians import describe_medians
 from scheduler.domain.decision import Effect
 from scheduler.policy.explain import signed
 
@@ -49,12 +50,12 @@ def about_baseline(facts: BriefFacts) -> list[str]:
     candidate = facts.lab.by_id[base.candidate_id]
     score = "not measured yet"
     if base.n:
-        score = f"val_bpb {base.mean:.4f} ± {noise.sigma / base.n**0.5:.4f} ({base.n} runs)"
+        score = f"val_bpb {base.mean:.4f} ± {noise.sigma / base.n**0.5:.4f} ({base.n} run{'s' if base.n > 1 else ''})"
     constants = ", ".join(f"{name}={value}" for name, value in facts.constants)
     wrapped = [f"  {line}" for line in textwrap.wrap(constants, WIDTH)][:MOST_CONSTANT_LINES]
     return [
         f"- {candidate.id} {quote(candidate.title or candidate.name)}: {score}",
-        f"- {describe_figures(facts.figures[candidate.id])}",
+        *([f"- {describe_medians(facts.baseline)}"] if facts.baseline else []),
         *(["- its constants:", *wrapped] if wrapped else []),
     ]
 
@@ -71,18 +72,6 @@ def about_lineage(facts: BriefFacts) -> list[str]:
 def describe_gain(effect: Effect) -> str:
     runs = f"{effect.n_candidate} run{'s' if effect.n_candidate > 1 else ''} vs {effect.n_base}"
     return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs}), expect about {signed(effect.shrunken)}"
-
-
-def describe_figures(figures: Figures) -> str:
-    """Speed, size and learning on one line; what is unknown is left out."""
-    parts = [
-        "" if figures.tokens_per_s is None else f"{figures.tokens_per_s:,.0f} tokens/s",
-        "" if figures.steps is None else f"{figures.steps:,.0f} steps",
-        "" if figures.mfu is None else f"MFU {figures.mfu:.1%}",
-        "" if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB",
-        ", ".join(f"loss {loss:.3f} at {share:.0%}" for share, loss in figures.loss_at),
-    ]
-    return ", ".join(part for part in parts if part) or "no figures yet"
 
 
 def _title(facts: BriefFacts, ref: str) -> str:

@@ -15,6 +15,7 @@ from scheduler.app.screens import numbers
 from scheduler.app.screens.search import proposer, spent, used
 from scheduler.app.screens.whiskers import Axis, effect_axis, value_axis
 from scheduler.app.views.explanation import describe_merge
+from scheduler.app.views.medians import describe_medians
 from scheduler.app.views.night import Night
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,6 +40,7 @@ def render_page(night: Night, progress_png: bytes, timeline_png: bytes) -> str:
             diffs=_diffs(night),
             logs=_logs(night),
             describe_merge=describe_merge,
+            describe_medians=describe_medians,
             spent=spent,
             used=used,
             proposer=proposer,

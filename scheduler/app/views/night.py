@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.adapters.ledger import Ledger
@@ -16,14 +14,13 @@ from scheduler.app.views.merging import MergeRow, merge_rows
 from scheduler.app.views.plain import View, one_line, utc
 from scheduler.app.views.search import SearchView, read_search
 from scheduler.app.views.summary import Summary, summary
+from scheduler.app.views.themes import Theme, read_themes
 from scheduler.app.views.timeline import Timeline, read_timeline
 from scheduler.domain.claim import Claim
 from scheduler.domain.event import Event
 from scheduler.domain.proposal import ProposalState
 
-NO_THEME = "no theme named"
 EVENTS = 80  # of interest, the last ones
-SETTLED_BADLY = ("discarded", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +31,6 @@ class CandidateLine(View):
     hypothesis: str
     reason: str
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Theme(View):
-    """What was tried under one word: how much came of it, and its dead ends."""
-
-    theme: str
-    tried: int
-    promoted: int
-    shelved: int
-    dead_ends: tuple[CandidateLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +79,6 @@ def read_night(ledger: Ledger, facts: LabFacts) -> Night:
     proposals = ledger.proposals.list(facts.lab.tag)
     claims = ledger.claims.list(facts.lab.tag)
     searches = (read_search(ledger, facts, one) for one in ledger.searches.list(facts.lab.tag))
-    lines = candidate_lines(facts)
     return Night(
         as_of=utc(now),
         branch=facts.lab.branch,
@@ -102,9 +87,9 @@ def read_night(ledger: Ledger, facts: LabFacts) -> Night:
         summary=summary(ledger, facts),
         claim_runs=_scores(claims[-1]) if claims else ((), ()),
         lineage=read_lineage(ledger, facts),
-        candidates=lines,
+        candidates=candidate_lines(facts),
         merges=merge_rows(facts),
-        themes=themes(lines),
+        themes=read_themes(facts),
         searches=tuple(search for search in searches if search is not None),
         known_ideas=idea_rows(facts, proposals, ProposalState.KNOWN),
         failed_ideas=idea_rows(facts, proposals, ProposalState.FAILED),
@@ -116,22 +101,6 @@ def read_night(ledger: Ledger, facts: LabFacts) -> Night:
 def candidate_lines(facts: LabFacts) -> tuple[CandidateLine, ...]:
     """All of a lab as the leaderboard ranks them, each with its reason."""
     return tuple(_line(facts, row) for row in leaderboard(facts).candidates)
-
-
-def themes(lines: Sequence[CandidateLine]) -> tuple[Theme, ...]:
-    """Of everything but first baselines and merges, the theme most tried first."""
-    found: dict[str, list[CandidateLine]] = defaultdict(list)
-    for line in lines:
-        if line.row.origin not in ("baseline", "union", "port"):
-            found[line.row.theme or NO_THEME].append(line)
-    ordered = sorted(found.items(), key=lambda item: (item[0] == NO_THEME, -len(item[1]), item[0]))
-    return tuple(_theme(name, mine) for name, mine in ordered)
-
-
-def _theme(name: str, lines: Sequence[CandidateLine]) -> Theme:
-    states = Counter(line.row.status for line in lines)
-    dead = sorted((line for line in lines if line.row.status in SETTLED_BADLY), key=lambda line: line.row.candidate)
-    return Theme(name, len(lines), states["promoted"] + states["baseline"], states["shelved"], tuple(dead))
 
 
 def _line(facts: LabFacts, row: Row) -> CandidateLine:
