@@ -1,7 +1,7 @@
-"""A PID namespace of its own around the judge, so that nothing a candidate spawns can outlive it.
+"""A PID namespace around a program, the judge or a keeper, so that nothing that is spawned in it can outlive it.
 
 Covers: probing whether the kernel lets us (with or without root), entering, passing signals on, and the fallback, a
-subreaper, which keeps escaped grandchildren below the judge but cannot end them when the judge itself is killed -9.
+subreaper, which keeps escaped grandchildren below the program but cannot end them when that itself is killed -9.
 Not covered: what runs inside, and hiding files or the network from it.
 """
 
@@ -34,18 +34,15 @@ def contain(wanted: Wanted, body: Body) -> int:
     """Run `body` contained and return its exit code.
 
     In a namespace `body` runs in a child process that is its PID 1; this process waits, passes signals on, and takes
-    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked by the caller and stay so in
-    `body`. Raises ContainmentError.
+    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked or ignored by the caller and
+    stay so in `body`. Raises ContainmentError.
     """
-    die_with_parent()
     if wanted != "subreaper":
         if _namespace_works():
             return _run_in_namespace(body)
         if wanted == "namespace":
             raise ContainmentError("this machine does not allow PID namespaces (try --containment subreaper)")
-        sys.stderr.write(
-            "judge: no PID namespaces here; processes a candidate hides survive if the judge is killed -9\n"
-        )
+        sys.stderr.write("no PID namespaces here: processes that are hidden well survive a kill -9 of this one\n")
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     return body("subreaper")
 
@@ -55,7 +52,7 @@ def die_with_parent() -> None:
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit("judge: the process that started this one is gone")
+        sys.exit("the process that started this one is gone")
 
 
 def _namespace_works() -> bool:
@@ -124,7 +121,7 @@ def _wait_forwarding(pid: int) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
-        sys.stderr.write(f"judge: killed by signal {-code}\n")
+        sys.stderr.write(f"killed by signal {-code}\n")
         return 1
     return code
 

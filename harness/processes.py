@@ -18,6 +18,7 @@ from pathlib import Path
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+_PARENT, _STARTED = 1, 19  # places in what _stat_fields gives
 
 
 def cpu_clock_s(pid: int) -> float:
@@ -71,7 +72,7 @@ def _sightings() -> dict[int, tuple[int, int]]:
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError):
                 fields = _stat_fields(int(name))
-                found[int(name)] = int(fields[1]), int(fields[19])
+                found[int(name)] = int(fields[_PARENT]), int(fields[_STARTED])
     return found
 
 
@@ -166,25 +167,47 @@ def _kill_namespace() -> bool:
 
 
 def _kill_tree() -> bool:
-    """Stop every descendant first, until no new one turns up: what is stopped cannot fork away from the kill."""
+    """Stop every descendant, until no new one turns up, then kill: what is stopped cannot fork away from the kill."""
     below: set[tuple[int, int]] = set()
-    while new := descendants(os.getpid()).items() - below:
-        _signal_all(new, signal.SIGSTOP)
+    while True:
+        while _stop_in_sight(below):
+            pass
+        new = descendants(os.getpid()).items() - below
+        if not new:
+            break
         below |= new
+        _signal_all(new, signal.SIGSTOP)
     _signal_all(below, signal.SIGKILL)
     return bool(below)
 
 
+def _stop_in_sight(below: set[tuple[int, int]]) -> bool:
+    """Stop at once what a quick look shows, and add it: a chain that forks and ends is gone after a pass over /proc."""
+    grown = False
+    for pid in tree(os.getpid()):
+        with contextlib.suppress(OSError, ValueError):
+            one = pid, int(_stat_fields(pid)[_STARTED])
+            if pid != os.getpid() and one not in below:
+                _signal_one(*one, signal.SIGSTOP)
+                below.add(one)
+                grown = True
+    return grown
+
+
 def _signal_all(processes: set[tuple[int, int]], number: signal.Signals) -> None:
-    """To each (pid, start time), unless the pid has passed to another: a fork chain uses up all pids in seconds."""
     for pid, started in processes:
         with contextlib.suppress(OSError, ValueError):
-            handle = os.pidfd_open(pid)
-            try:
-                if int(_stat_fields(pid)[19]) == started:
-                    signal.pidfd_send_signal(handle, number)
-            finally:
-                os.close(handle)
+            _signal_one(pid, started, number)
+
+
+def _signal_one(pid: int, started: int, number: signal.Signals) -> None:
+    """Unless the pid has passed to another: a chain of forks uses up all pids in seconds. Raises OSError."""
+    handle = os.pidfd_open(pid)
+    try:
+        if int(_stat_fields(pid)[_STARTED]) == started:
+            signal.pidfd_send_signal(handle, number)
+    finally:
+        os.close(handle)
 
 
 def has_children() -> bool:

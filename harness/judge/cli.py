@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 
-from harness.containment import Containment, ContainmentError, contain
+from harness.containment import Containment, ContainmentError, contain, die_with_parent
 from harness.judge.order import Order, parse_order
 
 _EXIT_INFRA, _EXIT_USAGE = 1, 2
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
         return _EXIT_USAGE
     order = parse_order(argv)
     _settle(order)
+    die_with_parent()
     try:
         return contain(order.containment, lambda containment: _hold_court(order, containment))
     except ContainmentError as error:

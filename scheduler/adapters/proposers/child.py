@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scheduler.domain.errors import ProposerProblem
 
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = (sys.executable, "-I", "-m", "harness.keeper")  # -I: not the harness that a worktree may hold
 END_WAIT_S = 30.0
 SHOWN_BYTES = 16 * 1024
 _REPORT_BYTES = 1 << 16
@@ -65,9 +65,8 @@ class Child:
         ]
         through, (stdin, stdout) = (["--through"], pipes) if pipes else ([], (subprocess.DEVNULL, subprocess.DEVNULL))
         try:
-            # -I and -S: the keeper is one file on the standard library, whatever the folder or the environment hold.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(KEEPER), *options, *through, "--", *command],
+                [*KEEPER, *options, *through, "--", *command],
                 cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),), start_new_session=True,
             )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Keeps one command and all that it starts; see harness.keeper.__main__."""
