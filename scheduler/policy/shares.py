@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
-PATIENCE = 8  # troubles in a row after which a proposer is given up
+FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
+PATIENCE = 8  # troubles in a row after which a proposer is given up that has brought nothing new yet, or only repeats
+PROVEN_PATIENCE = 40  # the same for one that has brought ideas: about six hours, longer than a usage limit lasts
 KNOWN_PATIENCE = 3  # repeats in a row that are no trouble yet
 
 
@@ -25,5 +26,5 @@ def next_proposer(weights: Mapping[str, float], ideas: Mapping[str, int], able: 
 
 
 def rest_s(troubles: int) -> float:
-    """Seconds without an ask after so many troubles in a row: 5, 10, 20 … at most 300."""
+    """Seconds without an ask after so many troubles in a row: 5, 10, 20 … at most 600."""
     return min(FIRST_REST_S * 2.0 ** max(0, troubles - 1), LONGEST_REST_S)

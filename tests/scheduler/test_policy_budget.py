@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.domain.search import Budget
 from scheduler.policy.budget import Spent, claim_time_s, ideas_per_round, ideas_wanted, time_left_s, why_over
-from scheduler.policy.shares import FIRST_REST_S, LONGEST_REST_S, next_proposer, rest_s
+from scheduler.policy.shares import FIRST_REST_S, LONGEST_REST_S, PROVEN_PATIENCE, next_proposer, rest_s
 
 HOUR = 3600.0
 
@@ -93,6 +93,7 @@ def test_one_that_was_busy_catches_up_and_nobody_able_is_none() -> None:
     assert next_proposer(weights, {}, {"slow", "quick"}) == "slow"
 
 
-def test_rests_double_up_to_five_minutes() -> None:
+def test_rests_double_up_to_ten_minutes() -> None:
     rests = [rest_s(troubles) for troubles in range(1, 12)]
     assert rests[:4] == [FIRST_REST_S, 10.0, 20.0, 40.0] and max(rests) == rests[-1] == LONGEST_REST_S
+    assert sum(rest_s(troubles) for troubles in range(1, PROVEN_PATIENCE)) > 5 * 3600  # a usage limit

@@ -118,7 +118,7 @@ def test_a_failing_proposer_rests_longer_and_longer_is_given_up_and_the_others_g
     ended = lab.search(settings("bad:9", "good:1", runs=80), bad, good)
     assert ended.state is SearchState.ENDED and "80 of 80 runs" in ended.reason
     pauses = [later - before for before, later in zip(bad.asked_at, bad.asked_at[1:], strict=False)]
-    rests = [5, 10, 20, 40, 80, 160, 300]
+    rests = [5, 10, 20, 40, 80, 160, 320]
     assert len(bad.asks) == 8
     assert all(rest <= pause <= rest + RUN_S for rest, pause in zip(rests, pauses, strict=True))
     assert len(lab.screen.said("bad rests")) == 1 and len(lab.screen.said("bad is not asked any more")) == 1
@@ -142,6 +142,25 @@ def test_an_idea_between_makes_the_troubles_forgotten(lab: SearchLab) -> None:
     flaky = lab.fake(lambda ask: (trouble() if next(answers) % 4 else idea(1.95))(ask), capacity=1)
     ended = lab.search(settings(runs=12), flaky)
     assert "12 of 12 runs" in ended.reason
+
+
+def test_one_that_has_brought_ideas_is_waited_for(lab: SearchLab) -> None:
+    """Three ideas, then nothing for a while, as with an agent at its usage limit."""
+    back_at = lab.clock() + 2400.0
+
+    def answer(ask: Ask) -> Answer:
+        return (idea(1.95) if len(lab.proposals) <= 3 or lab.clock() > back_at else trouble())(ask)
+
+    ended = lab.search(settings(runs=12), lab.fake(answer, capacity=1))
+    assert "12 of 12 runs" in ended.reason and not lab.screen.said("is not asked any more")
+    assert len(lab.screen.said("fake rests")) == 1
+
+
+def test_one_that_only_repeats_itself_is_given_up_soon(lab: SearchLab) -> None:
+    answers = iter(range(10**6))
+    stuck = lab.fake(lambda ask: Proposed(ask.id, f"A = {min(3, next(answers))}\n".encode(), "again"), capacity=1)
+    ended = lab.search(settings(runs=40), stuck)
+    assert "nobody is left to ask: fake: 8 troubles in a row, the last: only repeats" in ended.reason
 
 
 def test_a_proposer_that_cannot_begin_is_given_up_and_every_ask_is_answered(lab: SearchLab) -> None:

@@ -1,7 +1,8 @@
 """One proposer in a search: what it was asked for, its troubles in a row, when it may be asked again.
 
-A proposer that keeps failing rests for longer and longer and is given up in the end; others do not notice. Asks that
-fail together are one trouble: they say no more than one of them would. Knows no ledger.
+A proposer that keeps failing rests for longer and longer and is given up in the end; others do not notice. One that has
+brought ideas before is most likely cut off for a while (an outage, a usage limit), so it is given up hours later. Asks
+that fail together are one trouble: they say no more than one of them would. Knows no ledger.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from scheduler.domain.proposal import Ask, Proposer
-from scheduler.policy.shares import KNOWN_PATIENCE, PATIENCE, rest_s
+from scheduler.policy.shares import KNOWN_PATIENCE, PATIENCE, PROVEN_PATIENCE, rest_s
 
 
 @dataclass
@@ -59,10 +60,15 @@ class Desk:
         if asked_at < self._trouble_at or self.given_up:
             return ""
         self._troubles, self._trouble_at = self._troubles + 1, now
-        if self._troubles >= PATIENCE:
-            return self.give_up(f"{PATIENCE} troubles in a row, the last: {reason}")
+        if self._troubles >= self._patience:
+            return self.give_up(f"{self._troubles} troubles in a row, the last: {reason}")
         self._rests_until = now + rest_s(self._troubles)
         return f"note: {self.name} rests for {rest_s(1):.0f} s, longer each time" if self._troubles == 1 else ""
+
+    @property
+    def _patience(self) -> int:
+        """Repeats are no outage: whoever brings only those has run out of ideas."""
+        return PROVEN_PATIENCE if self.ideas and self._known < KNOWN_PATIENCE else PATIENCE
 
     def give_up(self, reason: str) -> str:
         """Returns what to say."""
