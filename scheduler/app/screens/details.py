@@ -10,6 +10,7 @@ from scheduler.app.screens import numbers
 from scheduler.app.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.app.views.candidate_details import CandidateView
 from scheduler.app.views.explanation import describe_merge
+from scheduler.app.views.medians import describe_losses
 from scheduler.app.views.run_details import Figures, RunView
 
 SHORT_DIGEST = 12
@@ -84,9 +85,9 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
 def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
     phases = "  ".join(f"{phase.name} {numbers.seconds(phase.wall_s)}" for phase in figures.phases)
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
-    loss = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""
-    loss += "".join(f", {loss_then:.3f} at {share:.0%}" for share, loss_then in figures.loss_at)
-    said = f"{_whole(figures.steps)} steps, {_whole(figures.tokens)} tokens{speed}{loss}   (as train.py says)"
+    last = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""
+    before = f", {describe_losses(figures.loss_at)}" if figures.loss_at else ""
+    said = f"{_whole(figures.steps)} steps, {_whole(figures.tokens)} tokens{speed}{before}{last}   (as train.py says)"
     memory = numbers.UNKNOWN if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB"
     digests = (
         ("contract", figures.contract_digest),

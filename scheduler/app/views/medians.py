@@ -49,13 +49,13 @@ def describe_medians(medians: Medians) -> str:
         "" if medians.steps is None else f"{medians.steps:,.0f} steps",
         "" if medians.mfu is None else f"MFU {medians.mfu:.1%}",
         "" if medians.peak_memory_mb is None else f"{medians.peak_memory_mb:,.0f} MB",
-        _losses(medians.loss_at),
+        describe_losses(medians.loss_at),
     ]
     return ", ".join(part for part in parts if part) or "no figures yet"
 
 
-def _losses(loss_at: tuple[tuple[float, float], ...]) -> str:
-    """ "loss 4.12, 3.31, 2.95 at 25, 50, 75 %"."""
+def describe_losses(loss_at: tuple[tuple[float, float], ...]) -> str:
+    """Like "loss 4.120, 3.300, 2.950 at 25, 50, 75 %"; "" without any."""
     losses = ", ".join(f"{loss:.3f}" for _, loss in loss_at)
     return f"loss {losses} at {', '.join(f'{100 * share:.0f}' for share, _ in loss_at)} %" if loss_at else ""
 
