@@ -83,4 +83,5 @@ def _greet(place: Place) -> None:
 def _say_farewell(space: Workspace, report: Report) -> None:
     where = os.path.relpath(space.paths.root)
     say(f"\nthe plot: {os.path.relpath(report.progress_png)}")
+    say(f"the page: {os.path.relpath(report.index_html)}, everything that was tried and why it won or lost")
     say(f"look around: cd {where}, then arsched status, arsched explain depth-1, arsched show last")
