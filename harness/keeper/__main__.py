@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.containment import Containment, ContainmentError, contain
 from harness.keeper.log import Log
-from harness.processes import Reaped, kill_descendants, reap_all
+from harness.processes import Reaped, descendants, kill_descendants, reap_all
 
 _CHUNK = 1 << 16
 _UNTOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # it ends by its owner's word, not by a terminal's
@@ -37,7 +37,7 @@ def main() -> int:
     try:
         return contain(given.containment, lambda containment: _keep(given, owner, containment))
     except ContainmentError as problem:
-        _report(owner, "unkept", 0, str(problem))
+        _report(owner, "unkept", problem=str(problem))
         return 0
 
 
@@ -63,13 +63,14 @@ def _keep(given: argparse.Namespace, owner: socket.socket, containment: Containm
     try:
         process, output = _start(given)
     except OSError as problem:
-        _report(owner, "unstartable", 0, str(problem))
+        _report(owner, "unstartable", problem=str(problem))
         return 0
     end_at = time.monotonic() + given.limit_s if given.limit_s else None
     what, code = _watch(process.pid, output, log, woken, owner.fileno(), end_at)
+    left = len(descendants(os.getpid())) if what == "exit" else 0
     dead = kill_descendants(lambda reaped: None, own_namespace=containment == "namespace")
     _drain(output, log)
-    _report(owner, what if dead else "unkillable", code, "")
+    _report(owner, what if dead else "unkillable", code, left=left)
     return 0
 
 
@@ -142,9 +143,11 @@ def _reap(wanted: int) -> int | None:
     return next((reaped.status for reaped in found if reaped.pid == wanted), None)
 
 
-def _report(owner: socket.socket, what: str, code: int, problem: str) -> None:
+def _report(owner: socket.socket, what: str, code: int = 0, problem: str = "", left: int = 0) -> None:
+    """`left`: how many processes were still there when the command had ended by itself."""
+    said = {"what": what, "code": code, "problem": problem, "left": left}
     with contextlib.suppress(OSError):
-        owner.sendall(json.dumps({"what": what, "code": code, "problem": problem}).encode() + b"\n")
+        owner.sendall(json.dumps(said).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """A changed train.py. `parents`: ids of candidates it builds on beside the base. `log`: what its author printed."""
+    """A changed train.py. `parents`: ids of candidates it builds on beside the base. `log`: what its author printed.
+
+    `remark`: what its author did wrong on the way that cost the idea nothing, in words.
+    """
 
     ask_id: str
     train_py: bytes
@@ -55,6 +58,7 @@ class Proposed:
     theme: str = ""
     parents: tuple[str, ...] = ()
     log: str = ""
+    remark: str = ""
 
 
 class Trouble(StrEnum):
@@ -109,7 +113,10 @@ class ProposalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An ask on record. `candidate_id` is the new or the known one; `trouble` is a Trouble, "" when there was none."""
+    """An ask on record. `candidate_id` is the new or the known one; `trouble` is a Trouble, "" when there was none.
+
+    `reason` is the trouble's; without one, a remark on how the idea came.
+    """
 
     id: str
     search: int

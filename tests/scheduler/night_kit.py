@@ -74,7 +74,8 @@ class Night(Play):
             round=round,
             code_lines=100,
         )
-        self.ledger.proposals.queued(ask, made.id, title or f"try {name}", log="done\n")
+        remark = f"it left 1 process behind, ended with it {EVIL}" if name == "rope-base" else ""
+        self.ledger.proposals.queued(ask, made.id, title or f"try {name}", log="done\n", remark=remark)
         return made
 
     def effect(self, ref: str, base: str | None = None) -> Effect:

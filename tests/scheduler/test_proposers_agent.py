@@ -232,6 +232,8 @@ def test_the_scripted_agent_brings_ideas(root: Path, mark: str, lot: str, monkey
     [found] = collect(proposer)
     assert isinstance(found, Proposed), found
     assert found.title
+    remarks = {"daemon": "it left 1 process behind", "garbage": "IDEA.json was left unread"}
+    assert found.remark.startswith(remarks[lot]) if lot in remarks else not found.remark
     assert marked(mark) == []
 
 

@@ -106,7 +106,7 @@ def test_a_daemon_dies_with_the_command_that_left_it(
     tmp_path: Path, containment: str, mark: str, ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCRIPTED_LOT", "daemon")
-    assert finish(start(AGENT_COMMAND, tmp_path, containment)) == Ending(How.EXIT, 0)
+    assert finish(start(AGENT_COMMAND, tmp_path, containment)) == Ending(How.EXIT, 0, left=1)
     assert ready.exists()
     assert marked(mark) == []
 

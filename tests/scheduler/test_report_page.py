@@ -120,6 +120,7 @@ def test_every_failed_ask_is_on_it_with_its_reason(night: Night) -> None:
     said = page_of(night).text["failures"]
     assert all(f"{trouble} for a reason" in said for trouble in Trouble)
     assert "c0008" in said and "the same program as c0007" in said
+    assert "it left 1 process behind" in said
 
 
 def test_what_candidates_say_is_text(night: Night) -> None:

@@ -36,13 +36,13 @@ class Proposals:
             self._events.write(tag, proposal_id(number), "", ProposalState.ASKED, proposer)
             return proposal_id(number)
 
-    def queued(self, ref: str, candidate_id: str, title: str, *, log: str = "") -> None:
+    def queued(self, ref: str, candidate_id: str, title: str, *, log: str = "", remark: str = "") -> None:
         """It brought a new candidate: call it in the transaction that adds that. Raises LedgerProblem: answered."""
-        self._answer(ref, ProposalState.QUEUED, candidate_id, title=title, log=log)
+        self._answer(ref, ProposalState.QUEUED, candidate_id, title=title, reason=remark, log=log)
 
-    def known(self, ref: str, candidate_id: str, title: str, *, log: str = "") -> None:
+    def known(self, ref: str, candidate_id: str, title: str, *, log: str = "", remark: str = "") -> None:
         """It brought the program of an earlier candidate again. Raises LedgerProblem when it is answered already."""
-        self._answer(ref, ProposalState.KNOWN, candidate_id, title=title, log=log)
+        self._answer(ref, ProposalState.KNOWN, candidate_id, title=title, reason=remark, log=log)
 
     def failed(self, ref: str, trouble: Trouble, reason: str, title: str = "", log: str = "") -> None:
         """It brought no idea. Raises LedgerProblem when it is answered already."""

@@ -33,11 +33,15 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`code` is the exit code, negative for a signal; `problem` says why it is lost."""
+    """`code` is the exit code, negative for a signal; `problem` says why it is lost.
+
+    `left` counts the processes that were still there when the command had ended by itself.
+    """
 
     how: How
     code: int = 0
     problem: str = ""
+    left: int = 0
 
 
 class Child:
@@ -113,10 +117,11 @@ class Child:
         try:
             report = json.loads(self._said)
             how, code, problem = str(report["what"]), int(report["code"]), str(report["problem"])
+            left = int(report["left"])
         except (ValueError, KeyError, TypeError):
             return Ending(How.LOST, problem="its keeper was killed")
         if how in (How.EXIT, How.TIMEOUT, How.STOPPED):
-            return Ending(How(how), code)
+            return Ending(How(how), code, left=left)
         return Ending(How.LOST, problem=problem or f"it is {how}")
 
 

@@ -24,7 +24,7 @@ from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.validation import check_train_py
 
 TITLE_CHARACTERS, THEME_CHARACTERS, NAME_CHARACTERS = 200, 40, 40
-HYPOTHESIS_CHARACTERS = 1000
+HYPOTHESIS_CHARACTERS, REMARK_CHARACTERS = 1000, 300
 SHOWN_PARENTS = 8
 _LIKE_AN_ID = re.compile(r"[a-z]?[0-9]+|last")
 
@@ -42,6 +42,7 @@ class Entered:
 def enter(space: Workspace, ask: Ask, answer: Proposed, proposer: str) -> Entered:
     """Raises GitProblem, LedgerProblem, LabProblem; a bad source is an answer, not an error."""
     title = one_line(answer.title)[:TITLE_CHARACTERS]
+    answer = replace(answer, remark=one_line(answer.remark)[:REMARK_CHARACTERS])
     try:
         source = check_train_py(answer.train_py)
     except CandidateRejected as refusal:
@@ -52,7 +53,7 @@ def enter(space: Workspace, ask: Ask, answer: Proposed, proposer: str) -> Entere
         print_of_it = fingerprint(source)
         same = space.ledger.candidates.find_fingerprint(space.tag, print_of_it)
         if same is not None:
-            space.ledger.proposals.known(ask.id, same.id, title, log=answer.log)
+            space.ledger.proposals.known(ask.id, same.id, title, log=answer.log, remark=answer.remark)
             return Entered(title or same.title, same, known=True)
         return _enter_new(space, ask, replace(answer, title=title), proposer, source, print_of_it)
 
@@ -82,7 +83,7 @@ def _enter_new(
             round=ask.round,
             code_lines=count_code_lines(source),
         )
-        space.ledger.proposals.queued(ask.id, candidate.id, title, log=answer.log)
+        space.ledger.proposals.queued(ask.id, candidate.id, title, log=answer.log, remark=answer.remark)
     space.repo.keep_ref(space.tag, candidate.id, commit)
     return Entered(title, candidate)
 

@@ -194,6 +194,8 @@ class Supply:
             self._take_none(desk, ask, asked_at, NoIdea(ask.id, Trouble.REFUSED, problem.message, answer.log))
             return
         self._tell_entered(desk, ask, asked_at, entered)
+        if answer.remark:
+            self._say(f"note: {ask.id} {desk.name}: {tidy(answer.remark)}")
 
     def _tell_entered(self, desk: Desk, ask: Ask, asked_at: float, entered: Entered) -> None:
         who = f"{ask.id} {desk.name}"

@@ -15,9 +15,10 @@ LOG_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class IdeaRow(View):
-    """One ask. `trouble` says what kind of failure it was ("" for none); `took_s` is None while it is open.
+    """One ask. `trouble` says what kind of failure it was ("" for none: then `reason` is a remark, or "").
 
-    `candidate` is the new candidate, or the earlier one with the same program; `log` the end of what was printed.
+    `took_s` is None while it is open; `candidate` is the new candidate, or the earlier one with the same program;
+    `log` the end of what was printed.
     """
 
     id: str

@@ -58,6 +58,7 @@ class Night(View):
     searches: tuple[SearchView, ...]
     known_ideas: tuple[IdeaRow, ...]
     failed_ideas: tuple[IdeaRow, ...]
+    odd_ideas: tuple[IdeaRow, ...]
     timeline: Timeline
     events: tuple[EventRow, ...]
 
@@ -93,6 +94,7 @@ def read_night(ledger: Ledger, facts: LabFacts) -> Night:
         searches=tuple(search for search in searches if search is not None),
         known_ideas=idea_rows(facts, proposals, ProposalState.KNOWN),
         failed_ideas=idea_rows(facts, proposals, ProposalState.FAILED),
+        odd_ideas=tuple(idea for idea in idea_rows(facts, proposals, ProposalState.QUEUED) if idea.reason),
         timeline=read_timeline(ledger, facts, now),
         events=tuple(_event(event) for event in events if _is_of_interest(event))[-EVENTS:],
     )

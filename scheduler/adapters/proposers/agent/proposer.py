@@ -7,7 +7,7 @@ long. Only the caller's thread touches git. Judges no source; that is the admiss
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scheduler.adapters.git import Repo
@@ -119,7 +119,7 @@ class AgentProposer:
     def _answer(self, attempt: _Try, ending: Ending) -> Proposed | NoIdea:
         log = attempt.child.printed()
         if ending.how is How.EXIT and ending.code == 0:
-            return attempt.workplace.read(attempt.ask, log)
+            return _with_leftovers(attempt.workplace.read(attempt.ask, log), ending.left)
         trouble = Trouble.TIMED_OUT if ending.how is How.TIMEOUT else Trouble.CRASHED
         tries = f" (try {attempt.number})" if attempt.number > 1 else ""
         return NoIdea(attempt.ask.id, trouble, f"{self._why(ending, log)}{tries}", log)
@@ -145,6 +145,13 @@ class AgentProposer:
             _log(attempt.workplace.path).unlink(missing_ok=True)
         except (OSError, GitProblem) as problem:
             self._say(f"note: {attempt.workplace.path} stays: {problem}")
+
+
+def _with_leftovers(answer: Answer, left: int) -> Answer:
+    if not left or not isinstance(answer, Proposed):
+        return answer
+    leftovers = f"it left {left} process{'es' if left > 1 else ''} behind, ended with it"
+    return replace(answer, remark=f"{answer.remark}; {leftovers}" if answer.remark else leftovers)
 
 
 def _environment(ask: Ask, path: Path, number: int) -> dict[str, str]:

@@ -52,12 +52,11 @@ class Workplace:
             return NoIdea(ask.id, Trouble.REFUSED, breach.message, log)
         if data == ask.train_py:
             return NoIdea(ask.id, Trouble.UNCHANGED, "it left train.py as it was", log)
-        about, note = read_idea(self.path / IDEA)
+        about, remark = read_idea(self.path / IDEA)
         title = about.get("title") or self._subject(ask) or _described(ask.train_py, data)
         parents = tuple(about.get("parents", "").split())
-        return Proposed(
-            ask.id, data, title, about.get("hypothesis", ""), about.get("theme", ""), parents, f"{log}{note}"
-        )
+        said = about.get("hypothesis", ""), about.get("theme", "")
+        return Proposed(ask.id, data, title, *said, parents, log, remark)
 
     def drop(self) -> None:
         """Raises GitProblem."""
@@ -93,7 +92,7 @@ def sweep(repo: Repo, folder: Path) -> None:
 
 
 def read_idea(path: Path) -> tuple[Mapping[str, str], str]:
-    """title, hypothesis, theme and parents (joined by blanks), each as text, and a note when the file is unusable."""
+    """title, hypothesis, theme and parents (joined by blanks), each as text, and a remark when the file is unusable."""
     if not os.path.lexists(path):
         return {}, ""
     data = read_regular(path, _IDEA_BYTES)
@@ -102,7 +101,7 @@ def read_idea(path: Path) -> tuple[Mapping[str, str], str]:
         if not isinstance(given, dict):
             raise ValueError("not an object")
     except (ValueError, RecursionError):
-        return {}, f"\n[{IDEA} was left unread: it is not a JSON object of sensible size]\n"
+        return {}, f"{IDEA} was left unread: it is not a JSON object of sensible size"
     about = {name: given[name].strip() for name in ("title", "hypothesis", "theme") if isinstance(given.get(name), str)}
     parents = given.get("parents")
     if isinstance(parents, list):
