@@ -50,6 +50,7 @@ def test_every_section_tells_its_part_of_the_night(night: Night) -> None:
         assert made.candidate_id in moved
     assert "±" in moved and "expect about" in moved
     near = section(text, "Near-misses")
+    assert "c0006" in near and "c0003" not in near  # whose patch is in the baseline by now
     assert "P(better)" in near and "tokens/s" in near and "loss 4.120, 3.300, 2.950 at 25, 50, 75 %" in near
     dead = section(text, "Dead ends, by theme")
     assert "crash" in dead and "±" in dead

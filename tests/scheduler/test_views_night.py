@@ -84,6 +84,7 @@ def test_merges_that_gave_nothing_are_on_record(night: Night) -> None:
 def test_states_have_words(night: Night) -> None:
     said = {row.candidate: (row.status, row.detail, row.origin) for row in leaderboard(night.facts()).candidates}
     assert said["c0006"] == ("shelved", "near-miss", "proposed")
+    assert said["c0003"] == ("shelved", "merged", "proposed")  # its patch is in the baseline by now
     assert said[UNION] == ("baseline", "baseline", "union")
     assert "near-miss" in painted(leaderboard_screen(leaderboard(night.facts())))
 
@@ -195,13 +196,13 @@ def test_a_night_is_json_and_sorts_what_happened(night: Night) -> None:
     assert json.dumps(view.to_json(), allow_nan=False)
     assert [step.row.candidate for step in view.lineage] == ["c0001", "c0002", UNION]
     assert view.lineage[1].then_bpb == pytest.approx(1.900 - 1.953) and view.lineage[0].then_bpb is None
-    assert [(theme.theme, theme.tried, len(theme.dead_ends)) for theme in view.themes] == [
-        ("architecture", 3, 0),
-        ("schedule", 2, 1),
-        ("other", 1, 1),
+    assert [(t.theme, t.tried, t.promoted, t.shelved, len(t.dead_ends)) for t in view.themes] == [
+        ("architecture", 3, 2, 1, 0),  # one of the two by itself, one in the union
+        ("schedule", 2, 1, 0, 1),
+        ("other", 1, 0, 0, 1),
     ]
     slow, crashed = (dead for theme in view.themes for dead in theme.dead_ends)
     assert slow.why == "worse per token at the same speed" and slow.medians.tokens_per_s == pytest.approx(21892, abs=1)
     assert crashed.why.startswith("crash: train.py ended with exit code 1") and crashed.effect_bpb is None
-    assert view.near_misses[0].row.candidate == "c0003" and len(view.failed_ideas) == 7
+    assert [line.row.candidate for line in view.near_misses] == ["c0006"] and len(view.failed_ideas) == 7
     assert {"lab", "s0001", "s0001.claim", "c0002", UNION} <= {event.subject for event in view.events}

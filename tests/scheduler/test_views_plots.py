@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -12,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scheduler.app.report.marks import draw_marks
+from scheduler.app.report.names import name_baselines, name_others
 from scheduler.app.report.plots import DPI, HEIGHT_IN, WIDTH_IN, render_progress
 from scheduler.app.report.scale import named_steps, scale_of
 from scheduler.app.views.history import CandidatePoint, History, RunPoint, Step, history
@@ -100,3 +102,22 @@ def test_names_of_many_baselines_keep_their_distance() -> None:
     chosen = sorted(step.number for step in named_steps(course, 500))
     assert 10 <= len(chosen) < len(course.baselines)
     assert min(after - before for before, after in itertools.pairwise(chosen)) >= 0.02 * 500
+
+
+def test_no_name_of_a_candidate_covers_another() -> None:
+    """Names long enough to be in each other's way: some find another place, some are left out."""
+    course = night(22, "an-idea-of-some-length-no")
+    close = tuple(replace(c, val_bpb=c.val_bpb and 1.95 + 0.001 * (c.number % 3)) for c in course.candidates)
+    course = replace(course, candidates=close)
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI)
+    axes, scale = figure.subplots(), scale_of(course)
+    draw_marks(axes, course, scale)
+    name_baselines(axes, course, scale)
+    baselines = len(axes.texts)
+    figure.draw_without_rendering()
+    name_others(axes, course, scale)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert baselines + 5 < len(boxes) < len(course.candidates)
+    others = boxes[baselines:]
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(others, 2))
+    assert not any(one.overlaps(two) for one in others for two in boxes[:baselines])

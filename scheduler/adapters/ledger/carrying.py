@@ -152,7 +152,7 @@ class Carrier:
 
 def _hypothesis(decision: Combine, parts: list[Standing]) -> str:
     names = " + ".join(part.name for part in parts)
-    return f"{names}: effects add up to {decision.predicted:+.6f} bpb"
+    return f"{names}: effects add up to {f'{decision.predicted:+.4f}'.replace('-', '−')} bpb"
 
 
 def _require(standing: Standing, *states: CandidateState) -> None:

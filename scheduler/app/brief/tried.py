@@ -12,7 +12,7 @@ from scheduler.app.views.leaderboard import describe_state
 from scheduler.app.views.medians import describe_medians, medians_of
 from scheduler.app.views.merging import MergeRow
 from scheduler.app.views.themes import DeadEnd
-from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.candidate import Candidate
 from scheduler.policy.explain import signed
 from scheduler.policy.themes import THEMES
 
@@ -21,7 +21,7 @@ MOST_NEAR_MISSES, MOST_NOW, MOST_MERGES, MOST_REFUSED = 8, 12, 8, 8
 
 def about_near_misses(facts: BriefFacts) -> list[str]:
     """Near-misses. Measured well, not well enough: build on them, or find what they lack."""
-    shelf = [(c, facts.lab.effect(c)) for c in facts.lab.candidates if c.state is CandidateState.SHELVED]
+    shelf = [(c, facts.lab.effect(c)) for c in facts.lab.near_misses]
     scored = sorted(((c, e) for c, e in shelf if e is not None), key=lambda pair: -pair[1].p_better)
     lines = []
     for c, effect in scored[:MOST_NEAR_MISSES]:

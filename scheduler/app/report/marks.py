@@ -1,4 +1,4 @@
-"""The marks of progress.png: runs, means with errors, what has no score, the staircase, names.
+"""The marks of progress.png: runs, means with errors, what has no score, the staircase. Names are report.names'.
 
 Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), and every kind has its own marker, so that nothing is
 said by colour alone.
@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.app.report.scale import Scale, is_crowded, named_steps
+from scheduler.app.report.scale import Scale
 from scheduler.app.views.history import CandidatePoint, History, Step
 
 INK, GREEN, GREY, ORANGE, RED = "#222222", "#009E73", "#8c8c8c", "#E69F00", "#D55E00"
 BLUE, SKY, PURPLE = "#0072B2", "#56B4E9", "#CC79A7"
 CROWDED_RUNS = 150  # from which on markers shrink
-FEW = 24  # candidates up to which every one is named
 FEW_EDGES = 8  # scores above the picture up to which each is written out
-NAME_CHARACTERS = 26
-ROOM_LEFT = 0.3  # of the width, that a name left of its step needs
 AT_TOP, OFF_SCALE = 0.982, 0.93  # height of what has no score, and of scores too high, as a share of the axes
 
 
@@ -53,9 +50,6 @@ def draw_marks(axes: Any, history: History, scale: Scale) -> None:
     _merged(axes, history, scale, size)
     _off_scale(axes, history, scale, size)
     _without_score(axes, history, size)
-    _name_baselines(axes, history, scale)
-    if len(history.candidates) <= FEW:
-        _name_others(axes, history, scale)
 
 
 def _staircase(axes: Any, steps: Sequence[Step], scale: Scale) -> None:
@@ -84,7 +78,7 @@ def _single_runs(axes: Any, history: History, scale: Scale, size: float) -> None
 
 def _merged(axes: Any, history: History, scale: Scale, size: float) -> None:
     """A ring around unions and ports, whatever became of them."""
-    rings = [(p.number, p.val_bpb) for p in history.candidates if p.merged and _fits(p, scale)]
+    rings = [(p.number, p.val_bpb) for p in history.candidates if p.merged and fits(p, scale)]
     if rings:
         x, y = zip(*rings, strict=True)
         style = {"markersize": 2.2 * size, "markerfacecolor": "none", "markeredgecolor": PURPLE, "markeredgewidth": 1.5}
@@ -93,7 +87,7 @@ def _merged(axes: Any, history: History, scale: Scale, size: float) -> None:
 
 def _means(axes: Any, history: History, kind: Kind, scale: Scale, size: float) -> None:
     points = [p for p in history.candidates if p.status in kind.states and p.val_bpb is not None]
-    inside = [(p.number, p.val_bpb, p.val_bpb_se or 0.0) for p in points if _fits(p, scale)]
+    inside = [(p.number, p.val_bpb, p.val_bpb_se or 0.0) for p in points if fits(p, scale)]
     if not inside:
         return
     x, y, error = zip(*inside, strict=True)
@@ -107,7 +101,7 @@ def _means(axes: Any, history: History, kind: Kind, scale: Scale, size: float) -
 
 def _off_scale(axes: Any, history: History, scale: Scale, size: float) -> None:
     """Scores too high for the picture: an arrow at the top, with the value while they are few."""
-    high = [p for p in history.candidates if p.val_bpb is not None and not _fits(p, scale)]
+    high = [p for p in history.candidates if p.val_bpb is not None and not fits(p, scale)]
     top = axes.get_xaxis_transform()
     if high:
         numbers = [point.number for point in high]
@@ -124,60 +118,5 @@ def _without_score(axes: Any, history: History, size: float) -> None:
         axes.plot(failed, [AT_TOP] * len(failed), "x", transform=axes.get_xaxis_transform(), zorder=6, **style)
 
 
-def _name_baselines(axes: Any, history: History, scale: Scale) -> None:
-    """Names below and left of each step, where nothing has ever been measured; slanted where they are many."""
-    slanted = is_crowded(history)
-    style = {"fontsize": 8.5, "rotation": 45} if slanted else {"fontsize": 11, "weight": "bold"}
-    for step in named_steps(history, scale.last_run):
-        text = "first baseline" if step == history.baselines[0] else _short(step.name)
-        right = not slanted and step.number < ROOM_LEFT * scale.last_run
-        axes.annotate(
-            text if slanted else f"{text}  {step.val_bpb:.4f}",
-            (step.number, step.val_bpb),
-            xytext=(10, -18) if right else (-3, -5) if slanted else (-9, -5),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="top",
-            **style,
-            color=INK,
-            zorder=7,
-            path_effects=halo(),
-            parse_math=False,
-        )
-
-
-def _name_others(axes: Any, history: History, scale: Scale) -> None:
-    """Names right of each marker, or left of it near the right edge."""
-    for point in (p for p in history.candidates if p.status not in KEPT.states):
-        right = point.number <= 0.8 * scale.last_run
-        shown = _fits(point, scale)
-        height = point.val_bpb if shown else AT_TOP if point.val_bpb is None else OFF_SCALE
-        axes.annotate(
-            _short(point.name),
-            (point.number, height),
-            xycoords="data" if shown else axes.get_xaxis_transform(),
-            xytext=(9 if right else -9, 3),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom" if shown else "center",
-            fontsize=9.5,
-            color="#555555",
-            zorder=7,
-            path_effects=halo(),
-            parse_math=False,
-        )
-
-
-def halo() -> list[Any]:
-    """White around letters, so that lines may pass below them."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=3, foreground="white", alpha=0.8)]
-
-
-def _fits(point: CandidatePoint, scale: Scale) -> bool:
+def fits(point: CandidatePoint, scale: Scale) -> bool:
     return point.val_bpb is not None and point.val_bpb <= scale.high
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"

@@ -1,15 +1,19 @@
 """progress.png and timeline.png: every run of a lab with the staircase of baselines, and who held which slot when.
 
-Frame and words; the marks are report.marks' and report.timeline's. Draws what it is given; reads and writes no file.
+Frame and words; marks are report.marks' and report.timeline's, names report.names'. Draws what it is given; reads and
+writes no file.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from scheduler.app.report.marks import GREY, INK, draw_marks
+from scheduler.app.report.names import name_baselines, name_others
 from scheduler.app.report.scale import scale_of
 from scheduler.app.report.timeline import draw_timeline
 from scheduler.app.views.history import History
@@ -22,7 +26,9 @@ LANE_IN, FRAME_IN, MOST_LANES = 0.4, 1.7, 40  # of the timeline: inches for a sl
 def render_progress(history: History) -> bytes:
     """The picture as PNG bytes."""
     figure, axes = _figure(HEIGHT_IN)
-    draw_marks(axes, history, scale_of(history))
+    scale = scale_of(history)
+    draw_marks(axes, history, scale)
+    name_baselines(axes, history, scale)
     _frame(axes)
     _title(axes, history.tag, history.contract, _counts(history))
     if not history.runs:
@@ -30,7 +36,10 @@ def render_progress(history: History) -> bytes:
     elif history.noise_sd_bpb is not None:
         note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
         axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
-    return _png(figure, axes)
+    _settle(figure, axes)
+    with _any_letter():
+        name_others(axes, history, scale)
+    return _png(figure)
 
 
 def render_timeline(timeline: Timeline, contract: str) -> bytes:
@@ -41,7 +50,8 @@ def render_timeline(timeline: Timeline, contract: str) -> bytes:
     _title(axes, timeline.tag, contract, f"{runs} runs  ·  {len(timeline.slots)} slots")
     if not timeline.bars:
         _nothing(axes)
-    return _png(figure, axes)
+    _settle(figure, axes)
+    return _png(figure)
 
 
 def _figure(height_in: float) -> tuple[Any, Any]:
@@ -53,14 +63,28 @@ def _figure(height_in: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _png(figure: Any, axes: Any) -> bytes:
+def _settle(figure: Any, axes: Any) -> None:
+    """Add the legend and give everything its place, so that what comes on top can look for room."""
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=10)
+    with _any_letter():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def _png(figure: Any) -> bytes:
     picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a letter the font lacks is drawn as a box
+    with _any_letter():
         figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """A letter the font lacks is drawn as a box, without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def _frame(axes: Any) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.app.report.marks import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, halo
+from scheduler.app.report.marks import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
+from scheduler.app.report.names import halo
 from scheduler.app.views.timeline import Bar, Timeline
 
 KINDS = {

@@ -68,7 +68,8 @@ def slot_words(time: SlotTime) -> Renderable:
 def _candidates(view: Summary) -> str:
     parts = {
         "promoted": view.promoted,
-        "near-misses": view.shelved,
+        "merged into the baseline": view.in_baseline,
+        "near-miss" if view.shelved == 1 else "near-misses": view.shelved,
         "discarded": view.discarded,
         "failed": view.failed,
         "cancelled": view.cancelled,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from scheduler.adapters.ledger import Ledger
-from scheduler.domain.candidate import Candidate, Standing
+from scheduler.domain.candidate import Candidate, CandidateState, Standing
 from scheduler.domain.decision import Combine, DecisionRecord, Effect, Noise, Promotion
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Board, Lab
@@ -19,6 +19,7 @@ from scheduler.domain.merge import Merge
 from scheduler.domain.run import Cancelled, Finished, Run, Running
 from scheduler.policy.gates import effect_of
 from scheduler.policy.noise import board_noise
+from scheduler.policy.patches import Patches
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class LabFacts:
     def merges(self) -> tuple[Merge, ...]:
         """All unions and ports, those that gave no program included, oldest first."""
         return self.board.merges if self.board else ()
+
+    @cached_property
+    def in_force(self) -> frozenset[str]:
+        """Ids of the candidates whose patches are in the baseline's program, through merges too."""
+        return Patches(self.board).in_force() if self.board else frozenset()
+
+    @cached_property
+    def near_misses(self) -> tuple[Candidate, ...]:
+        """The shelf: kept for what they did, and not in the baseline by now."""
+        shelf = (candidate for candidate in self.candidates if candidate.state is CandidateState.SHELVED)
+        return tuple(candidate for candidate in shelf if candidate.id not in self.in_force)
 
     @property
     def running(self) -> tuple[Run, ...]:

@@ -15,6 +15,8 @@ from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.result import Scored
 from scheduler.domain.run import Finished, Run, Running
 
+MERGED = "merged"  # a near-miss by itself; a union or port has carried its patch into the baseline
+
 
 @dataclass(frozen=True, slots=True)
 class Row(View):
@@ -80,7 +82,7 @@ def candidate_row(facts: LabFacts, candidate: Candidate) -> Row:
         name=one_line(candidate.name),
         title=one_line(candidate.title),
         status=candidate.state.value,
-        detail=describe_state(candidate, facts.runs_of[candidate.id]),
+        detail=_detail(facts, candidate),
         is_baseline=candidate.state is CandidateState.BASELINE,
         val_bpb=standing.mean if standing and scored else None,
         val_bpb_se=facts.noise.sigma / math.sqrt(standing.n) if facts.noise and standing and scored else None,
@@ -95,6 +97,12 @@ def candidate_row(facts: LabFacts, candidate: Candidate) -> Row:
         proposer=one_line(candidate.proposer),
         theme=one_line(candidate.theme),
     )
+
+
+def _detail(facts: LabFacts, candidate: Candidate) -> str:
+    if candidate.state is CandidateState.SHELVED and candidate.id in facts.in_force:
+        return MERGED
+    return describe_state(candidate, facts.runs_of[candidate.id])
 
 
 def describe_state(candidate: Candidate, runs: tuple[Run, ...]) -> str:

@@ -8,7 +8,7 @@ from scheduler.adapters.ledger import Ledger
 from scheduler.app.views.explanation import describe_gates, explain_candidate
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.ideas import IdeaRow, idea_rows
-from scheduler.app.views.leaderboard import Row, leaderboard
+from scheduler.app.views.leaderboard import MERGED, Row, leaderboard
 from scheduler.app.views.lineage import LineageStep, read_lineage
 from scheduler.app.views.merging import MergeRow, merge_rows
 from scheduler.app.views.plain import View, one_line, utc
@@ -64,8 +64,8 @@ class Night(View):
 
     @property
     def near_misses(self) -> tuple[CandidateLine, ...]:
-        """The shelf, the most promising first."""
-        shelf = [line for line in self.candidates if line.row.status == "shelved"]
+        """The shelf without what is in the baseline by now, the most promising first."""
+        shelf = [line for line in self.candidates if line.row.status == "shelved" and line.row.detail != MERGED]
         return tuple(sorted(shelf, key=lambda line: (-(line.row.p_better or 0.0), line.row.candidate)))
 
     @property

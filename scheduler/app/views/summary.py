@@ -39,13 +39,17 @@ class Gain(View):
 
 @dataclass(frozen=True, slots=True)
 class Summary(View):
-    """`claim` is the last one there is; `claim_is_current` that it is of today's baseline. `search` is the last."""
+    """`claim` is the last one there is; `claim_is_current` that it is of today's baseline. `search` is the last.
+
+    `shelved` are near-misses, `in_baseline` those whose patch a merge has carried into the baseline since.
+    """
 
     tag: str
     contract: str
     candidates: int
     promoted: int
     shelved: int
+    in_baseline: int
     discarded: int
     failed: int
     cancelled: int
@@ -82,7 +86,8 @@ def summary(ledger: Ledger, facts: LabFacts) -> Summary:
         contract=facts.lab.contract_name,
         candidates=len(proposed),
         promoted=len(facts.promotions),
-        shelved=states[CandidateState.SHELVED],
+        shelved=len(facts.near_misses),
+        in_baseline=states[CandidateState.SHELVED] - len(facts.near_misses),
         discarded=states[CandidateState.DISCARDED],
         failed=states[CandidateState.FAILED],
         cancelled=states[CandidateState.CANCELLED],

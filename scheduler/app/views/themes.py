@@ -35,7 +35,10 @@ class DeadEnd(View):
 
 @dataclass(frozen=True, slots=True)
 class Theme(View):
-    """What was tried under one word: how much came of it, and its dead ends, the latest first."""
+    """What was tried under one word: how much came of it, and its dead ends, the latest first.
+
+    `promoted` counts what a union or port carried into the baseline as well.
+    """
 
     theme: str
     tried: int
@@ -59,8 +62,8 @@ def _theme(facts: LabFacts, name: str, tried: list[Candidate], same_speed: float
     return Theme(
         theme=name,
         tried=len(tried),
-        promoted=sum(candidate.state in _WON for candidate in tried),
-        shelved=sum(candidate.state is CandidateState.SHELVED for candidate in tried),
+        promoted=sum(candidate.state in _WON or candidate.id in facts.in_force for candidate in tried),
+        shelved=sum(candidate in facts.near_misses for candidate in tried),
         dead_ends=tuple(_dead_end(facts, c, same_speed) for c in reversed(tried) if c.state in _DEAD),
     )
 
