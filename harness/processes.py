@@ -148,7 +148,7 @@ def kill_descendants(on_reaped: Callable[[Reaped], None], *, own_namespace: bool
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        found = _kill_namespace() if own_namespace and os.getpid() == 1 else _kill_tree()
+        found = _kill_namespace() if own_namespace and os.getpid() == 1 else _kill_tree(deadline)
         reap_all(on_reaped)
         if not found and not has_children():
             return True
@@ -166,17 +166,16 @@ def _kill_namespace() -> bool:
     return True
 
 
-def _kill_tree() -> bool:
+def _kill_tree(deadline: float) -> bool:
     """Stop every descendant, until no new one turns up, then kill: what is stopped cannot fork away from the kill."""
     below: set[tuple[int, int]] = set()
-    while True:
-        while _stop_in_sight(below):
-            pass
-        new = descendants(os.getpid()).items() - below
-        if not new:
-            break
-        below |= new
-        _signal_all(new, signal.SIGSTOP)
+    while time.monotonic() < deadline:
+        if not _stop_in_sight(below):
+            new = descendants(os.getpid()).items() - below
+            if not new:
+                break
+            below |= new
+            _signal_all(new, signal.SIGSTOP)
     _signal_all(below, signal.SIGKILL)
     return bool(below)
 

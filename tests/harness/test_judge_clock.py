@@ -162,10 +162,10 @@ def test_a_pid_that_has_passed_to_another_is_left_alone(monkeypatch: pytest.Monk
         started = descendants(os.getpid())[stranger.pid]
         seen = iter([{stranger.pid: started - 1}, {}, {stranger.pid: started}, {}])
         monkeypatch.setattr(processes, "descendants", lambda root: next(seen) if root == os.getpid() else {})
-        assert processes._kill_tree()
+        assert processes._kill_tree(time.monotonic() + 10)
         state = processes._stat_fields(stranger.pid)[0]
         assert state in "RSD" and stranger.poll() is None
-        assert processes._kill_tree()
+        assert processes._kill_tree(time.monotonic() + 10)
         assert stranger.wait(10) == -signal.SIGKILL
 
 

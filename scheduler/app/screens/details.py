@@ -85,6 +85,7 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
 def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
     phases = "  ".join(f"{phase.name} {numbers.seconds(phase.wall_s)}" for phase in figures.phases)
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
+    speed += f", MFU {figures.mfu:.1%}" if figures.mfu is not None else ""
     last = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""
     before = f", {describe_losses(figures.loss_at)}" if figures.loss_at else ""
     said = f"{_whole(figures.steps)} steps, {_whole(figures.tokens)} tokens{speed}{before}{last}   (as train.py says)"
