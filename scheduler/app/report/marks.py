@@ -33,7 +33,7 @@ class Kind:
 
 
 KEPT = Kind("promoted: mean ± error", ("baseline", "promoted"), GREEN, "o", 1.4, 5)
-SHELVED = Kind("near-miss", ("shelved",), SKY, "v", 1.1, 4)
+SHELVED = Kind("near-miss or merged", ("shelved",), SKY, "v", 1.1, 4)
 DISCARDED = Kind("discarded", ("discarded",), GREY, "s", 0.9, 4)
 UNDECIDED = Kind("undecided", ("open", "contender", "cancelled"), ORANGE, "D", 1.0, 4)
 
