@@ -1,6 +1,6 @@
 """A process that keeps one command and all that it starts: nothing of it outlives the command, a limit or its owner.
 
-`python -I -m harness.keeper OPTIONS -- COMMAND...`. Its owner holds the other end of a socket: the keeper writes one
+`python -P -m harness.keeper OPTIONS -- COMMAND...`. Its owner holds the other end of a socket: the keeper writes one
 JSON line there when the command is over, and ends everything at once when that end closes, however its owner died. It
 lives in a PID namespace where the kernel grants one: then its own death takes everything along too. Elsewhere it is a
 subreaper, and only a kill -9 of the keeper itself leaves anything behind. Does not hide files or the network.

@@ -84,6 +84,15 @@ def test_a_command_ends_as_it_ends(command: str, ending: Ending, tmp_path: Path,
     assert command != "echo out; echo err >&2" or child.printed() == "out\nerr\n"
 
 
+def test_the_keeper_is_not_the_one_of_the_worktree(tmp_path: Path, containment: str, mark: str) -> None:
+    impostor = tmp_path / "harness" / "keeper"
+    impostor.mkdir(parents=True)
+    for path in (tmp_path / "harness" / "__init__.py", impostor / "__init__.py"):
+        path.touch()
+    (impostor / "__main__.py").write_text("raise SystemExit('I am the keeper now')\n")
+    assert finish(start("exit 3", tmp_path, containment)) == Ending(How.EXIT, 3)
+
+
 @pytest.mark.parametrize("lot", ["hang", "storm"])
 def test_the_limit_ends_what_ignores_every_signal(
     lot: str, tmp_path: Path, containment: str, mark: str, ready: Path, monkeypatch: pytest.MonkeyPatch
