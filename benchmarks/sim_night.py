@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 from scheduler.adapters.git import Repo
 from scheduler.adapters.ledger import Ledger
 from scheduler.adapters.memory_pool import Finishes, MemoryPool, Outcome, VirtualClock
+from scheduler.app.live import Live
 from scheduler.app.paths import LabPaths
-from scheduler.app.queue.live import Live
 from scheduler.app.queue.means import Means, Pace
 from scheduler.app.queue.pools import Joined
 from scheduler.app.search.run import SearchEnding, run_search

@@ -16,10 +16,10 @@ from scheduler.adapters.git import Repo
 from scheduler.adapters.ledger import Ledger
 from scheduler.adapters.memory_pool import Finishes, Hangs, MemoryPool, Outcome, Vanishes, VirtualClock
 from scheduler.app.actions.submit import Order, Submission, submit
+from scheduler.app.live import Live
 from scheduler.app.paths import LabPaths
 from scheduler.app.queue.drive import run_queue
 from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.live import Live
 from scheduler.app.queue.means import Means, Pace, Patience
 from scheduler.app.queue.pools import Joined
 from scheduler.app.workspace import Workspace

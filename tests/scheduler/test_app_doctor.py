@@ -13,9 +13,9 @@ from harness.contract import load_contract
 from scheduler.adapters.gpu import Gpu, GpuProcess
 from scheduler.adapters.machine import Machine
 from scheduler.adapters.memory_pool import MemoryPool, memory_slots
-from scheduler.app.actions.contracts import choose_contract
 from scheduler.app.actions.init import Wish, create_lab
 from scheduler.app.cli.main import main
+from scheduler.app.contracts import choose_contract
 from scheduler.app.doctor import machine, slots
 from scheduler.app.doctor.findings import Finding, Grade, good
 from scheduler.app.doctor.lab import Patient, check_cache, look_at_lab

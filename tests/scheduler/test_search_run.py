@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.adapters.memory_pool import memory_slots
+from scheduler.app.live import Live, write_live
 from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.live import Live, write_live
 from scheduler.app.queue.turn import Turn
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import PRESETS

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scheduler.app.report.marks import draw_marks
-from scheduler.app.report.names import name_baselines, name_others
+from scheduler.app.report.names import extent, write_names
 from scheduler.app.report.plots import DPI, HEIGHT_IN, WIDTH_IN, render_progress
 from scheduler.app.report.scale import named_steps, scale_of
 from scheduler.app.views.history import CandidatePoint, History, RunPoint, Step, history
@@ -104,20 +104,24 @@ def test_names_of_many_baselines_keep_their_distance() -> None:
     assert min(after - before for before, after in itertools.pairwise(chosen)) >= 0.02 * 500
 
 
-def test_no_name_of_a_candidate_covers_another() -> None:
-    """Names long enough to be in each other's way: some find another place, some are left out."""
-    course = night(22, "an-idea-of-some-length-no")
-    close = tuple(replace(c, val_bpb=c.val_bpb and 1.95 + 0.001 * (c.number % 3)) for c in course.candidates)
-    course = replace(course, candidates=close)
+def close_scores(course: History) -> History:
+    """Everything of one lab within a few thousandths: names are in each other's way."""
+    near = tuple(replace(c, val_bpb=c.val_bpb and 1.95 + 0.001 * (c.number % 3)) for c in course.candidates)
+    steps = tuple(replace(step, val_bpb=1.94 - 0.001 * n) for n, step in enumerate(course.baselines))
+    return replace(course, candidates=near, baselines=steps)
+
+
+@pytest.mark.parametrize(("runs", "every"), [(22, 12), (22, 6), (60, 12)])
+def test_no_name_covers_another(runs: int, every: int) -> None:
+    """Some find another place, some are left out; the first and the last baseline always have theirs."""
+    course = close_scores(night(runs, "an-idea-of-some-length-no", every))
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI)
     axes, scale = figure.subplots(), scale_of(course)
     draw_marks(axes, course, scale)
-    name_baselines(axes, course, scale)
-    baselines = len(axes.texts)
     figure.draw_without_rendering()
-    name_others(axes, course, scale)
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert baselines + 5 < len(boxes) < len(course.candidates)
-    others = boxes[baselines:]
-    assert not any(one.overlaps(two) for one, two in itertools.combinations(others, 2))
-    assert not any(one.overlaps(two) for one in others for two in boxes[:baselines])
+    write_names(axes, course, scale)
+    boxes = [extent(text) for text in axes.texts]
+    assert 2 <= len(boxes) < len(course.candidates)
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
+    named = [text.get_text() for text in axes.texts]
+    assert named[0].startswith(course.baselines[-1].name[:20]) and named[1].startswith("first baseline")

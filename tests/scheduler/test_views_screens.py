@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from scheduler.app.queue.live import Live, LiveSlot
+from scheduler.app.live import Live, LiveSlot
 from scheduler.app.screens import numbers
 from scheduler.app.screens.details import candidate_screen, run_screen
 from scheduler.app.screens.explanation import explanation_screen

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from scheduler.app.cli.main import main
-from scheduler.app.queue.live import Live, LiveSlot, write_live
+from scheduler.app.live import Live, LiveSlot, write_live
 from scheduler.app.screens.staircase import staircase
 from scheduler.app.screens.watch import watch_frame, whisker_text
 from scheduler.app.screens.whiskers import effect_axis

@@ -9,6 +9,7 @@ from scheduler.app.actions.sources import Source
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.naming import free_name
 from scheduler.policy.validation import check_changed_paths, check_train_py
 
 
@@ -52,13 +53,3 @@ def admit(space: Workspace, source: Source, taken: frozenset[str] = frozenset())
     names = {candidate.name: candidate for candidate in space.ledger.candidates.list(space.tag)}
     name = free_name(source.name, {*names, *taken})
     return Fresh(source, name, print_of_it, names.get(source.name))
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """`name`, or `name-2`, `name-3`, … when it is taken: a candidate keeps its name for ever."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"

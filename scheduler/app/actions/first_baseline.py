@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.adapters.git import Repo
-from scheduler.app.actions.contracts import ContractChoice
 from scheduler.app.actions.sources import read_train_py
+from scheduler.app.contracts import ContractChoice
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
 from scheduler.policy.constants import read_constants, rewrite_constants
 from scheduler.policy.validation import TRAIN_PY, check_train_py

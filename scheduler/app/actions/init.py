@@ -16,8 +16,8 @@ from pathlib import Path
 
 from scheduler.adapters.git import Repo
 from scheduler.adapters.ledger import Ledger
-from scheduler.app.actions.contracts import ContractChoice, choose_contract, prepared_digest
 from scheduler.app.actions.first_baseline import FirstBaseline, read_first_baseline
+from scheduler.app.contracts import ContractChoice, choose_contract, prepared_digest
 from scheduler.app.files import write_whole
 from scheduler.app.paths import LabPaths
 from scheduler.app.queue.promotion import follow_ledger

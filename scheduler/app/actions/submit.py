@@ -13,7 +13,7 @@ from pathlib import Path
 from scheduler.app.actions.admission import Admission, Duplicate, Fresh, Known, admit
 from scheduler.app.actions.outcome import describe_outcome
 from scheduler.app.actions.sources import NotACandidate, Source, read_source
-from scheduler.app.queue.turn import exclusive
+from scheduler.app.queue.turn import SUBMIT_LOCK_S, exclusive
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem
@@ -22,7 +22,6 @@ from scheduler.policy.code_lines import count_code_lines
 from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.validation import TRAIN_PY, check_train_py
 
-SUBMIT_LOCK_S = 120.0
 TITLE_CHARACTERS = 200
 _REOPENED = {
     CandidateState.DISCARDED: CandidateState.CONTENDER,

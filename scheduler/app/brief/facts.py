@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.contract import Contract
 from scheduler.adapters.ledger import Ledger
-from scheduler.app.actions.contracts import contract_of
+from scheduler.app.contracts import contract_of
 from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.app.views.ideas import IdeaRow, idea_rows
 from scheduler.app.views.medians import Medians, medians_of

@@ -16,8 +16,8 @@ from scheduler.app.cli.output import print_json
 @options.as_json
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Explain a candidate's decisions with the numbers they were taken from, or why a run is not running."""
+    from scheduler.app.live import read_live
     from scheduler.app.lookup import find
-    from scheduler.app.queue.live import read_live
     from scheduler.app.screens.explanation import explanation_screen
     from scheduler.app.screens.terminal import paint
     from scheduler.app.views.explanation import explain_candidate, explain_run

@@ -36,7 +36,7 @@ def command(
 
 def _of_lab(tag: str | None) -> str:
     """The contract of the lab; "cpu" where there is none, unless one was asked for."""
-    from scheduler.app.actions.contracts import contract_ref
+    from scheduler.app.contracts import contract_ref
     from scheduler.app.workspace import open_workspace
     from scheduler.domain.errors import LabProblem
 

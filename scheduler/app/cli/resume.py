@@ -16,7 +16,7 @@ def command(tag: str | None, dry_run: bool, as_json: bool) -> None:
     """End the lab's pause. Whoever still runs the queue goes on; otherwise start a search or a submit again."""
     import time
 
-    from scheduler.app.queue.live import read_live
+    from scheduler.app.live import read_live
     from scheduler.app.views.status import fresh_live
     from scheduler.app.workspace import open_workspace
 

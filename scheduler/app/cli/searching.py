@@ -140,7 +140,7 @@ def _lab(words: Words, settings: SearchSettings | None, *, dry_run: bool) -> str
 
 def _is_file_of(contract: str | None, space: Workspace) -> bool:
     """Whether a contract given as a file is the lab's own."""
-    from scheduler.app.actions.contracts import choose_contract
+    from scheduler.app.contracts import choose_contract
 
     return choose_contract(contract or "").contract.digest == space.lab.contract_digest
 

@@ -15,7 +15,7 @@ from scheduler.app.cli.output import print_json
 @options.as_json
 def command(tag: str | None, as_json: bool) -> None:
     """Show the lab's baseline, its noise, its search and what that has spent, the slots, and what waits and why."""
-    from scheduler.app.queue.live import read_live
+    from scheduler.app.live import read_live
     from scheduler.app.screens.status import status_screen
     from scheduler.app.screens.terminal import paint
     from scheduler.app.views.facts import read_facts

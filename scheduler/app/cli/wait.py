@@ -8,7 +8,7 @@ import click
 
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, print_text, say
-from scheduler.app.queue.live import read_live
+from scheduler.app.live import read_live
 from scheduler.app.queue.waiting import Wait, undecided, wait_for
 from scheduler.app.screens.waiting import wait_lines, waiting_line
 from scheduler.app.views.explanation import NOBODY

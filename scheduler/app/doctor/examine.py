@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scheduler.app.actions.contracts import choose_contract
+from scheduler.app.contracts import choose_contract
 from scheduler.app.doctor import lab, machine, slots
 from scheduler.app.doctor.findings import Finding
 from scheduler.app.queue.pools import PoolOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scheduler.adapters.git import Repo
 from scheduler.adapters.referee import ask_cache
-from scheduler.app.actions.contracts import ContractChoice, choose_contract, contract_of
+from scheduler.app.contracts import ContractChoice, choose_contract, contract_of
 from scheduler.app.doctor.findings import Finding, from_error, good, note, problem
 from scheduler.app.workspace import open_workspace
 from scheduler.domain.errors import ArschedError, LabProblem

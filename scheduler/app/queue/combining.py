@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from scheduler.app.actions.admission import free_name
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import Combine
@@ -18,6 +17,7 @@ from scheduler.domain.errors import CandidateRejected
 from scheduler.domain.merge import Assembled
 from scheduler.policy.code_lines import count_code_lines
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.naming import free_name
 from scheduler.policy.validation import check_train_py
 
 TITLE_CHARACTERS = 200

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from scheduler.app.files import write_whole
+from scheduler.app.live import Live, read_live
 from scheduler.app.queue.companion import Companion
 from scheduler.app.queue.deciding import next_decision
 from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
-from scheduler.app.queue.live import Live, read_live
 from scheduler.app.queue.loop import Loop
 from scheduler.app.queue.means import Means
 from scheduler.app.queue.pools import Joined

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 
+from scheduler.app.live import Live, write_live
 from scheduler.app.queue.collect import Collector, held_runs
 from scheduler.app.queue.companion import Companion, Nobody
 from scheduler.app.queue.deciding import decide_all, next_decision
 from scheduler.app.queue.interrupt import Interrupt
-from scheduler.app.queue.live import Live, write_live
 from scheduler.app.queue.means import Means
 from scheduler.app.queue.place import Placer, nothing_usable
 from scheduler.app.queue.pools import Joined

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scheduler.app.queue.live import Live, LiveSlot
+from scheduler.app.live import Live, LiveSlot
 from scheduler.app.views.plain import clean
 
 QUIET_S = 8.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from scheduler.app.queue.live import LiveSlot
+from scheduler.app.live import LiveSlot
 from scheduler.app.queue.place import problem_of
 from scheduler.app.workspace import Workspace
 from scheduler.domain.run import Run, Running

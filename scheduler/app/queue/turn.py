@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from scheduler.domain.errors import LabProblem
 
+SUBMIT_LOCK_S = 120.0  # how long one waits for another that adds candidates
+
 
 class Turn:
     """Take it with `try_take`, give it back with `release`; a process that dies gives it back as well."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scheduler.app.report.marks import AT_TOP, INK, KEPT, OFF_SCALE, fits
+from scheduler.app.report.marks import AT_TOP, GREY, INK, KEPT, OFF_SCALE, fits
 from scheduler.app.report.scale import Scale, is_crowded, named_steps
-from scheduler.app.views.history import CandidatePoint, History
+from scheduler.app.views.history import CandidatePoint, History, Step
 
 FEW = 24  # candidates up to which every one is named
 NAME_CHARACTERS = 26
@@ -15,40 +15,61 @@ ROOM_LEFT = 0.3  # of the width, that a name left of its step needs
 NEAR_EDGE = 0.8  # of the width, from where on a name goes left of its marker
 
 
-def name_baselines(axes: Any, history: History, scale: Scale) -> None:
-    """Names below and left of each step, where nothing has ever been measured; slanted where they are many."""
-    slanted = is_crowded(history)
-    style = {"fontsize": 8.5, "rotation": 45} if slanted else {"fontsize": 11, "weight": "bold"}
-    for step in named_steps(history, scale.last_run):
-        text = "first baseline" if step == history.baselines[0] else _short(step.name)
-        right = not slanted and step.number < ROOM_LEFT * scale.last_run
-        axes.annotate(
-            text if slanted else f"{text}  {step.val_bpb:.4f}",
+def write_names(axes: Any, history: History, scale: Scale) -> None:
+    """Call once the axes have their place: each name looks for room, and one that finds none is left out."""
+    taken: list[Any] = []
+    steps = named_steps(history, scale.last_run)
+    if is_crowded(history):
+        for step in steps:  # slanted, at a distance from each other
+            _name_slanted(axes, step)
+        return
+    for step in dict.fromkeys((*steps[-1:], *steps[:1], *reversed(steps))):  # the last and the first are sure of room
+        _write(_ways_to_name_step(axes, step, history, scale), taken)
+    if len(history.candidates) <= FEW:
+        for point in (p for p in history.candidates if p.status not in KEPT.states):
+            _write(_ways_to_name(axes, point, scale), taken)
+
+
+def _write(ways: Iterator[Any], taken: list[Any]) -> None:
+    """Keep the first of the ways that covers nothing that is taken."""
+    for name in ways:
+        box = extent(name)
+        if not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+            return
+        name.remove()
+
+
+def _name_slanted(axes: Any, step: Step) -> None:
+    place = {"xytext": (-3, -5), "textcoords": "offset points", "ha": "right", "va": "top", "rotation": 45}
+    axes.annotate(_short(step.name), (step.number, step.val_bpb), **place, fontsize=8.5, **_look(INK))
+
+
+def extent(name: Any) -> Any:
+    """The box of the letters in pixels, without the line to what they name, which may pass below others."""
+    from matplotlib.text import Text
+
+    name.get_window_extent()  # moves it to where it belongs
+    return Text.get_window_extent(name)
+
+
+def _ways_to_name_step(axes: Any, step: Step, history: History, scale: Scale) -> Iterator[Any]:
+    """Below and left of the step, where nothing has ever been measured; right of the first ones; then deeper."""
+    text = "first baseline" if step == history.baselines[0] else _short(step.name)
+    right = step.number < ROOM_LEFT * scale.last_run
+    for deeper in (0, 16, 32, 48):
+        yield axes.annotate(
+            f"{text}  {step.val_bpb:.4f}",
             (step.number, step.val_bpb),
-            xytext=(10, -18) if right else (-3, -5) if slanted else (-9, -5),
+            xytext=(10, -18 - deeper) if right else (-9, -5 - deeper),
             textcoords="offset points",
             ha="left" if right else "right",
             va="top",
-            **style,
-            color=INK,
-            zorder=7,
-            path_effects=halo(),
-            parse_math=False,
+            fontsize=11,
+            weight="bold",
+            arrowprops=_line_from((0, 1) if right else (1, 1)) if deeper else None,
+            **_look(INK),
         )
-
-
-def name_others(axes: Any, history: History, scale: Scale) -> None:
-    """Beside each marker where no other name is in the way, else not at all. Call once the axes have their place."""
-    if len(history.candidates) > FEW:
-        return
-    taken = [text.get_window_extent() for text in axes.texts]
-    for point in (p for p in history.candidates if p.status not in KEPT.states):
-        for name in _ways_to_name(axes, point, scale):
-            box = name.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            name.remove()
 
 
 def _ways_to_name(axes: Any, point: CandidatePoint, scale: Scale) -> Iterator[Any]:
@@ -66,11 +87,16 @@ def _ways_to_name(axes: Any, point: CandidatePoint, scale: Scale) -> Iterator[An
             ha="left" if across > 0 else "right",
             va=("bottom" if up > 0 else "top") if shown else "center",
             fontsize=9.5,
-            color="#555555",
-            zorder=7,
-            path_effects=halo(),
-            parse_math=False,
+            **_look("#555555"),
         )
+
+
+def _line_from(corner: tuple[int, int]) -> dict[str, Any]:
+    return {"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "relpos": corner, "shrinkA": 0}
+
+
+def _look(color: str) -> dict[str, Any]:
+    return {"color": color, "zorder": 7, "path_effects": halo(), "parse_math": False}
 
 
 def halo() -> list[Any]:

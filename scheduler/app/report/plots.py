@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scheduler.app.report.marks import GREY, INK, draw_marks
-from scheduler.app.report.names import name_baselines, name_others
+from scheduler.app.report.names import write_names
 from scheduler.app.report.scale import scale_of
 from scheduler.app.report.timeline import draw_timeline
 from scheduler.app.views.history import History
@@ -28,7 +28,6 @@ def render_progress(history: History) -> bytes:
     figure, axes = _figure(HEIGHT_IN)
     scale = scale_of(history)
     draw_marks(axes, history, scale)
-    name_baselines(axes, history, scale)
     _frame(axes)
     _title(axes, history.tag, history.contract, _counts(history))
     if not history.runs:
@@ -38,7 +37,7 @@ def render_progress(history: History) -> bytes:
         axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
     _settle(figure, axes)
     with _any_letter():
-        name_others(axes, history, scale)
+        write_names(axes, history, scale)
     return _png(figure)
 
 

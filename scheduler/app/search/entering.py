@@ -7,12 +7,9 @@ nobody names and an ask without an answer. Everything a proposer says is data: c
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, replace
 
-from scheduler.app.actions.admission import free_name
-from scheduler.app.actions.submit import SUBMIT_LOCK_S
-from scheduler.app.queue.turn import exclusive
+from scheduler.app.queue.turn import SUBMIT_LOCK_S, exclusive
 from scheduler.app.views.plain import clean, one_line
 from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, Origin
@@ -21,12 +18,12 @@ from scheduler.domain.proposal import Ask, Proposed, Trouble
 from scheduler.domain.run import RunKind
 from scheduler.policy.code_lines import count_code_lines
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.naming import free_name, slug
 from scheduler.policy.validation import check_train_py
 
-TITLE_CHARACTERS, THEME_CHARACTERS, NAME_CHARACTERS = 200, 40, 40
+TITLE_CHARACTERS, THEME_CHARACTERS = 200, 40
 HYPOTHESIS_CHARACTERS, REMARK_CHARACTERS = 1000, 300
 SHOWN_PARENTS = 8
-_LIKE_AN_ID = re.compile(r"[a-z]?[0-9]+|last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +83,6 @@ def _enter_new(
         space.ledger.proposals.queued(ask.id, candidate.id, title, log=answer.log, remark=answer.remark)
     space.repo.keep_ref(space.tag, candidate.id, commit)
     return Entered(title, candidate)
-
-
-def slug(title: str) -> str:
-    """A name for a folder or a column from a title, never one that reads like an id."""
-    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:NAME_CHARACTERS].strip("-")
-    return f"idea-{words}".strip("-") if not words or _LIKE_AN_ID.fullmatch(words) else words
 
 
 def _trailers(ask: Ask, answer: Proposed, proposer: str, name: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from scheduler.app.live import read_live
 from scheduler.app.queue.drive import LOOK_S, heal, is_paused, serve
 from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
-from scheduler.app.queue.live import read_live
 from scheduler.app.queue.means import Means
 from scheduler.app.queue.progress import Screen, heartbeat
 from scheduler.app.queue.turn import Turn

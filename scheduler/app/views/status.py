@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.adapters.ledger import Ledger
-from scheduler.app.queue.live import Live, LiveSlot
+from scheduler.app.live import Live, LiveSlot
 from scheduler.app.views.efficiency import Efficiency, efficiency
 from scheduler.app.views.explanation import waiting_for
 from scheduler.app.views.facts import LabFacts

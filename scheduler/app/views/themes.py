@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from scheduler.app.actions.contracts import contract_of
+from scheduler.app.contracts import contract_of
 from scheduler.app.views.facts import LabFacts
 from scheduler.app.views.medians import Medians, medians_of
 from scheduler.app.views.plain import View, one_line

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.adapters.ledger import Ledger
-from scheduler.app.queue.live import read_live
+from scheduler.app.live import read_live
 from scheduler.app.views.efficiency import Efficiency, efficiency
 from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.app.views.history import History, history
