@@ -285,7 +285,10 @@ class Muon(torch.optim.Optimizer):
         shapes = sorted({p.shape for p in params})
         groups = [{"params": [p for p in params if p.shape == shape]} for shape in shapes]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "beta2": beta2})
-        self.update = torch.compile(muon_update, dynamic=False) if params[0].is_cuda else muon_update
+        self.update = muon_update
+        if params[0].is_cuda:
+            torch._dynamo.config.recompile_limit = 64  # one compilation a shape; past the limit steps run uncompiled
+            self.update = torch.compile(muon_update, dynamic=False)
 
     @torch.no_grad()
     def step(self):

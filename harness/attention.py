@@ -1,8 +1,9 @@
 """Which attention kernel a run uses: the best this device has, the same one through a whole search.
 
-Covers: choosing by capability, loading the prefetched Flash Attention 3 without a network, telling the judge, and
-refusing to go on when the judge expects another kernel (a silent fall-back would be a slower run and a false score).
-Not covered: the kernels themselves (harness.attention_kernels) and fetching (harness.prepare).
+Covers: choosing by the record of this device's trial, loading the prefetched Flash Attention 3 without a network,
+telling the judge, and refusing to go on when the judge expects a kernel that is not here (a silent fall-back would be a
+slower run and a false score). Not covered: the kernels (harness.attention_kernels), fetching one (harness.prepare),
+trying them (harness.gpu_probe).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from harness.cache import CacheError, open_cache
+from harness.cache import fetched_kernel
+from harness.gpu_record import GpuRecord, read_record, shape_of
 from harness.session import current
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ FA3_REPOSITORY = "kernels-community/flash-attn3"
 FA3_VERSION = 1
 EXPECT_ENV = "ARSCHED_EXPECT_ATTENTION"
 LOCAL_KERNELS_ENV = "LOCAL_KERNELS"
-_HOPPER = (9, 0)
+HOPPER = (9, 0)
 
 
 def make_attention(window: int, sequence_length: int) -> Attend:
@@ -43,46 +45,58 @@ def make_attention(window: int, sequence_length: int) -> Attend:
 def attention_backend() -> str:
     """ "fa3", "fa2", "flex" or "sdpa": chosen once, and reported to the judge.
 
-    Raises SystemExit when the judge expects another one: that is a broken node, not a worse candidate.
+    The kernel the judge expects, where this device offers it; else the best one. Raises SystemExit when the judge
+    expects one that is not offered: that is a broken node, not a worse candidate.
     """
-    name = best_backend()
+    offered = offered_kernels()
+    expected = os.environ.get(EXPECT_ENV, offered[0])
+    name = expected if expected in offered else offered[0]
     current().report_attention(name)
-    expected = os.environ.get(EXPECT_ENV, name)
     if name != expected:
-        raise SystemExit(f"error: this search runs on attention {expected!r}, this device offers {name!r}")
+        raise SystemExit(f"error: this search runs on attention {expected!r}, this device offers {', '.join(offered)}")
     return name
 
 
-def best_backend() -> str:
-    """The best kernel of this device, found by trying; asks nobody and tells nobody."""
+def offered_kernels() -> tuple[str, ...]:
+    """Kernels of the training device, best first; asks the record of its trial, and prints what that refused."""
     from harness.accelerator import training_device
     from harness.attention_kernels import has_windowed_varlen
 
     if training_device() == "cpu":
-        return "sdpa"
+        return ("sdpa",)
     import torch
 
-    capability = torch.cuda.get_device_capability()
-    return choose(capability, has_fa3=capability == _HOPPER and _fa3_loads(), has_windowed_varlen=has_windowed_varlen())
+    device, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    record = read_record(device, shape_of(current().contract))
+    if record is None:
+        _say(f"this {device} has not been tried with this torch; best of torch's own (run: arsched prepare)")
+        return without_trial(capability, has_windowed_varlen=has_windowed_varlen())
+    if capability == HOPPER and "fa3" in record.attention_refused:
+        _say(f"no Flash Attention 3, which costs speed: {record.attention_refused['fa3']}")
+    return after_trial(record)
 
 
-def choose(capability: tuple[int, int], *, has_fa3: bool, has_windowed_varlen: bool) -> str:
-    """The rule for a CUDA device of this compute capability. Flash kernels and Triton's want sm80 or newer."""
-    if capability == _HOPPER and has_fa3:
-        return "fa3"
+def candidates_for(capability: tuple[int, int]) -> tuple[str, ...]:
+    """Kernels worth a trial on a CUDA device of this compute capability. Flash kernels and Triton's want sm80."""
     if capability[0] < 8:
-        return "sdpa"
-    return "fa2" if has_windowed_varlen else "flex"
+        return ("sdpa",)
+    return ("fa3", "fa2", "flex", "sdpa") if capability == HOPPER else ("fa2", "flex", "sdpa")
 
 
-def _fa3_loads() -> bool:
-    """True when the kernel imports; what went wrong is printed, because falling back costs speed."""
-    try:
-        load_fa3()
-    except Exception as problem:  # `kernels` raises many kinds: not there, wrong build, wrong architecture
-        print(f"attention: no Flash Attention 3 ({type(problem).__name__}: {problem})", flush=True)  # noqa: T201
-        return False
-    return True
+def without_trial(capability: tuple[int, int], *, has_windowed_varlen: bool) -> tuple[str, ...]:
+    """Best first, on a CUDA device nobody has tried. Flash Attention 3 may import and then crash: it is not offered."""
+    names = [name for name in candidates_for(capability) if name != "fa3"]
+    return tuple(name for name in names if name != "fa2" or has_windowed_varlen)
+
+
+def after_trial(record: GpuRecord) -> tuple[str, ...]:
+    """Best first, as the trial of this device found."""
+    others = sorted(record.attention_ms, key=lambda name: record.attention_ms[name])
+    return (record.attention, *(name for name in others if name != record.attention))
+
+
+def _say(line: str) -> None:
+    print(f"attention: {line}", flush=True)  # noqa: T201
 
 
 @functools.cache
@@ -91,22 +105,11 @@ def load_fa3() -> ModuleType:
 
     Raises whatever `kernels` raises when the kernel is not there or does not fit this torch, driver or GPU.
     """
-    _point_at_prefetched_kernel()
+    if LOCAL_KERNELS_ENV not in os.environ and (fetched := fetched_kernel()) is not None:  # alone: no judge set it
+        os.environ[LOCAL_KERNELS_ENV] = f"{FA3_REPOSITORY}={fetched}"
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kernels import get_kernel
 
     kernel = get_kernel(FA3_REPOSITORY, version=FA3_VERSION)
     interface: ModuleType = getattr(kernel, "flash_attn_interface", kernel)
     return interface
-
-
-def _point_at_prefetched_kernel() -> None:
-    """The judge sets LOCAL_KERNELS; alone, the cache says where `prepare` put the kernel."""
-    if LOCAL_KERNELS_ENV in os.environ:
-        return
-    try:
-        kernel_dir = open_cache(current().contract).kernel_dir
-    except CacheError:
-        return
-    if kernel_dir is not None:
-        os.environ[LOCAL_KERNELS_ENV] = f"{FA3_REPOSITORY}={kernel_dir}"

@@ -8,6 +8,7 @@ torch's own Flash Attention 2, FlexAttention, scaled_dot_product_attention. Not 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -46,45 +47,52 @@ def fa3(window: int, sequence_length: int, device: str) -> Attend:
     flash_attn_func = load_fa3().flash_attn_func
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y: Tensor = flash_attn_func(*_bf16(q, k, v), causal=True, window_size=(window, 0))
-        return y
+        y = flash_attn_func(*_bf16(q, k, v), causal=True, window_size=(window, 0))
+        # Older builds return (out, logsumexp), newer ones out alone.
+        out: Tensor = y[0] if isinstance(y, tuple | list) else y
+        return out
 
     return attend
 
 
 def has_windowed_varlen() -> bool:
-    """Whether torch's own Flash Attention 2 takes windows and grouped heads: by signature, since releases differ."""
+    """Whether torch's own Flash Attention 2 takes windows: by signature, since releases differ."""
+    return "window_size" in _varlen_options()
+
+
+def _varlen_options() -> frozenset[str]:
+    """Parameter names of torch.nn.attention.varlen.varlen_attn; empty where this torch has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def fa2(window: int, sequence_length: int, device: str) -> Attend:
     """Flash Attention 2 as torch ships it: B sequences of equal length laid end to end."""
     from torch.nn.attention.varlen import varlen_attn
 
+    groups_heads = "enable_gqa" in _varlen_options()  # torch 2.11 has windows and no grouped heads
+
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, length, heads, _ = q.shape
         starts = torch.arange(0, (rows + 1) * length, length, dtype=torch.int32, device=q.device)
+        options: dict[str, Any] = {"window_size": (window, 0)}
+        if heads != k.size(2):
+            if groups_heads:
+                options["enable_gqa"] = True
+            else:
+                k, v = (x.repeat_interleave(heads // x.size(2), dim=2) for x in (k, v))
         flat = (x.flatten(0, 1) for x in _bf16(q, k, v))
-        grouped = heads != k.size(2)
-        y = varlen_attn(*flat, starts, starts, length, length, window_size=(window, 0), enable_gqa=grouped)
-        return y.view(q.shape)
+        return varlen_attn(*flat, starts, starts, length, length, **options).view(q.shape)
 
     return attend
 
 
 def flex(window: int, sequence_length: int, device: str) -> Attend:
     """FlexAttention with a block-sparse mask, for exactly this sequence length; CUDA only (no backward on CPU)."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (i >= j) & (i - j <= window)
-
-    block_mask = create_block_mask(visible, None, None, sequence_length, sequence_length, device=device)
-    compiled = torch.compile(flex_attention, dynamic=False)
+    block_mask, compiled = _block_mask(window, sequence_length, device), _compiled_flex()
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in _bf16(q, k, v))
@@ -92,6 +100,24 @@ def flex(window: int, sequence_length: int, device: str) -> Attend:
         return y.transpose(1, 2)
 
     return attend
+
+
+@functools.cache
+def _block_mask(window: int, sequence_length: int, device: str) -> Any:
+    """One mask for all layers of a window: torch.compile specialises on each mask, and gives up after eight."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (i >= j) & (i - j <= window)
+
+    return create_block_mask(visible, None, None, sequence_length, sequence_length, device=device)
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def _bf16(*tensors: Tensor) -> tuple[Tensor, ...]:

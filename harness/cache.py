@@ -8,6 +8,7 @@ Covers: finding a cache, its manifest, a quick check (sizes) and a full one (sha
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -132,11 +133,12 @@ def open_cache(contract: Contract) -> Cache:
     manifest = _read_manifest(directory, contract)
     for name, entry in manifest.files.items():
         _check_size(directory, name, entry, contract)
-    kernel_dir = _fetched_kernel() if contract.device == "cuda" else None
+    kernel_dir = fetched_kernel() if contract.device == "cuda" else None
     return Cache(directory, contract, manifest.digest, **manifest.rows, kernel_dir=kernel_dir)
 
 
-def _fetched_kernel() -> Path | None:
+def fetched_kernel() -> Path | None:
+    """Folder of the attention kernel that was fetched for this node; None when there is none."""
     directory = kernel_directory()
     return directory if (directory / KERNEL_NOTE_NAME).is_file() else None
 
@@ -215,8 +217,17 @@ def describe(cache: Cache) -> dict[str, object]:
         "val_rows": cache.val_rows,
         "holdout_rows": cache.holdout_rows,
         "train_tokens": cache.train_rows * cache.contract.sequence_length,
+        "gpu": _gpu_record(cache.contract),
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),
     }
+
+
+def _gpu_record(contract: Contract) -> dict[str, Any] | None:
+    """What the trial of this node's GPU showed; None on the CPU, or where it was not tried."""
+    from harness.gpu_record import record_of_this_node, shape_of
+
+    record = record_of_this_node(shape_of(contract)) if contract.device == "cuda" else None
+    return None if record is None else dataclasses.asdict(record)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Callable
 
 from harness.batches import read_rows
 from harness.cache import Cache
 from harness.exchange import Layout
-from harness.judge.clock import BudgetClock, Timeline
+from harness.judge.clock import BudgetClock
 from harness.judge.evaluation import Evaluation
 from harness.judge.exchange_host import NoRoom
+from harness.judge.launch import Candidate
 from harness.judge.offers import Offers
 from harness.judge.order import Order
 from harness.judge.progress import Telemetry
@@ -30,21 +30,21 @@ _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines
 class Conversation:
     """Judge and candidate over one socket. `verdict` is set by the first thing that decides the run."""
 
-    def __init__(self, order: Order, cache: Cache, sock: socket.socket, clock: BudgetClock, offers: Offers) -> None:
+    def __init__(self, order: Order, cache: Cache, candidate: Candidate, clock: BudgetClock, offers: Offers) -> None:
         self._contract = order.contract
         self._expect_attention = order.expect_attention
         self._cache = cache
         self._clock = clock
         self._offers = offers
-        self.socket = sock
+        self.socket = candidate.socket
         self._evaluation: Evaluation | None = None
-        self.timeline = Timeline()
+        self.timeline = candidate.timeline
         self.telemetry = Telemetry()
         self.verdict: Verdict | None = None
         self.score: Score | None = None
         self.used_s: float | None = None
         self.train_wall_s: float | None = None
-        sock.setblocking(False)
+        self.socket.setblocking(False)
 
     def listen(self) -> bool:
         """Take what has arrived; False once the candidate has closed its end."""

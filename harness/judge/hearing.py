@@ -36,7 +36,7 @@ class Hearing:
         self.log = LogPump(candidate.log_fd, order.out / LOG_NAME, int(order.contract.limits.log_mb * 2**20))
         clock = BudgetClock(order.contract.budget, candidate.tree)
         offers = offers_for(order, TokenBytes.load(cache))
-        self.conversation = Conversation(order, cache, candidate.socket, clock, offers)
+        self.conversation = Conversation(order, cache, candidate, clock, offers)
         self._progress = Progress(order.out / PROGRESS_NAME, order.contract.budget.seconds)
         self._watch = Watch(order.contract, candidate, self.conversation, clock, self.log, self._progress, interrupt)
 

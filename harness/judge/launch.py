@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from harness.cache import Cache
+from harness.judge.clock import Timeline
 from harness.judge.environment import candidate_environment
 from harness.judge.order import Order
 from harness.judge.scratch import Scratch
@@ -26,6 +27,7 @@ class Candidate:
     """A train.py that has been started, from the judge's side; every child of the judge is it or descends from it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket) -> None:
+        self.timeline = Timeline()  # from here on time is the candidate's, also while the judge still imports torch
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         self.log_fd = log_fd

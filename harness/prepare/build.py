@@ -20,11 +20,13 @@ from harness.cache import (
     CacheMismatch,
     CacheMissing,
     cache_directory,
+    cache_root,
     open_cache,
     prepared_contract_path,
     sha256_of,
 )
 from harness.contract import Contract, load_contract, shipped_names
+from harness.gpu_probe import probe_gpus
 from harness.prepare.corpus import corpus_shards
 from harness.prepare.files import remove_tree, sync_folder, write_text
 from harness.prepare.kernel import fetch_kernel
@@ -57,17 +59,30 @@ def prepare(contract: Contract, brought: Path | None, progress: Progress) -> Pre
         _leave_contract(contract)
         if contract.device == "cuda":
             fetch_kernel(progress)
-        try:
-            done = Prepared(open_cache(contract), built=False)
-            discard_build(contract)  # left when an earlier call was killed right after its last step
-            return done
-        except CacheMissing:
-            pass
-        except CacheMismatch as damage:
-            progress.say(f"starting over: {damage}")
-            remove_tree(directory)
-        Build(contract, _building(contract), brought, progress).run(directory)
-        return Prepared(open_cache(contract), built=True)
+        built = _build_unless_there(contract, directory, brought, progress)
+        if contract.device == "cuda":
+            _try_gpus(contract, progress)
+        return Prepared(open_cache(contract), built)
+
+
+def _build_unless_there(contract: Contract, directory: Path, brought: Path | None, progress: Progress) -> bool:
+    try:
+        open_cache(contract)
+        discard_build(contract)  # left when an earlier call was killed right after its last step
+        return False
+    except CacheMissing:
+        pass
+    except CacheMismatch as damage:
+        progress.say(f"starting over: {damage}")
+        remove_tree(directory)
+    Build(contract, _building(contract), brought, progress).run(directory)
+    return True
+
+
+def _try_gpus(contract: Contract, progress: Progress) -> None:
+    """Once per node. Data can be prepared on a machine without a GPU, so nothing here is an error."""
+    with held(cache_root() / "gpus.lock", progress), progress.stage("trying the GPU"):
+        probe_gpus(contract, progress.say)
 
 
 def discard_build(contract: Contract) -> None:

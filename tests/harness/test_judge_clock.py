@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,9 @@ from harness import processes
 from harness.contract import Budget
 from harness.judge import clock as clock_module
 from harness.judge.clock import BudgetClock, Timeline
+from harness.judge.conversation import Conversation
+from harness.judge.launch import Candidate
+from harness.judge.offers import Offers
 from harness.processes import TreeClock, children, cpu_clock_s, descendants, parents, reaped_children_s
 from tests.harness.judging import wait_until
 
@@ -103,6 +108,18 @@ def test_phases_add_up_to_the_time_between_spawn_and_end(now: Callable[[float], 
     timeline.close()
     assert timeline.spent_s == {"import": 2.0, "context": 1.0, "compile": 4.0, "train": 13.0}
     assert timeline.since_spawn_s() == 20.0
+
+
+def test_the_phases_begin_with_the_launch_not_with_the_listening() -> None:
+    """On a GPU contract the judge imports torch in between, for seconds."""
+    judge, child = socket.socketpair()
+    with judge, child:
+        candidate = Candidate(SimpleNamespace(pid=os.getpid()), log_fd=-1, sock=judge)  # type: ignore[arg-type]
+        os.close(candidate.pidfd)
+        order = SimpleNamespace(contract=None, expect_attention=None)
+        clock = BudgetClock(WALL, FakeTree())
+        conversation = Conversation(order, None, candidate, clock, Offers(1, ()))  # type: ignore[arg-type]
+    assert conversation.timeline is candidate.timeline
 
 
 def burn(seconds: float) -> list[str]:

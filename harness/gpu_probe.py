@@ -1,0 +1,220 @@
+"""A trial of this machine's GPUs, once per node: which attention kernels work and how fast, how logits reach the judge.
+
+Covers: asking each question in a process of its own with a deadline (a kernel built for another torch may crash or hang
+it), one trial for each GPU model, deciding, writing the record. `prepare` runs it; by hand:
+
+    python -m harness.gpu_probe --contract C      prints one line of JSON, {"gpus": [record, ...]}
+
+Not covered: the questions themselves (harness.gpu_trial, harness.exchange_probe) and the record (harness.gpu_record).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.attention import candidates_for
+from harness.contract import Contract, ContractError, load_contract
+from harness.gpu_record import (
+    GpuRecord,
+    driver_version,
+    head_dim_of,
+    read_record,
+    shape_of,
+    torch_version,
+    write_record,
+)
+
+LARGEST_ERROR = 0.02  # bf16 on random inputs stays below 0.01
+_LIST_S, _TRIAL_S, _EXCHANGE_S = 120.0, 300.0, 180.0
+_ROOT = Path(__file__).resolve().parents[1]
+
+_LIST = """
+import json, torch.cuda as c
+count = c.device_count() if c.is_available() else 0
+print(json.dumps({"gpus": [[c.get_device_name(i), c.get_device_capability(i)] for i in range(count)]}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a child process said: its last line of JSON, or why there is none."""
+
+    values: Mapping[str, Any] | None
+    problem: str = ""
+
+
+Ask = Callable[[list[str], str, float], Answer]  # arguments of Python, CUDA_VISIBLE_DEVICES ("" for all), seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What the trials of one GPU's attention kernels come to."""
+
+    best: str
+    ms: dict[str, float]
+    refused: dict[str, str]
+    doubt: str = ""
+
+
+def probe_gpus(contract: Contract, say: Callable[[str], None], *, again: bool = False) -> tuple[GpuRecord, ...]:
+    """Try every GPU model of this machine that has no record under this torch and driver (`again`: those too).
+
+    Returns the records of all; none on a machine without a GPU. Raises OSError when a record cannot be written.
+    """
+    records: dict[str, GpuRecord] = {}
+    with tempfile.TemporaryDirectory(prefix="arsched-gpu-") as scratch:
+        ask = _asker(Path(scratch), contract)
+        for index, (device, capability) in enumerate(_gpus(ask, say)):
+            known = read_record(device, shape_of(contract))
+            if known is not None and known.driver == driver_version() and not again:
+                records.setdefault(device, known)
+            elif device not in records:
+                say(f"trying {device}")
+                records[device] = _try(ask, contract, device, capability, str(index))
+                write_record(records[device])
+                say(describe(records[device]))
+    return tuple(records.values())
+
+
+def decide(trials: Mapping[str, Answer]) -> Kernels:
+    """The fastest kernel whose numbers are right; sdpa, torch's oldest, is the control.
+
+    When the control itself disagrees with the CPU, numbers decide nothing and the doubt says so.
+    """
+    ms: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    control = trials["sdpa"].values
+    doubt = ""
+    if control is not None and not _is_right(control):
+        doubt = f"scaled_dot_product_attention here is not the CPU's: relative error {control['error']:.2g}"
+    for name, trial in trials.items():
+        if trial.values is None:
+            refused[name] = trial.problem
+        elif doubt or _is_right(trial.values):
+            ms[name] = round(float(trial.values["ms"]), 3)
+        else:
+            refused[name] = f"wrong numbers: relative error {trial.values['error']:.2g}"
+    if not ms:
+        return Kernels("sdpa", {}, refused, "no attention kernel works on this GPU")
+    return Kernels(min(ms, key=lambda name: ms[name]), ms, refused, doubt)
+
+
+def describe(record: GpuRecord) -> str:
+    """One line about a record, for people."""
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in record.attention_ms.items()) or "none works"
+    reasons = record.attention_refused | record.exchange_refused
+    refused = "".join(f"\n  not {name}: {why}" for name, why in reasons.items())
+    speed = f" at {record.exchange_gb_per_s:.1f} GB/s" if record.exchange_gb_per_s else ""
+    exchange = f"; logits by {record.exchange}{speed}" if record.exchange else ""
+    doubt = f"\n  doubtful: {record.doubt}" if record.doubt else ""
+    return f"{record.device}: attention by {record.attention} ({times}){exchange}{refused}{doubt}"
+
+
+def _gpus(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, tuple[int, int]]]:
+    answer = ask(["-c", _LIST], "", _LIST_S)
+    if answer.values is None:
+        say(f"note: the GPUs could not be asked for: {answer.problem}")
+        return []
+    found = [(str(name), (int(major), int(minor))) for name, (major, minor) in answer.values["gpus"]]
+    if not found:
+        say(f"note: torch {torch_version()} sees no GPU here: nothing was tried")
+    return found
+
+
+def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int], index: str) -> GpuRecord:
+    shape = [str(contract.sequence_length), str(head_dim_of(contract))]
+    kernels = decide(
+        {name: ask(["-m", "harness.gpu_trial", name, *shape], index, _TRIAL_S) for name in candidates_for(capability)}
+    )
+    exchange = ask(["-m", "harness.exchange_probe"], index, _EXCHANGE_S)
+    rates: dict[str, float] = dict(exchange.values["gb_per_s"]) if exchange.values else {}
+    refused = dict(exchange.values["refused"]) if exchange.values else {"exchange": exchange.problem}
+    best = next(iter(rates), None)
+    return GpuRecord(
+        device,
+        torch_version(),
+        shape_of(contract),
+        driver_version(),
+        kernels.best,
+        kernels.ms,
+        kernels.refused,
+        best,
+        None if best is None else round(rates[best], 3),
+        refused,
+        kernels.doubt,
+    )
+
+
+def _is_right(values: Mapping[str, Any]) -> bool:
+    return math.isfinite(values["error"]) and values["error"] <= LARGEST_ERROR
+
+
+def _asker(scratch: Path, contract: Contract) -> Ask:
+    """Asks a fresh Python on one GPU, with compile caches of its own."""
+    (scratch / "contract.json").write_text(contract.to_json(), encoding="utf-8")
+    fixed = {
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "ARSCHED_CONTRACT": str(scratch / "contract.json"),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+
+    def ask(arguments: list[str], gpu: str, limit_s: float) -> Answer:
+        visible = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        command = [sys.executable, *arguments]
+        try:
+            ended = subprocess.run(
+                command, env=os.environ | fixed | visible, cwd=scratch, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, errors="replace", timeout=limit_s,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Answer(None, f"no answer within {limit_s:.0f} s")
+        return _read_answer(ended)
+
+    return ask
+
+
+def _read_answer(ended: subprocess.CompletedProcess[str]) -> Answer:
+    if ended.returncode == 0:
+        try:
+            return Answer(json.loads(ended.stdout.strip().splitlines()[-1]))
+        except (ValueError, IndexError):
+            pass
+    said = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    died = f"killed by signal {-ended.returncode}" if ended.returncode < 0 else f"exit code {ended.returncode}"
+    return Answer(None, said[-1][:300] if said and ended.returncode > 0 else died)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """One line of JSON; exit codes: 0 tried, 1 no GPU or no room, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m harness.gpu_probe", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--contract", default="standard", help="whose shape to try with. Default: standard")
+    parser.add_argument("--again", action="store_true", help="also where a record is there")
+    given = parser.parse_args(argv)
+    try:
+        contract = load_contract(given.contract)
+    except ContractError as error:
+        parser.error(f"--contract {given.contract}: {error}")
+    try:
+        records = probe_gpus(contract, lambda line: print(line, file=sys.stderr, flush=True), again=given.again)  # noqa: T201
+    except OSError as error:
+        sys.stderr.write(f"error: the record cannot be written: {error}\n")
+        return 1
+    print(json.dumps({"gpus": [dataclasses.asdict(record) for record in records]}))  # noqa: T201
+    return 0 if records else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
