@@ -88,26 +88,26 @@ def probe_gpus(contract: Contract, say: Callable[[str], None], *, again: bool = 
 
 
 def decide(trials: Mapping[str, Answer]) -> Kernels:
-    """The fastest kernel whose numbers are right; sdpa, torch's oldest, is the control.
+    """The fastest kernel whose numbers are right.
 
-    When the control itself disagrees with the CPU, numbers decide nothing and the doubt says so.
+    sdpa, torch's oldest, is the control: when it disagrees with the CPU, or every kernel does, the comparison is at
+    fault or the device is. Then numbers refuse nobody, and the doubt says so.
     """
-    ms: dict[str, float] = {}
-    refused: dict[str, str] = {}
-    control = trials["sdpa"].values
+    ran = {name: trial.values for name, trial in trials.items() if trial.values is not None}
+    right = {name for name, values in ran.items() if _is_right(values)}
+    if not ran:
+        return Kernels("sdpa", {}, _problems(trials), "no attention kernel works on this GPU")
     doubt = ""
-    if control is not None and not _is_right(control):
-        doubt = f"scaled_dot_product_attention here is not the CPU's: relative error {control['error']:.2g}"
-    for name, trial in trials.items():
-        if trial.values is None:
-            refused[name] = trial.problem
-        elif doubt or _is_right(trial.values):
-            ms[name] = round(float(trial.values["ms"]), 3)
-        else:
-            refused[name] = f"wrong numbers: relative error {trial.values['error']:.2g}"
-    if not ms:
-        return Kernels("sdpa", {}, refused, "no attention kernel works on this GPU")
-    return Kernels(min(ms, key=lambda name: ms[name]), ms, refused, doubt)
+    if not right or ("sdpa" in ran and "sdpa" not in right):
+        errors = ", ".join(f"{name} {values['error']:.2g}" for name, values in ran.items())
+        doubt = f"attention on this GPU is not the CPU's; relative errors: {errors}"
+    ms = {name: round(float(values["ms"]), 3) for name, values in ran.items() if doubt or name in right}
+    wrong = {name: f"wrong numbers: relative error {ran[name]['error']:.2g}" for name in ran if name not in ms}
+    return Kernels(min(ms, key=lambda name: ms[name]), ms, _problems(trials) | wrong, doubt)
+
+
+def _problems(trials: Mapping[str, Answer]) -> dict[str, str]:
+    return {name: trial.problem for name, trial in trials.items() if trial.values is None}
 
 
 def describe(record: GpuRecord) -> str:

@@ -44,12 +44,17 @@ def test_a_fast_kernel_with_wrong_numbers_is_refused(error: float) -> None:
 
 def test_numbers_decide_nothing_where_the_control_itself_disagrees() -> None:
     kernels = decide({"fa2": works(1.0, math.nan), "sdpa": works(9.0, 0.9)})
-    assert kernels.best == "fa2" and "relative error 0.9" in kernels.doubt
+    assert kernels.best == "fa2" and "sdpa 0.9" in kernels.doubt
 
 
 def test_a_control_that_cannot_run_does_not_excuse_the_others() -> None:
     kernels = decide({"fa2": works(1.0, 0.5), "flex": works(3.0), "sdpa": broken("exit code 1")})
     assert kernels.best == "flex"
+
+
+def test_where_every_kernel_disagrees_the_fastest_is_used_and_doubted() -> None:
+    kernels = decide({"fa2": works(4.0, 0.5), "flex": works(3.0, math.nan), "sdpa": broken("cuDNN error")})
+    assert kernels.best == "flex" and "fa2 0.5" in kernels.doubt and "nan" in kernels.doubt
 
 
 def test_where_nothing_works_the_last_resort_is_named_and_doubted() -> None:
