@@ -11,6 +11,7 @@ import sys
 
 from harness.cache import Cache, CacheError, open_cache
 from harness.containment import Containment
+from harness.judge.compile_caches import keep_caches, seed_caches
 from harness.judge.hearing import Hearing
 from harness.judge.infra import Infra, claim_output, hold_lock
 from harness.judge.interrupt import Interrupt
@@ -57,6 +58,7 @@ def _hear(order: Order, cache: Cache, record: Record, interrupt: Interrupt, lock
     own_namespace = record.containment == "namespace"
     scratch = Scratch.make(order.out, order.contract, record.train_py)
     try:
+        record.seeded = seed_caches(order.seed_caches, scratch.caches)
         candidate = launch(order, cache, scratch, lock_fd)
         try:
             with Hearing(order, cache, candidate, interrupt, own_namespace=own_namespace) as hearing:
@@ -64,6 +66,8 @@ def _hear(order: Order, cache: Cache, record: Record, interrupt: Interrupt, lock
             record.take(hearing)
         finally:
             all_dead = candidate.end(own_namespace=own_namespace)
+        if all_dead and verdict.status == "ok":
+            keep_caches(scratch.caches, order.keep_caches)
     finally:
         scratch.remove()
     if not all_dead:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.attention import EXPECT_ENV, FA3_REPOSITORY, LOCAL_KERNELS_ENV
 from harness.cache import Cache
+from harness.judge.compile_caches import INDUCTOR, TRITON
 from harness.judge.order import Order
 from harness.judge.scratch import Scratch
 from harness.protocol import JUDGE_FD_ENV
@@ -32,8 +33,8 @@ def _folders(scratch: Scratch) -> dict[str, str]:
         "HOME": str(scratch.home),
         "TMPDIR": str(scratch.temporary),
         "XDG_CACHE_HOME": str(scratch.caches),
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch.caches / "inductor"),
-        "TRITON_CACHE_DIR": str(scratch.caches / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch.caches / INDUCTOR),
+        "TRITON_CACHE_DIR": str(scratch.caches / TRITON),
         "HF_HOME": str(scratch.caches / "huggingface"),
         "MPLCONFIGDIR": str(scratch.caches / "matplotlib"),
     }

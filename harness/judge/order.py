@@ -32,6 +32,8 @@ class Order:
     expect_attention: str | None
     lock: Path | None
     containment: Wanted
+    seed_caches: Path | None = None
+    keep_caches: Path | None = None
 
 
 def parse_order(argv: list[str]) -> Order:
@@ -61,6 +63,8 @@ def parse_order(argv: list[str]) -> Order:
         given.expect_attention,
         given.lock,
         given.containment,
+        given.seed_caches,
+        given.keep_caches,
     )
 
 
@@ -91,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--expect-attention", choices=ATTENTION_NAMES, help="refuse a run that uses another attention kernel")
     add("--lock", type=Path, metavar="FILE", help="hold this lock while anything of the run is alive")
     add("--containment", choices=("auto", "namespace", "subreaper"), default="auto", help="default: auto")
+    add("--seed-caches", type=Path, metavar="DIR", help="start with a copy of these compile caches, if they exist")
+    add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
     return parser
 
 

@@ -32,6 +32,7 @@ class Record:
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.train_py = order.train.read_bytes()
         self.cache: Cache | None = None
+        self.seeded = False  # with kept compile caches
         self.score: Score | None = None
         self._telemetry = Telemetry()
         self._phases: dict[str, float | None] = dict.fromkeys(PHASES)
@@ -71,6 +72,7 @@ class Record:
             attention=self._telemetry.attention,
             device=cpu_device() if order.device is None else gpu_device(visible_devices(order)),
             versions=versions(),
+            compile_cache="seeded" if self.seeded else "cold",
             containment=self.containment,
             sandbox="none",
             probes={},

@@ -69,7 +69,10 @@ class LogFile:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Format 1. `probes` and `sandbox` are filled by checks beyond the score itself; empty and "none" without them."""
+    """Format 1. `probes` and `sandbox` are filled by checks beyond the score itself; empty and "none" without them.
+
+    `compile_cache`: "seeded" when the run started with a copy of kept compile caches, else "cold".
+    """
 
     status: str
     reason: str
@@ -86,6 +89,7 @@ class Result:
     attention: str | None
     device: Device
     versions: dict[str, str | None]
+    compile_cache: str
     containment: str
     sandbox: str
     probes: dict[str, float]
