@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scheduler.adapters.cache_probe import CacheFacts, probe_cache
+from scheduler.adapters.compile_seeds import CompileSeeds
 from scheduler.adapters.gpu import GpuProcess, GpuUnavailable, compute_processes
 from scheduler.adapters.judge_environment import judge_environment
 from scheduler.adapters.judge_process import (
@@ -51,6 +52,7 @@ class SlotSupervisor:
     ) -> None:
         self.spec = spec
         self._spools = SpoolRoot(spool_root)
+        self._seeds = CompileSeeds(spool_root)
         self._commands = commands or Commands()
         self._environ = environ
         self._clock = clock
@@ -117,7 +119,7 @@ class SlotSupervisor:
                 self.stop(spool.lab_id, spool.run_id, spool.attempt)
 
     def _launch(self, spool: Spool, order: RunOrder) -> None:
-        arguments = judge_arguments(spool, self.spec, order, self._lock())
+        arguments = judge_arguments(spool, self.spec, order, self._lock()) + self._seeds.options(order)
         environment = judge_environment(self._environ, self.spec.uuid)
         try:
             self._processes[spool.directory] = start_judge(spool, [*self._commands.judge, *arguments], environment)

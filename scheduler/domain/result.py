@@ -71,6 +71,7 @@ class Measurements:
     cache_digest: str = ""
     train_sha256: str = ""
     seed: int | None = None
+    compile_cache: str | None = None  # cold or seeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +143,5 @@ def _measured(raw: Mapping[str, Any]) -> Measurements:
         cache_digest=str(digests.get("cache") or ""),
         train_sha256=str(digests.get("train_py") or ""),
         seed=raw.get("seed"),
+        compile_cache=raw.get("compile_cache"),
     )

@@ -6,6 +6,7 @@ Ray's actors on a cluster or a laptop, and a list in memory for tests. A pool ho
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +31,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """All a node needs to judge one run: bytes and values, no paths, no git."""
+    """All a node needs to judge one run: bytes and values, no paths, no git.
+
+    `compile_key` names the compile caches the run starts with, where the node has them; "" for a cold start.
+    `may_keep_caches`: a run that is scored may leave its own under that name, because its train.py is the person's.
+    """
 
     lab_id: str  # names the spool folder: two labs on one node do not mix
     run_id: str
@@ -41,11 +46,21 @@ class RunOrder:
     cache_digest: str
     seed: int
     expect_attention: str | None = None
+    compile_key: str = ""
+    may_keep_caches: bool = False
 
     @property
     def key(self) -> str:
         """Name of this attempt on its node, like "r0012.1"."""
         return f"{self.run_id}.{self.attempt}"
+
+
+def compile_key(slot: Slot, baseline_sha256: str) -> str:
+    """Name of the compile caches of one first baseline on slots like this one of the same node: 32 hex digits.
+
+    The node is part of it because compiled code fits its processor and C library, and nodes may share a home folder.
+    """
+    return hashlib.sha256("\n".join((slot.node, slot.pool, baseline_sha256)).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

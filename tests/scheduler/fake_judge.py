@@ -111,7 +111,7 @@ def parse() -> argparse.Namespace:
     for name in ("--contract", "--train", "--out", "--lock"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    for name in ("--device", "--cpus", "--expect-cache", "--expect-attention"):
+    for name in ("--device", "--cpus", "--expect-cache", "--expect-attention", "--seed-caches", "--keep-caches"):
         parser.add_argument(name)
     return parser.parse_args()
 

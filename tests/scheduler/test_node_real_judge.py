@@ -134,6 +134,24 @@ def test_another_cache_than_ordered_is_the_labs_fault(real: RealSlot) -> None:
     assert isinstance(report, Done) and isinstance(parse_result(report.result_text).verdict, Infra)
 
 
+def test_compile_caches_of_the_baseline_are_there_for_candidates_which_leave_none_themselves(real: RealSlot) -> None:
+    folder = 'import os\nfrom pathlib import Path\nfolder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])\n'
+    scored = (CANDIDATES / "bigram.py").read_text()
+    candidate = real.rig.write(f"{folder}folder.mkdir(exist_ok=True)\n(folder / 'c').touch()\n{scored}")
+    baseline = real.rig.write(f"{folder}folder.mkdir()\n(folder / 'b').touch()\n{scored}")
+    seeds, started_with = real.root / ".compiled", []
+    for run_id, train in (("r0001", candidate), ("r0002", baseline), ("r0003", candidate)):
+        assert not seeds.exists() or run_id == "r0003"
+        order = replace(real.order(train, run_id), compile_key="k1", may_keep_caches=train == baseline)
+        real.supervisor.start(order)
+        wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[-1], Done), 60.0)
+        *_, done = real.supervisor.poll(LAB_ID)
+        assert isinstance(done, Done)
+        started_with.append(parse_result(done.result_text).measured.compile_cache)
+    assert started_with == ["cold", "cold", "seeded"]
+    assert [path.name for path in (seeds / "k1" / "inductor").iterdir()] == ["b"]
+
+
 def test_a_contract_without_a_cache_here_is_a_problem_that_says_what_to_do(real: RealSlot) -> None:
     slot = real.supervisor.probe(replace(real.rig.contract, vocab_size=301).to_json())
     assert "arsched prepare" in slot.problem and slot.cache_digest == ""

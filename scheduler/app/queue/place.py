@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from scheduler.app.workspace import Workspace
+from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.result import Scored
 from scheduler.domain.run import Finished, Run, RunKind, Running
-from scheduler.domain.slot import Pool, RunOrder, Slot
+from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
 from scheduler.policy.dispatch import order_runs, pair_claims
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
@@ -30,6 +31,7 @@ class Placer:
         self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
         self._named: set[str] = set()
         self._first_score: Run | None = None  # found once, it stays the first
+        self._first: Candidate | None = None
         self.pool_name = ""
 
     def usable(self) -> tuple[Slot, ...]:
@@ -73,7 +75,7 @@ class Placer:
 
     def _start(self, run: Run, slot: Slot) -> bool:
         runs = self._space.ledger.runs
-        order = self._order(run)
+        order = self._order(run, slot)
         attempt = runs.lease(run.id, slot, expires_at=self._clock() + self._lease_s)
         if attempt is None:
             return False  # cancelled this moment
@@ -86,11 +88,13 @@ class Placer:
         self._rests.pop(slot.id, None)
         return True
 
-    def _order(self, run: Run) -> Callable[[int], RunOrder]:
+    def _order(self, run: Run, slot: Slot) -> Callable[[int], RunOrder]:
         lab, ledger = self._space.lab, self._space.ledger
         candidate = ledger.candidates.get(run.candidate_id, lab.tag)
         train_py = ledger.candidates.train_py(candidate.id)
-        attention = self._attention() if lab.device == "cuda" else None
+        on_gpu = lab.device == "cuda"
+        attention = self._attention() if on_gpu else None
+        first = self._first_baseline()
         return lambda attempt: RunOrder(
             lab_id=lab.lab_id,
             run_id=run.id,
@@ -101,6 +105,8 @@ class Placer:
             cache_digest=lab.cache_digest,
             seed=run.seed,
             expect_attention=attention,
+            compile_key=compile_key(slot, first.train_sha256) if on_gpu else "",
+            may_keep_caches=on_gpu and candidate.id == first.id,
         )
 
     def _measured_pool(self) -> str:
@@ -109,6 +115,12 @@ class Placer:
         if self._first_score is not None:
             return self._first_score.pool
         return next((run.pool for run in self._space.ledger.runs.running(self._space.tag)), "")
+
+    def _first_baseline(self) -> Candidate:
+        """The train.py the lab was opened with: the person's own, whatever was promoted since."""
+        if self._first is None:
+            self._first = self._space.ledger.candidates.get(self._space.lineage()[0][0], self._space.tag)
+        return self._first
 
     def _attention(self) -> str | None:
         """The attention kernel of the first score: another one in the middle of a lab would not compare."""

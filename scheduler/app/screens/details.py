@@ -84,6 +84,7 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
 
 def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
     phases = "  ".join(f"{phase.name} {numbers.seconds(phase.wall_s)}" for phase in figures.phases)
+    phases += f"   (compile cache {figures.compile_cache})" if figures.compile_cache else ""
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
     speed += f", MFU {figures.mfu:.1%}" if figures.mfu is not None else ""
     last = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""

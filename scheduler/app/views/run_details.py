@@ -43,6 +43,7 @@ class Figures(View):
     peak_memory_mb: float | None
     attention: str | None
     device: str | None
+    compile_cache: str | None
     contract_digest: str
     cache_digest: str
     train_sha256: str
@@ -105,6 +106,7 @@ def figures(measured: Measurements) -> Figures:
         peak_memory_mb=finite(measured.peak_memory_mb),
         attention=measured.attention,
         device=measured.device,
+        compile_cache=measured.compile_cache,
         contract_digest=measured.contract_digest,
         cache_digest=measured.cache_digest,
         train_sha256=measured.train_sha256,
