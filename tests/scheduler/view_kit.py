@@ -50,6 +50,7 @@ def judged(outcome: float | str, seed: int = 1) -> Result:
         "digests": {"contract": "c" * 64, "cache": "d" * 64, "train_py": "e" * 64},
         "attention": "sdpa",
         "device": {"kind": "cpu", "name": "a CPU", "uuid": None, "driver": None},
+        "compile_cache": "cold",
     }
     return parse_result(json.dumps(raw))
 
