@@ -7,6 +7,7 @@ folder of contracts for upstream's own train.py. Not covered: making the folders
 from __future__ import annotations
 
 import os
+import site
 from pathlib import Path
 
 from harness.attention import EXPECT_ENV, FA3_REPOSITORY, LOCAL_KERNELS_ENV
@@ -18,14 +19,17 @@ from harness.protocol import JUDGE_FD_ENV
 from harness.session import CONTRACT_ENV, SEED_ENV
 
 _HARNESS = Path(__file__).resolve().parent.parent
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX")
+_PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX"),
+    *("CPATH", "LIBRARY_PATH", "TRITON_PTXAS_PATH", "TRITON_LIBCUDA_PATH"),
+)
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def candidate_environment(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> dict[str, str]:
     """Everything in the candidate's environment; nothing else of the judge's passes."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return passed | _folders(scratch) | _contract(order, cache, scratch, judge_fd) | _device(order)
+    return passed | _user_packages() | _folders(scratch) | _contract(order, cache, scratch, judge_fd) | _device(order)
 
 
 def _folders(scratch: Scratch) -> dict[str, str]:
@@ -43,7 +47,7 @@ def _folders(scratch: Scratch) -> dict[str, str]:
 def _contract(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> dict[str, str]:
     upstream = [str(_HARNESS / "upstream")] if order.contract.compat == "upstream" else []
     values = {
-        "PYTHONPATH": os.pathsep.join([*upstream, str(_HARNESS.parent)]),
+        "PYTHONPATH": os.pathsep.join([*upstream, str(_HARNESS.parent), *_carried_packages()]),
         "PYTHONUNBUFFERED": "1",  # the last lines before a kill are the ones that tell
         "PYTHONDONTWRITEBYTECODE": "1",  # the harness's own folder is not the candidate's to write to
         "PYTHONHASHSEED": "0",
@@ -57,6 +61,17 @@ def _contract(order: Order, cache: Cache, scratch: Scratch, judge_fd: int) -> di
     if cache.kernel_dir is not None:
         values[LOCAL_KERNELS_ENV] = f"{FA3_REPOSITORY}={cache.kernel_dir}"
     return values | dict.fromkeys(_THREAD_COUNTS, str(order.contract.threads))
+
+
+def _carried_packages() -> list[str]:
+    """Folders of PYTHONPATH that pip filled (`pip install --target`): torch may lie there."""
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
+    return [folder for folder in folders if next(Path(folder).glob("*.dist-info"), None) is not None]
+
+
+def _user_packages() -> dict[str, str]:
+    """`pip install --user` puts packages below the home folder, and a candidate has another one."""
+    return {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {}
 
 
 def _device(order: Order) -> dict[str, str]:

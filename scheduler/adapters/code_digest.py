@@ -19,7 +19,7 @@ NODE_MODULES = (
     *(
         f"scheduler/adapters/{name}.py"
         for name in (
-            "cache_probe", "code_digest", "gpu", "judge_environment", "judge_process", "machine", "node",
+            "cache_probe", "code_digest", "gpu", "gpu_node", "judge_environment", "judge_process", "machine", "node",
             "slot_actor", "slot_layout", "spool",
         )
     ),

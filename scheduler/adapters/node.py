@@ -17,6 +17,7 @@ from pathlib import Path
 from scheduler.adapters.cache_probe import CacheFacts, probe_cache
 from scheduler.adapters.compile_seeds import CompileSeeds
 from scheduler.adapters.gpu import GpuProcess, GpuUnavailable, compute_processes
+from scheduler.adapters.gpu_node import Lack, gpu_notes, toolchain_lacks
 from scheduler.adapters.judge_environment import judge_environment
 from scheduler.adapters.judge_process import (
     Commands,
@@ -48,7 +49,9 @@ class SlotSupervisor:
         *,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
-        gpu_processes: Callable[[str], tuple[GpuProcess, ...]] = compute_processes,
+        gpu_processes: Callable[[str], tuple[GpuProcess, ...] | None] = compute_processes,
+        gpu_lacks: Callable[[Mapping[str, str]], tuple[Lack, ...]] = toolchain_lacks,
+        gpu_notes: Callable[[str], tuple[str, ...]] = gpu_notes,
     ) -> None:
         self.spec = spec
         self._spools = SpoolRoot(spool_root)
@@ -57,13 +60,16 @@ class SlotSupervisor:
         self._environ = environ
         self._clock = clock
         self._gpu_processes = gpu_processes
+        self._gpu_lacks = gpu_lacks
+        self._gpu_notes = gpu_notes
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
 
     def probe(self, contract_json: str, lab_id: str = "") -> Slot:
         """The slot as it is now for runs of that contract and lab. Never raises: a broken slot has a `problem`."""
         cache = CacheFacts.none()
+        notes: tuple[str, ...] = ()
         try:
-            problem = self._own_problem(lab_id)
+            problem, notes = self._own_problem(lab_id), self._notes()
             cache = probe_cache(self._commands.cache, contract_json, self._spools.root, self._environ)
         except PoolProblem as raised:
             problem = _with_hint(raised)
@@ -71,7 +77,7 @@ class SlotSupervisor:
         return Slot(
             spec.slot_id, spec.node, spec.boot_id, spec.device, spec.device_name,
             pool=cache.pool_name(spec.device_name, spec.driver), cache_digest=cache.digest,
-            problem=problem or cache.problem,
+            problem=problem or cache.problem, notes=notes,
         )  # fmt: skip
 
     def start(self, order: RunOrder) -> bool:
@@ -180,10 +186,19 @@ class SlotSupervisor:
             return "" if at_work == {lab_id} else "a run of another lab is going on"
         if is_locked(self._lock()):
             return f"another judge of this user holds {self._lock()}"
-        return self._foreign_processes() if self.spec.uuid else ""
+        return (self._foreign_processes() or self._toolchain_problem()) if self.spec.uuid else ""
+
+    def _notes(self) -> tuple[str, ...]:
+        """A run of ours holds memory and a context: of its GPU nothing is said meanwhile."""
+        return self._gpu_notes(self.spec.uuid) if self.spec.uuid and not self.busy() else ()
+
+    def _toolchain_problem(self) -> str:
+        """Every candidate would end as a crash, and be blamed for it."""
+        return "; ".join(map(str, self._gpu_lacks(judge_environment(self._environ, self.spec.uuid))))
 
     def _foreign_processes(self) -> str:
-        """Processes on the slot's GPU that no judge of ours started: named, never killed."""
+        """Processes on the slot's GPU that no judge of ours started: named, never killed. Where NVML may not list
+        them nothing stands against a run: the slot has a note."""
         deadline = time.monotonic() + FOREIGN_PATIENCE_S
         try:
             while foreign := self._gpu_processes(self.spec.uuid):

@@ -22,7 +22,7 @@ ANSWER_S = 600.0  # reading every byte of a large cache from a slow disk
 
 _MACHINE = """
 import json, sys
-said = {"contained": False, "torch": "", "cuda": False, "cuda_error": ""}
+said = {"contained": False, "torch": "", "cuda_build": "", "cuda": False, "cuda_error": ""}
 from harness.containment import ContainmentError, contain
 import os
 pid = os.fork()
@@ -34,8 +34,10 @@ if pid == 0:
 said["contained"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 try:
     import torch
-    said["torch"] = torch.__version__
+    said["torch"], said["cuda_build"] = torch.__version__, torch.version.cuda or ""
     if sys.argv[1] == "cuda":
+        import ctypes
+        ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, as for a candidate: no setuid nvidia-modprobe
         torch.zeros(1, device="cuda")
         said["cuda"] = True
 except Exception as problem:
@@ -45,7 +47,8 @@ print(json.dumps(said))
 
 
 def ask_machine(device: str) -> dict[str, Any]:
-    """contained: are PID namespaces allowed; torch: its version; cuda, cuda_error: does it reach a GPU (if asked)."""
+    """contained: are PID namespaces allowed; torch: its version; cuda_build: the CUDA it is built for, like "13.0";
+    cuda, cuda_error: does a process with a candidate's rights reach a GPU (if asked)."""
     return _ask([sys.executable, "-P", "-c", _MACHINE, device], visible_gpus=None)
 
 

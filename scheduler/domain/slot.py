@@ -16,7 +16,7 @@ class Slot:
     """One place for one run at a time.
 
     `pool` names what makes scores comparable (device model, driver, contract, cache); `boot_id` changes when the node
-    restarts; `problem` says why nothing may be placed here now ("" when healthy).
+    restarts; `problem` says why nothing may be placed here now ("" when healthy); `notes`: what is worth knowing else.
     """
 
     id: str  # "node-a/gpu0" or "laptop/cpu1"
@@ -27,6 +27,7 @@ class Slot:
     pool: str
     cache_digest: str
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

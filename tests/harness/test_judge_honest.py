@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +161,39 @@ def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) 
     done = subprocess.run(command, env=rig.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "result.json").read_text())["status"] == "ok"
+
+
+def carry_package(folder: Path) -> Path:
+    """A folder as `pip install --target` leaves it, with one package."""
+    (folder / "carried-1.0.dist-info").mkdir(parents=True)
+    (folder / "carried.py").write_text("WORD = 'here'\n")
+    return folder
+
+
+def test_packages_that_pip_put_into_a_folder_of_the_path_are_the_candidates_too(rig: Rig) -> None:
+    carried, other = carry_package(rig.folder / "wheels"), rig.folder / "other"
+    other.mkdir()
+    rig.environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(other), str(carried)])
+    judged = rig.judge(rig.write("import carried, sys; print(carried.WORD); print(sys.path)"))
+    assert judged.log.splitlines()[0] == "here"
+    assert str(other) not in judged.log.splitlines()[1]
+
+
+def test_packages_below_the_home_folder_are_the_candidates_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from harness.judge import environment
+
+    monkeypatch.setattr(environment.site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(environment.site, "getuserbase", lambda: str(tmp_path / "base"))
+    assert environment._user_packages() == {"PYTHONUSERBASE": str(tmp_path / "base")}
+    monkeypatch.setattr(environment.site, "ENABLE_USER_SITE", False)
+    assert environment._user_packages() == {}
+
+
+def test_where_a_node_keeps_headers_and_libcuda_is_passed_on(rig: Rig) -> None:
+    known = {"CPATH": "/a", "LIBRARY_PATH": "/b", "TRITON_PTXAS_PATH": "/c", "TRITON_LIBCUDA_PATH": "/d"}
+    rig.environment.update(known)
+    judged = rig.judge(rig.write("import os, json; print(json.dumps(dict(os.environ)))"))
+    assert known.items() <= json.loads(judged.log.splitlines()[0]).items()
 
 
 def test_the_candidate_gets_an_environment_of_its_own(rig: Rig) -> None:

@@ -64,24 +64,24 @@ def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
 
 def test_a_byte_changed_in_the_cache_is_found(lab: Path, tmp_path: Path) -> None:
     patient = look_at_lab(None, None, lab)
-    assert check_cache(patient, full=True).grade is Grade.OK
+    assert check_cache(patient, full=True)[0].grade is Grade.OK
     (rows,) = (tmp_path / "cache").glob("*/judge/val.u16")
     rows.chmod(0o644)
     rows.write_bytes(rows.read_bytes()[:-1] + b"\xff")
-    assert check_cache(patient, full=False).grade is Grade.OK
-    found = check_cache(patient, full=True)
+    assert check_cache(patient, full=False)[0].grade is Grade.OK
+    found, _ = check_cache(patient, full=True)
     assert found.grade is Grade.PROBLEM and "val.u16" in found.said
 
 
 def test_a_cache_made_anew_is_not_the_labs(lab: Path) -> None:
     patient = replace(look_at_lab(None, None, lab), cache_digest="0" * 64)
-    assert "the lab was made with 000000000000" in check_cache(patient, full=False).said
+    assert "the lab was made with 000000000000" in check_cache(patient, full=False)[0].said
 
 
 def test_another_contract_may_be_examined_in_the_same_place(lab: Path) -> None:
     patient = look_at_lab(None, choose_contract("cpu"), lab)
     assert patient.choice.contract.name == "cpu" and patient.cache_digest == ""
-    assert check_cache(patient, full=False).grade is Grade.PROBLEM
+    assert check_cache(patient, full=False)[0].grade is Grade.PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,13 @@ def test_a_free_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.grade for one in slots.check_this_machine("cuda")] == [Grade.OK]
 
 
+def test_a_gpu_whose_processes_may_not_be_listed_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
+    monkeypatch.setattr(slots, "compute_processes", lambda uuid: None)
+    (finding,) = slots.check_this_machine("cuda")
+    assert finding.grade is Grade.NOTE and "may not list processes" in finding.said
+
+
 def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, Finding]:
     monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
     patient = Patient(good("lab", ""), choose_contract("cpu"), "cache-1")
@@ -127,6 +134,17 @@ def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
     assert found[fine.id].grade is Grade.OK
     assert "the lab's is cache-1" in found[stale.id].said
     assert found[broken.id].said == "disk full"
+
+
+def test_the_notes_of_slots_are_said_and_that_nodes_know_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (slot,) = memory_slots(1, device="cuda")
+    pool = MemoryPool([replace(slot, notes=("somebody holds memory of it",))])
+    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
+    patient = Patient(good("lab", ""), choose_contract("standard"), "cache-1")
+    found = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path))
+    of_slot = [(one.grade, one.said) for one in found if one.about == slot.id]
+    assert of_slot == [(Grade.OK, slot.device_name), (Grade.NOTE, "somebody holds memory of it")]
+    assert any("arsched doctor --quick --contract standard" in one.hint for one in found)
 
 
 def test_slots_of_two_kinds_are_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -190,7 +208,11 @@ def test_a_disk_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_pa
     [
         ({"contained": True, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["ok", "ok"]),
         ({"contained": False, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["note", "ok"]),
-        ({"contained": True, "torch": "2", "cuda": False, "cuda_error": "no driver"}, "cuda", ["ok", "problem"]),
+        (
+            {"contained": True, "torch": "2", "cuda_build": "13.0", "cuda": False, "cuda_error": "no driver"},
+            "cuda",
+            ["ok", "problem"],
+        ),
         ({"contained": True, "torch": "", "cuda": False, "cuda_error": "No module"}, "cpu", ["ok", "problem"]),
     ],
 )
@@ -198,4 +220,6 @@ def test_what_the_referee_says_is_graded(
     monkeypatch: pytest.MonkeyPatch, said: dict[str, object], device: str, grades: list[str]
 ) -> None:
     monkeypatch.setattr(machine, "ask_machine", lambda device: said)
+    monkeypatch.setattr(machine, "read_states", lambda: ())
+    monkeypatch.setattr(machine, "read_driver", lambda: None)
     assert [one.grade.value for one in machine.check_referee(device)] == grades

@@ -12,7 +12,21 @@ from typing import Any
 import pynvml
 import pytest
 
-from scheduler.adapters.gpu import Gpu, GpuProcess, GpuUnavailable, compute_processes, mps_running, read_gpus
+from scheduler.adapters import gpu_node
+from scheduler.adapters.gpu import (
+    CANNOT_TELL,
+    Driver,
+    Gpu,
+    GpuProcess,
+    GpuState,
+    GpuUnavailable,
+    compute_processes,
+    mps_running,
+    read_driver,
+    read_gpus,
+    read_states,
+)
+from scheduler.adapters.gpu_node import Lack, device_file_lacks, gpu_notes, toolchain_lacks
 from scheduler.adapters.machine import Machine
 from scheduler.adapters.node import SlotSupervisor
 from scheduler.adapters.slot_layout import lay_out
@@ -25,22 +39,29 @@ from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order
 NODE = Machine("boot-1", "processor", (0, 1, 2, 3), 4, (Gpu(0, "GPU-0000", "H100", "570.1"),))
 
 
-class FakeNvmlError(Exception):
-    pass
+def refusing(code: int) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise pynvml.NVMLError(code)
+
+    return refuse
+
+
+NOT_SUPPORTED = refusing(pynvml.NVML_ERROR_NOT_SUPPORTED)
+REASONS = [name for name in dir(pynvml) if name.startswith("nvmlClocksThrottleReason")]
 
 
 def fake_nvml(**changes: Any) -> SimpleNamespace:
     """Two GPUs, the second with MIG on; GPUs answer bytes, as older drivers do."""
-
-    def refuse(*_: Any) -> Any:
-        raise FakeNvmlError("Not Supported")
-
     answers: dict[str, Any] = {
-        "NVMLError": FakeNvmlError,
+        "NVMLError": pynvml.NVMLError,
+        **{name: getattr(pynvml, name) for name in (*CANNOT_TELL, *REASONS)},
         "NVML_DEVICE_MIG_ENABLE": 1,
+        "NVML_FEATURE_ENABLED": 1,
+        "NVML_CLOCK_SM": 1,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: b"570.1",
+        "nvmlSystemGetCudaDriverVersion": lambda: 12080,
         "nvmlDeviceGetCount": lambda: 2,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
@@ -49,7 +70,18 @@ def fake_nvml(**changes: Any) -> SimpleNamespace:
         "nvmlDeviceGetMigMode": lambda handle: (handle, handle),
         "nvmlDeviceGetCpuAffinity": lambda handle, words: [0b1100] + [0] * (words - 1),
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: [SimpleNamespace(pid=42)] * handle,
-        "nvmlSystemGetProcessName": refuse,
+        "nvmlSystemGetProcessName": NOT_SUPPORTED,
+        "nvmlDeviceGetMinorNumber": lambda handle: handle + 4,
+        "nvmlDeviceGetPersistenceMode": lambda handle: 1,
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 << 30, free=79 << 30),
+        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 650_000,
+        "nvmlDeviceGetPowerManagementDefaultLimit": lambda handle: 700_000,
+        "nvmlDeviceGetApplicationsClock": lambda handle, clock: 1700,
+        "nvmlDeviceGetDefaultApplicationsClock": lambda handle, clock: 1830,
+        "nvmlDeviceGetMaxCustomerBoostClock": lambda handle, clock: 1900,
+        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
+        "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | 1,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": NOT_SUPPORTED,
     }
     return SimpleNamespace(**{**answers, **changes})
 
@@ -67,8 +99,7 @@ def test_gpus_are_read_with_their_slices_and_near_cores(use_nvml: Callable[[Simp
 
 
 def test_a_gpu_that_knows_nothing_of_slices_has_none(use_nvml: Callable[[SimpleNamespace], None]) -> None:
-    refuse = fake_nvml().nvmlSystemGetProcessName
-    use_nvml(fake_nvml(nvmlDeviceGetMigMode=refuse, nvmlDeviceGetCpuAffinity=refuse))
+    use_nvml(fake_nvml(nvmlDeviceGetMigMode=NOT_SUPPORTED, nvmlDeviceGetCpuAffinity=NOT_SUPPORTED))
     assert [(gpu.mig, gpu.local_cpus) for gpu in read_gpus()] == [(False, ()), (False, ())]
 
 
@@ -79,9 +110,63 @@ def test_who_computes_on_a_gpu(use_nvml: Callable[[SimpleNamespace], None]) -> N
 
 
 def test_without_a_driver_there_is_a_reason(use_nvml: Callable[[SimpleNamespace], None]) -> None:
-    use_nvml(fake_nvml(nvmlInit=fake_nvml().nvmlSystemGetProcessName))
-    with pytest.raises(GpuUnavailable, match="Not Supported"):
+    use_nvml(fake_nvml(nvmlInit=refusing(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)))
+    with pytest.raises(GpuUnavailable, match="Driver Not Loaded"):
         read_gpus()
+    assert read_states() == () and read_driver() is None
+
+
+@pytest.mark.parametrize("code", CANNOT_TELL)
+def test_processes_that_may_not_be_listed_are_unknown(use_nvml: Callable[[SimpleNamespace], None], code: str) -> None:
+    use_nvml(fake_nvml(nvmlDeviceGetComputeRunningProcesses=refusing(getattr(pynvml, code))))
+    assert compute_processes("GPU-0000") is None
+
+
+def test_a_lost_gpu_is_not_merely_unknown(use_nvml: Callable[[SimpleNamespace], None]) -> None:
+    use_nvml(fake_nvml(nvmlDeviceGetComputeRunningProcesses=refusing(pynvml.NVML_ERROR_GPU_IS_LOST)))
+    with pytest.raises(GpuUnavailable, match="lost"):
+        compute_processes("GPU-0000")
+
+
+def test_the_driver_names_the_newest_cuda_it_runs(use_nvml: Callable[[SimpleNamespace], None]) -> None:
+    use_nvml(fake_nvml())
+    assert read_driver() == Driver("570.1", (12, 8))
+    use_nvml(fake_nvml(nvmlSystemGetCudaDriverVersion=NOT_SUPPORTED))
+    assert read_driver() == Driver("570.1", None)
+
+
+def test_the_state_of_a_gpu_is_read_in_units(use_nvml: Callable[[SimpleNamespace], None]) -> None:
+    use_nvml(fake_nvml())
+    one, two = read_states()
+    assert one == GpuState(
+        0, "GPU-0000", "H100", False, 4, True, 80 << 30, 79 << 30, 650.0, 700.0, 1700, 1830, 1900, 1980,
+        ("it is too hot",),
+    )  # fmt: skip
+    assert two.mig and not one.memory_in_use
+
+
+@pytest.mark.parametrize("refuse", [NOT_SUPPORTED, refusing(pynvml.NVML_ERROR_UNKNOWN), None])
+def test_questions_a_gpu_driver_or_binding_does_not_know_are_unknown(
+    use_nvml: Callable[[SimpleNamespace], None], refuse: Callable[..., Any] | None
+) -> None:
+    known = ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetName")
+    nvml = fake_nvml()
+    for name in [name for name in vars(nvml) if name.startswith("nvmlDeviceGet") and name not in known]:
+        if refuse is not None:
+            setattr(nvml, name, refuse)
+        elif name != "nvmlDeviceGetMigMode":
+            delattr(nvml, name)
+    use_nvml(nvml)
+    assert read_states()[0] == GpuState(0, "GPU-0000", "H100")
+    assert not read_states()[0].memory_in_use
+
+
+def test_older_drivers_say_throttle_for_event(use_nvml: Callable[[SimpleNamespace], None]) -> None:
+    mask = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwSlowdown
+    nvml = fake_nvml(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: mask)
+    del nvml.nvmlDeviceGetCurrentClocksEventReasons
+    use_nvml(nvml)
+    assert read_states()[0].slowdowns == ("it is far too hot", "heat or power supply force it to")
 
 
 def test_the_real_pynvml_has_every_name_we_use() -> None:
@@ -103,11 +188,15 @@ class GpuSlot:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("scheduler.adapters.node.FOREIGN_PATIENCE_S", 0.0)
-        self.foreign: tuple[GpuProcess, ...] = ()
+        self.foreign: tuple[GpuProcess, ...] | None = ()
+        self.lacks: tuple[Lack, ...] = ()
         self.asked: list[str] = []
-        self.supervisor = SlotSupervisor(lay_out(NODE, "node", "cuda")[0], root, FAKES, gpu_processes=self.processes)
+        self.supervisor = SlotSupervisor(
+            lay_out(NODE, "node", "cuda")[0], root, FAKES, gpu_processes=self.processes,
+            gpu_lacks=lambda environ: self.lacks, gpu_notes=lambda uuid: (f"a note on {uuid}",),
+        )  # fmt: skip
 
-    def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+    def processes(self, uuid: str) -> tuple[GpuProcess, ...] | None:
         self.asked.append(uuid)
         return self.foreign
 
@@ -142,8 +231,9 @@ def test_a_process_that_is_just_leaving_does_not_count(slot: GpuSlot, monkeypatc
     monkeypatch.setattr("scheduler.adapters.node.FOREIGN_PATIENCE_S", 60.0)
     leaving = [(GpuProcess(42, "python"),), ()]
     slot.supervisor = SlotSupervisor(
-        slot.supervisor.spec, slot.supervisor._spools.root, FAKES, gpu_processes=lambda uuid: leaving.pop(0)
-    )
+        slot.supervisor.spec, slot.supervisor._spools.root, FAKES, gpu_processes=lambda uuid: leaving.pop(0),
+        gpu_lacks=lambda environ: (),
+    )  # fmt: skip
     assert slot.supervisor.probe(CONTRACT_JSON).problem == ""
 
 
@@ -160,3 +250,98 @@ def test_a_gpu_that_fell_off_the_bus_breaks_its_slot(tmp_path: Path) -> None:
 
     supervisor = SlotSupervisor(lay_out(NODE, "node", "cuda")[0], tmp_path, FAKES, gpu_processes=lost)
     assert supervisor.probe(CONTRACT_JSON).problem == "NVML: GPU is lost"
+
+
+def test_a_gpu_whose_processes_may_not_be_listed_gets_its_runs(slot: GpuSlot) -> None:
+    slot.foreign = None
+    assert slot.supervisor.probe(CONTRACT_JSON).problem == ""
+    assert slot.supervisor.start(fake_order("r0001", "score 1.9"))
+    wait_until(lambda: isinstance(slot.supervisor.poll(LAB_ID)[0], Done))
+
+
+def test_a_node_without_a_compiler_takes_no_run(slot: GpuSlot) -> None:
+    slot.lacks = (Lack("there is no C compiler", "apt install gcc"),)
+    assert slot.supervisor.probe(CONTRACT_JSON).problem == "there is no C compiler; apt install gcc"
+    with pytest.raises(PoolProblem, match="no C compiler"):
+        slot.supervisor.start(fake_order("r0001", "score 1.9"))
+
+
+def test_notes_are_of_an_idle_gpu(slot: GpuSlot) -> None:
+    assert slot.supervisor.probe(CONTRACT_JSON).notes == ("a note on GPU-0000",)
+    slot.supervisor.start(fake_order("r0001", "hang"))
+    assert slot.supervisor.probe(CONTRACT_JSON, LAB_ID).notes == ()
+    slot.supervisor.close()
+
+
+def test_what_a_slot_carries_along(
+    use_nvml: Callable[[SimpleNamespace], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    monkeypatch.setattr(gpu_node, "device_file_lacks", lambda minors: asked.append(list(minors)) or ())
+    use_nvml(fake_nvml())
+    assert gpu_notes("GPU-0001") == () and asked == [[5]]
+    use_nvml(
+        fake_nvml(
+            nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=80 << 30, free=20 << 30),
+            nvmlDeviceGetComputeRunningProcesses=NOT_SUPPORTED,
+        )
+    )
+    memory, processes = gpu_notes("GPU-0000")
+    assert "20.0 of 80.0 GiB free" in memory and "may not list processes" in processes
+
+
+@pytest.mark.parametrize(
+    ("here", "environ", "words"),
+    [
+        (["gcc"], {}, ""),
+        (["clang"], {}, ""),
+        (["own-cc"], {"CC": "own-cc"}, ""),
+        ([], {}, "no C compiler"),
+        (["cc"], {}, "only cc"),
+        (["gcc"], {"CC": "icc"}, "CC=icc is not there"),
+    ],
+)
+def test_a_compiler_is_looked_for_as_triton_does(
+    tmp_path: Path, here: list[str], environ: dict[str, str], words: str
+) -> None:
+    for name in here:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "Python.h").write_text("")
+    found = toolchain_lacks({"PATH": str(tmp_path), "CPATH": str(tmp_path), **environ})
+    assert [words in lack.said for lack in found] == [True] * bool(words)
+
+
+def test_headers_of_the_running_python_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def get_path(name: str, scheme: str) -> str:
+        asked.append(scheme)
+        return str(tmp_path)
+
+    monkeypatch.setattr(gpu_node.sysconfig, "get_path", get_path)
+    monkeypatch.setattr(gpu_node.sysconfig, "get_default_scheme", lambda: "posix_local")
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    (lack,) = toolchain_lacks({"PATH": str(tmp_path)})
+    assert "Python.h" in lack.said and "apt install" in lack.hint and asked == ["posix_prefix"]
+    (tmp_path / "Python.h").write_text("")
+    assert toolchain_lacks({"PATH": str(tmp_path)}) == ()
+
+
+def test_device_files_must_be_there_and_open_to_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidiactl", "nvidia3"):
+        (tmp_path / name).write_text("")
+    (absent,) = device_file_lacks([3], tmp_path)
+    assert "nvidia-uvm" in absent.said and "nvidiactl" not in absent.said and "nvidia-modprobe" in absent.hint
+    (tmp_path / "nvidia-uvm").write_text("")
+    assert device_file_lacks([3], tmp_path) == ()
+    monkeypatch.setattr(gpu_node.os, "access", lambda path, mode: path.name != "nvidia3")
+    (closed,) = device_file_lacks([3], tmp_path)
+    assert "may not open" in closed.said and "nvidia3" in closed.said
+
+
+def test_where_gpus_are_reached_otherwise_no_device_files_are_missed(tmp_path: Path) -> None:
+    assert device_file_lacks([0], tmp_path)
+    (tmp_path / "dxg").write_text("")
+    assert device_file_lacks([0], tmp_path) == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.adapters.judge_environment import CODE_ROOT, judge_environment
 from scheduler.adapters.judge_process import is_locked
 from scheduler.adapters.node import SlotSupervisor
 from scheduler.domain.errors import PoolProblem
@@ -81,6 +82,16 @@ def test_no_secret_and_nothing_of_ray_reaches_the_judge(root: Path, tmp_path: Pa
     of_shells_own = {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
     assert set(seen) - of_shells_own == allowed | {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"}
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_judge_gets_packages_of_the_path_and_where_headers_lie(tmp_path: Path) -> None:
+    carried, plain = tmp_path / "wheels", tmp_path / "plain"
+    (carried / "torch-2.13.dist-info").mkdir(parents=True)
+    plain.mkdir()
+    known = {"CPATH": "/a", "LIBRARY_PATH": "/b", "TRITON_PTXAS_PATH": "/c", "TRITON_LIBCUDA_PATH": "/d"}
+    seen = judge_environment({"PYTHONPATH": os.pathsep.join([str(plain), "", str(carried)]), **known}, "")
+    assert known.items() <= seen.items()
+    assert seen["PYTHONPATH"].split(os.pathsep) == [str(CODE_ROOT), str(carried)]
 
 
 def test_ctrl_c_can_reach_the_judge_although_its_supervisor_blocks_it(lab: FakeJudgeLab, root: Path) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scheduler.adapters.gpu import read_driver, read_states
 from scheduler.app.contracts import choose_contract
-from scheduler.app.doctor import lab, machine, slots
+from scheduler.app.doctor import gpu_node, gpu_record, gpus, lab, machine, slots
 from scheduler.app.doctor.findings import Finding
 from scheduler.app.queue.pools import PoolOptions
 
@@ -31,10 +32,21 @@ def examine(wish: Wish, say: Callable[[str], None], start: Path) -> Iterator[Fin
     yield from machine.check_disk(start)
     patient = lab.look_at_lab(wish.tag, given, start)
     yield patient.finding
-    yield lab.check_cache(patient, full=wish.full)
-    yield from machine.check_referee(patient.choice.contract.device)
-    if wish.options.address:
+    finding, cache = lab.check_cache(patient, full=wish.full)
+    yield finding
+    choice, address = patient.choice, wish.options.address
+    device = choice.contract.device
+    states = read_states() if device == "cuda" else ()
+    yield from machine.check_referee(device if states or not address else "cpu")  # a cluster's head needs no GPU
+    if states:
+        yield from gpu_node.check_toolchain()
+        if "digest" in cache:
+            driver = read_driver()
+            here = {"torch": machine.version_of("torch"), "driver": driver.version if driver else ""}
+            yield from gpu_record.check_record(choice, cache.get("gpu"), here)
+        yield from gpus.check_gpus(choice.contract, states)
+    if address:
         yield from slots.check_cluster(patient, wish.options, say, start)
     else:
-        yield from slots.check_this_machine(patient.choice.contract.device)
+        yield from slots.check_this_machine(device)
         yield from slots.check_cluster_file(start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scheduler.adapters.git import Repo
 from scheduler.adapters.referee import ask_cache
@@ -40,19 +41,23 @@ def look_at_lab(tag: str | None, given: ContractChoice | None, start: Path) -> P
         return Patient(from_error("lab", error), fallback)
 
 
-def check_cache(patient: Patient, *, full: bool) -> Finding:
-    """Every byte of the contract's cache, against its manifest and against the lab."""
-    contract = patient.choice.contract
+def check_cache(patient: Patient, *, full: bool) -> tuple[Finding, dict[str, Any]]:
+    """Every byte of the contract's cache, against its manifest and against the lab; and all the referee said of it."""
     try:
-        said = ask_cache(contract.to_json(), full=full)
+        said = ask_cache(patient.choice.contract.to_json(), full=full)
     except ArschedError as error:
-        return from_error("cache", error)
+        return from_error("cache", error), {}
+    return _judge_cache(patient, said), said
+
+
+def _judge_cache(patient: Patient, said: dict[str, Any]) -> Finding:
+    contract = patient.choice.contract
     hint = f"arsched prepare --contract {patient.choice.ref}"
     if "error" in said:
         return problem("cache", str(said["error"]), hint)
     if patient.cache_digest not in ("", said["digest"]):
         made, here = patient.cache_digest[:12], said["digest"][:12]
         return problem("cache", f"{contract.name} is {here}, the lab was made with {made}", "start a lab with this one")
-    if contract.device == "cuda" and not said.get("kernel"):
+    if contract.device == "cuda" and not said.get("kernel") and not said.get("gpu"):
         return note("cache", f"{contract.name} {said['digest'][:12]}, without the attention kernel", hint)
     return good("cache", f"{contract.name} {said['digest'][:12]} at {said['directory']}")

@@ -10,9 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scheduler.adapters.gpu import read_driver, read_states
+from scheduler.adapters.gpu_node import device_file_lacks
 from scheduler.adapters.referee import ask_machine
 from scheduler.adapters.spool import default_spool_root
 from scheduler.app.doctor.findings import Finding, from_error, good, note, problem
+from scheduler.app.doctor.gpu_node import judge_cuda
 from scheduler.domain.errors import ArschedError
 
 LEAST_PYTHON = (3, 11)
@@ -37,7 +40,7 @@ def check_packages() -> Finding:
     wrong = [said for line in required if (said := _wrong(line))]
     if wrong:
         return problem("packages", "; ".join(wrong), "make install, or pip install -c constraints.txt -e .")
-    return good("packages", f"{len(required)} as required; torch {_version('torch')}, ray {_version('ray')}")
+    return good("packages", f"{len(required)} as required; torch {version_of('torch')}, ray {version_of('ray')}")
 
 
 def check_git() -> Finding:
@@ -76,11 +79,11 @@ def check_referee(device: str) -> Iterator[Finding]:
 def _check_torch(device: str, said: dict[str, Any]) -> Iterator[Finding]:
     if not said["torch"]:
         yield problem("torch", f"torch does not start: {said['cuda_error']}", "install it: make install")
-    elif device == "cuda" and not said["cuda"]:
-        hint = "nvidia-smi shows whether the driver works; torch needs a build with CUDA"
-        yield problem("torch", f"torch {said['torch']} reaches no GPU: {said['cuda_error']}", hint)
+    elif device == "cuda":
+        minors = (state.minor for state in read_states() if state.minor is not None)
+        yield from judge_cuda(said, read_driver(), device_file_lacks(minors))
     else:
-        yield good("torch", f"{said['torch']}" + (" with CUDA" if device == "cuda" else ", on the CPU"))
+        yield good("torch", f"{said['torch']}, on the CPU")
 
 
 def _wrong(line: str) -> str:
@@ -89,14 +92,15 @@ def _wrong(line: str) -> str:
     required = Requirement(line)
     if required.marker is not None and not required.marker.evaluate():
         return ""
-    version = _version(required.name)
+    version = version_of(required.name)
     if not version:
         return f"{required.name} is missing"
     fits = required.specifier.contains(version, prereleases=True)
     return "" if fits else f"{required.name} is {version}, arsched needs {required.specifier}"
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Of an installed package; "" when it is not."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

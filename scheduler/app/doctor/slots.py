@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scheduler.adapters.cluster_config import read_cluster_config
 from scheduler.adapters.gpu import GpuUnavailable, compute_processes
+from scheduler.adapters.gpu_node import UNSEEN_PROCESSES
 from scheduler.adapters.machine import Machine, read_machine
 from scheduler.adapters.slot_layout import SlotSpec, lay_out
 from scheduler.app.doctor.findings import Finding, from_error, good, note, problem
@@ -47,7 +48,11 @@ def check_cluster(
     yield _check_nodes(slots, folder)
     for slot in slots:
         yield _check_slot(slot, patient)
+        yield from (note(slot.id, said) for said in slot.notes)
     yield from _check_alike(slots)
+    if patient.choice.contract.device == "cuda":
+        hint = f"log in there and run: arsched doctor --quick --contract {patient.choice.ref}"
+        yield note("nodes", "driver, clocks, power and the GPU probe are examined on each node only", hint)
 
 
 def check_cluster_file(folder: Path) -> Iterator[Finding]:
@@ -110,6 +115,8 @@ def _check_spec(spec: SlotSpec) -> Finding:
         names = ", ".join(f"{process.pid} ({process.name})" for process in foreign)
         return problem(spec.slot_id, f"in use by process {names}", "a budget on a shared GPU is not a budget: end it")
     cores = ",".join(map(str, spec.cpus))
+    if foreign is None:
+        return note(spec.slot_id, f"{spec.device_name}: {UNSEEN_PROCESSES}", "make sure of it yourself")
     return good(spec.slot_id, f"{spec.device_name}, core{'s' if len(spec.cpus) > 1 else ''} {cores}")
 
 
