@@ -29,7 +29,7 @@ def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:
     kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     kept["CUDA_VISIBLE_DEVICES"] = uuid
     kept["PYTHONUNBUFFERED"] = "1"
-    path = _site_folders(environ.get("PYTHONPATH", ""))
+    path = site_folders(environ.get("PYTHONPATH", ""))
     if CODE_ROOT.name not in ("site-packages", "dist-packages"):  # a checkout that may not be installed
         path = [str(CODE_ROOT), *path]
     if path:
@@ -37,7 +37,7 @@ def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:
     return kept
 
 
-def _site_folders(python_path: str) -> list[str]:
+def site_folders(python_path: str) -> list[str]:
     """The absolute folders of a PYTHONPATH that hold installed packages; a judge starts in another folder."""
     return [folder for folder in python_path.split(os.pathsep) if os.path.isabs(folder) and _is_site(Path(folder))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from scheduler.adapters.judge_environment import CODE_ROOT, judge_environment
 from scheduler.adapters.judge_process import is_locked
 from scheduler.adapters.node import SlotSupervisor
+from scheduler.app.actions.prepare import run_program
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
 from tests.scheduler.pool_contract import PoolContract, wait_for, wait_until
@@ -92,6 +94,15 @@ def test_the_judge_gets_packages_of_the_path_and_where_headers_lie(tmp_path: Pat
     seen = judge_environment({"PYTHONPATH": os.pathsep.join([str(plain), "", str(carried)]), **known}, "")
     assert known.items() <= seen.items()
     assert seen["PYTHONPATH"].split(os.pathsep) == [str(CODE_ROOT), str(carried)]
+
+
+def test_prepare_finds_packages_of_the_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "carried-1.0.dist-info").mkdir()
+    (tmp_path / "carried.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_program([sys.executable, "-P", "-c", "import carried"]) == 0
+    (tmp_path / "carried-1.0.dist-info").rmdir()
+    assert run_program([sys.executable, "-P", "-c", "import carried"]) == 1
 
 
 def test_ctrl_c_can_reach_the_judge_although_its_supervisor_blocks_it(lab: FakeJudgeLab, root: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from scheduler.adapters.judge_environment import CODE_ROOT
+from scheduler.adapters.judge_environment import CODE_ROOT, site_folders
 from scheduler.domain.errors import LabProblem
 
 
@@ -27,7 +27,8 @@ def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verif
 
 def run_program(command: Sequence[str]) -> int:
     """Run a program of the referee on our terminal. Returns its exit code, 130 when a signal ended it."""
-    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    path = [str(CODE_ROOT), *site_folders(os.environ.get("PYTHONPATH", ""))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     try:
         with subprocess.Popen(command, env=environment) as process, _signals_to(process) as heard:
             code = process.wait()
