@@ -16,12 +16,12 @@ from scheduler.app.doctor.findings import Finding, Grade, good, note, problem
 
 LEAST_DRIVERS = {11: 450, 12: 525, 13: 580}  # by CUDA major version
 WHICH_TORCH = (
-    "torch for CUDA 13.x needs driver 580 or newer, for CUDA 12.x 525 or newer: update the driver, or "
-    "pip install torch --index-url https://download.pytorch.org/whl/cu126"
+    "torch for CUDA 13.x needs driver 580 or newer, for CUDA 12.x 525 or newer: update the driver, or install torch "
+    "from the index of its CUDA 12.x builds (torch's install page names it)"
 )
 GET_TORCH = (
-    "pip install torch from PyPI is a build for CUDA 13.x (driver 580 or newer); for CUDA 12.x (driver 525 or newer) "
-    "add --index-url https://download.pytorch.org/whl/cu126"
+    "install torch from the index of its CUDA builds (torch's install page names it): CUDA 13.x needs driver 580 or "
+    "newer, CUDA 12.x 525 or newer"
 )
 
 

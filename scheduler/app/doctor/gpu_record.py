@@ -36,6 +36,8 @@ def check_record(choice: ContractChoice, record: object, here: dict[str, str]) -
     ]
     if stale:
         yield note("gpu probe", f"it ran with {'; '.join(stale)}", again)
+    if doubt := record.get("doubt"):
+        yield problem("gpu probe", str(doubt), f"compare with another GPU or torch, then try again: {again}")
     yield from judge_attention(record)
     yield from judge_exchange(choice.contract, record)
 
