@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.contract import Contract, load_contract
+from harness.gpu_record import GpuRecord
 from scheduler.adapters.gpu import Driver, Gpu, GpuProcess, GpuState
 from scheduler.adapters.gpu_node import Lack
 from scheduler.adapters.machine import Machine
@@ -223,6 +224,13 @@ def test_the_seconds_of_an_evaluation_are_all_its_logits() -> None:
 def test_a_damaged_record_is_not_judged_where_it_is_damaged(changes: dict[str, Any]) -> None:
     assert Grade.PROBLEM not in {one.grade for one in record_findings(**changes).values()}
     assert list(gpu_record.check_record(HURRIED, {}, HERE)) == []
+
+
+def test_a_doubtful_trial_is_a_problem() -> None:
+    made = GpuRecord("H100", "2.13.0", "T2048-D128", "580.1", "fa2", doubt="attention on this GPU is not the CPU's")
+    found = record_findings(**asdict(made))
+    assert found["gpu probe"].grade is Grade.PROBLEM and "not the CPU's" in found["gpu probe"].said
+    assert "gpu probe" not in record_findings(**asdict(replace(made, doubt="")))
 
 
 def test_a_record_of_another_torch_or_driver_is_stale() -> None:
