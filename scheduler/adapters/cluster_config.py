@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from scheduler.adapters.shell_words import Call, find_calls
 from scheduler.domain.errors import UsageProblem
 
 KNOWN_KEYS = (
@@ -24,6 +26,10 @@ KNOWN_KEYS = (
     "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
     "available_node_types",
 )  # fmt: skip
+HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
+PATH_LINE = "grep -q {bin} ~/.bashrc || echo 'export PATH={home}{bin}:$PATH RAY_AUTH_MODE={mode}' >> ~/.bashrc"
+HOME = re.compile(r"^(~|\$HOME|\$\{HOME\}|/home/[^/]+|/root)/")
+STARTUP_FILE = re.compile(r"(>|\btee\b|\bsed\b)[^|;&]*(\.(bashrc|bash_profile|bash_login|profile)\b|/etc/profile)")
 EXAMPLE_NETWORK = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737: for documents, never routed
 
 
@@ -83,6 +89,7 @@ def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _start_problems(raw, "head_start_ray_commands", " --head")
     if _mapping(raw, "provider").get("worker_ips"):
         yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
+    yield from _path_problems(raw)
 
 
 def _unknown_keys(raw: Mapping[str, Any]) -> Iterator[str]:
@@ -132,14 +139,57 @@ def _mount_problems(mounts: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str]:
-    starts = [str(command) for command in raw.get(key) or [] if "ray start" in str(command)]
-    if not starts or sign not in starts[-1]:
+    try:
+        start = _ray_start(raw, key)
+    except ValueError as problem:
+        yield f"{key}: the shell could not read this line ({problem}): close its quotes"
+        return
+    if start is None or sign not in f" {' '.join(start.words)}":
         yield f"{key} has no `ray start` with {sign.strip()}"
         return
-    if "RAY_worker_niceness=0" not in starts[-1]:
+    if start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
+        yield (
+            f"{key} starts Ray without RAY_enable_autoscaler_v2=0: `ray up` turns version 2 of its autoscaler on, "
+            "which leaves out one worker and says nothing; write RAY_enable_autoscaler_v2=0 in front of `ray start`"
+        )
+    if start.environ.get("RAY_worker_niceness") != "0":
         yield f"{key} starts Ray without RAY_worker_niceness=0: runs would be starved on a busy node"
-    if "RAY_AUTH_MODE=" not in starts[-1]:
+    if "RAY_AUTH_MODE" not in start.environ:
         yield f"{key} does not set RAY_AUTH_MODE (token or disabled): nodes that differ in it cannot join"
+
+
+def _ray_start(raw: Mapping[str, Any], key: str) -> Call | None:
+    """The last call of `ray start` among the commands. Raises ValueError where a quote is left open."""
+    starts = [call for command in _commands(raw, key) for call in find_calls(command, "ray", "start")]
+    return starts[-1] if starts else None
+
+
+def _path_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Ray ends a cluster with a bare `ray stop` on the head, in a shell that has read the user's startup files."""
+    try:
+        start = _ray_start(raw, "head_start_ray_commands")
+    except ValueError:
+        return  # named already
+    if start is None:
+        return
+    folder = HOME.sub("", start.words[0].rpartition("/")[0])
+    mode = start.environ.get("RAY_AUTH_MODE", "token")
+    written = [command for key in HEAD_SETUP_KEYS for command in _commands(raw, key) if STARTUP_FILE.search(command)]
+    place = re.escape(folder or "bin")
+    on_path = re.compile(rf"\bPATH=\S*{place}|(\bsource|\.)\s\S*{place}/activate")
+    mode_set = re.compile(rf"(export|declare -x)\b[^;&|\n]*\bRAY_AUTH_MODE=\W{{0,2}}{re.escape(mode)}\b")
+    if not all(any(wanted.search(command) for command in written) for wanted in (on_path, mode_set)):
+        folder = folder or "arsched/.venv/bin"
+        yield (
+            f"no setup command puts {folder} on the head's PATH together with RAY_AUTH_MODE={mode}: `ray down` calls "
+            "a bare `ray stop` there, and would end nothing and report success, and `ray status` would be refused; "
+            f"add to setup_commands: {PATH_LINE.format(bin=folder, home='' if folder[0] == '/' else '~/', mode=mode)}"
+        )
+
+
+def _commands(raw: Mapping[str, Any], key: str) -> list[str]:
+    found = raw.get(key)
+    return [str(command) for command in found] if isinstance(found, list) else []
 
 
 def _is_example(address: str) -> bool:

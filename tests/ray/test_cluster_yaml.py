@@ -5,14 +5,17 @@ Needs the ray package, starts no Ray. The check is private to Ray (2.60): a new 
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private import commands
+from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 
 from scheduler.adapters.cluster_config import KNOWN_KEYS, read_cluster_config
 
@@ -59,6 +62,19 @@ def test_what_ray_accepts_wrongly_is_ours_to_find(settings: Settings, tmp_path: 
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(settings))
     assert any(key in problem for problem in read_cluster_config(path).problems)
+
+
+def test_ray_still_says_what_our_commands_contradict() -> None:
+    """`ray up` exports version 2 of the autoscaler in front of each line of the head; ours comes later and wins."""
+    source = inspect.getsource(commands.get_or_create_head_node)
+    assert '"RAY_enable_autoscaler_v2": "1"' in source, "demand RAY_enable_autoscaler_v2=0 no more?"
+    line = 'RAY_enable_autoscaler_v2=0 sh -c "echo \\$RAY_enable_autoscaler_v2"'
+    (wrapped,) = with_envs([line], {"RAY_enable_autoscaler_v2": "1"})
+    assert subprocess.run(["bash", "-c", wrapped], capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+def test_ray_ends_a_cluster_with_a_bare_ray_stop() -> None:
+    assert 'cmd="ray stop"' in inspect.getsource(commands.teardown_cluster), "demand ray on the PATH no more?"
 
 
 def test_the_known_keys_are_rays() -> None:

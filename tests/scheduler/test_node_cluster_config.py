@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from scheduler.domain.errors import UsageProblem
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "cluster.yaml"
 Settings = dict[str, Any]
+
+GOOD_START = (
+    "RAY_enable_autoscaler_v2=0 RAY_worker_niceness=0 RAY_AUTH_MODE=token "
+    "~/arsched/.venv/bin/ray start --head --port=6379"
+)
+SHIPPED_LINE = (
+    "grep -q arsched/.venv ~/.bashrc || echo 'export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token' >> ~/.bashrc"
+)
 
 
 @pytest.fixture
@@ -86,6 +95,49 @@ def forget_the_token(settings: Settings) -> None:
     settings["head_start_ray_commands"][-1] = "RAY_worker_niceness=0 ray start --head"
 
 
+def start_with_version_2(key: str) -> Callable[[Settings], None]:
+    def spoil(settings: Settings) -> None:
+        commands = settings[key]
+        commands[-1] = commands[-1].replace("RAY_enable_autoscaler_v2=0 ", "")
+
+    return spoil
+
+
+def set_the_version_for_another_program(settings: Settings) -> None:
+    start_with_version_2("head_start_ray_commands")(settings)
+    settings["head_start_ray_commands"][-1] = (
+        "RAY_enable_autoscaler_v2=0 true; " + settings["head_start_ray_commands"][-1]
+    )
+
+
+def set_the_version_in_a_shell_of_its_own(settings: Settings) -> None:
+    start_with_version_2("head_start_ray_commands")(settings)
+    settings["head_start_ray_commands"].insert(0, "export RAY_enable_autoscaler_v2=0")
+
+
+def leave_a_quote_open(settings: Settings) -> None:
+    settings["head_start_ray_commands"][-1] += " --labels='a"
+
+
+def on_path(*lines: str, key: str = "setup_commands") -> Callable[[Settings], None]:
+    """Other lines in the place of the one that writes ~/.bashrc."""
+
+    def change(settings: Settings) -> None:
+        settings["setup_commands"] = [line for line in settings["setup_commands"] if "bashrc" not in line]
+        settings[key] = [*settings.get(key, []), *lines]
+
+    return change
+
+
+def start(line: str) -> Callable[[Settings], None]:
+    """Another line that starts the head."""
+
+    def change(settings: Settings) -> None:
+        settings["head_start_ray_commands"][-1] = line
+
+    return change
+
+
 def start_no_head(settings: Settings) -> None:
     settings["head_start_ray_commands"] = ["ray stop"]
 
@@ -106,6 +158,22 @@ def use_a_cloud(settings: Settings) -> None:
         (start_nicely, "RAY_worker_niceness=0"),
         (forget_the_token, "RAY_AUTH_MODE"),
         (start_no_head, "no `ray start` with --head"),
+        (start_with_version_2("head_start_ray_commands"), "head_start_ray_commands starts Ray without RAY_enable_auto"),
+        (start_with_version_2("worker_start_ray_commands"), "worker_start_ray_commands starts Ray without RAY_enable"),
+        (set_the_version_for_another_program, "write RAY_enable_autoscaler_v2=0 in front"),
+        (set_the_version_in_a_shell_of_its_own, "write RAY_enable_autoscaler_v2=0 in front"),
+        (start(GOOD_START.replace("v2=0", "v2=1")), "write RAY_enable_autoscaler_v2=0 in front"),
+        (leave_a_quote_open, "head_start_ray_commands: the shell could not read this line (No closing quotation)"),
+        (
+            on_path(),
+            "add to setup_commands: grep -q arsched/.venv/bin ~/.bashrc || echo 'export PATH=~/arsched/.venv/bin",
+        ),
+        (on_path("export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token"), "no setup command puts"),
+        (on_path("echo 'export PATH=~/arsched/.venv/bin:$PATH' >> ~/.bashrc"), "together with RAY_AUTH_MODE=token"),
+        (on_path("echo 'export RAY_AUTH_MODE=token' >> ~/.bashrc"), "puts arsched/.venv/bin on the head's PATH"),
+        (on_path("echo 'export PATH=~/other/bin:$PATH RAY_AUTH_MODE=token' >> ~/.bashrc"), "puts arsched/.venv/bin"),
+        (on_path(SHIPPED_LINE, key="worker_setup_commands"), "no setup command puts"),
+        (start(GOOD_START.replace("~/arsched/.venv", "/opt/venv")), "export PATH=/opt/venv/bin:$PATH"),
         (use_a_cloud, "'lambda'"),
     ],
 )
@@ -115,6 +183,58 @@ def test_what_cannot_work_is_named(
     spoiled = copy.deepcopy(settings)
     spoil(spoiled)
     assert any(words in problem for problem in problems_of(spoiled, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        start(f"env {GOOD_START}"),
+        start("export RAY_enable_autoscaler_v2='0' RAY_worker_niceness=0; " + GOOD_START.partition(" RAY_w")[2][11:]),
+        start(f"ulimit -n 65536 && numactl -N 0 env {GOOD_START.replace('v2=0', 'v2=False')}"),
+        start(f'bash -lc "{GOOD_START}"'),
+        start(f"true # not RAY_enable_autoscaler_v2=1\n{GOOD_START}"),
+        start(GOOD_START.replace("~/arsched/.venv/bin/", "")),
+        start(GOOD_START.replace("~/", '"$HOME"/')),
+        on_path(SHIPPED_LINE, key="head_setup_commands"),
+        on_path('echo "export RAY_AUTH_MODE=\\"token\\" PATH=\\"\\$HOME/arsched/.venv/bin:$PATH\\"" | tee -a .profile'),
+        on_path("echo 'source /home/ubuntu/arsched/.venv/bin/activate' >>~/.bashrc",
+                "echo export RAY_AUTH_MODE=token >> $HOME/.bashrc"),
+        on_path("printf 'PATH=~/arsched/.venv/bin:$PATH\\nexport RAY_AUTH_MODE=token\\n' > /etc/profile.d/arsched.sh"),
+    ],
+)  # fmt: skip
+def test_the_same_in_other_words_is_fine(
+    settings: Settings, tmp_path: Path, change: Callable[[Settings], None]
+) -> None:
+    change(settings)
+    assert problems_of(settings, tmp_path) == ()
+
+
+def test_a_cluster_without_a_token_needs_none_in_its_shells(settings: Settings, tmp_path: Path) -> None:
+    start(GOOD_START.replace("=token", "=disabled"))(settings)
+    on_path("echo 'export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=disabled' >> ~/.bashrc")(settings)
+    assert problems_of(settings, tmp_path) == ()
+
+
+def test_the_shipped_line_puts_ray_on_the_path_of_the_shells_ray_opens(tmp_path: Path) -> None:
+    """Once, however often `ray up` is called."""
+    program = tmp_path / "arsched" / ".venv" / "bin" / "ray"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$0 $1 $RAY_AUTH_MODE"\n')
+    program.chmod(0o755)
+    lines = [line for line in yaml.safe_load(SHIPPED.read_text())["setup_commands"] if "bashrc" in line]
+    for command in (*lines, *lines, "ray stop"):
+        said = as_ray_runs_it(command, tmp_path)
+    assert said == f"{program} stop token\n"
+    assert (tmp_path / ".bashrc").read_text().count("arsched/.venv") == 1
+
+
+def as_ray_runs_it(command: str, home: Path) -> str:
+    """Ray's own wrapping of a command that it sends by SSH, without the -i that needs a terminal."""
+    wrapped = f"source ~/.bashrc; export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore && ({command})"
+    surroundings = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(
+        ["bash", "--login", "-c", wrapped], env=surroundings, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a list"])
@@ -129,6 +249,17 @@ def test_what_is_no_settings_file_is_a_usage_problem(tmp_path: Path, text: str) 
 def test_a_missing_file_is_a_usage_problem(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="cannot be read"):
         read_cluster_config(tmp_path / "none.yaml")
+
+
+def test_what_the_header_says_can_be_typed(settings: Settings) -> None:
+    header = SHIPPED.read_text().partition("cluster_name")[0]
+    typed = [line.lstrip("# ") for line in header.splitlines()]
+    assert header.index("bin/activate") < header.index("ray get-auth-token")
+    verbs = [line for line in typed if line.startswith(("arsched doctor", "arsched init", "arsched submit"))]
+    assert len(verbs) == 3 and all("--address auto" in line for line in verbs)
+    needs = header.partition("Every node needs")[2]
+    for need in ("python3-dev", "gcc", "580", "nvidia-smi -pm 1", "/dev/nvidia-uvm", "Python 3.11"):
+        assert need in needs
 
 
 def test_what_a_node_needs_is_in_the_mounts() -> None:
