@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from scheduler.adapters.ray_cluster import ActorGone, NoAnswer, RayCluster
-from scheduler.adapters.ray_session import join_cluster, start_embedded
+from scheduler.adapters.ray_session import OWN_PYTHON, environment, join_cluster, start_embedded
 from scheduler.adapters.slot_actor import NodeSettings
 from scheduler.adapters.slot_book import SlotBook
 from scheduler.adapters.slot_hands import Hand, SlotHands
@@ -72,7 +72,8 @@ class RayPool:
         address = address or os.environ.get("RAY_ADDRESS") or None
         size = None if address else embedded_size(settings, contract_device(contract_json), slots)
         say(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
-        import ray
+        with environment(OWN_PYTHON):
+            import ray
 
         cluster = RayCluster(ray, start_embedded(ray, *size) if size else join_cluster(ray, address or "auto"))
         try:

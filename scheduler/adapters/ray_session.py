@@ -5,6 +5,9 @@ driver on this machine takes it for a cluster. Joining a cluster changes nothing
 
 Ray puts the folder it is started from on the module path of its processes. That is our own code's, not the current
 one: a command run inside a candidate's worktree must not hand that candidate's copy of this program to the slots.
+
+Below any `uv run` (an agent's loop, a notebook) Ray would start its workers by that command line, in a copy of the
+current folder: with another Python, or none. Ours need this program's own Python, so that is turned off.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ JOIN_HINT = (
     "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
     "or leave --address away to use this machine alone"
 )
+OWN_PYTHON = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # Ray reads it when it is imported
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
 
 
@@ -78,7 +82,7 @@ def join_cluster(ray: Any, address: str) -> Session:
         raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
     _refuse_if_deaf(_where(ray, address))
     session = Session()
-    known = {} if address == "auto" else {"RAY_ADDRESS": address}
+    known = OWN_PYTHON if address == "auto" else {**OWN_PYTHON, "RAY_ADDRESS": address}
     with _left_on_failure(ray, session), environment(known), chdir(CODE_ROOT):
         _show_token(ray)
         try:
@@ -122,6 +126,7 @@ def _refuse_if_deaf(where: str) -> None:
 def embedded_environment() -> dict[str, str]:
     """Settings Ray reads from the environment it starts in. A token of its own, or it would write one to ~/.ray."""
     return {
+        **OWN_PYTHON,
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",

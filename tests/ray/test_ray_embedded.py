@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.ray
 class Driver:
     """One driver program; everything it ever started is known, to be looked for afterwards."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, below: Sequence[str] = ()) -> None:
         self.spool, self.tmp, self.home = folder / "spool", Path(tempfile.mkdtemp(prefix="ars-")), folder / "home"
         self.home.mkdir()
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environ |= {"TMPDIR": str(self.tmp), "HOME": str(self.home)}
-        command = [sys.executable, "-m", "tests.ray.driver", "--spool", str(self.spool), *arguments]
+        command = [*below, sys.executable, "-m", "tests.ray.driver", "--spool", str(self.spool), *arguments]
         self.process = subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
