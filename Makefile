@@ -13,6 +13,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY)  ## create .venv with the exact versions of constraints.txt
+	@echo "arsched is in $(BIN); to have it on your PATH: source $(BIN)/activate"
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "arsched needs Python 3.11 or newer, and none is on the path; try: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -90,6 +90,39 @@ def test_the_checks_see_a_made_up_command() -> None:
     assert commands("text `arsched fly` text\n```\n$ make rocket\n```\n") == ["make rocket", "arsched fly"]
 
 
+# Reaching the command: nobody's PATH has it before the .venv is active.
+
+
+def test_the_readme_activates_the_venv_before_it_uses_arsched() -> None:
+    blocks = [block.splitlines() for block in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+    first = next(block for block in blocks if any(line.startswith("arsched ") for line in block))
+    typed = [line.partition(" #")[0].strip() for line in first]
+    assert typed.index("make install") < typed.index("source .venv/bin/activate")
+    assert typed.index("source .venv/bin/activate") < min(
+        place for place, line in enumerate(typed) if line.startswith("arsched ")
+    )
+    assert "VENV   ?= .venv\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("where", [".", "candidates", "candidates/an-idea"])
+def test_the_manual_reaches_the_command_from_a_clone_and_its_worktrees(tmp_path: Path, where: str) -> None:
+    clone = tmp_path / "a clone"
+    (clone / "candidates").mkdir(parents=True)
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run([*git, *words], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", "--detach", "candidates/an-idea"], check=True)
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / "bin" / "arsched").write_text('#!/bin/sh\necho "found: $1"\n')
+    (clone / ".venv" / "bin" / "arsched").chmod(0o755)
+    (line,) = re.findall(r"`(export PATH=[^`\n]+)`", (ROOT / "program.md").read_text(encoding="utf-8"))
+    done = subprocess.run(
+        ["sh", "-c", f"{line} && arsched status"], cwd=clone / where,
+        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "found: status\n", done.stderr
+
+
 def programs(name: str) -> list[str]:
     """The fenced Python programs of a document."""
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -59,7 +59,7 @@ def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
     lines = done.stdout.splitlines()
     assert any(line.startswith("problem  repository") for line in lines)
     assert any(line.startswith("problem  cache") for line in lines)
-    assert any("→ arsched prepare --contract cpu" in line for line in lines)
+    assert any("→ " in line and "arsched prepare --contract cpu" in line for line in lines)
 
 
 def test_a_byte_changed_in_the_cache_is_found(lab: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from scheduler.adapters.git import Repo
 from scheduler.adapters.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
+from scheduler.app.cli.demo import look_around
 from scheduler.app.demo import steps as demo
 from scheduler.app.demo.edits import EDITS, second_round
 from scheduler.app.demo.kept_pool import kept_pool
@@ -181,6 +183,17 @@ def test_running_the_climb_again_queues_nothing_twice(climb: Climb) -> None:
     runs = len(climb.space.ledger.runs.list(climb.space.tag))
     assert climb.run() is Ending.DONE
     assert len(climb.space.ledger.runs.list(climb.space.tag)) == runs
+
+
+def test_the_commands_of_its_farewell_can_be_typed(climb: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shell that has only ever seen `make demo`: no .venv is active."""
+    climb.run()
+    root = climb.space.paths.root
+    monkeypatch.chdir(root.parent)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    script = "\n".join(look_around(root))
+    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "depth-1" in done.stdout, f"{script}\n{done.stdout}\n{done.stderr}"
 
 
 def test_nothing_promoted_means_no_second_round(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from scheduler.app.actions.prepare import prepare_command, run_program
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, say
+from scheduler.app.cli.program import program
 from scheduler.app.cli.running import EXIT_CODES
 from scheduler.app.demo.kept_pool import kept_pool
 from scheduler.app.demo.place import Place, demo_place
@@ -81,7 +83,13 @@ def _greet(place: Place) -> None:
 
 
 def _say_farewell(space: Workspace, report: Report) -> None:
-    where = os.path.relpath(space.paths.root)
     say(f"\nthe plot: {os.path.relpath(report.progress_png)}")
     say(f"the page: {os.path.relpath(report.index_html)}, everything that was tried and why it won or lost")
-    say(f"look around: cd {where}, then arsched status, arsched explain depth-1, arsched show last")
+    say("look around:\n  " + "\n  ".join(look_around(space.paths.root)))
+
+
+def look_around(root: Path) -> tuple[str, ...]:
+    """Lines to type one after the other, from the current folder."""
+    typed = program(root)
+    return (f"cd {shlex.quote(os.path.relpath(root))}",
+            f"{typed} status", f"{typed} explain depth-1", f"{typed} show last")  # fmt: skip

@@ -8,6 +8,7 @@ import click
 
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, print_text, say
+from scheduler.app.cli.program import typable
 
 
 @click.command(short_help="Is everything here that a night needs?")
@@ -35,11 +36,12 @@ def command(
         if not as_json:
             print_text(tidy(f"{finding.grade:<8} {finding.about:<10} {finding.said}"))
             if finding.hint:
-                print_text(tidy(f"{'':<19} → {finding.hint}"))
+                print_text(tidy(f"{'':<19} → {typable(finding.hint)}"))
     problems = sum(finding.grade is Grade.PROBLEM for finding in findings)
     if as_json:
         print_json({"ok": not problems, "findings": [
-            {"about": one.about, "grade": one.grade.value, "said": one.said, "hint": one.hint} for one in findings
+            {"about": one.about, "grade": one.grade.value, "said": one.said, "hint": typable(one.hint)}
+            for one in findings
         ]})  # fmt: skip
     else:
         say("all is well" if not problems else f"{problems} problem{'s' if problems > 1 else ''} to solve first")

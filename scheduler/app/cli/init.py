@@ -55,6 +55,6 @@ def command(
                  "runs": [run.id for run in space.ledger.runs.of_candidate(baseline.id)],
                  "pending": len(pending_runs(space, baseline.id))}  # fmt: skip
     print_json(said) if as_json else print_text(f"{baseline.id}  baseline  {outcome}")
-    say("next:\n  arsched new NAME, edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
+    say("next:\n  arsched new NAME    # then edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
         else "next: arsched submit runs it; arsched new NAME makes a candidate")  # fmt: skip
     return code

@@ -9,12 +9,13 @@ import json
 
 import click
 
+from scheduler.app.cli.program import typable
 from scheduler.domain.errors import ArschedError
 
 
 def say(text: str) -> None:
-    """Talk: one line or several on stderr."""
-    click.echo(text, err=True)
+    """Talk: one line or several on stderr. Commands of ours in it can be typed as they stand."""
+    click.echo(typable(text), err=True)
 
 
 def print_json(value: object) -> None:
@@ -30,7 +31,7 @@ def print_text(text: str) -> None:
 def print_problem(problem: ArschedError, *, as_json: bool) -> None:
     """What, where, what next. With --json it is the command's one value."""
     if as_json:
-        print_json({"error": problem.message, "hint": problem.hint})
+        print_json({"error": problem.message, "hint": typable(problem.hint)})
         return
     say(f"error: {problem.message}")
     if problem.hint:
