@@ -82,7 +82,9 @@ class Progress:
     def _print(self, phase: str, elapsed_s: float, telemetry: Telemetry) -> None:
         line = f"{phase:<9} {elapsed_s:6.1f} / {self._budget_s:g} s"
         if telemetry.step is not None:
-            line += f"  step {telemetry.step}  loss {telemetry.loss:.4f}"
+            line += f"  step {telemetry.step}"
+        if (loss := _finite_or_none(telemetry.loss)) is not None:
+            line += f"  loss {loss:.4f}"
         sys.stderr.write(f"\r\x1b[K{line}" if self._is_tty else f"{line}\n")
         sys.stderr.flush()
 

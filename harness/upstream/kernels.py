@@ -1,8 +1,8 @@
-"""Stands before the package `kernels` on the path of an upstream train.py, and steps aside for it.
+"""Stands before the package `kernels` on the path of an upstream train.py, whether that package is installed or not.
 
-Upstream calls get_kernel(repository) without a version, which kernels 0.15 and later refuse. Here such a call gives the
-attention kernel that was prefetched on this node, whatever repository it names; any other call goes through unchanged.
-Not covered: fetching a kernel.
+Upstream calls get_kernel(repository) without a version, which kernels 0.15 and later refuse, and runs on Flash
+Attention 3 alone. Here such a call for a flash attention gives this device's best kernel under that interface
+(flash_attention.py); every other call goes to the real package. Not covered: fetching a kernel.
 """
 
 import importlib
@@ -12,41 +12,42 @@ from types import ModuleType
 from typing import Any
 
 
-def _real_package() -> ModuleType:
-    """Import the package this file hides, as if this folder were not on the path."""
-    here, path = Path(__file__).resolve().parent, sys.path[:]
-    ours = sys.modules.pop("kernels")
+def get_kernel(repo_id: str, *arguments: Any, **options: Any) -> ModuleType:
+    """As kernels.get_kernel; for a flash attention without a version or revision, this device's best attention.
+
+    Raises ImportError where the real package is needed and cannot be imported, SystemExit when the judge expects
+    another attention kernel than this device offers.
+    """
+    is_versioned = arguments or options.get("version") is not None or options.get("revision") is not None
+    if not is_versioned and "flash" in repo_id.lower():
+        from harness.upstream.flash_attention import FlashAttention
+
+        return FlashAttention(repo_id)
+    if isinstance(_kernels, Exception):
+        raise ImportError(
+            f"get_kernel({repo_id!r}) needs the package `kernels`, which cannot be imported here ({_kernels}): "
+            "pip install kernels, or ask for a flash attention without a version"
+        ) from _kernels
+    kernel: ModuleType = _get_kernel(repo_id, *arguments, **options)
+    return kernel
+
+
+def _import_the_real_package() -> ModuleType | Exception:
+    """The package this file hides, imported as if this folder were not on the path; or why it cannot be."""
+    here, path, ours = Path(__file__).resolve().parent, sys.path[:], sys.modules.pop("kernels")
     sys.path = [entry for entry in path if Path(entry or ".").resolve() != here]
     try:
-        return importlib.import_module("kernels")
-    except ImportError:
+        package = importlib.import_module("kernels")
+        package.get_kernel  # noqa: B018  # another package of this name has none
+        return package
+    except Exception as error:  # absent, or broken in one of many ways
         sys.modules["kernels"] = ours
-        raise ImportError("the package `kernels` is not installed: pip install kernels") from None
+        return error
     finally:
         sys.path = path
 
 
-_kernels = _real_package()
-_get_kernel = _kernels.get_kernel
-
-
-def get_kernel(repo_id: str, **options: Any) -> ModuleType:
-    """As kernels.get_kernel; without a version or revision, the prefetched attention kernel.
-
-    Raises SystemExit when there is none on this node.
-    """
-    if options.get("version") is not None or options.get("revision") is not None:
-        versioned: ModuleType = _get_kernel(repo_id, **options)
-        return versioned
-    from harness.attention import load_fa3
-
-    try:
-        interface = load_fa3()
-    except Exception as error:  # `kernels` raises many kinds: not there, wrong build, wrong architecture
-        raise SystemExit(f"no prefetched attention kernel for {repo_id} ({error}); run: arsched prepare") from error
-    answer = ModuleType(f"prefetched kernel for {repo_id}")
-    answer.flash_attn_interface = interface  # type: ignore[attr-defined]
-    return answer
-
-
-_kernels.get_kernel = get_kernel  # type: ignore[attr-defined]
+_kernels = _import_the_real_package()
+if not isinstance(_kernels, Exception):
+    _get_kernel = _kernels.get_kernel
+    _kernels.get_kernel = get_kernel  # type: ignore[attr-defined]

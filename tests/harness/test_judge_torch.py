@@ -1,9 +1,7 @@
-"""Candidates with torch models: the judge's score is the in-process score, and upstream's own style of file runs."""
+"""Candidates with torch models: the judge's score is the in-process score, and a model of the wrong kind is a crash."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,36 +60,3 @@ def test_validation_rows_are_not_for_candidates(rig: Rig) -> None:
     judged = rig.judge(rig.write(RANDOM_NET.replace('"train"', '"val"')))
     assert judged.result["status"] == "crash"
     assert "belongs to the judge" in judged.result["reason"]
-
-
-def stand_in_kernel(folder: Path) -> Path:
-    """A kernel as `kernels` loads it from a folder: pure Python, any device."""
-    variant = folder / "build" / "torch-universal"
-    variant.mkdir(parents=True)
-    (variant / "__init__.py").write_text("from . import flash_attn_interface\n")
-    (variant / "flash_attn_interface.py").write_text("def flash_attn_func(q):\n    return q\n")
-    metadata = {"id": "_stand_in_1", "name": "stand-in", "version": 1, "license": "MIT", "python-depends": []}
-    (variant / "metadata.json").write_text(json.dumps(metadata | {"backend": {"type": "cpu"}}))
-    return folder
-
-
-def test_a_file_in_upstreams_style_runs_as_it_is(rig: Rig) -> None:
-    rig.use(
-        dataclasses.replace(
-            with_budget(rig.contract, clock="wall", seconds=0.3, grace_s=60.0, wall_limit_s=120.0),
-            compat="upstream",
-            train_tokens=60_000 * 32,
-        )
-    )
-    source = (CANDIDATES / "upstream_style.py").read_text()
-    local = f"kernels-community/flash-attn3={stand_in_kernel(rig.folder / 'kernel')}"
-    judged = rig.judge(rig.write(f"import os\nos.environ['LOCAL_KERNELS'] = {local!r}\n{source}"))
-    assert judged.result["status"] == "ok", judged.log
-    assert f"val_bpb:          {judged.result['val_bpb']:.6f}" in judged.log
-
-
-def test_upstreams_style_without_a_prefetched_kernel_says_what_to_run(rig: Rig) -> None:
-    rig.use(dataclasses.replace(rig.contract, compat="upstream"))
-    judged = rig.judge(CANDIDATES / "upstream_style.py")
-    assert judged.result["status"] == "crash"
-    assert "arsched prepare" in judged.result["reason"]
