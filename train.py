@@ -32,6 +32,7 @@ from harness import (
     report_step,
     run_seed,
     training_device,
+    training_dtype,
     warmup_batches,
 )
 
@@ -250,9 +251,9 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(g):
-    """The nearest semi-orthogonal matrix to each matrix of the stack [n, rows, cols], in bf16 on a GPU."""
-    x = g.bfloat16() if g.is_cuda else g
+def orthogonalize(g, dtype=torch.float32):
+    """The nearest semi-orthogonal matrix to each matrix of the stack [n, rows, cols], computed in dtype."""
+    x = g.to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     tall = x.size(-2) > x.size(-1)  # multiply on the short side
     for a, b, c in POLAR_EXPRESS:
@@ -262,10 +263,10 @@ def orthogonalize(g):
     return x
 
 
-def muon_update(params, grads, momentum_buffer, variance_buffer, lr, weight_decay, momentum, beta2):
+def muon_update(params, grads, momentum_buffer, variance_buffer, lr, weight_decay, momentum, beta2, dtype):
     """One step on a stack of matrices [n, rows, cols]: params and both buffers change in place."""
     momentum_buffer.lerp_(grads, 1 - momentum)
-    update = orthogonalize(grads.lerp(momentum_buffer, momentum))  # Nesterov: look one step ahead
+    update = orthogonalize(grads.lerp(momentum_buffer, momentum), dtype)  # Nesterov: look one step ahead
     # NorMuon (https://arxiv.org/abs/2510.05491): even out the neurons, keep the size of the whole.
     neuron = -1 if params.size(-2) >= params.size(-1) else -2
     power = update.float().square().mean(dim=neuron, keepdim=True)
@@ -303,7 +304,7 @@ class Muon(torch.optim.Optimizer):
             # As tensors, so that a changed value does not make torch.compile start over.
             scalars = [torch.tensor(x) for x in (lr, group["weight_decay"], group["momentum"], group["beta2"])]
             stacked, grads = torch.stack(params), torch.stack([p.grad for p in params])
-            self.update(stacked, grads, state["momentum"], state["variance"], *scalars)
+            self.update(stacked, grads, state["momentum"], state["variance"], *scalars, training_dtype())
             torch._foreach_copy_(params, list(stacked.unbind()))
 
 
@@ -369,7 +370,7 @@ class Trainer:
     def __init__(self, model, device, seed):
         self.model, self.seed = model, seed
         self.forward = torch.compile(model, dynamic=False) if device == "cuda" else model
-        self.autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=training_dtype() == torch.bfloat16)
         self.optimizers = make_optimizers(model)
         self.micro_steps, rest = divmod(TOTAL_BATCH_SIZE, DEVICE_BATCH_SIZE * MAX_SEQ_LEN)
         if rest or not self.micro_steps:
@@ -455,7 +456,7 @@ def build_model(vocab_size, device):
         n_embd=heads * HEAD_DIM,
         window_pattern=WINDOW_PATTERN,
         softcap=SOFTCAP,
-        embed_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        embed_dtype=training_dtype(),
     )
     with torch.device(device):
         model = GPT(config)

@@ -22,6 +22,7 @@ _HOMES = {
     "peak_flops": "harness.accelerator",
     "peak_memory_mb": "harness.accelerator",
     "training_device": "harness.accelerator",
+    "training_dtype": "harness.accelerator",
     "elapsed_seconds": "harness.session",
     "report_mfu": "harness.session",
     "report_step": "harness.session",

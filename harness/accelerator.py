@@ -1,4 +1,4 @@
-"""The device a contract trains on: which one, how fast it could be, how much memory was used.
+"""The device a contract trains on: which one, in which type, how fast it could be, how much memory was used.
 
 Covers: CPU and NVIDIA GPUs; peak bf16 throughput of the GPUs people train on, from NVIDIA's data sheets (dense, no
 sparsity). Not covered: choosing among several GPUs (the judge shows a run exactly one).
@@ -70,6 +70,13 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest value glibc accepts
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def training_dtype() -> torch.dtype:
+    """What matrices are multiplied in: bfloat16 on a GPU of compute capability 8.0 or newer, else float32."""
+    if training_device() == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
 
 
 def peak_flops() -> float | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract import Contract, ContractError, load_contract, shipped_names
+from harness.contract import Contract, ContractError, describe_references, is_shipped, load_contract
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -33,7 +33,7 @@ class CacheError(Exception):
 
     def __init__(self, message: str, contract: Contract) -> None:
         super().__init__(message)
-        name = contract.name if contract.name in shipped_names() else f"FILE (the file of contract {contract.name!r})"
+        name = contract.name if is_shipped(contract) else f"FILE (the file of contract {contract.name!r})"
         self.hint = f"run: arsched prepare --contract {name}"
 
 
@@ -233,7 +233,7 @@ def _gpu_record(contract: Contract) -> dict[str, Any] | None:
 def main(argv: list[str] | None = None) -> int:
     """One line of JSON about a contract's cache, or {"error", "hint"} and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m harness.cache", description=main.__doc__)
-    parser.add_argument("--contract", required=True, help="standard, cpu, upstream, or the path of a contract file")
+    parser.add_argument("--contract", required=True, help=describe_references())
     parser.add_argument("--full", action="store_true", help="read every file and compare its sha256")
     given = parser.parse_args(argv)
     try:

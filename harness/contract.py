@@ -140,6 +140,19 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 
 
+def is_shipped(contract: Contract) -> bool:
+    """Whether its name alone names it: a file of one's own may be called like a shipped contract and be another."""
+    try:
+        return contract.name in shipped_names() and load_contract(contract.name) == contract
+    except ContractError:  # a node that cannot read the shipped one has nothing to compare with
+        return True
+
+
+def describe_references() -> str:
+    """What `load_contract` takes, for help texts: "cpu, …, or the path of a contract file"."""
+    return f"{', '.join(shipped_names())}, or the path of a contract file"
+
+
 def _load_shipped(name: str) -> Contract:
     try:
         import yaml  # noqa: F401

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.containment import Wanted
-from harness.contract import Contract, ContractError, load_contract
+from harness.contract import Contract, ContractError, describe_references, load_contract
 from harness.protocol import ATTENTION_NAMES
 
 _LARGEST_SOURCE_BYTES = 16 << 20
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 scored, 3 ran without a valid score, 1 the machine or the judge failed, 2 wrong usage",
     )
     add = parser.add_argument
-    add("--contract", required=True, metavar="C", help="standard, cpu, upstream, or the path of a contract file")
+    add("--contract", required=True, metavar="C", help=describe_references())
     add("--train", required=True, type=Path, metavar="FILE", help="the candidate's train.py")
     add("--seed", required=True, type=_seed, metavar="S", help="seed of the run, a non-negative integer")
     add("--out", required=True, type=Path, metavar="DIR", help="where result.json, run.log and progress.json go")

@@ -25,7 +25,7 @@ from harness.cache import (
     prepared_contract_path,
     sha256_of,
 )
-from harness.contract import Contract, load_contract, shipped_names
+from harness.contract import Contract, is_shipped
 from harness.gpu_probe import probe_gpus
 from harness.prepare.corpus import corpus_shards
 from harness.prepare.files import remove_tree, sync_folder, write_text
@@ -176,7 +176,7 @@ def _identity(shard: Shard) -> dict[str, object]:
 
 def _leave_contract(contract: Contract) -> None:
     """A copy of a shipped contract for this node's processes that cannot read YAML."""
-    if contract.name in shipped_names() and load_contract(contract.name) == contract:
+    if is_shipped(contract):
         path = prepared_contract_path(contract.name)
         if not (path.is_file() and path.read_text(encoding="utf-8") == contract.to_json()):
             write_text(path, contract.to_json())

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from harness.cache import CacheError, cache_directory, cache_root, describe, open_cache, verify_cache
-from harness.contract import Contract, ContractError, load_contract
+from harness.contract import Contract, ContractError, describe_references, load_contract
 from harness.prepare.build import Prepared, discard_build, prepare
 from harness.prepare.errors import PrepareError
 from harness.prepare.progress import Progress, count
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 failed, 2 wrong usage, 3 --verify found the cache wanting, 130 stopped by Ctrl-C",
     )
     add = parser.add_argument
-    add("--contract", required=True, metavar="C", help="standard, cpu, upstream, or the path of a contract file")
+    add("--contract", required=True, metavar="C", help=describe_references())
     add("--from", dest="brought", type=Path, metavar="DIR", help="take shards from this folder before downloading any")
     add("--verify", action="store_true", help="only check the cache that is there, reading all of it")
     add("--json", action="store_true", help="print one JSON object about the cache on stdout")

@@ -1,6 +1,6 @@
 """Contracts as the scheduler meets them: chosen by name or file, and whether their cache is prepared here.
 
-The only room that imports from harness, and only its contract; the cache is asked for through a process.
+Of harness only the contract is imported, here and for the help texts; the cache is asked for through a process.
 """
 
 from __future__ import annotations

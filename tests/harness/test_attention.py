@@ -289,6 +289,23 @@ def test_a_cuda_contract_without_a_gpu_says_so(fake_session, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("device", "capability", "due"),
+    [
+        ("cpu", (9, 0), torch.float32),
+        ("cuda", (7, 5), torch.float32),  # a T4 has no bf16
+        ("cuda", (8, 0), torch.bfloat16),
+        ("cuda", (8, 9), torch.bfloat16),
+        ("cuda", (12, 0), torch.bfloat16),
+    ],
+)
+def test_bf16_is_for_gpus_that_have_it(fake_session, monkeypatch, device, capability, due):
+    fake_session.contract.device = device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert accelerator.training_dtype() == due
+
+
+@pytest.mark.parametrize(
     ("name", "due"),
     [
         ("NVIDIA H100 80GB HBM3", 989.5e12),

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from harness.contract import Contract, ContractError, load_contract, shipped_names
+from harness.cache import CacheMissing
+from harness.contract import Contract, ContractError, describe_references, is_shipped, load_contract, shipped_names
+from scheduler.policy.constants import read_constants, rewrite_constants
 from tests.harness.small_corpus import HUB, small_fields, write_contract
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read(**changes: Any) -> Contract:
@@ -34,14 +38,47 @@ def test_a_shipped_contract_survives_json(name: str) -> None:
 
 
 def test_the_shipped_contracts_are_the_benchmarks_they_claim_to_be() -> None:
-    standard, upstream, cpu = (load_contract(name) for name in ("standard", "upstream", "cpu"))
+    standard, upstream, small, cpu = (load_contract(name) for name in ("standard", "upstream", "small", "cpu"))
     assert (standard.sequence_length, standard.vocab_size, standard.budget.seconds) == (2048, 8192, 300)
     assert standard.evaluation_tokens == 40 * 524_288
     assert (standard.corpus.val_shard, standard.corpus.root) == (6542, "karpathy/climbmix-400b-shuffle")
     assert upstream.corpus == standard.corpus and upstream.compat == "upstream"
-    assert upstream.budget.grace_s > standard.budget.grace_s
+    assert upstream.budget.grace_s >= 120, "its compilation lies inside its budget"
+    assert (small.device, small.budget.seconds, small.budget.clock) == ("cuda", 300, "wall")
+    same = {"train_shards": small.corpus.train_shards}
+    assert small.corpus == dataclasses.replace(standard.corpus, **same), "the same text is held out"
+    assert small.corpus.train_shards < standard.corpus.train_shards
+    assert small.evaluation_tokens < standard.evaluation_tokens
     assert (cpu.device, cpu.budget.clock, cpu.threads) == ("cpu", "cpu", 1)
-    assert dict(standard.train_constants).keys() == dict(cpu.train_constants).keys()
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_the_constants_of_a_shipped_contract_fit_train_py(name: str) -> None:
+    contract = load_contract(name)
+    wanted = dict(contract.train_constants)
+    assert wanted.keys() == dict(load_contract("standard").train_constants).keys(), "none is left at another contract's"
+    source = rewrite_constants((ROOT / "train.py").read_text(encoding="utf-8"), wanted)
+    constants = read_constants(source)
+    assert wanted.items() <= constants.items()
+    assert constants["TOTAL_BATCH_SIZE"] % (constants["DEVICE_BATCH_SIZE"] * contract.sequence_length) == 0
+    assert constants["DEPTH"] * constants["ASPECT_RATIO"] % constants["HEAD_DIM"] == 0
+    assert constants["HEAD_DIM"] % 8 == 0 and constants["HEAD_DIM"] <= 256, "what flash kernels take"
+    assert contract.sequence_length % 128 == 0, "whole blocks of FlexAttention"
+
+
+def test_help_texts_name_every_shipped_contract() -> None:
+    asked = ([sys.executable, "-m", "harness.prepare"], [sys.executable, "-m", "harness.judge"])
+    for program in asked:
+        said = subprocess.run([*program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert " ".join(describe_references().split()) in " ".join(said.split())
+
+
+def test_a_file_that_borrows_a_shipped_name_is_not_that_contract() -> None:
+    assert all(is_shipped(load_contract(name)) for name in shipped_names())
+    borrowed = read(name="standard")
+    assert not is_shipped(borrowed)
+    assert "standard'" in CacheMissing("", borrowed).hint and "FILE" in CacheMissing("", borrowed).hint
+    assert CacheMissing("", load_contract("standard")).hint.endswith("--contract standard")
 
 
 def test_the_digest_feels_every_field() -> None:

@@ -324,6 +324,7 @@ def test_a_contract_with_other_data_shares_nothing(home: Path) -> None:
         (["--contract", "none.yaml"], "No such file"),
         (["--contract", "cpu", "--from", "."], "--from is for contracts that download"),
         (["--contract", "standard", "--from", "/no/such/folder"], "no such folder"),
+        (["--contract", "small", "--from", "/no/such/folder"], "no such folder"),
     ],
 )
 def test_wrong_usage(home: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

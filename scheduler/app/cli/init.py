@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from harness.contract import describe_references
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json, print_text, say
 from scheduler.domain.decision import PRESETS
@@ -13,7 +14,7 @@ from scheduler.domain.decision import PRESETS
 
 @click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
 @click.option("--tag", required=True, metavar="T", help="Name of the lab; its branch is autoresearch/T.")
-@click.option("--contract", default="cpu", show_default=True, metavar="C", help="standard, cpu, upstream or a .yaml.")
+@click.option("--contract", default="cpu", show_default=True, metavar="C", help=f"{describe_references()}.")
 @click.option("--train", type=click.Path(path_type=Path), metavar="FILE", help="Start from this train.py, as it is.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True,
               help="How sure a promotion must be.")  # fmt: skip

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from harness.contract import describe_references
 from scheduler.app.cli import options
 from scheduler.app.cli.output import print_json
 
 
 @click.command(short_help="Build a contract's cache on this node.")
-@click.option("--contract", metavar="C", help="standard, cpu, upstream or a .yaml file. Default: the lab's, else cpu.")
+@click.option("--contract", metavar="C", help=f"{describe_references()}. Default: the lab's, else cpu.")
 @click.option("--from", "brought", type=click.Path(path_type=Path), metavar="DIR", help="Take shards from this folder.")
 @click.option("--verify", is_flag=True, help="Only check the cache that is there, reading all of it.")
 @options.tag
