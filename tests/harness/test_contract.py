@@ -73,6 +73,12 @@ def test_help_texts_name_every_shipped_contract() -> None:
         assert " ".join(describe_references().split()) in " ".join(said.split())
 
 
+def test_the_readmes_table_has_a_column_for_every_shipped_contract() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    header = next(line for line in lines if line.startswith("| | `standard`"))
+    assert sorted(header.replace("`", "").replace("|", " ").split()) == list(shipped_names())
+
+
 def test_a_file_that_borrows_a_shipped_name_is_not_that_contract() -> None:
     assert all(is_shipped(load_contract(name)) for name in shipped_names())
     borrowed = read(name="standard")
