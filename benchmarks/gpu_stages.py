@@ -237,9 +237,10 @@ def evalcost(plan: Plan) -> None:
 def _evaluation_cost(run: Values, log: str, contract: Contract, exchange: str) -> Values:
     """Seconds for all rows: the judge's phase when it got to the end, else from the rate of the rows answered."""
     rows = contract.evaluation_tokens // contract.sequence_length
-    answered, seconds = [("0", "0"), *re.findall(r"^answered: (\d+) ([\d.]+)$", log, re.MULTILINE)][-1]
-    rate = int(answered) / float(seconds) if float(seconds) else None
-    whole_s = run["phases_s"]["evaluate"] if run["status"] == "ok" else rate and rows / rate
+    marks = [(int(n), float(s)) for n, s in re.findall(r"^answered: (\d+) ([\d.]+)$", log, re.MULTILINE)]
+    first, last = marks[min(1, len(marks) - 2)] if len(marks) > 1 else (0, 0.0), marks[-1] if marks else (0, 0.0)
+    rate = (last[0] - first[0]) / (last[1] - first[1]) if last[1] > first[1] else None  # the first forward is slower
+    whole_s = run["phases_s"]["evaluate"] if run["status"] == "ok" else rate and first[1] + (rows - first[0]) / rate
     logits_gb = rows * contract.sequence_length * contract.vocab_size * 4 / 1e9
     return {
         "exchange": exchange,

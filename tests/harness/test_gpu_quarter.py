@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.contract import load_contract, shipped_names
+from harness.prepare.manifest import recipe_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_quarter.py"
@@ -214,6 +215,27 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_contracts_are_read_without_yaml_as_with_it(modules: Any, name: str) -> None:
     assert modules[0].shipped_contract(name) == load_contract(name)
+
+
+@pytest.mark.parametrize("name", ["smoke", "ours", "upstream", "evalcost-0"])
+@pytest.mark.parametrize("smoke", [True, False])
+def test_the_contracts_of_the_stages_are_the_same_ones_in_every_process(modules: Any, name: str, smoke: bool) -> None:
+    runs = modules[0]
+    contract = runs.contract_of(runs.Plan("", "", "", smoke, "", 1.0), name, 60, 1024, 45)
+    assert runs.Contract.from_json(contract.to_json()).digest == contract.digest
+    assert contract.device == ("cpu" if smoke else "cuda")
+    if not smoke:
+        shape = ("sequence_length", "vocab_size", "train_constants", "threads")
+        assert [getattr(contract, key) for key in shape] == [getattr(load_contract("standard"), key) for key in shape]
+
+
+def test_upstream_runs_on_the_rows_of_ours(modules: Any) -> None:
+    runs = modules[0]
+    ours, upstream = (
+        runs.contract_of(runs.Plan("", "", "", False, "", 1.0), name, 60, 1024) for name in ("ours", "upstream")
+    )
+    assert recipe_digest(ours) == recipe_digest(upstream)
+    assert upstream.compat == "upstream" and upstream.budget.grace_s == 120
 
 
 def machine(card: str) -> dict[str, Any]:
