@@ -59,8 +59,11 @@ def judged_stage(plan: Plan, contract: Contract, train: Path, corpus: str, *opti
 def caches_option(plan: Plan, option: str) -> tuple[str, ...]:
     """--keep-caches or --seed-caches, where the judge knows it and, for seeding, something was kept."""
     folder = plan.path("compile-caches")
-    known = option in child(["-m", "harness.judge", "--help"])
-    return (option, str(folder)) if known and (option == "--keep-caches" or folder.is_dir()) else ()
+    if option not in child(["-m", "harness.judge", "--help"]):
+        return ()
+    if option == "--keep-caches":
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier call
+    return (option, str(folder)) if option == "--keep-caches" or folder.is_dir() else ()
 
 
 def env(plan: Plan) -> None:

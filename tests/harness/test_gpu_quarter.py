@@ -170,6 +170,14 @@ def test_a_stage_that_cannot_be_started_leaves_a_line_and_the_next_one_is_asked(
     assert "killed at its deadline" in rig.of("probes")[0]["error"]
 
 
+def test_a_reader_that_goes_away_stops_nothing(rig: Rig) -> None:
+    process = rig.start("--smoke", "--only", "env,probes", "--deadline", "env=1", "--deadline", "probes=1")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 1
+    assert [answer["stage"] for answer in rig.answers()] in (["env", "probes"], ["env", "env", "probes"])
+
+
 def test_half_a_line_of_an_earlier_call_spoils_no_later_one(rig: Rig) -> None:
     rig.out.mkdir()
     (rig.out / "answers.jsonl").write_text('{"stage": "env", "answer": "machi')
