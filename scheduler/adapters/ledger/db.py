@@ -1,11 +1,14 @@
 """The connection to the ledger's SQLite file: write-ahead log, one kind of transaction, errors translated.
 
 Several processes may hold the file open at once. Every write happens inside `transaction()`, which takes the write
-lock at its start, so what is read inside it cannot change before the commit. Holds no SQL of its own tables.
+lock at its start, so what is read inside it cannot change before the commit. Once `guard` was called, every statement
+outside a transaction, every begin and every commit asks whether the files are still there. Holds no SQL of its own
+tables.
 """
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,10 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from scheduler.adapters.ledger.presence import Presence
 from scheduler.domain.errors import LedgerProblem
 
 BUSY_TIMEOUT_S = 30.0
 RETRY_S = 0.01
+WHAT_IS_LEFT = (
+    "keep the branch autoresearch/<tag> (it has every promotion) and refs/arsched/<tag>/ (they have every candidate); "
+    "if the file is in `git stash list` or in a backup, end every arsched, put it back with the ledger.db-wal of the "
+    "same moment and no other, and run the same command again"
+)
 
 
 class Database:
@@ -26,6 +35,7 @@ class Database:
         self.path = path
         self.is_writing = False  # inside a transaction that may yet be undone
         self._busy_timeout_s = busy_timeout_s
+        self._presence: Presence | None = None
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
         try:
@@ -37,8 +47,24 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
+    def guard(self) -> None:
+        """From here on, raise LedgerProblem when a file of the database is no longer the one that was opened."""
+        if not self._database_id():
+            with self.transaction():
+                if not self._database_id():
+                    self.execute(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+        self._presence = Presence(self.path, self._database_id())
+
+    def ensure_present(self) -> None:
+        """Raises LedgerProblem when the files were deleted, moved or replaced: what is written now would be lost."""
+        if self._presence is not None and (loss := self._presence.loss()):
+            hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm); {WHAT_IS_LEFT}"
+            raise LedgerProblem(f"{loss} while this command ran; it records nothing any more", hint)
+
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run one statement. sqlite3.IntegrityError passes through: it is the caller's to name."""
+        if not self._connection.in_transaction:
+            self.ensure_present()
         with self._translated():
             return self._connection.execute(sql, [storable(value) for value in values])
 
@@ -84,7 +110,9 @@ class Database:
             self.execute("BEGIN IMMEDIATE")
             self.is_writing = True
             yield
+            self.ensure_present()
             self.execute("COMMIT")
+            self.ensure_present()
         except BaseException:
             # A rollback that fails changes nothing: an open transaction is undone when the file is next opened.
             with suppress(sqlite3.Error):
@@ -101,6 +129,9 @@ class Database:
             yield
         finally:
             self.execute("PRAGMA foreign_keys = ON")
+
+    def _database_id(self) -> int:
+        return int(self.one("PRAGMA user_version")[0])
 
     def _prepare(self) -> None:
         self._connection.row_factory = sqlite3.Row
@@ -133,6 +164,10 @@ class Database:
             raise self._problem(problem) from None
 
     def _problem(self, problem: sqlite3.DatabaseError) -> LedgerProblem:
+        try:
+            self.ensure_present()  # whatever SQLite ran into is then a consequence
+        except LedgerProblem as loss:
+            return loss
         if _is_busy(problem):
             hint = "another arsched command is writing; wait for it, or end it, and try again"
             return LedgerProblem(f"the ledger {self.path} stayed locked for {self._busy_timeout_s:g} s", hint)

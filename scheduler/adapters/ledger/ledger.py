@@ -62,6 +62,7 @@ class Ledger:
         database = Database(path, busy_timeout_s)
         try:
             migrate(database, clock())
+            database.guard()
         except BaseException:
             database.close()
             raise
@@ -90,6 +91,13 @@ class Ledger:
     def transaction(self) -> AbstractContextManager[None]:
         """Several changes as one: all of them happen or none. Keep it short: it locks other writers out."""
         return self._database.transaction()
+
+    def ensure_present(self) -> None:
+        """Raises LedgerProblem when its files were deleted, moved or replaced since it was opened.
+
+        Every read and every change asks by itself; this is for whoever waits without either.
+        """
+        self._database.ensure_present()
 
     def close(self) -> None:
         self._database.close()
