@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.adapters.git import Repo
-from scheduler.adapters.ledger import Ledger
+from scheduler.adapters.ledger import WHAT_IS_LEFT, Ledger
 from scheduler.app.paths import LabPaths
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import LabProblem
@@ -58,9 +58,19 @@ def open_workspace(
     repo = Repo.open(start or Path.cwd())
     paths = LabPaths(repo.root)
     if not paths.ledger.is_file():
-        raise LabProblem(f"there is no lab in {repo.root} yet", "create one: arsched init --tag TAG")
+        raise _no_lab(repo, f"the ledger {paths.ledger} is gone")
     with Ledger.open(paths.ledger, clock) as ledger:
         lab = ledger.labs.get(tag) if tag else ledger.labs.current()
         if lab is None:
-            raise LabProblem(f"there is no lab in {repo.root} yet", "create one: arsched init --tag TAG")
+            raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
         yield Workspace(repo, paths, ledger, lab)
+
+
+def _no_lab(repo: Repo, what: str) -> LabProblem:
+    """`what` happened to the ledger, where git shows that there was one."""
+    kept = repo.kept_tags()
+    if not kept:
+        return LabProblem(f"there is no lab in {repo.root} yet", "create one: arsched init --tag TAG")
+    tags = ", ".join(kept)
+    hint = f"{WHAT_IS_LEFT}; or create a lab with another tag: arsched init --tag TAG"
+    return LabProblem(f"{what}; git still keeps every candidate and promotion of: {tags}", hint)

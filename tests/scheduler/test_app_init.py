@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import ArschedError, CacheProblem, CandidateRejected, LabProblem, UsageProblem
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot  # noqa: F401
+from tests.scheduler.lab_kit import Night
 
 ContractFile = Callable[..., str]
 
@@ -203,3 +205,46 @@ def test_two_labs_live_side_by_side_and_the_newest_is_current(root: Path, contra
     with open_workspace(start=root) as space, open_workspace("a", start=root) as other:
         assert (space.tag, other.tag) == ("b", "a")
         assert space.lab.lab_id != other.lab.lab_id
+
+
+def test_afterwards_a_command_says_what_git_still_keeps(tmp_path: Path) -> None:
+    night = Night(tmp_path)
+    night.submit("better", "SCORE = 1.7\n")
+    night.run()
+    night.space.ledger.close()
+    shutil.rmtree(night.space.paths.state)
+    with (
+        pytest.raises(LabProblem, match=r"ledger\.db is gone; git still keeps .* of: t$") as told,
+        open_workspace(start=night.space.repo.root),
+    ):
+        pass
+    assert "git stash list" in told.value.hint and "arsched init --tag" in told.value.hint
+    assert not night.space.paths.state.exists()
+
+
+def test_without_a_trace_in_git_there_is_just_no_lab(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "fresh")
+    with pytest.raises(LabProblem, match="there is no lab in"), open_workspace(start=root):
+        pass
+
+
+def test_init_takes_no_tag_that_git_has_a_record_of_and_advises_to_delete_nothing(tmp_path: Path) -> None:
+    night = Night(tmp_path)
+    night.submit("better", "SCORE = 1.7\n")
+    night.run()
+    root, branch = night.space.repo.root, night.space.lab.branch
+    night.space.ledger.close()
+    shutil.rmtree(night.space.paths.state)
+    before = git(root, "for-each-ref")
+    git(root, "branch", "autoresearch/t-2", branch)
+    for remove_branch in (False, True):
+        if remove_branch:
+            git(root, "branch", "-D", branch)
+        with pytest.raises(LabProblem, match="ledger here has no such lab") as told:
+            create_lab(Wish("t"), start=root)
+        assert "arsched init --tag t-3" in told.value.hint
+        assert "branch -D" not in told.value.hint and "delete" not in told.value.hint
+        assert not night.space.paths.state.exists()  # so that a backup can be put there
+    assert {line for line in before.splitlines() if "refs/arsched/" in line} <= set(
+        git(root, "for-each-ref").splitlines()
+    )

@@ -22,7 +22,7 @@ def create_branch(folder: Path, name: str, commit: str) -> None:
     """Raises LabProblem when the branch exists, GitProblem when git refuses the name."""
     check_name(folder, f"refs/heads/{name}")
     if branch_commit(folder, name) is not None:
-        raise LabProblem(f"the branch {name!r} exists already", "choose another tag, or delete the branch")
+        raise LabProblem(f"the branch {name!r} exists already", "choose another tag: arsched init --tag NAME")
     run_git(folder, "update-ref", "-m", "arsched: created", f"refs/heads/{name}", commit, "")
 
 
@@ -32,6 +32,12 @@ def keep_ref(folder: Path, tag: str, candidate_id: str, commit: str) -> str:
     check_name(folder, ref)
     run_git(folder, "update-ref", ref, commit)
     return ref
+
+
+def kept_tags(folder: Path) -> tuple[str, ...]:
+    """Tags of all labs that have ever kept a candidate here, sorted."""
+    refs = run_git(folder, "for-each-ref", "--format=%(refname)", "refs/arsched/").decode().split()
+    return tuple(sorted({ref.split("/")[2] for ref in refs}))
 
 
 def check_name(folder: Path, ref: str) -> None:

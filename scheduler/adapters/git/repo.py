@@ -98,6 +98,10 @@ class Repo:
         """Keep a commit for ever. Returns the ref, refs/arsched/<tag>/<id>."""
         return branches.keep_ref(self.root, tag, candidate_id, commit)
 
+    def kept_tags(self) -> tuple[str, ...]:
+        """Tags of the labs that have kept a commit here, whether or not there is a ledger that knows them."""
+        return branches.kept_tags(self.root)
+
     def add_worktree(self, path: Path, commit: str, branch: str | None) -> None:
         """A new worktree at `path` with `commit` on a new branch (None: detached). Safe from several processes."""
         with worktrees.worktrees_lock(self.common_dir):

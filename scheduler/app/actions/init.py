@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from scheduler.adapters.git import Repo
-from scheduler.adapters.ledger import Ledger
+from scheduler.adapters.ledger import WHAT_IS_LEFT, Ledger
 from scheduler.app.actions.first_baseline import FirstBaseline, read_first_baseline
 from scheduler.app.contracts import ContractChoice, choose_contract, prepared_digest
 from scheduler.app.files import write_whole
@@ -64,9 +65,13 @@ def create_lab(wish: Wish, start: Path | None = None, clock: Callable[[], float]
     repo = Repo.open(start or Path.cwd())
     paths = LabPaths(repo.root)
     repo.head_commit()
+    known: tuple[str, ...] = ()
     if paths.ledger.is_file():
         with Ledger.open(paths.ledger, clock) as ledger:
             refuse_existing(ledger, wish.tag)
+            known = tuple(lab.tag for lab in ledger.labs.all())
+    if wish.tag not in known:
+        _refuse_record(repo, wish.tag)
     choice = choose_contract(wish.contract)
     digest = prepared_digest(choice)
     first = read_first_baseline(repo, choice, wish.train)
@@ -101,7 +106,7 @@ def _write(
         known = {existing.tag: existing for existing in ledger.labs.all()}
         lab = known.get(wish.tag, lab)
         if lab.tag not in known:
-            _refuse_branch(repo, lab)
+            _refuse_record(repo, lab.tag)
             ledger.labs.create(lab)
         baseline = _add_baseline(repo, ledger, lab, first, wish.author)
         space = Workspace(repo, paths, ledger, lab)
@@ -136,10 +141,23 @@ def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, au
     )
 
 
-def _refuse_branch(repo: Repo, lab: Lab) -> None:
-    if repo.branch_commit(lab.branch) is not None:
-        hint = f"choose another tag, or delete it if nobody needs it: git branch -D {lab.branch}"
-        raise LabProblem(f"the branch {lab.branch!r} exists already, without a lab here", hint)
+def _refuse_record(repo: Repo, tag: str) -> None:
+    """A branch or refs without a lab are the record of one whose ledger is gone: they are never written over."""
+    kept = repo.kept_tags()
+    if tag in kept:
+        what = f"git keeps the candidates of an earlier lab {tag!r} (refs/arsched/{tag}/)"
+    elif repo.branch_commit(_branch(tag)) is not None:
+        what = f"the branch {_branch(tag)!r} exists already"
+    else:
+        return
+    numbered = (f"{tag[:36]}-{number}" for number in count(2))
+    free = next(one for one in numbered if one not in kept and repo.branch_commit(_branch(one)) is None)
+    hint = f"choose another tag: arsched init --tag {free}; or, to go on with the earlier lab: {WHAT_IS_LEFT}"
+    raise LabProblem(f"{what}, and the ledger here has no such lab", hint)
+
+
+def _branch(tag: str) -> str:
+    return f"autoresearch/{tag}"
 
 
 def _lab(wish: Wish, choice: ContractChoice, cache_digest: str, now: float) -> Lab:
@@ -147,7 +165,7 @@ def _lab(wish: Wish, choice: ContractChoice, cache_digest: str, now: float) -> L
     return Lab(
         tag=wish.tag,
         lab_id=f"{wish.tag}-{uuid.uuid4().hex[:12]}",
-        branch=f"autoresearch/{wish.tag}",
+        branch=_branch(wish.tag),
         contract_name=contract.name,
         contract_digest=contract.digest,
         contract_json=contract.to_json(),
