@@ -88,8 +88,11 @@ def submit(space: Workspace, order: Order) -> Submission:
     """Check every path and queue the good ones. Raises LabProblem, LedgerProblem; a bad candidate is a Refusal."""
     space.baseline()
     seen: dict[str, str] = {}
-    with exclusive(space.paths.submit_lock, SUBMIT_LOCK_S):
-        outcomes = [_enter_path(space, order, path, seen) for path in unique(order.paths)]
+    outcomes = []
+    with exclusive(space.paths.submit_lock, SUBMIT_LOCK_S) as lock:
+        for path in unique(order.paths):
+            lock.ensure_held()
+            outcomes.append(_enter_path(space, order, path, seen))
     return Submission(
         queued=tuple(one for one in outcomes if isinstance(one, Queued)),
         known=tuple(one for one in outcomes if isinstance(one, Candidate)),

@@ -33,7 +33,7 @@ def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[
     Raises what the loop raises.
     """
     turn, told = Turn(space.paths.turn_lock), False
-    while not turn.try_take():
+    while not try_take(space, turn):
         if settled():
             return Ending.DONE
         live = read_live(space.paths.live)
@@ -44,9 +44,15 @@ def run_queue(space: Workspace, screen: Screen, means: Means, settled: Callable[
             screen.show(live)
         means.sleep(LOOK_S)
     try:
-        return _take_turn(space, screen, means)
+        return _take_turn(space, screen, means, turn)
     finally:
         turn.release()
+
+
+def try_take(space: Workspace, turn: Turn) -> bool:
+    """Whether the turn is ours now. Raises LedgerProblem when the ledger was lost while others had it, LabProblem."""
+    space.ledger.ensure_present()  # before a lock is made in an empty folder
+    return turn.try_take()
 
 
 def is_paused(space: Workspace) -> bool:
@@ -66,24 +72,26 @@ def _who_runs(live: Live, tag: str) -> str:
     return f"another arsched (pid {live.pid}) runs lab {live.tag!r}; this lab's turn comes after it"
 
 
-def _take_turn(space: Workspace, screen: Screen, means: Means) -> Ending:
+def _take_turn(space: Workspace, screen: Screen, means: Means, turn: Turn) -> Ending:
     heal(space, screen)
     if not has_work(space):
         screen.say("nothing is queued and nothing runs")
         return Ending.DONE
-    return serve(space, screen, means)
+    return serve(space, screen, means, turn)
 
 
-def serve(space: Workspace, screen: Screen, means: Means, companion: Companion | None = None) -> Ending:
+def serve(
+    space: Workspace, screen: Screen, means: Means, turn: Turn, companion: Companion | None = None
+) -> Ending:  # fmt: skip
     """Run the queue in our turn until it is empty and the companion wants no more. Raises what the loop raises."""
     if is_paused(space) and not space.ledger.runs.running(space.tag):
         return Ending.PAUSED
     with _joined(space, screen, means) as joined, Interrupt() as interrupt:
-        loop = Loop(space, joined, screen, interrupt, means, companion)
+        loop = Loop(space, joined, screen, interrupt, means, turn, companion)
         try:
             loop.run()
         except ArschedError:
-            if not joined.outlives_us:
+            if not joined.outlives_us and turn.is_held():  # else the queue may be another process's by now
                 with suppress(ArschedError):  # the first problem is the one to tell
                     loop.stop_all()
             raise
@@ -113,6 +121,7 @@ def _joined(space: Workspace, screen: Screen, means: Means) -> Iterator[Joined]:
     try:
         yield joined
     finally:
-        space.paths.live.unlink(missing_ok=True)
+        with suppress(OSError):
+            space.paths.live.unlink(missing_ok=True)
         with Interrupt(), heartbeat(screen, "leaving the slots"):
             joined.pool.close(stop_runs=not joined.outlives_us)

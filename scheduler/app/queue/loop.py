@@ -24,6 +24,7 @@ from scheduler.app.queue.place import Placer, nothing_usable
 from scheduler.app.queue.pools import Joined
 from scheduler.app.queue.progress import Screen
 from scheduler.app.queue.telling import describe_slots
+from scheduler.app.queue.turn import Turn
 from scheduler.app.workspace import Workspace
 from scheduler.domain.errors import PoolProblem
 
@@ -38,10 +39,12 @@ class Loop:
         screen: Screen,
         interrupt: Interrupt,
         means: Means,
+        turn: Turn,
         companion: Companion | None = None,
     ) -> None:
         self._companion = companion or Nobody()
         self._space, self._pool, self._screen, self._interrupt = space, joined.pool, screen, interrupt
+        self._turn = turn
         self._clock, self._sleep, self._pace = means.clock, means.sleep, means.pace
         self._collector = Collector(space, joined, means.clock, screen.say, means.patience)
         self._placer = Placer(space, joined.pool, means.clock, screen.say, means.patience.lease_s)
@@ -53,7 +56,8 @@ class Loop:
     def run(self) -> None:
         """Returns when nothing is left to do or the lab is paused, or after Ctrl-C when what was asked for is done.
 
-        Raises PoolProblem when no slot can run the lab, LabProblem when its baseline gets no score or the disk refuses.
+        Raises PoolProblem when no slot can run the lab, LabProblem when its baseline gets no score, the disk refuses or
+        the turn was lost, LedgerProblem when the ledger was.
         """
         if not self._placer.usable() and not held_runs(self._space):
             raise nothing_usable(self._pool.slots(), self._space.lab)
@@ -63,13 +67,20 @@ class Loop:
                 return
             self._sleep(self._pace.round_s)
         self._tell_interrupt()
+        self._ensure_ours()
         self.stop_all()
 
     def stop_all(self) -> None:
         """Stop what runs and queue it again. Raises PoolProblem, LabProblem, LedgerProblem."""
         self._collector.stop_all()
 
+    def _ensure_ours(self) -> None:
+        """Before anything is collected or written: ledger and turn are still those that this process opened."""
+        self._space.ledger.ensure_present()
+        self._turn.ensure_held()
+
     def _round(self) -> None:
+        self._ensure_ours()
         changed = self._collector.collect()
         if changed or self._clock() >= self._decide_due:
             decide_all(self._space, self._screen.say)

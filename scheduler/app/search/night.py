@@ -91,8 +91,10 @@ class SearchNight:
 
     def close(self, reason: str) -> None:
         """The process leaves: what is asked for is lost, the search itself goes on at its next start."""
-        self._count_time()
-        self._supply.close(reason)
+        try:
+            self._count_time()
+        finally:
+            self._supply.close(reason)
 
     def _supply_or_close(self, slots: int) -> None:
         board, settings = self._read_board(), self._row.settings

@@ -7,11 +7,11 @@ killed process is followed by another that continues.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from scheduler.app.live import read_live
-from scheduler.app.queue.drive import LOOK_S, heal, is_paused, serve
+from scheduler.app.queue.drive import LOOK_S, heal, is_paused, serve, try_take
 from scheduler.app.queue.ending import Ending
 from scheduler.app.queue.interrupt import Interrupt
 from scheduler.app.queue.means import Means
@@ -24,7 +24,7 @@ from scheduler.app.search.plan import plan_search
 from scheduler.app.search.settings import UNION
 from scheduler.app.search.supply import Supply
 from scheduler.app.workspace import Workspace
-from scheduler.domain.errors import LabProblem
+from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.proposal import Proposer
 from scheduler.domain.search import Search, SearchSettings, SearchState
 
@@ -67,7 +67,7 @@ def run_search(
     turn = Turn(space.paths.turn_lock)
     _wait_for_turn(space, screen, means, turn)
     try:
-        return _run(space, screen, means, settings, proposers, notes or Notes(space))
+        return _run(space, screen, means, turn, settings, proposers, notes or Notes(space))
     finally:
         turn.release()
 
@@ -76,6 +76,7 @@ def _run(
     space: Workspace,
     screen: Screen,
     means: Means,
+    turn: Turn,
     settings: SearchSettings | None,
     proposers: Mapping[str, Proposer] | None,
     notes: Callable[[int], str],
@@ -96,7 +97,7 @@ def _run(
         screen.say(f"note: {lost} idea{'s' if lost != 1 else ''} of an earlier process never came back")
     search = plan.begin(space, screen.say)
     with _night(space, search, proposers, notes, screen, means) as night:
-        ending = serve(space, screen, means, night)
+        ending = serve(space, screen, means, turn, night)
     return SearchEnding(ending, search.number, night.state, night.reason)
 
 
@@ -112,16 +113,20 @@ def _night(
     unions = any(choice.name == UNION for choice in search.settings.proposers)
     supply = Supply(space, search, proposers, unions=unions, brief=notes, clock=means.clock, say=screen.say)
     night = SearchNight(space, search, supply, means.clock, screen.say)
+    leave: AbstractContextManager[None] = nullcontext()
     try:
         yield night
+    except ArschedError:
+        leave = suppress(ArschedError)  # the first problem is the one to tell
+        raise
     finally:
-        with Interrupt(), heartbeat(screen, "ending the proposers"):
+        with leave, Interrupt(), heartbeat(screen, "ending the proposers"):
             night.close(LEFT)
 
 
 def _wait_for_turn(space: Workspace, screen: Screen, means: Means, turn: Turn) -> None:
     told = False
-    while not turn.try_take():
+    while not try_take(space, turn):
         live = read_live(space.paths.live)
         if live is not None and live.search and live.tag == space.tag:
             hint = "look on with `arsched watch`; end it with `arsched pause`, or touch .arsched/stop"
