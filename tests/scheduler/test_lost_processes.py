@@ -1,0 +1,124 @@
+"""The real command whose `.arsched` or lock is deleted while it runs: it ends soon with an error and leaves nobody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
+from tests.scheduler.pool_contract import wait_until
+from tests.scheduler.test_app_processes import Lab, wait_for_line
+from tests.scheduler.test_search_processes import BUDGET, IDEAS
+
+pytestmark = pytest.mark.slow
+NOTICED_S = 20.0  # a second or two, on a machine that is busy with other things
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    wait_until(lambda: not made.judges())
+
+
+def clean(lab: Lab) -> None:
+    git(lab.root, "clean", "-fdxq")
+
+
+def remove(lab: Lab) -> None:
+    shutil.rmtree(lab.root / ".arsched")
+
+
+def stash(lab: Lab) -> None:
+    git(lab.root, "stash", "push", "--quiet", "--all")
+
+
+def has_open(process: subprocess.Popen[str], path: Path) -> bool:
+    folder = Path(f"/proc/{process.pid}/fd")
+    return str(path) in {os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()}
+
+
+def left_behind(lab: Lab) -> list[str]:
+    """Command lines of all processes that were started from this lab's commands, proposers and judges too."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(lab.connections) in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text())
+    return found
+
+
+def refused(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """stdout and stderr of a command that ends with an error in time."""
+    out, err = process.communicate(timeout=NOTICED_S)
+    assert process.returncode == 1 and "Traceback" not in err and "defect" not in err, err
+    assert "error: " in err and "hint: " in err and "git clean" in err, err
+    return out, err
+
+
+@pytest.mark.parametrize("lose", [clean, remove, stash])
+def test_a_search_whose_ledger_is_deleted_ends_with_an_error_and_no_claim(
+    lab: Lab, lose: Callable[[Lab], None]
+) -> None:
+    search = lab.start("search", *BUDGET, *IDEAS)
+    wait_for_line(search, "result ")
+    wait_until(lambda: bool(lab.judges()))
+    assert left_behind(lab)
+    lose(lab)
+    out, err = refused(search)
+    assert "ledger.db was deleted or moved away" in err
+    assert out == "" and "claim " not in err and "is over:" not in err
+    wait_until(lambda: not left_behind(lab))
+    for verb in ("status", "leaderboard", "submit", "watch", "report"):
+        _, told = refused_for_want_of_a_lab(lab, verb)
+        assert "git still keeps every candidate and promotion of: t" in told
+    assert not lab.ledger_path.exists()
+
+
+def refused_for_want_of_a_lab(lab: Lab, verb: str) -> tuple[str, str]:
+    code, out, err = lab.finish(lab.start(verb))
+    assert code == 1 and "defect" not in err, err
+    return out, err
+
+
+def test_all_who_run_watch_or_wait_notice_and_with_the_files_back_the_queue_is_finished(lab: Lab) -> None:
+    gate = lab.folder / "gate"
+    paths = [lab.write(f"idea-{n}", f"SCORE = {1.7 + n / 10}\nGATE = {str(gate)!r}\n") for n in range(2)]
+    driver = lab.start("submit", *paths)
+    wait_until(lambda: lab.running() == 2 and len(lab.judges()) >= 2 and lab.attempts("c0002") > 0)
+    others = [lab.start("submit", paths[0]), lab.start("wait"), lab.start("logs", "-f", "c0002")]
+    wait_until(lambda: all(has_open(process, lab.ledger_path) for process in others))
+    stash(lab)
+    for process in (driver, *others):
+        _, err = refused(process)
+        assert "ledger.db was deleted or moved away" in err
+    wait_until(lambda: not left_behind(lab))
+    git(lab.root, "stash", "pop", "--quiet")
+    gate.touch()
+    assert lab.finish(lab.start("submit"))[0] == 0
+    lab.check_everything_ended_once({"idea-0", "idea-1"})
+
+
+def test_a_queue_whose_lock_is_deleted_ends_with_an_error_and_the_next_finishes_it(lab: Lab) -> None:
+    gate = lab.folder / "gate"
+    path = lab.write("slow", f"SCORE = 1.8\nGATE = {str(gate)!r}\n")
+    first = lab.start("submit", path)
+    wait_until(lambda: lab.attempts("c0002") > 0 and bool(lab.judges()))
+    (lab.root / ".arsched" / "scheduler.lock").unlink()
+    second = lab.start("submit", path)  # has the turn at once
+    _, err = refused(first)
+    assert "scheduler.lock was deleted or replaced" in err
+    gate.touch()
+    assert lab.finish(second)[0] == 0
+    lab.check_everything_ended_once({"slow"})
