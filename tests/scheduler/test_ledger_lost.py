@@ -287,3 +287,17 @@ def test_a_header_only_follows_one_of_the_same_database_that_is_not_younger() ->
     for other in (Header(4, 100, 7), Header(5, 99, 7), Header(6, 101, 8), Header(6, 101, 0)):
         assert not other.may_follow(earlier, 7)
     assert Header.parse(b"") is None and Header.parse(b"\0" * 100) is None
+
+
+def test_a_ledger_without_an_id_that_cannot_be_written_now_is_read_all_the_same(path: Path) -> None:
+    filled(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA user_version = 0")
+        other.execute("BEGIN IMMEDIATE")
+        with Ledger.open(path, busy_timeout_s=0.05) as ledger:
+            assert len(ledger.runs.list("t")) == 3
+            other.execute("ROLLBACK")
+            add_candidate(ledger, "late")
+            path.rename(path.with_name("elsewhere.db"))
+            with pytest.raises(LedgerProblem, match="deleted or moved"):
+                ledger.board("t")

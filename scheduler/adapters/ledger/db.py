@@ -50,7 +50,7 @@ class Database:
     def guard(self) -> None:
         """From here on, raise LedgerProblem when a file of the database is no longer the one that was opened."""
         if not self._database_id():
-            with self.transaction():
+            with suppress(LedgerProblem), self.transaction():  # whoever may only read does without
                 if not self._database_id():
                     self.execute(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
         self._presence = Presence(self.path, self._database_id())
@@ -59,7 +59,7 @@ class Database:
         """Raises LedgerProblem when the files were deleted, moved or replaced: what is written now would be lost."""
         if self._presence is not None and (loss := self._presence.loss()):
             hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm); {WHAT_IS_LEFT}"
-            raise LedgerProblem(f"{loss} while this command ran; it records nothing any more", hint)
+            raise LedgerProblem(f"{loss} while this command ran: nothing is recorded any more", hint)
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run one statement. sqlite3.IntegrityError passes through: it is the caller's to name."""
