@@ -22,11 +22,12 @@ class FakeKernels:
     def __init__(self, folder: Path) -> None:
         self.folder, self.calls, self.problem = folder, 0, None
 
-    def install_kernel(self, repository: str, *, version: int) -> Path:
+    def install_kernel(self, repository: str, *, version: int, trust_remote_code: list[str]) -> Path:
         self.calls += 1
         if self.problem is not None:
             raise self.problem
         assert (repository, version) == ("kernels-community/flash-attn3", 1)
+        assert trust_remote_code == [repository]
         variant = self.folder / "snapshot" / "build" / "torch-cuda"
         variant.mkdir(parents=True, exist_ok=True)
         (self.folder / "blob").write_text("compiled code")
