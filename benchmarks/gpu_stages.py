@@ -263,7 +263,8 @@ def probes(plan: Plan) -> None:
     train, path = str(candidate(plan, "train.py", contract.train_constants)), str(written(plan, contract))
     kernels = ("sdpa",) if plan.smoke else ("flex", "fa2", "fa3")
     this = str(Path(__file__).resolve())
-    asked = [("harness.gpu_probe", ["-m", "harness.gpu_probe"], "gpu_probe")] if _has_gpu_probe() else []
+    trial = ["-m", "harness.gpu_probe", "--contract", path, "--again"]
+    asked = [] if plan.smoke else [("harness.gpu_probe", trial, "gpu_probe")]
     asked += [(kernel, [this, "model", train, kernel], kernel) for kernel in kernels]
     asked += [(f"{kernels[0]}, warm", [this, "model", train, kernels[0]], kernels[0])]
     asked += [("loader", [this, "loader", train], "loader")]
@@ -285,7 +286,7 @@ def probes(plan: Plan) -> None:
 
 
 def probe_model(train_py: str, kernel: str) -> Values:
-    """The model of train.py on a forced attention kernel: compile time, step time, and the kernel alone."""
+    """The model of train.py on a forced attention kernel: compile time and step time."""
     import torch
 
     from harness import accelerator, attention
@@ -308,31 +309,7 @@ def probe_model(train_py: str, kernel: str) -> Values:
         "tokens_per_s": train.TOTAL_BATCH_SIZE / step_s,
         "mfu_percent": train.mfu_percent(trainer.model, train.TOTAL_BATCH_SIZE / step_s),
         "peak_memory_mb": accelerator.peak_memory_mb(),
-        **({} if _has_gpu_probe() else _kernel_ms(kernel, train, device)),
     }
-
-
-def _has_gpu_probe() -> bool:
-    """harness.gpu_probe times the kernels alone."""
-    return importlib.util.find_spec("harness.gpu_probe") is not None
-
-
-def _kernel_ms(kernel: str, train: Any, device: str) -> Values:
-    """ms of one forward and backward in the layer's shape, for both windows of the model."""
-    import torch
-
-    from harness.attention_kernels import KERNELS
-
-    length, heads = train.MAX_SEQ_LEN, -(-train.DEPTH * train.ASPECT_RATIO // train.HEAD_DIM)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    shape = (train.DEVICE_BATCH_SIZE, length, heads, train.HEAD_DIM)
-    q, k, v, g = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(4))
-    found = {}
-    for window in (length // 2, length):
-        attend = KERNELS[kernel](window, length, device)
-        times = [_timed(lambda attend=attend: torch.autograd.grad(attend(q, k, v), (q, k, v), g)) for _ in range(13)]
-        found[f"kernel_ms_window_{window}"] = 1000 * statistics.median(times[3:])
-    return found
 
 
 def probe_loader(train_py: str) -> Values:
