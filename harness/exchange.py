@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Ways to pass logits, best first; a result names the one its evaluation used.
+EXCHANGE_NAMES = ("cuda-ipc", "cuda-fd", "pinned", "host")
 CUDA_HANDLE_BYTES = 64  # cudaIpcMemHandle_t
 _LOGIT_BYTES = 4
 

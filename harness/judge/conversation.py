@@ -61,6 +61,11 @@ class Conversation:
                 self.verdict = Verdict("invalid: protocol", f"train.py broke the protocol: {error}")
         return True
 
+    @property
+    def exchange(self) -> str | None:
+        """The way logits pass, once the candidate has opened it: one of harness.exchange.EXCHANGE_NAMES."""
+        return None if self._evaluation is None else self._evaluation.exchange
+
     def stop_clock(self) -> None:
         """Note what the budget clock says, once; at EVAL, or when the run ends before it."""
         if self._clock.begun and self.used_s is None:

@@ -32,7 +32,7 @@ class _Slice:
 
 
 class Evaluation:
-    """The dialogue from EVAL to END; `score` is set when it is over.
+    """The dialogue from EVAL to END; `exchange` is set when a buffer is open, `score` when it is over.
 
     `offers` are the ways to pass logits, best first: a candidate that cannot open one is given the next.
     """
@@ -47,15 +47,17 @@ class Evaluation:
         self._number = 0
         self._current: _Slice | None = None
         self._total = Tally()
+        self.exchange: str | None = None
         self.score: Score | None = None
         self._offer_next()
 
     def on_ready(self, message: Message) -> None:
         """The candidate has opened the buffer, or cannot. Raises ProtocolError when it opens none of them."""
-        if self._is_open:
+        if self._exchange is None or self._is_open:
             raise ProtocolError("READY a second time")
         if message.count == 1:
             self._is_open = True
+            self.exchange = self._exchange.name
             self._request_next()
         else:
             self._offer_next()

@@ -24,6 +24,7 @@ from harness.scoring_cuda import tally_tensor
 class CudaExchange:
     """Token rows in shared memory, logits in a CUDA IPC allocation. Raises ExchangeUnavailable."""
 
+    name = "cuda-ipc"
     op = Op.CUDA_BUFFER
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:

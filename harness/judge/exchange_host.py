@@ -24,6 +24,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Exchange(Protocol):
     """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored no longer changes."""
 
+    name: str  # one of harness.exchange.EXCHANGE_NAMES
     op: Op
     layout: Layout
 
@@ -69,6 +70,7 @@ class SharedMemory:
 class HostExchange:
     """Rows and logits in one shared memory; scored by numpy."""
 
+    name = "host"
     op = Op.HOST_BUFFER
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:

@@ -35,6 +35,7 @@ class Record:
         self.seeded = False  # with kept compile caches
         self.score: Score | None = None
         self._telemetry = Telemetry()
+        self._exchange: str | None = None
         self._phases: dict[str, float | None] = dict.fromkeys(PHASES)
         self._used_s: float | None = None
         self._train_wall_s: float | None = None
@@ -47,6 +48,7 @@ class Record:
         conversation, candidate = hearing.conversation, hearing.candidate
         self._phases |= {phase: round(spent_s, 4) for phase, spent_s in conversation.timeline.spent_s.items()}
         self.score, self._telemetry = conversation.score, conversation.telemetry
+        self._exchange = conversation.exchange
         self._used_s, self._train_wall_s = conversation.used_s, conversation.train_wall_s
         self._exit_code, self._log_truncated = candidate.exit_code, hearing.log.truncated
         self._peak_memory_mb = self._telemetry.peak_memory_mb
@@ -70,6 +72,7 @@ class Record:
             seed=order.seed,
             digests=self._digests(),
             attention=self._telemetry.attention,
+            exchange=self._exchange,
             device=cpu_device() if order.device is None else gpu_device(visible_devices(order)),
             versions=versions(),
             compile_cache="seeded" if self.seeded else "cold",

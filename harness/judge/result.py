@@ -71,7 +71,8 @@ class LogFile:
 class Result:
     """Format 1. `probes` and `sandbox` are filled by checks beyond the score itself; empty and "none" without them.
 
-    `compile_cache`: "seeded" when the run started with a copy of kept compile caches, else "cold".
+    `exchange`: one of harness.exchange.EXCHANGE_NAMES, null when no buffer was opened. `compile_cache`: "seeded" when
+    the run started with a copy of kept compile caches, else "cold".
     """
 
     status: str
@@ -87,6 +88,7 @@ class Result:
     seed: int
     digests: Digests
     attention: str | None
+    exchange: str | None
     device: Device
     versions: dict[str, str | None]
     compile_cache: str

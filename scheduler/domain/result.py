@@ -66,6 +66,7 @@ class Measurements:
     mfu: float | None = None  # share of the device's peak FLOP/s, as reported
     peak_memory_mb: float | None = None
     attention: str | None = None
+    exchange: str | None = None  # how logits reached the judge
     device: str | None = None
     contract_digest: str = ""
     cache_digest: str = ""
@@ -138,6 +139,7 @@ def _measured(raw: Mapping[str, Any]) -> Measurements:
         mfu=training.get("mfu"),
         peak_memory_mb=raw.get("peak_memory_mb"),
         attention=raw.get("attention"),
+        exchange=raw.get("exchange"),
         device=device.get("name"),
         contract_digest=str(digests.get("contract") or ""),
         cache_digest=str(digests.get("cache") or ""),

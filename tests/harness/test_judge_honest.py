@@ -73,8 +73,13 @@ def test_every_fact_is_in_the_result(rig: Rig) -> None:
     assert result["digests"]["cache"] == rig.cache().digest
     assert result["digests"]["train_py"] == hashlib.sha256(BIGRAM.read_bytes()).hexdigest()
     assert result["device"]["kind"] == "cpu"
+    assert result["exchange"] == "host"
     assert result["versions"]["numpy"] == np.__version__
     assert result["peak_memory_mb"] > 5
+
+
+def test_without_an_evaluation_no_exchange_is_named(rig: Rig) -> None:
+    assert rig.judge(rig.write("")).result["exchange"] is None
 
 
 def test_the_last_report_before_the_evaluation_is_not_lost(rig: Rig) -> None:

@@ -49,6 +49,7 @@ def judged(outcome: float | str, seed: int = 1) -> Result:
         "seed": seed,
         "digests": {"contract": "c" * 64, "cache": "d" * 64, "train_py": "e" * 64},
         "attention": "sdpa",
+        "exchange": "host",
         "device": {"kind": "cpu", "name": "a CPU", "uuid": None, "driver": None},
         "compile_cache": "cold",
     }

@@ -101,9 +101,15 @@ def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
         ("time", f"{numbers.seconds(figures.wall_s)} in all, {numbers.seconds(figures.budget_used_s)} of the budget"),
         ("training", said),
         ("memory", f"{memory} at the peak"),
-        ("device", f"{figures.device or numbers.UNKNOWN}   attention {figures.attention or numbers.UNKNOWN}"),
+        ("device", _device(figures)),
         ("digests", "  ".join(f"{name} {digest[:SHORT_DIGEST]}" for name, digest in digests if digest)),
     ]
+
+
+def _device(figures: Figures) -> str:
+    said = (figures.device, figures.attention, figures.exchange)
+    device, attention, exchange = (text or numbers.UNKNOWN for text in said)
+    return f"{device}   attention {attention}   exchange {exchange}"
 
 
 def _attempts(run: RunView) -> Iterator[Renderable]:

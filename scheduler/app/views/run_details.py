@@ -42,6 +42,7 @@ class Figures(View):
     mfu: float | None
     peak_memory_mb: float | None
     attention: str | None
+    exchange: str | None
     device: str | None
     compile_cache: str | None
     contract_digest: str
@@ -105,6 +106,7 @@ def figures(measured: Measurements) -> Figures:
         mfu=finite(measured.mfu),
         peak_memory_mb=finite(measured.peak_memory_mb),
         attention=measured.attention,
+        exchange=measured.exchange,
         device=measured.device,
         compile_cache=measured.compile_cache,
         contract_digest=measured.contract_digest,
