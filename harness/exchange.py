@@ -1,8 +1,8 @@
 """The shape of the memory that judge and candidate share in an evaluation; both compute it from the same numbers.
 
 Layout: token rows uint16 [forward_rows, T], padded to a page; then either float32 logits [slice_rows, T, V] or, when
-the logits live on the device, the 64 bytes of a CUDA IPC handle. Covers sizes and views. Not covered: who writes
-when.
+the logits live on the device, room for the 64 bytes of a CUDA IPC handle. Covers sizes, views and the
+names of the ways. Not covered: who writes when.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Layout:
         return -(-tokens // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @property
+    def logits_shape(self) -> tuple[int, int, int]:
+        return (self.slice_rows, self.sequence_length, self.vocab_size)
+
+    @property
     def logits_bytes(self) -> int:
         return self.slice_rows * self.sequence_length * self.vocab_size * _LOGIT_BYTES
 
@@ -57,5 +61,5 @@ class Layout:
     def host_logits(self, memory: mmap.mmap) -> NDArray[np.float32]:
         import numpy as np
 
-        shape = (self.slice_rows, self.sequence_length, self.vocab_size)
-        return np.frombuffer(memory, np.float32, self.logits_bytes // _LOGIT_BYTES, self.logits_offset).reshape(shape)
+        count = self.logits_bytes // _LOGIT_BYTES
+        return np.frombuffer(memory, np.float32, count, self.logits_offset).reshape(self.logits_shape)

@@ -7,9 +7,11 @@ models).
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +32,7 @@ class Logits(Protocol):
         """Put rows first .. first+count-1 at the start of the buffer, complete when this returns."""
 
 
+_DESCRIPTORS = {Op.HOST_BUFFER: 1, Op.IPC_BUFFER: 1, Op.FD_BUFFER: 2}
 Forward = Callable[["NDArray[np.uint16]"], Logits]
 
 
@@ -83,20 +86,27 @@ def _open_offer(sock: socket.socket, contract: Contract) -> _Offer:
     """Take the judge's buffer; decline a CUDA one that this process cannot open, and take the next."""
     while True:
         message, fds = receive_with_fds(sock)
-        if message.op not in (Op.HOST_BUFFER, Op.CUDA_BUFFER) or len(fds) != 1:
-            raise ProtocolError(f"the judge answered {message.op.name} where a buffer was due")
-        layout = Layout(message.count, message.integer, contract.sequence_length, contract.vocab_size)
-        with os.fdopen(fds[0], "r+b") as file:
-            memory = mmap.mmap(file.fileno(), 0)
-        buffer = _open_buffer(message.op, layout, memory)
+        with contextlib.ExitStack() as closing:
+            for fd in fds:
+                closing.callback(os.close, fd)
+            if len(fds) != _DESCRIPTORS.get(message.op):
+                raise ProtocolError(f"the judge answered {message.op.name} where a buffer was due")
+            layout = Layout(message.count, message.integer, contract.sequence_length, contract.vocab_size)
+            memory = mmap.mmap(fds[0], 0)
+            buffer = _open_buffer(message.op, layout, memory, fds[1:])
         send(sock, Message(Op.READY, count=0 if buffer is None else 1))
         if buffer is not None:
             return _Offer(layout.tokens(memory), buffer, message.integer)
 
 
-def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap) -> Buffer | None:
+def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap, fds: tuple[int, ...]) -> Buffer | None:
     if op is Op.HOST_BUFFER:
         return Buffer(layout.host_logits(memory), None)
-    from harness.cuda_ipc import open_buffer
+    from harness import cuda_fd, cuda_ipc, cuda_memory
 
-    return Buffer(None, device) if (device := open_buffer(layout, memory)) is not None else None
+    try:
+        device = cuda_fd.open_buffer(layout, *fds) if op is Op.FD_BUFFER else cuda_ipc.open_buffer(layout, memory)
+    except (cuda_memory.CudaError, RuntimeError) as error:
+        sys.stderr.write(f"evaluation: the judge's {op.name} does not open here: {error}\n")
+        return None
+    return Buffer(None, device)

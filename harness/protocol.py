@@ -40,10 +40,11 @@ class Op(enum.IntEnum):
     MFU = 10  # real=share of the device's peak FLOP/s that training used
     ROWS = 16  # answer to START: descriptors of rows and epochs; integer=rows, real=the clock's reading at START
     HOST_BUFFER = 17  # answer to EVAL: descriptor; count=rows of a forward, integer=rows of a slice
-    CUDA_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows
-    BATCH = 19  # count=number of the next slice; a fresh forward begins here
-    SLICE = 20  # count=number of the next slice of the same forward
-    END = 21  # real=val_bpb
+    IPC_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows
+    FD_BUFFER = 19  # the same, logits in a CUDA allocation that a second descriptor names
+    BATCH = 21  # count=number of the next slice; a fresh forward begins here
+    SLICE = 22  # count=number of the next slice of the same forward
+    END = 23  # real=val_bpb
 
 
 @dataclass(frozen=True, slots=True)

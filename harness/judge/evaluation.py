@@ -84,7 +84,7 @@ class Evaluation:
         self.close()
         self._exchange = self._open_next()
         offer = Message(self._exchange.op, count=self._layout.forward_rows, integer=self._layout.slice_rows)
-        self._send(offer, (self._exchange.fd,))
+        self._send(offer, self._exchange.fds)
 
     def _open_next(self) -> Exchange:
         refusals = []

@@ -29,7 +29,8 @@ class Exchange(Protocol):
     layout: Layout
 
     @property
-    def fd(self) -> int: ...
+    def fds(self) -> tuple[int, ...]:
+        """What the offer carries: the shared memory, and a second descriptor where `op` says so."""
 
     def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
         """Show the candidate the rows of a forward, uint16 [forward_rows, T]."""
@@ -82,8 +83,8 @@ class HostExchange:
         self._snapshot = np.empty_like(self._logits)
 
     @property
-    def fd(self) -> int:
-        return self._shared.fd
+    def fds(self) -> tuple[int, ...]:
+        return (self._shared.fd,)
 
     def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
         self._tokens[...] = tokens

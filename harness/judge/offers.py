@@ -33,9 +33,13 @@ def offers_for(order: Order, token_bytes: TokenBytes) -> Offers:
         return Offers(_rows(order.contract, _HOST_BUFFER_BYTES), (lambda layout: HostExchange(layout, token_bytes),))
     # torch reads these at its import, which is the judge's first use of it.
     os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible_devices(order)}
-    from harness.judge.exchange_cuda import CudaExchange, CudaHostExchange
+    from harness.judge.exchange_cuda import CudaHostExchange, fd_exchange, ipc_exchange
 
-    ways = (lambda layout: CudaExchange(layout, token_bytes), lambda layout: CudaHostExchange(layout, token_bytes))
+    ways: tuple[OpenExchange, ...] = (
+        lambda layout: ipc_exchange(layout, token_bytes),
+        lambda layout: fd_exchange(layout, token_bytes),
+        lambda layout: CudaHostExchange(layout, token_bytes),
+    )
     return Offers(_rows(order.contract, _DEVICE_BUFFER_BYTES), ways)
 
 

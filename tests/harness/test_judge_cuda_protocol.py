@@ -1,6 +1,6 @@
 """The GPU's way of passing logits, run without one: the same dialogue, with device memory played by a shared tensor.
 
-Checks the exchange's order of poison, snapshot and score, and the fall-back. Not checked: CUDA IPC (tests/gpu).
+Checks the exchange's order of poison, snapshot and score, and the fall-back. Not checked: CUDA itself (tests/gpu).
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from harness import cuda_ipc
+from harness.cuda_memory import CudaError
 from harness.evaluation import TorchLogits
 from harness.exchange import CUDA_HANDLE_BYTES, Layout
 from harness.judge import exchange_cuda
 from harness.judge.exchange_host import NoRoom
 from harness.scoring import NonFinite
+from tests.harness import fake_cuda
+from tests.harness.fake_cuda import FakeDriver
 from tests.harness.test_judge_evaluation import BYTES, TABLE, evaluate, host, random_rows
 
 
@@ -35,6 +38,8 @@ class FakeDevice:
 
 
 class FakeBuffer:
+    fds: tuple[int, ...] = ()
+
     def __init__(self, device: FakeDevice, layout: Layout) -> None:
         self._device = device
         self.handle = len(device.allocations).to_bytes(CUDA_HANDLE_BYTES, "little")
@@ -48,14 +53,23 @@ class FakeBuffer:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     fake = FakeDevice()
-    monkeypatch.setattr(exchange_cuda, "ExportedBuffer", fake.export)
+    monkeypatch.setattr(exchange_cuda, "IpcBuffer", fake.export)
     monkeypatch.setattr(cuda_ipc, "open_buffer", fake.open)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return fake
 
 
-def by_ipc(layout: Layout) -> exchange_cuda.CudaExchange:
-    return exchange_cuda.CudaExchange(layout, BYTES)
+def by_ipc(layout: Layout) -> exchange_cuda.DeviceExchange:
+    return exchange_cuda.ipc_exchange(layout, BYTES)
+
+
+def by_fd(layout: Layout) -> exchange_cuda.DeviceExchange:
+    return exchange_cuda.fd_exchange(layout, BYTES)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    return fake_cuda.install(monkeypatch)
 
 
 def torch_answer(tokens: np.ndarray) -> TorchLogits:
@@ -85,14 +99,17 @@ def test_where_the_device_cannot_be_shared_the_host_is_next(
     device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(layout: Layout) -> FakeBuffer:
-        raise cuda_ipc.CudaError("cudaMalloc: out of memory")
+        raise CudaError("cudaMalloc: not supported")
+
+    def decline(layout: Layout, memory: mmap.mmap) -> torch.Tensor:
+        raise CudaError("cudaIpcOpenMemHandle: invalid argument")
 
     rows = random_rows(6)
     expected = evaluate(rows, 4, 2, torch_answer, (host,))
-    monkeypatch.setattr(exchange_cuda, "ExportedBuffer", refuse)
+    monkeypatch.setattr(exchange_cuda, "IpcBuffer", refuse)
     assert evaluate(rows, 4, 2, torch_answer, (by_ipc, host)) == expected
-    monkeypatch.setattr(exchange_cuda, "ExportedBuffer", device.export)
-    monkeypatch.setattr(cuda_ipc, "open_buffer", lambda layout, memory: None)
+    monkeypatch.setattr(exchange_cuda, "IpcBuffer", device.export)
+    monkeypatch.setattr(cuda_ipc, "open_buffer", decline)
     assert evaluate(rows, 4, 2, torch_answer, (by_ipc, host)) == expected
 
 
@@ -108,5 +125,22 @@ def test_no_room_beside_the_model_is_told_apart(device: FakeDevice, monkeypatch:
 def test_without_a_gpu_a_cuda_buffer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     layout = Layout(2, 1, 16, 300)
-    with mmap.mmap(-1, layout.device_bytes) as memory:
-        assert cuda_ipc.open_buffer(layout, memory) is None
+    with mmap.mmap(-1, layout.device_bytes) as memory, pytest.raises((CudaError, RuntimeError)):
+        cuda_ipc.open_buffer(layout, memory)
+
+
+def test_by_descriptor_scores_as_by_the_host(driver: FakeDriver) -> None:
+    rows = random_rows(11)
+    assert evaluate(rows, 5, 3, torch_answer, (by_fd,)).val_bpb == pytest.approx(
+        evaluate(rows, 5, 3, torch_answer, (host,)).val_bpb, rel=1e-6
+    )
+    assert driver.held == (1, 1, 1), "the judge gave everything back; the candidate keeps its mapping until it ends"
+
+
+@pytest.mark.parametrize("call", ["cuMemExportToShareableHandle", "cuMemImportFromShareableHandle"])
+def test_where_no_descriptor_passes_the_host_is_next(driver: FakeDriver, call: str) -> None:
+    """Refused in the judge or in the candidate; neither keeps anything."""
+    rows = random_rows(6)
+    driver.refused[call] = 801
+    assert evaluate(rows, 4, 2, torch_answer, (by_fd, host)) == evaluate(rows, 4, 2, torch_answer, (host,))
+    assert driver.held == (0, 0, 0)

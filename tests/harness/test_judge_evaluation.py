@@ -40,7 +40,7 @@ class Answer:
 class DeviceExchange(HostExchange):
     """Offers what a process without a GPU cannot open."""
 
-    op = Op.CUDA_BUFFER
+    op = Op.IPC_BUFFER
 
 
 def unavailable(_layout: Layout) -> HostExchange:
