@@ -1,15 +1,19 @@
 """What every way of sharing device memory stands on: calling CUDA's libraries through ctypes, tensors over an address.
 
-Covers: errors by CUDA's own names, and float32 logits at an address as a torch tensor. Not covered: how another process
+Covers: errors by CUDA's own names, float32 logits at an address as a torch tensor,
+page-locked host memory. Not covered: how another process
 reaches the memory (harness.cuda_ipc, harness.cuda_fd), and who writes when.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from harness.exchange import Layout
 
@@ -71,3 +75,13 @@ def call_runtime(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
         library.cudaGetLastError()  # clears it, or torch would raise it at its next call
         library.cudaGetErrorString.restype = ctypes.c_char_p
         raise CudaError(f"{name}: {library.cudaGetErrorString(code).decode()}")
+
+
+def pin(array: NDArray[Any]) -> Callable[[], object]:
+    """Page-lock host memory, for copies at the speed of the bus; returns what undoes it, due before the memory goes.
+
+    Raises CudaError, and torch's RuntimeError where there is no device.
+    """
+    library, address = runtime(), ctypes.c_void_p(array.ctypes.data)
+    call_runtime(library, "cudaHostRegister", address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(0))
+    return functools.partial(library.cudaHostUnregister, address)

@@ -73,11 +73,15 @@ def _describe(logits: Any) -> str:
 
 
 def answer_with(session: Session, model: Any) -> Forward:
-    """The forward that a judged session serves; first hands back what the judge will want to know or to use."""
+    """The forward that a judged session serves; first reports the peak memory of the training."""
     if session.contract.device == "cuda":
         session.report_memory_mb(torch.cuda.max_memory_allocated() / 2**20)
-        torch.cuda.empty_cache()  # the judge needs a little room beside the model
     return forward_of(model, session.contract)
+
+
+def make_room() -> None:
+    """Give device memory that no tensor uses back: the judge needs a little of it beside the model."""
+    torch.cuda.empty_cache()
 
 
 def score_in_process(session: Session, model: Any, batch_size: int) -> float:

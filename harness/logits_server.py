@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.contract import Contract
 from harness.exchange import Layout
-from harness.protocol import BATCH_SIZE_LIMIT, Closed, Message, Op, ProtocolError, receive, receive_with_fds, send
+from harness.protocol import (
+    BATCH_SIZE_LIMIT,
+    Closed,
+    Message,
+    Op,
+    Opening,
+    ProtocolError,
+    receive,
+    receive_with_fds,
+    send,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +42,7 @@ class Logits(Protocol):
         """Put rows first .. first+count-1 at the start of the buffer, complete when this returns."""
 
 
-_DESCRIPTORS = {Op.HOST_BUFFER: 1, Op.IPC_BUFFER: 1, Op.FD_BUFFER: 2}
+_DESCRIPTORS = {Op.HOST_BUFFER: 1, Op.IPC_BUFFER: 1, Op.FD_BUFFER: 2, Op.PINNED_BUFFER: 1}
 Forward = Callable[["NDArray[np.uint16]"], Logits]
 
 
@@ -51,15 +61,24 @@ class _Offer:
     slice_rows: int
 
 
-def serve(sock: socket.socket, forward: Forward, batch_size: int, contract: Contract) -> float:
+def serve(
+    sock: socket.socket,
+    forward: Forward,
+    batch_size: int,
+    contract: Contract,
+    make_room: Callable[[], None] = lambda: None,
+) -> float:
     """Announce EVAL, answer every batch the judge sends, return the judge's val_bpb.
 
+    `make_room` runs after EVAL, which stops the budget clock, and before the judge takes memory on the device.
     Raises ValueError for a batch size that is no positive integer, SystemExit when the judge is gone.
     """
     if not 0 < int(batch_size) < BATCH_SIZE_LIMIT:
         raise ValueError(f"batch_size must be between 1 and {BATCH_SIZE_LIMIT - 1}, not {batch_size}")
     try:
         send(sock, Message(Op.EVAL, integer=int(batch_size)))
+        make_room()
+        send(sock, Message(Op.ROOM))
         return _answer(sock, forward, _open_offer(sock, contract))
     except Closed:
         raise SystemExit("the judge is gone") from None
@@ -93,20 +112,24 @@ def _open_offer(sock: socket.socket, contract: Contract) -> _Offer:
                 raise ProtocolError(f"the judge answered {message.op.name} where a buffer was due")
             layout = Layout(message.count, message.integer, contract.sequence_length, contract.vocab_size)
             memory = mmap.mmap(fds[0], 0)
-            buffer = _open_buffer(message.op, layout, memory, fds[1:])
-        send(sock, Message(Op.READY, count=0 if buffer is None else 1))
+            buffer, opening = _open_buffer(message.op, layout, memory, fds[1:])
+        send(sock, Message(Op.READY, count=opening))
         if buffer is not None:
             return _Offer(layout.tokens(memory), buffer, message.integer)
 
 
-def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap, fds: tuple[int, ...]) -> Buffer | None:
+def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap, fds: tuple[int, ...]) -> tuple[Buffer | None, Opening]:
+    host = Buffer(layout.host_logits(memory), None) if op in (Op.HOST_BUFFER, Op.PINNED_BUFFER) else None
     if op is Op.HOST_BUFFER:
-        return Buffer(layout.host_logits(memory), None)
+        return host, Opening.OPENED
     from harness import cuda_fd, cuda_ipc, cuda_memory
 
     try:
+        if host is not None:
+            cuda_memory.pin(layout.host_logits(memory))
+            return host, Opening.PINNED
         device = cuda_fd.open_buffer(layout, *fds) if op is Op.FD_BUFFER else cuda_ipc.open_buffer(layout, memory)
+        return Buffer(None, device), Opening.OPENED
     except (cuda_memory.CudaError, RuntimeError) as error:
-        sys.stderr.write(f"evaluation: the judge's {op.name} does not open here: {error}\n")
-        return None
-    return Buffer(None, device)
+        sys.stderr.write(f"evaluation: {op.name} does not work here: {error}\n")
+        return host, Opening.REFUSED if host is None else Opening.OPENED

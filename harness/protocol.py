@@ -35,16 +35,26 @@ class Op(enum.IntEnum):
     ATTENTION = 5  # count=index into ATTENTION_NAMES
     MEMORY = 6  # real=peak MiB
     EVAL = 7  # integer=batch size
-    READY = 8  # count=1: the buffer is open; 0: it cannot be opened, offer another
+    READY = 8  # count: what became of the buffer offered, see Opening
     DONE = 9  # count=number of the slice now in the buffer
     MFU = 10  # real=share of the device's peak FLOP/s that training used
+    ROOM = 11  # after EVAL: device memory that the model does not need is free, a buffer may be offered
     ROWS = 16  # answer to START: descriptors of rows and epochs; integer=rows, real=the clock's reading at START
-    HOST_BUFFER = 17  # answer to EVAL: descriptor; count=rows of a forward, integer=rows of a slice
+    HOST_BUFFER = 17  # answer to ROOM: descriptor; count=rows of a forward, integer=rows of a slice
     IPC_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows
     FD_BUFFER = 19  # the same, logits in a CUDA allocation that a second descriptor names
+    PINNED_BUFFER = 20  # as HOST_BUFFER; the logits may be page-locked for faster copies
     BATCH = 21  # count=number of the next slice; a fresh forward begins here
     SLICE = 22  # count=number of the next slice of the same forward
     END = 23  # real=val_bpb
+
+
+class Opening(enum.IntEnum):
+    """The count of READY."""
+
+    REFUSED = 0  # cannot be opened here: offer another
+    OPENED = 1
+    PINNED = 2  # opened and page-locked; the judge believes it for the name in its result alone
 
 
 @dataclass(frozen=True, slots=True)

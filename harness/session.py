@@ -12,6 +12,7 @@ import functools
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -200,16 +201,16 @@ class JudgedSession(_CommonSession):
         self._send(Message(Op.MFU, real=share))
 
     def evaluate(self, model: Any, batch_size: int) -> float:
-        from harness.evaluation import answer_with
+        from harness.evaluation import answer_with, make_room
 
-        return self.serve_logits(answer_with(self, model), batch_size)
+        return self.serve_logits(answer_with(self, model), batch_size, make_room)
 
-    def serve_logits(self, answer: Any, batch_size: int) -> float:
+    def serve_logits(self, answer: Any, batch_size: int, make_room: Callable[[], None] = lambda: None) -> float:
         """Ask for the evaluation and answer it by a harness.logits_server.Forward; returns the judge's val_bpb."""
         from harness.logits_server import serve
 
         self._flush_report()
-        return serve(self._socket, answer, batch_size, self.contract)
+        return serve(self._socket, answer, batch_size, self.contract, make_room)
 
     def _send(self, message: Message) -> None:
         if os.getpid() != self._pid:

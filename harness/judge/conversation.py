@@ -1,7 +1,7 @@
 """What the candidate may say when, and what the judge does about it: the state machine of one run.
 
-Covers: HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), the evaluation's dialogue, END;
-every breach becomes a verdict. Not covered: deadlines, exits, logs (harness.judge.watch).
+Covers: HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), the evaluation's dialogue from
+ROOM to END; every breach becomes a verdict. Not covered: deadlines, exits, logs (harness.judge.watch).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.cache import Cache
 from harness.exchange import Layout
 from harness.judge.clock import BudgetClock
 from harness.judge.evaluation import Evaluation
-from harness.judge.exchange_host import NoRoom
+from harness.judge.exchange_host import ExchangeUnavailable, NoRoom
 from harness.judge.launch import Candidate
 from harness.judge.offers import Offers
 from harness.judge.order import Order
@@ -86,6 +86,7 @@ class Conversation:
             Op.MEMORY: self._on_memory,
             Op.MFU: self._on_mfu,
             Op.EVAL: self._on_eval,
+            Op.ROOM: self._on_evaluation_message,
             Op.READY: self._on_evaluation_message,
             Op.DONE: self._on_evaluation_message,
         }
@@ -174,7 +175,9 @@ class Conversation:
         if self._evaluation is None or self.score is not None:
             raise ProtocolError(f"{message.op.name} outside an evaluation")
         try:
-            if message.op is Op.READY:
+            if message.op is Op.ROOM:
+                self._evaluation.on_room()
+            elif message.op is Op.READY:
                 self._evaluation.on_ready(message)
             else:
                 self._evaluation.on_done(message)
@@ -182,6 +185,8 @@ class Conversation:
             self.verdict = Verdict("invalid: non-finite", f"the evaluation has no finite score: {error}")
         except NoRoom as error:
             self.verdict = Verdict("oom", str(error))
+        except ExchangeUnavailable as error:
+            self.verdict = Verdict("infra: exchange", f"no way to pass logits: {error}")
         except ImpossibleLikelihood as error:
             self.verdict = Verdict("infra: scoring", str(error))
         if self._evaluation.score is not None:

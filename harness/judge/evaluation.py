@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from harness.batches import Batch, padded_batches
 from harness.exchange import Layout
-from harness.judge.exchange_host import Exchange, ExchangeUnavailable
-from harness.protocol import Message, Op, ProtocolError
+from harness.judge.exchange_host import Exchange, ExchangeUnavailable, NoRoom
+from harness.protocol import Message, Op, Opening, ProtocolError
 from harness.scoring import Score, Tally
 
 Send = Callable[[Message, tuple[int, ...]], None]
@@ -43,23 +43,37 @@ class Evaluation:
         self._send = send
         self._slices = self._plan(rows)
         self._exchange: Exchange | None = None
+        self._has_offered = False
         self._is_open = False
+        self._refusals: list[ExchangeUnavailable | NoRoom] = []
         self._number = 0
         self._current: _Slice | None = None
         self._total = Tally()
         self.exchange: str | None = None
         self.score: Score | None = None
+
+    def on_room(self) -> None:
+        """The candidate has made room: offer the first buffer. Raises NoRoom, ExchangeUnavailable, ProtocolError."""
+        if self._has_offered:
+            raise ProtocolError("ROOM a second time")
+        self._has_offered = True
         self._offer_next()
 
     def on_ready(self, message: Message) -> None:
-        """The candidate has opened the buffer, or cannot. Raises ProtocolError when it opens none of them."""
-        if self._exchange is None or self._is_open:
-            raise ProtocolError("READY a second time")
-        if message.count == 1:
+        """The candidate has opened the buffer, or cannot. Raises as `on_room`."""
+        exchange = self._exchange
+        if exchange is None or self._is_open:
+            raise ProtocolError("READY a second time" if self._is_open else "READY before a buffer was offered")
+        if message.count not in tuple(Opening):
+            raise ProtocolError(f"READY with count {message.count}")
+        if message.count != Opening.REFUSED:
             self._is_open = True
-            self.exchange = self._exchange.name
+            self.exchange = exchange.name(peer_pinned=message.count == Opening.PINNED)
             self._request_next()
+        elif exchange.op in (Op.HOST_BUFFER, Op.PINNED_BUFFER):
+            raise ProtocolError("a buffer in host memory was refused, which any process can open")
         else:
+            self._refusals.append(ExchangeUnavailable(f"train.py could not open the {exchange.op.name}"))
             self._offer_next()
 
     def on_done(self, message: Message) -> None:
@@ -87,13 +101,14 @@ class Evaluation:
         self._send(offer, self._exchange.fds)
 
     def _open_next(self) -> Exchange:
-        refusals = []
         for open_exchange in self._offers:
             try:
                 return open_exchange(self._layout)
-            except ExchangeUnavailable as error:
-                refusals.append(str(error))
-        raise ProtocolError("the candidate opened none of the buffers it was offered " + "; ".join(refusals))
+            except (ExchangeUnavailable, NoRoom) as error:
+                self._refusals.append(error)
+        if (no_room := next((error for error in self._refusals if isinstance(error, NoRoom)), None)) is not None:
+            raise no_room
+        raise ExchangeUnavailable("; ".join(map(str, self._refusals)))
 
     def _request_next(self) -> None:
         exchange = self._exchange

@@ -7,6 +7,7 @@ harness.cuda_fd).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,24 +18,29 @@ from numpy.typing import NDArray
 
 from harness.cuda_fd import FdBuffer
 from harness.cuda_ipc import IpcBuffer
-from harness.cuda_memory import CudaError
+from harness.cuda_memory import CudaError, make_context, pin
 from harness.exchange import Layout
 from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
+from harness.judge.verdict import last_lines
 from harness.protocol import Op
 from harness.scoring import Tally, TokenBytes
 from harness.scoring_cuda import tally_tensor
 
+_DEVICE = "cuda"  # the one that CUDA_VISIBLE_DEVICES leaves
+_OUT_OF_MEMORY = re.compile("out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
+
 
 class DeviceExchange:
-    """Token rows in shared memory, logits in device memory. Raises ExchangeUnavailable."""
+    """Token rows in shared memory, logits in device memory. Raises ExchangeUnavailable, NoRoom."""
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes, name: str, op: Op, share: Callable[[Layout], Any]):
         self.layout = layout
-        self.name = name
         self.op = op
+        self._name = name
         self._token_bytes = token_bytes
         with ExitStack() as undo:
-            self._buffer = _opened(share, layout)
+            with _opening():
+                self._buffer = share(layout)
             undo.callback(self._buffer.close)
             self._shared = SharedMemory(layout.device_bytes)
             undo.callback(self._shared.close)
@@ -47,17 +53,21 @@ class DeviceExchange:
     def fds(self) -> tuple[int, ...]:
         return (self._shared.fd, *self._buffer.fds)
 
+    def name(self, *, peer_pinned: bool) -> str:
+        return self._name
+
     def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
         self._tokens[...] = tokens
 
     def poison(self) -> None:
-        self._buffer.tensor.fill_(float("nan"))
-        torch.cuda.synchronize()  # before the request goes out, or it would overwrite the answer
+        with _needing_room():
+            self._buffer.tensor.fill_(float("nan"))
+            torch.cuda.synchronize()  # before the request goes out, or it would overwrite the answer
 
     def snapshot(self, rows: int) -> torch.Tensor:
         with _needing_room():
             private = self._buffer.tensor[:rows].clone()
-        torch.cuda.synchronize()
+            torch.cuda.synchronize()
         return private
 
     def tally(self, snapshot: torch.Tensor, targets: NDArray[np.uint16]) -> Tally:
@@ -69,24 +79,73 @@ class DeviceExchange:
 
 
 class CudaHostExchange(HostExchange):
-    """Logits through host memory, reduced on the device: slower, and works wherever both processes see the GPU."""
+    """Logits through host memory, reduced on the device: slower, and works wherever both processes see the GPU.
 
-    def tally(self, snapshot: NDArray[np.float32], targets: NDArray[np.uint16]) -> Tally:
+    `pinned`: page-lock the logits, so that copies run at the speed of the bus; where that is refused they do not. The
+    private snapshot lies on the device. Raises ExchangeUnavailable, NoRoom.
+    """
+
+    def __init__(self, layout: Layout, token_bytes: TokenBytes, *, pinned: bool) -> None:
+        with _opening():
+            make_context()
+            self._snapshot = torch.empty(layout.logits_shape, dtype=torch.float32, device=_DEVICE)
+            self._nan = torch.full(layout.logits_shape[1:], float("nan"), dtype=torch.float32, device=_DEVICE)
+        super().__init__(layout, token_bytes)
+        self.op = Op.PINNED_BUFFER if pinned else Op.HOST_BUFFER
+        self._shown = torch.from_numpy(self._logits)
+        self._unpin = _try_to_pin(self._logits) if pinned else None
+
+    def name(self, *, peer_pinned: bool) -> str:
+        return "pinned" if self._unpin is not None and peer_pinned else "host"
+
+    def poison(self) -> None:
+        if self._unpin is None:
+            super().poison()
+            return
+        # All of it, whatever it costs: with less, a slice that was written in part would score.
         with _needing_room():
-            return tally_tensor(torch.from_numpy(snapshot).to("cuda"), targets, self._token_bytes)
+            for row in self._shown:
+                row.copy_(self._nan, non_blocking=True)
+            torch.cuda.synchronize()
+
+    def snapshot(self, rows: int) -> torch.Tensor:
+        with _needing_room():
+            self._snapshot[:rows].copy_(self._shown[:rows])
+            torch.cuda.synchronize()
+        return self._snapshot[:rows]
+
+    def tally(self, snapshot: torch.Tensor, targets: NDArray[np.uint16]) -> Tally:
+        with _needing_room():
+            return tally_tensor(snapshot, targets, self._token_bytes)
+
+    def close(self) -> None:
+        if self._unpin is not None:
+            self._unpin()
+        super().close()
+
+
+def _try_to_pin(logits: NDArray[np.float32]) -> Callable[[], object] | None:
+    try:
+        return pin(logits)
+    except (CudaError, RuntimeError):
+        return None
 
 
 @contextmanager
 def _needing_room() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise NoRoom("the model leaves the judge no room on the device") from error
+    except (CudaError, RuntimeError) as error:  # a context that finds no room is a RuntimeError, an allocation its own
+        if _OUT_OF_MEMORY.search(str(error)):
+            raise NoRoom(f"the model leaves the judge no room on the device: {last_lines(str(error), 1)}") from error
+        raise
 
 
-def _opened(share: Callable[[Layout], Any], layout: Layout) -> Any:
+@contextmanager
+def _opening() -> Iterator[None]:
     try:
-        return share(layout)
+        with _needing_room():
+            yield
     except (CudaError, RuntimeError) as error:
         raise ExchangeUnavailable(str(error)) from error
 

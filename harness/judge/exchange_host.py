@@ -7,6 +7,7 @@ scoring in numpy. Not covered: logits on a device (harness.judge.exchange_cuda).
 from __future__ import annotations
 
 import fcntl
+import functools
 import mmap
 import os
 from typing import Any, Protocol
@@ -24,13 +25,15 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Exchange(Protocol):
     """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored no longer changes."""
 
-    name: str  # one of harness.exchange.EXCHANGE_NAMES
     op: Op
     layout: Layout
 
     @property
     def fds(self) -> tuple[int, ...]:
         """What the offer carries: the shared memory, and a second descriptor where `op` says so."""
+
+    def name(self, *, peer_pinned: bool) -> str:
+        """One of harness.exchange.EXCHANGE_NAMES, given that the candidate page-locked the logits or did not."""
 
     def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
         """Show the candidate the rows of a forward, uint16 [forward_rows, T]."""
@@ -71,8 +74,7 @@ class SharedMemory:
 class HostExchange:
     """Rows and logits in one shared memory; scored by numpy."""
 
-    name = "host"
-    op = Op.HOST_BUFFER
+    op: Op = Op.HOST_BUFFER
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:
         self.layout = layout
@@ -80,11 +82,13 @@ class HostExchange:
         self._shared = SharedMemory(layout.host_bytes)
         self._tokens = layout.tokens(self._shared.memory)
         self._logits = layout.host_logits(self._shared.memory)
-        self._snapshot = np.empty_like(self._logits)
 
     @property
     def fds(self) -> tuple[int, ...]:
         return (self._shared.fd,)
+
+    def name(self, *, peer_pinned: bool) -> str:
+        return "host"
 
     def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
         self._tokens[...] = tokens
@@ -92,12 +96,16 @@ class HostExchange:
     def poison(self) -> None:
         self._logits.fill(np.nan)
 
-    def snapshot(self, rows: int) -> NDArray[np.float32]:
-        np.copyto(self._snapshot[:rows], self._logits[:rows])
-        return self._snapshot[:rows]
+    def snapshot(self, rows: int) -> Any:
+        np.copyto(self._private[:rows], self._logits[:rows])
+        return self._private[:rows]
 
-    def tally(self, snapshot: NDArray[np.float32], targets: NDArray[np.uint16]) -> Tally:
+    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
         return tally_logits(snapshot, targets, self._token_bytes)
 
     def close(self) -> None:
         self._shared.close()
+
+    @functools.cached_property
+    def _private(self) -> NDArray[np.float32]:
+        return np.empty_like(self._logits)

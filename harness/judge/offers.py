@@ -38,7 +38,7 @@ def offers_for(order: Order, token_bytes: TokenBytes) -> Offers:
     ways: tuple[OpenExchange, ...] = (
         lambda layout: ipc_exchange(layout, token_bytes),
         lambda layout: fd_exchange(layout, token_bytes),
-        lambda layout: CudaHostExchange(layout, token_bytes),
+        lambda layout: CudaHostExchange(layout, token_bytes, pinned=True),
     )
     return Offers(_rows(order.contract, _DEVICE_BUFFER_BYTES), ways)
 

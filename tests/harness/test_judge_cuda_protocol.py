@@ -6,12 +6,13 @@ Checks the exchange's order of poison, snapshot and score, and the fall-back. No
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from harness import cuda_ipc
+from harness import cuda_ipc, cuda_memory
 from harness.cuda_memory import CudaError
 from harness.evaluation import TorchLogits
 from harness.exchange import CUDA_HANDLE_BYTES, Layout
@@ -67,6 +68,45 @@ def by_fd(layout: Layout) -> exchange_cuda.DeviceExchange:
     return exchange_cuda.fd_exchange(layout, BYTES)
 
 
+class Pins:
+    """Page-locking by hand: `refused` names the halves that may not."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.judge_holds = 0
+
+    def by_judge(self, array: np.ndarray) -> Callable[[], object]:
+        self._check("judge")
+        self.judge_holds += 1
+        return self._undo
+
+    def by_candidate(self, array: np.ndarray) -> Callable[[], object]:
+        self._check("candidate")
+        return lambda: None
+
+    def _undo(self) -> None:
+        self.judge_holds -= 1
+
+    def _check(self, half: str) -> None:
+        if half in self.refused:
+            raise CudaError("cudaHostRegister: operation not supported")
+
+
+@pytest.fixture
+def pins(monkeypatch: pytest.MonkeyPatch) -> Pins:
+    pins = Pins()
+    monkeypatch.setattr(exchange_cuda, "pin", pins.by_judge)
+    monkeypatch.setattr(cuda_memory, "pin", pins.by_candidate)
+    monkeypatch.setattr(exchange_cuda, "make_context", lambda: None)
+    monkeypatch.setattr(exchange_cuda, "_DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return pins
+
+
+def by_pinned_memory(layout: Layout) -> exchange_cuda.CudaHostExchange:
+    return exchange_cuda.CudaHostExchange(layout, BYTES, pinned=True)
+
+
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     return fake_cuda.install(monkeypatch)
@@ -113,13 +153,79 @@ def test_where_the_device_cannot_be_shared_the_host_is_next(
     assert evaluate(rows, 4, 2, torch_answer, (by_ipc, host)) == expected
 
 
-def test_no_room_beside_the_model_is_told_apart(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(*_arguments: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+NO_ROOM = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    CudaError("cudaMalloc: cudaErrorMemoryAllocation"),
+    CudaError("cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY"),
+]
 
-    monkeypatch.setattr(exchange_cuda, "tally_tensor", no_room)
-    with pytest.raises(NoRoom):
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=str)
+@pytest.mark.parametrize("where", ["make_context", "IpcBuffer", "FdBuffer", "tally_tensor"])
+def test_no_room_beside_the_model_is_told_apart(
+    device: FakeDevice, pins: Pins, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    """Wherever the judge's work on the device meets it: a context, an allocation, the reduction."""
+
+    def no_room(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(exchange_cuda, where, no_room)
+    ways = {"IpcBuffer": (by_ipc,), "FdBuffer": (by_fd,), "make_context": (by_pinned_memory,)}
+    for way in ways.get(where, (by_ipc, by_pinned_memory)):
+        with pytest.raises(NoRoom):
+            evaluate(random_rows(4), 2, 1, torch_answer, (way,))
+
+
+def test_another_failure_of_the_device_is_not_for_lack_of_room(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(exchange_cuda, "tally_tensor", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
         evaluate(random_rows(4), 2, 1, torch_answer, (by_ipc,))
+
+
+@pytest.mark.parametrize("refused", [set(), {"judge"}, {"candidate"}, {"judge", "candidate"}], ids=str)
+def test_page_locked_or_not_the_host_scores_alike_and_the_name_says_which(pins: Pins, refused: set[str]) -> None:
+    rows = random_rows(11)
+    pins.refused = refused
+    expected, used = evaluate(rows, 5, 3, torch_answer, (host,)), list[str | None]()
+    got = evaluate(rows, 5, 3, torch_answer, (by_pinned_memory,), used)
+    assert got.val_bpb == pytest.approx(expected.val_bpb, rel=1e-6)
+    assert used == ["host" if refused else "pinned"]
+    assert pins.judge_holds == 0
+
+
+@pytest.mark.parametrize("refused", [set(), {"judge"}], ids=str)
+def test_what_is_not_written_to_host_memory_does_not_score(pins: Pins, refused: set[str]) -> None:
+    """Every value of it, and in every slice."""
+    seen: list[bool] = []
+
+    class Partial(TorchLogits):
+        def write(self, first, count, buffer) -> None:  # type: ignore[no-untyped-def]
+            seen.append(bool(np.isnan(buffer.host).all()))
+            super().write(first, count, buffer)
+            if len(seen) == 3:
+                buffer.host[0, 0, 0] = np.nan
+
+    pins.refused = refused
+    with pytest.raises(NonFinite):
+        evaluate(random_rows(6), 4, 1, lambda tokens: Partial(torch_answer(tokens).device()), (by_pinned_memory,))
+    assert len(seen) >= 3
+    assert all(seen)
+
+
+def test_a_snapshot_no_longer_changes(pins: Pins) -> None:
+    exchange = by_pinned_memory(Layout(2, 2, 32, 300))
+    exchange._logits.fill(1.0)
+    snapshot = exchange.snapshot(2)
+    exchange._logits.fill(2.0)
+    assert (snapshot == 1.0).all()
+    exchange.close()
 
 
 def test_without_a_gpu_a_cuda_buffer_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:

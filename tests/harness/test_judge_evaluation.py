@@ -15,7 +15,7 @@ from harness.batches import padded_batches
 from harness.contract import Contract
 from harness.exchange import Layout
 from harness.judge.evaluation import Evaluation, OpenExchange
-from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, SharedMemory
+from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
 from harness.logits_server import Buffer, serve
 from harness.protocol import Closed, Message, Op, ProtocolError, receive, send, socket_pair
 from harness.scoring import NonFinite, Score, TokenBytes, tally_logits
@@ -47,6 +47,10 @@ def unavailable(_layout: Layout) -> HostExchange:
     raise ExchangeUnavailable("no such way here")
 
 
+def full(_layout: Layout) -> HostExchange:
+    raise NoRoom("nothing free")
+
+
 def host(layout: Layout) -> HostExchange:
     return HostExchange(layout, BYTES)
 
@@ -61,15 +65,16 @@ def evaluate(
     slice_rows: int,
     forward: Callable[[np.ndarray], Answer] = Answer,
     ways: tuple[OpenExchange, ...] = (host,),
+    used: list[str | None] | None = None,
 ) -> Score:
-    """Run judge and candidate against each other to the end; returns the judge's score."""
+    """Run judge and candidate against each other to the end; returns the judge's score, and adds to `used`."""
     ours, theirs = socket_pair()
     with ours, theirs:
         told: list[float] = []
         candidate = threading.Thread(target=run_candidate, args=(theirs, forward, batch_size, told))
         candidate.start()
         try:
-            score = run_judge(ours, rows, slice_rows, ways)
+            score = run_judge(ours, rows, slice_rows, ways, used)
         finally:
             ours.close()
             candidate.join()
@@ -83,14 +88,24 @@ def run_candidate(sock: socket.socket, forward: Callable[[np.ndarray], Answer], 
         told.append(serve(sock, forward, size, contract))
 
 
-def run_judge(sock: socket.socket, rows: np.ndarray, slice_rows: int, ways: tuple[OpenExchange, ...]) -> Score:
+def run_judge(
+    sock: socket.socket,
+    rows: np.ndarray,
+    slice_rows: int,
+    ways: tuple[OpenExchange, ...],
+    used: list[str | None] | None = None,
+) -> Score:
     forward_rows = min(receive(sock).integer, len(rows))
     layout = Layout(forward_rows, min(slice_rows, forward_rows), LENGTH, VOCAB)
     evaluation = Evaluation(rows, layout, iter(ways), lambda message, fds: send(sock, message, fds))
     try:
         while evaluation.score is None:
             message = receive(sock)
-            (evaluation.on_ready if message.op is Op.READY else evaluation.on_done)(message)
+            {Op.ROOM: lambda _: evaluation.on_room(), Op.READY: evaluation.on_ready, Op.DONE: evaluation.on_done}[
+                message.op
+            ](message)
+        if used is not None:
+            used.append(evaluation.exchange)
         return evaluation.score
     finally:
         evaluation.close()
@@ -133,9 +148,39 @@ def test_a_buffer_that_cannot_be_opened_is_followed_by_the_next() -> None:
     assert evaluate(given, 4, 2, ways=(unavailable, device, host)) == plain
 
 
-def test_when_no_buffer_will_do_the_evaluation_fails() -> None:
-    with pytest.raises(ProtocolError, match="none of the buffers"):
+def test_when_no_buffer_will_do_the_reasons_are_told() -> None:
+    """Nothing a candidate could help: it is no breach."""
+    with pytest.raises(ExchangeUnavailable, match="could not open the IPC_BUFFER; no such way here"):
         evaluate(random_rows(6), 4, 2, ways=(device, unavailable))
+
+
+@pytest.mark.parametrize("ways", [(full, unavailable), (unavailable, full), (full, device)])
+def test_when_one_way_found_no_room_and_none_is_left_it_is_for_lack_of_room(ways: tuple[OpenExchange, ...]) -> None:
+    with pytest.raises(NoRoom, match="nothing free"):
+        evaluate(random_rows(6), 4, 2, ways=ways)
+
+
+def test_a_way_without_room_is_followed_by_the_next() -> None:
+    assert evaluate(random_rows(6), 4, 2, ways=(full, host)) == evaluate(random_rows(6), 4, 2)
+
+
+def test_nothing_is_taken_before_the_candidate_has_made_room() -> None:
+    """What the candidate still holds when it asks for its evaluation may be all there is."""
+    taken: list[str] = []
+
+    def watched(layout: Layout) -> HostExchange:
+        taken.append("buffer")
+        return host(layout)
+
+    ours, theirs = socket_pair()
+    with ours, theirs:
+        candidate = threading.Thread(
+            target=serve, args=(theirs, Answer, 4, TINY), kwargs={"make_room": lambda: taken.append("room")}
+        )
+        candidate.start()
+        run_judge(ours, random_rows(4), 2, (watched,))
+        candidate.join()
+    assert taken == ["room", "buffer"]
 
 
 def test_the_next_request_waits_poisoned_before_the_last_answer_is_reduced() -> None:
@@ -173,6 +218,7 @@ def test_shared_memory_keeps_its_size(shared: SharedMemory, size: int) -> None:
 
 def test_a_second_ready_is_a_breach() -> None:
     evaluation = Evaluation(random_rows(4), Layout(4, 2, LENGTH, VOCAB), iter([host]), lambda message, fds: None)
+    evaluation.on_room()
     evaluation.on_ready(Message(Op.READY, count=1))
     with pytest.raises(ProtocolError):
         evaluation.on_ready(Message(Op.READY, count=1))

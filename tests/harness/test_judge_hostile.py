@@ -59,6 +59,24 @@ def test_a_hang_in_the_evaluation_ends_at_its_limit(rig: Rig) -> None:
     refused(rig.judge(HOSTILE / "hang_in_evaluation.py"), "timeout: eval")
 
 
+@pytest.mark.parametrize("said", ["", "send(sock, Message(Op.ROOM))"], ids=["no room made", "no buffer opened"])
+def test_an_evaluation_that_does_not_begin_ends_at_its_limit(rig: Rig, said: str) -> None:
+    rig.use(with_limits(rig.contract, evaluation_s=0.5))
+    judged = rig.judge(rig.write(f"{RAW}\n{ASK}\n{said}\nimport time\ntime.sleep(3600)"))
+    refused(judged, "timeout: eval")
+    assert judged.result["exchange"] is None
+
+
+def test_page_locking_that_did_not_happen_changes_nothing_but_a_name(rig: Rig) -> None:
+    """READY may claim it; on a CPU there is nothing to page-lock, and the result says so."""
+    claim = "send = harness.logits_server.send\nharness.logits_server.send = lambda sock, message, *more: send(sock, "
+    claim += "dataclasses.replace(message, count=2) if message.op is Op.READY else message, *more)\n"
+    source = (CANDIDATES / "bigram.py").read_text().partition("\nimport ")
+    head = f"import dataclasses, harness.logits_server\nfrom harness.protocol import Op\n{claim}import "
+    result = rig.judge(rig.write(source[0] + "\n" + head + source[2])).result
+    assert (result["status"], result["exchange"]) == ("ok", "host")
+
+
 def test_sleeping_through_a_cpu_budget_ends_at_the_wall_limit(rig: Rig) -> None:
     rig.use(with_budget(rig.contract, wall_limit_s=1.0))
     reason = refused(rig.judge(HOSTILE / "sleeper.py"), "timeout: train")
@@ -106,6 +124,7 @@ def test_a_log_flood_is_capped_head_and_tail(rig: Rig) -> None:
     assert judged.log.rstrip().splitlines()[-1].startswith("val_bpb:")
 
 
+ASK = "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=8))"
 JUNK = {
     "short": "sock.send(b'hello')",
     "oversize": "sock.send(bytes(65536))",
@@ -122,12 +141,23 @@ JUNK = {
     "batch size negative": "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=-8))",
     "batch size absurd": "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=2**62))",
     "no buffer will do": "\n".join(
-        f"send(sock, Message(Op.{op}, integer={integer}))" for op, integer in (("START", 0), ("EVAL", 8), ("READY", 0))
+        f"send(sock, Message(Op.{op}, integer={integer}))"
+        for op, integer in (("START", 0), ("EVAL", 8), ("ROOM", 0), ("READY", 0))
     ),
     "done out of order": "\n".join(
         f"send(sock, Message(Op.{op}, count={count}, integer=8))"
-        for op, count in (("START", 0), ("EVAL", 0), ("READY", 1), ("DONE", 2))
+        for op, count in (("START", 0), ("EVAL", 0), ("ROOM", 0), ("READY", 1), ("DONE", 2))
     ),
+    "room before eval": "send(sock, Message(Op.START)); send(sock, Message(Op.ROOM))",
+    "room twice": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.ROOM))",
+    "ready before room": f"{ASK}; send(sock, Message(Op.READY, count=1))",
+    "done before room": f"{ASK}; send(sock, Message(Op.DONE, count=0))",
+    "ready twice": f"{ASK}; send(sock, Message(Op.ROOM))" + "; send(sock, Message(Op.READY, count=1))" * 2,
+    "no such opening": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=3))",
+    "an absurd opening": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=2**32 - 1))",
+    "a descriptor with ready": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=1), (0,))",
+    "a descriptor with room": f"{ASK}; send(sock, Message(Op.ROOM), (0, 1))",
+    "the judge's offer": f"{ASK}; send(sock, Message(Op.FD_BUFFER, count=1, integer=1))",
 }
 
 
