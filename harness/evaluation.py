@@ -91,8 +91,8 @@ def score_in_process(session: Session, model: Any, batch_size: int) -> float:
     forward, token_bytes = forward_of(model, session.contract), TokenBytes.load(session.cache)
     total = Tally()
     for rows, valid in _batches(session, batch_size):
-        logits = forward(rows[:, :-1].copy())
-        total += _tally(logits, rows[:valid, 1:], token_bytes)
+        # Unnamed, so that they are gone before the next ones are computed.
+        total += _tally(forward(rows[:, :-1].copy()), rows[:valid, 1:], token_bytes)
     return total.score().val_bpb
 
 

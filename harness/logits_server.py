@@ -92,6 +92,7 @@ def _answer(sock: socket.socket, forward: Forward, offer: _Offer) -> float:
         if request.op is Op.END:
             return request.real
         if request.op is Op.BATCH:
+            logits = None  # gigabytes, and the next ones are about to be computed
             logits, first = forward(offer.tokens.copy()), 0
         elif request.op is not Op.SLICE or logits is None:
             raise ProtocolError(f"the judge sent {request.op.name} in an evaluation")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -133,6 +134,20 @@ def test_every_forward_has_the_same_shape() -> None:
 
     evaluate(random_rows(10), 4, 2, forward)
     assert shapes == [(4, LENGTH)] * 3
+
+
+def test_logits_are_gone_before_the_next_forward() -> None:
+    """A forward of the standard benchmark has 8 GiB of them."""
+    last: list[weakref.ref[Answer]] = []
+
+    def forward(tokens: np.ndarray) -> Answer:
+        assert all(reference() is None for reference in last)
+        answer = Answer(tokens)
+        last.append(weakref.ref(answer))
+        return answer
+
+    evaluate(random_rows(10), 4, 2, forward)
+    assert len(last) == 3
 
 
 def test_padding_repeats_rows_already_served() -> None:
