@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.containment import Wanted
 from harness.contract import Contract, ContractError, describe_references, load_contract
+from harness.exchange import EXCHANGE_NAMES
 from harness.protocol import ATTENTION_NAMES
 
 _LARGEST_SOURCE_BYTES = 16 << 20
@@ -20,7 +21,10 @@ _LARGEST_SOURCE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else auto or a GPU's UUID or index."""
+    """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else auto or a GPU's UUID or index.
+
+    `exchange`: auto, or the one way logits may pass.
+    """
 
     contract: Contract
     train: Path
@@ -34,6 +38,7 @@ class Order:
     containment: Wanted
     seed_caches: Path | None = None
     keep_caches: Path | None = None
+    exchange: str = "auto"
 
 
 def parse_order(argv: list[str]) -> Order:
@@ -52,6 +57,8 @@ def parse_order(argv: list[str]) -> Order:
         device = _device(given.device, contract)
     except ValueError as error:
         parser.error(str(error))
+    if device is None and given.exchange not in ("auto", "host"):
+        parser.error(f"--exchange {given.exchange}: contract {contract.name} runs on the CPU, where there is only host")
     return Order(
         contract,
         given.train.resolve(),
@@ -65,6 +72,7 @@ def parse_order(argv: list[str]) -> Order:
         given.containment,
         given.seed_caches,
         given.keep_caches,
+        given.exchange,
     )
 
 
@@ -97,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--containment", choices=("auto", "namespace", "subreaper"), default="auto", help="default: auto")
     add("--seed-caches", type=Path, metavar="DIR", help="start with a copy of these compile caches, if they exist")
     add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
+    add("--exchange", choices=("auto", *EXCHANGE_NAMES), default="auto", help="pass logits this way and no other")
     return parser
 
 

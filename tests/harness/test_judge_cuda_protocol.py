@@ -5,6 +5,7 @@ Checks the exchange's order of poison, snapshot and score, and the fall-back. No
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 from collections.abc import Callable
 
@@ -15,12 +16,14 @@ import torch
 from harness import cuda_ipc, cuda_memory
 from harness.cuda_memory import CudaError
 from harness.evaluation import TorchLogits
-from harness.exchange import CUDA_HANDLE_BYTES, Layout
+from harness.exchange import CUDA_HANDLE_BYTES, EXCHANGE_NAMES, Layout
 from harness.judge import exchange_cuda
 from harness.judge.exchange_host import NoRoom
+from harness.judge.offers import offers_of
 from harness.scoring import NonFinite
 from tests.harness import fake_cuda
 from tests.harness.fake_cuda import FakeDriver
+from tests.harness.judging import TINY
 from tests.harness.test_judge_evaluation import BYTES, TABLE, evaluate, host, random_rows
 
 
@@ -250,3 +253,16 @@ def test_where_no_descriptor_passes_the_host_is_next(driver: FakeDriver, call: s
     driver.refused[call] = 801
     assert evaluate(rows, 4, 2, torch_answer, (by_fd, host)) == evaluate(rows, 4, 2, torch_answer, (host,))
     assert driver.held == (0, 0, 0)
+
+
+@pytest.mark.parametrize("exchange", ["auto", *EXCHANGE_NAMES])
+def test_the_order_names_the_way_or_leaves_the_choice(
+    driver: FakeDriver, device: FakeDevice, pins: Pins, exchange: str
+) -> None:
+    offers = offers_of(dataclasses.replace(TINY, device="cuda"), BYTES, exchange, on_gpu=True)
+    names = []
+    for way in offers.ways:
+        opened = way(Layout(2, 1, 32, 300))
+        names.append(opened.name(peer_pinned=True))
+        opened.close()
+    assert names == (["cuda-ipc", "cuda-fd", "pinned"] if exchange == "auto" else [exchange])

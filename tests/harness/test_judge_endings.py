@@ -229,3 +229,10 @@ def test_wrong_usage_is_told_and_writes_nothing(rig: Rig, options: list[str], to
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["cuda-ipc", "cuda-fd", "pinned", "post"])
+def test_an_exchange_that_a_cpu_has_not_is_a_usage_error(rig: Rig, name: str) -> None:
+    judged = rig.judge(CANDIDATES / "bigram.py", "--exchange", name)
+    assert judged.exit_code == 2
+    assert f"--exchange {name}" in judged.stderr or repr(name) in judged.stderr

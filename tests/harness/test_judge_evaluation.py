@@ -139,15 +139,16 @@ def test_every_forward_has_the_same_shape() -> None:
 def test_logits_are_gone_before_the_next_forward() -> None:
     """A forward of the standard benchmark has 8 GiB of them."""
     last: list[weakref.ref[Answer]] = []
+    kept: list[bool] = []
 
     def forward(tokens: np.ndarray) -> Answer:
-        assert all(reference() is None for reference in last)
+        kept.append(any(reference() is not None for reference in last))
         answer = Answer(tokens)
         last.append(weakref.ref(answer))
         return answer
 
     evaluate(random_rows(10), 4, 2, forward)
-    assert len(last) == 3
+    assert kept == [False, False, False]
 
 
 def test_padding_repeats_rows_already_served() -> None:
