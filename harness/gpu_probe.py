@@ -25,6 +25,7 @@ from typing import Any
 
 from harness.attention import candidates_for
 from harness.contract import Contract, ContractError, load_contract
+from harness.exchange_probe import measure_exchanges
 from harness.gpu_record import (
     GpuRecord,
     driver_version,
@@ -36,13 +37,13 @@ from harness.gpu_record import (
 )
 
 LARGEST_ERROR = 0.02  # bf16 on random inputs stays below 0.01
-_LIST_S, _TRIAL_S, _EXCHANGE_S = 120.0, 300.0, 180.0
+_LIST_S, _TRIAL_S = 120.0, 300.0
 _ROOT = Path(__file__).resolve().parents[1]
 
 _LIST = """
 import json, torch.cuda as c
-count = c.device_count() if c.is_available() else 0
-print(json.dumps({"gpus": [[c.get_device_name(i), c.get_device_capability(i)] for i in range(count)]}))
+gpus = [c.get_device_properties(i) for i in range(c.device_count() if c.is_available() else 0)]
+print(json.dumps({"gpus": [[gpu.name, [gpu.major, gpu.minor], f"GPU-{gpu.uuid}"] for gpu in gpus]}))
 """
 
 
@@ -75,13 +76,13 @@ def probe_gpus(contract: Contract, say: Callable[[str], None], *, again: bool = 
     records: dict[str, GpuRecord] = {}
     with tempfile.TemporaryDirectory(prefix="arsched-gpu-") as scratch:
         ask = _asker(Path(scratch), contract)
-        for index, (device, capability) in enumerate(_gpus(ask, say)):
+        for device, capability, uuid in _gpus(ask, say):
             known = read_record(device, shape_of(contract))
             if known is not None and known.driver == driver_version() and not again:
                 records.setdefault(device, known)
             elif device not in records:
                 say(f"trying {device}")
-                records[device] = _try(ask, contract, device, capability, str(index))
+                records[device] = _try(ask, contract, device, capability, uuid)
                 write_record(records[device])
                 say(describe(records[device]))
     return tuple(records.values())
@@ -121,26 +122,25 @@ def describe(record: GpuRecord) -> str:
     return f"{record.device}: attention by {record.attention} ({times}){exchange}{refused}{doubt}"
 
 
-def _gpus(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, tuple[int, int]]]:
+def _gpus(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, tuple[int, int], str]]:
+    """Name, compute capability and UUID of every visible GPU."""
     answer = ask(["-c", _LIST], "", _LIST_S)
     if answer.values is None:
         say(f"note: the GPUs could not be asked for: {answer.problem}")
         return []
-    found = [(str(name), (int(major), int(minor))) for name, (major, minor) in answer.values["gpus"]]
+    found = [(str(name), (int(major), int(minor)), str(uuid)) for name, (major, minor), uuid in answer.values["gpus"]]
     if not found:
         say(f"note: torch {torch_version()} sees no GPU here: nothing was tried")
     return found
 
 
-def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int], index: str) -> GpuRecord:
+def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int], uuid: str) -> GpuRecord:
     shape = [str(contract.sequence_length), str(head_dim_of(contract))]
     kernels = decide(
-        {name: ask(["-m", "harness.gpu_trial", name, *shape], index, _TRIAL_S) for name in candidates_for(capability)}
+        {name: ask(["-m", "harness.gpu_trial", name, *shape], uuid, _TRIAL_S) for name in candidates_for(capability)}
     )
-    exchange = ask(["-m", "harness.exchange_probe"], index, _EXCHANGE_S)
-    rates: dict[str, float] = dict(exchange.values["gb_per_s"]) if exchange.values else {}
-    refused = dict(exchange.values["refused"]) if exchange.values else {"exchange": exchange.problem}
-    best = next(iter(rates), None)
+    rates, refused = measure_exchanges(contract, uuid)
+    best = next(iter(rates), None)  # they come best first
     return GpuRecord(
         device,
         torch_version(),

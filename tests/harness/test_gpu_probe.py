@@ -63,10 +63,17 @@ def test_where_nothing_works_the_last_resort_is_named_and_doubted() -> None:
 
 
 class Machine:
-    """Answers in place of child processes."""
+    """Answers in place of child processes. `rates` of its exchanges, best first; without any, a reason."""
 
-    def __init__(self, gpus: list[list[Any]], answers: Callable[[str], Answer]) -> None:
-        self.gpus, self.answers, self.asked = gpus, answers, []  # type: ignore[var-annotated]
+    def __init__(
+        self, names: list[str], answers: Callable[[str], Answer], rates: dict[str, float] | None = None
+    ) -> None:
+        self.gpus = [[name, [9, 0] if "H100" in name else [7, 5], f"GPU-{i}"] for i, name in enumerate(names)]
+        self.rates = {"cuda-ipc": 210.5, "host": 1.1} if rates is None else rates
+        self.answers, self.asked = answers, []  # type: ignore[var-annotated]
+
+    def exchanges(self, contract: Contract, uuid: str) -> tuple[dict[str, float], dict[str, str]]:
+        return self.rates, {} if self.rates else {"cuda-ipc": "not allowed here"}
 
     def ask(self, arguments: list[str], gpu: str, limit_s: float) -> Answer:
         if arguments[0] == "-c":
@@ -79,6 +86,7 @@ class Machine:
 def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine, driver: str | None = "580.65") -> None:
     monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path))
     monkeypatch.setattr(gpu_probe, "_asker", lambda scratch, contract: machine.ask)
+    monkeypatch.setattr(gpu_probe, "measure_exchanges", machine.exchanges)
     monkeypatch.setattr(gpu_probe, "driver_version", lambda: driver)
 
 
@@ -88,18 +96,16 @@ def probe(contract: Contract = STANDARD, **options: Any) -> tuple[Any, list[str]
 
 
 def good(what: str) -> Answer:
-    if "exchange" in what:
-        return Answer({"gb_per_s": {"cuda-ipc": 210.5, "host": 1.1}, "refused": {"cuda-fd": "not allowed"}})
     return works({"fa2": 4.0, "flex": 3.0}.get(what.split()[-1], 9.0))
 
 
 def test_one_trial_for_each_model_and_a_record_that_is_read_back(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    machine = Machine([[H100, [9, 0]], [H100, [9, 0]], ["NVIDIA T4", [7, 5]]], good)
+    machine = Machine([H100, H100, "NVIDIA T4"], good)
     on(monkeypatch, tmp_path, machine)
     records, said = probe()
     assert [record.device for record in records] == [H100, "NVIDIA T4"]
-    assert {gpu for what, gpu in machine.asked} == {"0", "2"}
-    assert [what.split()[-1] for what, gpu in machine.asked if gpu == "2" and "trial" in what] == ["sdpa"]
+    assert {gpu for what, gpu in machine.asked} == {"GPU-0", "GPU-2"}
+    assert [what.split()[-1] for what, gpu in machine.asked if gpu == "GPU-2" and "trial" in what] == ["sdpa"]
     kept = read_record(H100, shape_of(STANDARD))
     assert kept == records[0] and kept is not None
     assert (kept.attention, kept.exchange, kept.exchange_gb_per_s) == ("flex", "cuda-ipc", 210.5)
@@ -107,7 +113,7 @@ def test_one_trial_for_each_model_and_a_record_that_is_read_back(monkeypatch, tm
 
 
 def test_it_happens_once_per_node_driver_and_torch(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    machine = Machine([[H100, [9, 0]]], good)
+    machine = Machine([H100], good)
     on(monkeypatch, tmp_path, machine)
     probe()
     asked = len(machine.asked)
@@ -120,11 +126,11 @@ def test_it_happens_once_per_node_driver_and_torch(monkeypatch, tmp_path) -> Non
 
 
 def test_a_broken_exchange_or_kernel_is_recorded_not_raised(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    on(monkeypatch, tmp_path, Machine([[H100, [9, 0]]], lambda what: broken("no answer within 300 s")))
+    on(monkeypatch, tmp_path, Machine([H100], lambda what: broken("no answer within 300 s"), {}))
     (record,), _ = probe()
     assert record.exchange is None and record.attention == "sdpa" and record.doubt
     assert record.attention_refused["fa3"] == "no answer within 300 s"
-    assert record.exchange_refused
+    assert record.exchange_refused == {"cuda-ipc": "not allowed here"}
 
 
 def test_a_machine_without_a_gpu_says_so_and_has_no_record(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -149,7 +155,7 @@ def test_whatever_a_child_does_is_an_answer(tmp_path: Path, code: str, due: str)
 
 
 def test_the_record_of_this_node_is_the_one_of_its_first_gpu(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    on(monkeypatch, tmp_path, Machine([[H100, [9, 0]], ["NVIDIA T4", [7, 5]]], good))
+    on(monkeypatch, tmp_path, Machine([H100, "NVIDIA T4"], good))
     probe()
     shape = shape_of(STANDARD)
     monkeypatch.setattr(gpu_record, "device_names", lambda: ("NVIDIA T4", H100))
@@ -161,7 +167,7 @@ def test_the_record_of_this_node_is_the_one_of_its_first_gpu(monkeypatch, tmp_pa
 
 
 def test_a_record_of_another_torch_is_not_taken(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    on(monkeypatch, tmp_path, Machine([[H100, [9, 0]]], good))
+    on(monkeypatch, tmp_path, Machine([H100], good))
     (record,), _ = probe()
     record_path(H100, torch_version(), shape_of(STANDARD)).unlink()
     write_record(dataclasses.replace(record, torch="2.99.0"))
