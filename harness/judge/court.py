@@ -13,14 +13,14 @@ from harness.cache import Cache, CacheError, open_cache
 from harness.containment import Containment
 from harness.judge.compile_caches import keep_caches, seed_caches
 from harness.judge.hearing import Hearing
-from harness.judge.infra import Infra, claim_output, hold_lock
+from harness.judge.infra import Infra, hold_lock
 from harness.judge.interrupt import Interrupt
 from harness.judge.launch import launch
 from harness.judge.order import Order
+from harness.judge.output import Output, claim_output, send_digest
 from harness.judge.report import Record
-from harness.judge.result import write_result
 from harness.judge.scratch import Scratch
-from harness.judge.verdict import Verdict
+from harness.judge.verdict import Verdict, after_settling
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,9 +30,12 @@ def hold_court(order: Order, containment: Containment) -> int:
     interrupt = Interrupt(containment)
     record = Record(order, containment)
     try:
-        with claim_output(order.out):
-            verdict = _judge(order, record, interrupt)
-            write_result(order.out, record.result(verdict))
+        with claim_output(order.out) as output:
+            verdict = after_settling(_judge(order, record, interrupt, output), output.settle())
+            text = record.result(verdict).to_json()
+            output.put_result(text)
+            if order.digest_fd is not None:
+                send_digest(order.digest_fd, text)
     except Infra as failure:  # the output directory is not ours to write to
         verdict = failure.verdict
     except OSError as error:
@@ -41,11 +44,11 @@ def hold_court(order: Order, containment: Containment) -> int:
     return verdict.exit_code
 
 
-def _judge(order: Order, record: Record, interrupt: Interrupt) -> Verdict:
+def _judge(order: Order, record: Record, interrupt: Interrupt, output: Output) -> Verdict:
     try:
         with hold_lock(order.lock, interrupt) as lock_fd:
             record.cache = _open_cache(order)
-            return _hear(order, record.cache, record, interrupt, lock_fd)
+            return _hear(order, record.cache, record, interrupt, output, lock_fd)
     except Infra as failure:
         return failure.verdict
     except OSError as error:
@@ -54,14 +57,16 @@ def _judge(order: Order, record: Record, interrupt: Interrupt) -> Verdict:
         return Verdict("infra: judge", f"{type(error).__name__}: {error}")
 
 
-def _hear(order: Order, cache: Cache, record: Record, interrupt: Interrupt, lock_fd: int | None) -> Verdict:
+def _hear(
+    order: Order, cache: Cache, record: Record, interrupt: Interrupt, output: Output, lock_fd: int | None
+) -> Verdict:
     own_namespace = record.containment == "namespace"
     scratch = Scratch.make(order.out, order.contract, record.train_py)
     try:
         record.seeded = seed_caches(order.seed_caches, scratch.caches)
         candidate = launch(order, cache, scratch, lock_fd)
         try:
-            with Hearing(order, cache, candidate, interrupt, own_namespace=own_namespace) as hearing:
+            with Hearing(order, cache, candidate, output, interrupt, own_namespace=own_namespace) as hearing:
                 verdict = hearing.watch()
             record.take(hearing)
         finally:

@@ -17,8 +17,8 @@ from harness.judge.launch import Candidate
 from harness.judge.logpump import LogPump
 from harness.judge.offers import offers_for
 from harness.judge.order import Order
-from harness.judge.progress import PROGRESS_NAME, Progress
-from harness.judge.result import LOG_NAME
+from harness.judge.output import Output
+from harness.judge.progress import Progress
 from harness.judge.verdict import Verdict, of_exit
 from harness.judge.watch import Watch
 from harness.scoring import TokenBytes
@@ -28,16 +28,23 @@ class Hearing:
     """One run in progress, as a context: on leaving it the candidate and all it spawned are dead, the log is whole."""
 
     def __init__(
-        self, order: Order, cache: Cache, candidate: Candidate, interrupt: Interrupt, *, own_namespace: bool
+        self,
+        order: Order,
+        cache: Cache,
+        candidate: Candidate,
+        output: Output,
+        interrupt: Interrupt,
+        *,
+        own_namespace: bool,
     ) -> None:
         self._own_namespace = own_namespace
         self._memory_kills_before = kernel_memory_kills()
         self.candidate = candidate
-        self.log = LogPump(candidate.log_fd, order.out / LOG_NAME, int(order.contract.limits.log_mb * 2**20))
+        self.log = LogPump(candidate.log_fd, output.log_fd, int(order.contract.limits.log_mb * 2**20))
         clock = BudgetClock(order.contract.budget, candidate.tree)
         offers = offers_for(order, TokenBytes.load(cache))
         self.conversation = Conversation(order, cache, candidate, clock, offers)
-        self._progress = Progress(order.out / PROGRESS_NAME, order.contract.budget.seconds)
+        self._progress = Progress(output, order.contract.budget.seconds)
         self._watch = Watch(order.contract, candidate, self.conversation, clock, self.log, self._progress, interrupt)
 
     def watch(self) -> Verdict:

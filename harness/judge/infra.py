@@ -1,7 +1,7 @@
 """What must be in order before a run can begin, and the failure that is nobody's candidate's fault.
 
-Covers: the output directory (one judge at a time, no result of an earlier run left in it) and the lock that fences a
-GPU or a core. Locks are the kernel's: they fall when the last process that holds them is gone.
+Covers: the lock that fences a GPU or a core. Locks are the kernel's: they fall when the last process that holds them is
+gone. Not covered: the output folder (harness.judge.output).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.judge.interrupt import Interrupt
-from harness.judge.progress import PROGRESS_NAME
-from harness.judge.result import RESULT_NAME
 from harness.judge.verdict import Verdict
 
 _LOCK_PATIENCE_S = 10.0  # a run that has just been killed may take a moment to let go of its GPU
@@ -29,24 +27,6 @@ class Infra(Exception):
     def __init__(self, word: str, reason: str) -> None:
         super().__init__(reason)
         self.verdict = Verdict(f"infra: {word}", reason)
-
-
-@contextmanager
-def claim_output(out: Path) -> Iterator[None]:
-    """Hold the output directory, emptied of an earlier run's result. Raises Infra."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Infra("output", f"cannot use {out}: {error.strerror}") from error
-    try:
-        if not _try_lock(folder):
-            raise Infra("output", f"another judge is writing to {out}")
-        for name in (RESULT_NAME, PROGRESS_NAME):
-            (out / name).unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(folder)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Not covered: reading anything into what was printed.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 _CHUNK = 1 << 16
 _CHUNKS_PER_TURN = 64  # a flood must not keep the judge from its clock
@@ -17,10 +16,10 @@ _SHOWN_TAIL_BYTES = 1 << 13
 class LogPump:
     """Copies a pipe into a file of at most `cap_bytes` (plus one line that says what was left out)."""
 
-    def __init__(self, pipe_fd: int, path: Path, cap_bytes: int) -> None:
+    def __init__(self, pipe_fd: int, log_fd: int, cap_bytes: int) -> None:
         os.set_blocking(pipe_fd, False)
         self.fd = pipe_fd
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 -- closed in finish()
+        self._file = open(log_fd, "wb", buffering=0, closefd=False)  # noqa: SIM115 -- the descriptor is the caller's
         self._head_left = cap_bytes // 2
         self._tail_cap = cap_bytes - cap_bytes // 2
         self._tail = bytearray()
@@ -48,14 +47,13 @@ class LogPump:
         return self._shown.decode("utf-8", "replace")
 
     def finish(self) -> None:
-        """Drain what is left, write the tail, close the file and the pipe. Call once every writer is dead."""
+        """Drain what is left, write the tail, close the pipe. Call once every writer is dead."""
         while self.pump() and self._more_to_read():
             continue
         self._cut_tail()
         if self._left_out:
             self._file.write(f"\n[... {self._left_out} bytes left out ...]\n".encode())
         self._file.write(self._tail)
-        self._file.close()
         os.close(self.fd)
 
     def _more_to_read(self) -> bool:

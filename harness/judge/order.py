@@ -7,7 +7,9 @@ Not covered: whether the cache, the device or the lock are there (that is found 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,7 @@ class Order:
     seed_caches: Path | None = None
     keep_caches: Path | None = None
     exchange: str = "auto"
+    digest_fd: int | None = None
 
 
 def parse_order(argv: list[str]) -> Order:
@@ -73,6 +76,7 @@ def parse_order(argv: list[str]) -> Order:
         given.seed_caches,
         given.keep_caches,
         given.exchange,
+        given.digest_fd,
     )
 
 
@@ -106,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed-caches", type=Path, metavar="DIR", help="start with a copy of these compile caches, if they exist")
     add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
     add("--exchange", choices=("auto", *EXCHANGE_NAMES), default="auto", help="pass logits this way and no other")
+    add("--digest-fd", type=_pipe_end, metavar="N", help="write result.json's sha256 to this inherited pipe")
     return parser
 
 
@@ -114,6 +119,19 @@ def _seed(text: str) -> int:
     if not 0 <= seed < 2**63:
         raise argparse.ArgumentTypeError("a seed lies between 0 and 2**63 - 1")
     return seed
+
+
+def _pipe_end(text: str) -> int:
+    """A descriptor that only this process writes to: the candidate does not inherit it."""
+    fd = int(text)
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except (OSError, OverflowError):
+        raise argparse.ArgumentTypeError(f"descriptor {fd} is not open") from None
+    if not is_pipe:
+        raise argparse.ArgumentTypeError(f"descriptor {fd} is not the write end of a pipe")
+    os.set_inheritable(fd, False)
+    return fd
 
 
 def _cpus(text: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """How far a run is, for people: progress.json about twice a second, and a line on standard error.
 
-Covers: what the candidate has reported, throttling, whole-file replacement. Not covered: any decision.
+Covers: what the candidate has reported, throttling. Not covered: any decision.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import math
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from harness.judge.result import write_whole
+from harness.judge.output import Output
 
-PROGRESS_NAME = "progress.json"
 LOSS_MARKS = (0.25, 0.5, 0.75)  # of the budget
 _FILE_INTERVAL_S = 0.5
 _LINE_INTERVAL_S = 5.0
@@ -45,8 +43,8 @@ class Telemetry:
 class Progress:
     """Shows the state of one run at bounded cost, whatever the candidate reports."""
 
-    def __init__(self, path: Path, budget_s: float) -> None:
-        self._path = path
+    def __init__(self, output: Output, budget_s: float) -> None:
+        self._output = output
         self._budget_s = budget_s
         self._file_due = self._line_due = 0.0
         self._is_tty = sys.stderr.isatty()
@@ -77,7 +75,7 @@ class Progress:
             "loss": _finite_or_none(telemetry.loss),
             "tokens": telemetry.tokens,
         }
-        write_whole(self._path, json.dumps(state) + "\n", durable=False)
+        self._output.show_progress(json.dumps(state) + "\n")
 
     def _print(self, phase: str, elapsed_s: float, telemetry: Telemetry) -> None:
         line = f"{phase:<9} {elapsed_s:6.1f} / {self._budget_s:g} s"

@@ -1,7 +1,6 @@
-"""result.json: everything a run proved, in one file that appears whole or not at all.
+"""result.json: everything a run proved, in one file.
 
-Covers: the format (all keys always present, null when unknown) and writing it beside and renaming. Not covered:
-deciding.
+Covers: the format (all keys always present, null when unknown). Not covered: writing it (harness.judge.output).
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 RESULT_NAME = "result.json"
+PROGRESS_NAME = "progress.json"
 LOG_NAME = "run.log"
 FORMAT = 1
 
@@ -101,22 +99,6 @@ class Result:
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | _finite(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
-
-
-def write_result(out: Path, result: Result) -> None:
-    """Write result.json whole and durable."""
-    write_whole(out / RESULT_NAME, result.to_json(), durable=True)
-
-
-def write_whole(path: Path, text: str, *, durable: bool) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _finite(value: Any) -> Any:

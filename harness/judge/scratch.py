@@ -1,19 +1,23 @@
 """A run's private folders: working directory with a copy of train.py, home, temporary files, compile caches.
 
-Covers: making them afresh below the output directory and removing them whatever the candidate did to their modes.
-Not covered: keeping the candidate out of other folders (that is a sandbox's work).
+Covers: making them afresh beside the output folder and removing them whatever the candidate did to their modes. They
+are not inside it: the judge's files have no name that leads up from the candidate's. Not covered: keeping the candidate
+out of other folders (that is a sandbox's work).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import Contract
+from harness.judge.trees import remove
 
-SCRATCH_NAME = "scratch"
+_TOKEN = r"[a-z0-9_]{8}"  # what mkdtemp appends
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,12 @@ class Scratch:
 
     @classmethod
     def make(cls, out: Path, contract: Contract, train_py: bytes) -> Scratch:
-        """Fresh folders; leftovers of a judge that was killed go first."""
-        scratch = cls(out / SCRATCH_NAME)
-        scratch.remove()
+        """Fresh folders on the disk of `out`, which the caller has claimed; leftovers of a killed judge go first."""
+        place, prefix = _place_beside(out), f".{out.name}.scratch-"
+        for name in os.listdir(place):
+            if re.fullmatch(re.escape(prefix) + _TOKEN, name):
+                cls(place / name).remove()
+        scratch = cls(Path(tempfile.mkdtemp(prefix=prefix, dir=place)))
         for folder in (scratch.work, scratch.home, scratch.temporary, scratch.caches):
             folder.mkdir(parents=True)
         scratch.contract_path.write_text(contract.to_json(), encoding="utf-8")
@@ -55,7 +62,16 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete everything, folders a candidate has locked included; what cannot be deleted stays, silently."""
-        for folder, _, _ in os.walk(self.root, followlinks=False):
-            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                os.chmod(folder, 0o700)
-        shutil.rmtree(self.root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            above = os.open(self.root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                remove(self.root.name, above)
+            finally:
+                os.close(above)
+
+
+def _place_beside(out: Path) -> Path:
+    """The folder `out` lies in; `out` itself where that is another disk (a mounted volume) or not ours to write to."""
+    beside = out.parent
+    same_disk = beside.stat().st_dev == out.stat().st_dev
+    return beside if same_disk and os.access(beside, os.R_OK | os.W_OK | os.X_OK) else out

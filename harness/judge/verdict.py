@@ -56,6 +56,16 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def after_settling(verdict: Verdict, fault: str) -> Verdict:
+    """The verdict once the output folder is the judge's again; `fault` says what had become of it, or is empty.
+
+    No honest train.py knows that folder, so its candidate answers for it. What was the lab's fault anyway stays so.
+    """
+    if not fault or verdict.exit_code == _EXIT_INFRA:
+        return verdict
+    return Verdict("invalid: output", fault)
+
+
 def last_lines(text: str, lines: int = 3, characters: int = 400) -> str:
     """The last non-empty lines of a log on one line, without control characters: safe to print, short to read."""
     clean = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

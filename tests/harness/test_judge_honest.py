@@ -113,12 +113,14 @@ def test_the_batch_size_only_decides_chunking(rig: Rig, batch_size: int) -> None
 
 def test_leftovers_of_an_earlier_run_are_replaced(rig: Rig) -> None:
     command, out = rig.command(BIGRAM)
-    (out / "scratch" / "work").mkdir(parents=True)
-    (out / "scratch" / "work" / "planted.py").write_text("")
+    out.mkdir()
+    (out / "run.log").symlink_to(rig.folder / "elsewhere")
+    (out / ".result.json.0123456789abcdef").write_text("half of a res")
     (out / "result.json").write_text("not a result")
     subprocess.run(command, env=rig.environment, check=True, capture_output=True)
     assert json.loads((out / "result.json").read_text())["status"] == "ok"
     assert sorted(path.name for path in out.iterdir()) == ["progress.json", "result.json", "run.log"]
+    assert not (rig.folder / "elsewhere").exists()
 
 
 def test_without_namespaces_the_score_is_the_same(rig: Rig) -> None:
@@ -207,11 +209,12 @@ def test_the_candidate_gets_an_environment_of_its_own(rig: Rig) -> None:
     judged = rig.judge(rig.write("import os, json; print(json.dumps(dict(os.environ))); print(os.getcwd())"))
     environment = json.loads(judged.log.splitlines()[0])
     assert not [name for name in environment if name.startswith(("AWS_", "RAY_"))]
+    scratch = Path(judged.log.splitlines()[1]).parent
+    assert scratch.parent == judged.out.parent and scratch.name.startswith(f".{judged.out.name}.scratch-")
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
-        assert environment[name].startswith(str(judged.out / "scratch"))
+        assert environment[name].startswith(str(scratch))
     assert environment["OMP_NUM_THREADS"] == str(rig.contract.threads)
-    assert judged.log.splitlines()[1] == str(judged.out / "scratch" / "work")
-    assert not (judged.out / "scratch").exists()
+    assert not scratch.exists()
 
 
 def test_cores_are_pinned_and_signals_are_clean(rig: Rig) -> None:

@@ -17,10 +17,14 @@ from harness.judge.verdict import last_lines, of_exit
 CAP = 1000
 
 
+def new_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+
+
 def pumped(folder: Path, chunks: list[bytes]) -> tuple[bytes, LogPump]:
     """What is in the file after these chunks went through the pump."""
     read_end, write_end = os.pipe()
-    pump = LogPump(read_end, folder / "run.log", CAP)
+    pump = LogPump(read_end, new_file(folder / "run.log"), CAP)
 
     def write() -> None:
         with os.fdopen(write_end, "wb", buffering=0) as pipe:
@@ -53,7 +57,7 @@ def test_short_logs_are_whole_and_long_ones_keep_head_and_tail(
 
 def test_a_writer_that_lives_on_does_not_keep_the_log_open(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
-    pump = LogPump(read_end, tmp_path / "run.log", CAP)
+    pump = LogPump(read_end, new_file(tmp_path / "run.log"), CAP)
     os.write(write_end, b"hello")
     pump.finish()
     os.close(write_end)

@@ -1,0 +1,178 @@
+"""The output folder: the judge's own files, whatever a candidate does to the folder and to the names in it.
+
+Covers: claiming the folder (one judge at a time, no result of an earlier run left in it), writing whole files through
+a descriptor of it that is older than the candidate, taking back its names and its place once the candidate is dead,
+and the digest that tells whoever started the judge which result is the judge's. Not covered: what the files say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.judge.infra import Infra
+from harness.judge.result import LOG_NAME, PROGRESS_NAME, RESULT_NAME
+from harness.judge.trees import random_name, remove
+
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONGEST_COPY_BYTES = 64 << 20  # of a run.log that lost its name: the candidate may have made it any size
+_LEFTOVER = re.compile(rf"\.({RESULT_NAME}|{PROGRESS_NAME}|{LOG_NAME})\.[0-9a-f]{{16}}")
+
+
+class Output:
+    """A claimed folder. Files are made under random names and renamed, so a reader sees the old file or the new one."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+        self._modes = [(place, _mode_of(place)) for place in (*reversed(path.parents), path)]
+        self._progress: bytes | None = None
+        self.log_fd = os.open(LOG_NAME, os.O_RDWR | _NEW_FILE, 0o666, dir_fd=fd)
+
+    def show_progress(self, text: str) -> None:
+        """Replace progress.json. What a candidate puts in its way costs the display, never the run."""
+        self._progress = text.encode()
+        with contextlib.suppress(OSError):
+            self._put(PROGRESS_NAME, self._progress, durable=False)
+
+    def put_result(self, text: str) -> None:
+        """Write result.json, durable; call after `settle`. Raises OSError."""
+        self._put(RESULT_NAME, text.encode(), durable=True)
+
+    def settle(self) -> str:
+        """Take back the folder's place and the judge's names in it, once everything of the candidate is dead.
+
+        What lies at the path instead of the folder is moved aside, never deleted: it may be anybody's. Returns what
+        had become of the folder, "" when it was where it belongs. Raises OSError.
+        """
+        self._restore_modes()
+        fault = "" if self._is_in_place() else self._take_place()
+        self._clear(RESULT_NAME)
+        if self._progress is not None:
+            self._clear(PROGRESS_NAME)
+            self._put(PROGRESS_NAME, self._progress, durable=False)
+        if _identity(os.fstat(self.log_fd)) != self._identity_of(LOG_NAME):
+            self._clear(LOG_NAME)
+            self._put(LOG_NAME, os.pread(self.log_fd, _LONGEST_COPY_BYTES, 0), durable=False)
+        return fault
+
+    def close(self) -> None:
+        os.close(self.log_fd)
+        os.close(self._fd)
+
+    def _put(self, name: str, data: bytes, *, durable: bool) -> None:
+        beside = random_name(name)
+        try:
+            with open(os.open(beside, os.O_WRONLY | _NEW_FILE, 0o666, dir_fd=self._fd), "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.rename(beside, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(beside, dir_fd=self._fd)
+            raise
+
+    def _clear(self, name: str) -> None:
+        """Free one of the judge's names. A tree is renamed first: that works however deep or locked it is."""
+        aside = random_name(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            with contextlib.suppress(OSError):
+                remove(aside, self._fd)
+
+    def _restore_modes(self) -> None:
+        """Unlock this folder and those on the way to it, as they were; what is not ours could not be locked either."""
+        for place, mode in self._modes:
+            with contextlib.suppress(OSError):
+                if _mode_of(place) != mode and not place.is_symlink():
+                    place.chmod(mode)
+
+    def _identity_of(self, name: str) -> tuple[int, int] | None:
+        try:
+            return _identity(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return None
+
+    def _is_in_place(self) -> bool:
+        try:
+            return _identity(os.stat(self._path, follow_symlinks=False)) == _identity(os.fstat(self._fd))
+        except OSError:
+            return False
+
+    def _take_place(self) -> str:
+        try:
+            _move_aside(self._path)
+            self._path.mkdir(parents=True)
+            fresh = os.open(self._path, _FOLDER)
+        except OSError:  # covered by a mount, or out of reach: the folder that was claimed is still the best place
+            return f"{self._path} was covered or cut off during the run"
+        os.close(self._fd)
+        self._fd = fresh
+        return f"{self._path} was moved or removed during the run"
+
+
+@contextmanager
+def claim_output(path: Path) -> Iterator[Output]:
+    """Hold the output folder, emptied of an earlier run's files. Raises Infra."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, _FOLDER)
+    except OSError as error:
+        raise Infra("output", f"cannot use {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _forget_earlier_run(fd)
+        output = Output(path, fd)
+    except BlockingIOError:
+        os.close(fd)
+        raise Infra("output", f"another judge is writing to {path}") from None
+    except OSError as error:
+        os.close(fd)
+        raise Infra("output", f"cannot write to {path}: {error.filename}: {error.strerror}") from error
+    try:
+        yield output
+    finally:
+        output.close()
+
+
+def send_digest(fd: int, result_text: str) -> None:
+    """Write one line, the sha256 (hex) of result.json's bytes, to the pipe of whoever started the judge.
+
+    Raises OSError.
+    """
+    os.set_blocking(fd, False)
+    os.write(fd, hashlib.sha256(result_text.encode()).hexdigest().encode() + b"\n")
+
+
+def _forget_earlier_run(fd: int) -> None:
+    """A folder of that name may be a person's: it is an error, not removed."""
+    for name in os.listdir(fd):
+        if name in (RESULT_NAME, PROGRESS_NAME, LOG_NAME):
+            os.unlink(name, dir_fd=fd)
+        elif _LEFTOVER.fullmatch(name):
+            remove(name, fd)
+
+
+def _move_aside(path: Path) -> None:
+    """Free a path: what lies there, or a file or dangling link where a folder above it was. Raises OSError."""
+    for place in (path, *path.parents):
+        if place == path or not place.is_dir():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                place.rename(place.with_name(random_name(place.name)))
+
+
+def _mode_of(folder: Path) -> int:
+    return stat.S_IMODE(os.stat(folder, follow_symlinks=False).st_mode)
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
