@@ -1,8 +1,9 @@
 """Starts, watches and ends the outer process of a judge. Linux first: flock, PDEATHSIG by setpriv.
 
-A judge holds two locks. `alive.lock` of its spool is inherited as an open descriptor, so whoever finds the spool later
-knows whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the
-slot is free when that one is. Containing what a candidate starts is the judge's work, not done here.
+A judge gets a pipe, on which it says the digest of its result: the one thing here that a candidate cannot write. It
+holds two locks. `alive.lock` of its spool is inherited as an open descriptor, so whoever finds the spool later knows
+whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the slot is
+free when that one is. Containing what a candidate starts is the judge's work, not done here.
 
 Must be called from a thread that lives as long as the judge may: PDEATHSIG follows the thread that forked.
 """
@@ -22,13 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.adapters.slot_layout import SlotSpec
-from scheduler.adapters.spool import Spool
+from scheduler.adapters.spool import Spool, tail
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import RunOrder
 
 TERMINATE_GRACE_S = 3.0
 KILL_WAIT_S = 10.0
 POLL_S = 0.01
+_PIPE_READ_BYTES, _PIPE_READS = 4096, 16  # at a time: more than any judge writes
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
 
 
@@ -52,23 +55,80 @@ def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -
     return arguments
 
 
-def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+class StartedJudge:
+    """A judge that this process started: its outer process, and the pipe every process of it holds open."""
+
+    def __init__(self, process: subprocess.Popen[bytes], digest_fd: int) -> None:
+        self._process = process
+        self._digest_fd: int | None = digest_fd
+        self.digest_line = b""  # what has come through the pipe, cut where it is too long to be a digest
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal; None while the outer process lives."""
+        return self._process.poll()
+
+    def is_alive(self) -> bool:
+        """Whether any process of it lives: the outer one, or one that keeps the pipe open."""
+        self._read()
+        return self._process.poll() is None or self._digest_fd is not None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Let go of the pipe."""
+        if self._digest_fd is not None:
+            os.close(self._digest_fd)
+            self._digest_fd = None
+
+    def _read(self) -> None:
+        if self._digest_fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_PIPE_READS):
+                if not (data := os.read(self._digest_fd, _PIPE_READ_BYTES)):
+                    return self.forget()
+                self.digest_line = (self.digest_line + data)[:_PIPE_READ_BYTES]
+
+
+def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]) -> StartedJudge:
     """Start a judge with the spool's alive lock in its hands. Returns at once. Raises PoolProblem."""
-    alive = os.open(spool.alive_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
     try:
+        process = _spawn(spool, [*command, "--digest-fd", str(write_fd)], environment, write_fd)
+        _be_an_ordinary_process(process.pid)
+        _note_pid(spool, process)
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    return StartedJudge(process, read_fd)
+
+
+def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], digest_fd: int) -> subprocess.Popen[bytes]:
+    alive = log = -1
+    try:
+        alive = os.open(spool.alive_path, os.O_RDWR | _NEW_FILE, 0o600)
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with spool.judge_log_path.open("wb") as log, _sigint_unblocked():
-            process = subprocess.Popen(
+        log = os.open(spool.judge_log_path, os.O_WRONLY | _NEW_FILE, 0o600)
+        with _sigint_unblocked():
+            return subprocess.Popen(
                 [*_die_with_parent(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=spool.directory, env=dict(environment), pass_fds=(alive,),
+                cwd=spool.directory, env=dict(environment), pass_fds=(alive, digest_fd),
             )  # fmt: skip
     except OSError as problem:
         raise PoolProblem(f"the judge could not be started: {problem}", "check the node's Python and disk") from None
     finally:
-        os.close(alive)  # the judge's copy keeps the lock
-    _be_an_ordinary_process(process.pid)
-    _note_pid(spool, process)
-    return process
+        for fd in (alive, log):  # the judge's copy keeps the lock
+            if fd >= 0:
+                os.close(fd)
 
 
 def is_alive(spool: Spool) -> bool:
@@ -79,7 +139,7 @@ def is_alive(spool: Spool) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether another process holds a lock on that file; a file that is not there is not locked."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -91,27 +151,29 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def end_judge(spool: Spool, process: subprocess.Popen[bytes] | None, slot_lock: Path) -> bool:
-    """Ask, then kill a living judge; True once it is dead and the slot's lock free. `process`: None after a restart."""
-    _signal(spool, signal.SIGTERM)
-    if not _wait_gone(spool, process, TERMINATE_GRACE_S):
-        _signal(spool, signal.SIGKILL)
-        _wait_gone(spool, process, KILL_WAIT_S)
-    return not is_alive(spool) and _wait(lambda: not is_locked(slot_lock), KILL_WAIT_S)
+def end_judge(judge: StartedJudge, slot_lock: Path) -> bool:
+    """Ask, then kill a living judge; True once it is dead and the slot's lock free."""
+    return _end(judge.send, judge.is_alive, slot_lock)
 
 
-def await_exit(process: subprocess.Popen[bytes]) -> int | None:
-    """Exit code of a process that is about to be gone; None if it is not."""
-    try:
-        return process.wait(KILL_WAIT_S)
-    except subprocess.TimeoutExpired:
-        return None
+def end_inherited_judge(spool: Spool, slot_lock: Path) -> bool:
+    """The same for a judge that an earlier supervisor started."""
+    return _end(lambda number: _signal(spool, number), lambda: is_alive(spool), slot_lock)
+
+
+def _end(send: Callable[[signal.Signals], None], alive: Callable[[], bool], slot_lock: Path) -> bool:
+    send(signal.SIGTERM)
+    if not _wait(lambda: not alive(), TERMINATE_GRACE_S):
+        send(signal.SIGKILL)
+        _wait(lambda: not alive(), KILL_WAIT_S)
+    return not alive() and _wait(lambda: not is_locked(slot_lock), KILL_WAIT_S)
 
 
 def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
     """A judge that could not be found again must not run."""
     try:
-        spool.pid_path.write_text(str(process.pid))
+        with open(os.open(spool.pid_path, os.O_WRONLY | _NEW_FILE, 0o600), "w") as file:
+            file.write(str(process.pid))
     except OSError as problem:
         process.kill()
         process.wait()
@@ -119,13 +181,12 @@ def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(spool: Spool, number: signal.Signals) -> None:
-    """Signal the judge's outer process. Its pid cannot be another's: the alive lock is held while it lives."""
+    """Signal the process whose pid is noted there, if it has the alive lock open: anybody could have noted a pid."""
     with contextlib.suppress(OSError, ValueError):
-        os.kill(int(spool.pid_path.read_text()), number)
-
-
-def _wait_gone(spool: Spool, process: subprocess.Popen[bytes] | None, timeout_s: float) -> bool:
-    return _wait(lambda: (process is None or process.poll() is not None) and not is_alive(spool), timeout_s)
+        pid = int(tail(spool.pid_path))
+        lock = os.stat(spool.alive_path, follow_symlinks=False)
+        if any(os.path.samestat(lock, os.stat(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")):
+            os.kill(pid, number)
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -1,17 +1,19 @@
 """Supervises one slot of a node: starts judges there, reports on them, ends them. Knows no Ray and no torch.
 
-Truth is in the spool folder, not in this object: a supervisor made anew reports what an earlier one started. Finished
-spools are Done, dead ones without a result Lost, those whose judge still lives Busy. One attempt at a time per slot.
-Calls return at once, but for `stop`, which returns when the attempt is dead.
+A supervisor believes what it has in memory: the judges it started and the pipe to each. An attempt is Done when its
+judge is dead and vouched for its result, else Lost. Spools that were here before it, an earlier supervisor's, are Busy
+while their judge lives and then Lost, with or without a result: nobody is left who could vouch for one. A folder that
+turns up later was made by nobody who may, and is no attempt. One attempt at a time per slot. Calls return at once, but
+for those that end a judge, which return when it is dead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.adapters.cache_probe import CacheFacts, probe_cache
@@ -21,7 +23,8 @@ from scheduler.adapters.gpu_node import Lack, gpu_notes, toolchain_lacks
 from scheduler.adapters.judge_environment import judge_environment
 from scheduler.adapters.judge_process import (
     Commands,
-    await_exit,
+    StartedJudge,
+    end_inherited_judge,
     end_judge,
     is_alive,
     is_locked,
@@ -29,13 +32,25 @@ from scheduler.adapters.judge_process import (
     start_judge,
 )
 from scheduler.adapters.slot_layout import SlotSpec
-from scheduler.adapters.spool import Spool, SpoolRoot, tail
+from scheduler.adapters.spool import TAIL_BYTES, Spool, SpoolRoot, tail
+from scheduler.domain.acceptance import longest_run_s, refusal
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot
 
 LEAST_FREE_MB = 256.0
-LEAVE_AFTER_RESULT_S = 15.0  # a judge that has written its result has this long to end
 FOREIGN_PATIENCE_S = 2.0  # NVML may list a process for a moment after its death
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """An attempt this supervisor started. `ended`: why its judge was ended, or ""; `report`: the final one."""
+
+    spool: Spool
+    judge: StartedJudge
+    longest_s: float
+    overdue_at: float
+    ended: str = ""
+    report: Done | Lost | None = None
 
 
 class SlotSupervisor:
@@ -48,7 +63,7 @@ class SlotSupervisor:
         commands: Commands | None = None,
         *,
         environ: Mapping[str, str] = os.environ,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         gpu_processes: Callable[[str], tuple[GpuProcess, ...] | None] = compute_processes,
         gpu_lacks: Callable[[Mapping[str, str]], tuple[Lack, ...]] = toolchain_lacks,
         gpu_notes: Callable[[str], tuple[str, ...]] = gpu_notes,
@@ -62,7 +77,8 @@ class SlotSupervisor:
         self._gpu_processes = gpu_processes
         self._gpu_lacks = gpu_lacks
         self._gpu_notes = gpu_notes
-        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._attempts: dict[Path, _Attempt] = {}
+        self._inherited = {spool.directory: spool for spool in self._spools.everything() if self._is_mine(spool)}
 
     def probe(self, contract_json: str, lab_id: str = "") -> Slot:
         """The slot as it is now for runs of that contract and lab. Never raises: a broken slot has a `problem`."""
@@ -85,34 +101,42 @@ class SlotSupervisor:
         was acknowledged before and will not be reported again. Raises PoolProblem."""
         if hashlib.sha256(order.train_py).hexdigest() != order.train_sha256:
             raise PoolProblem(f"train.py of {order.key} arrived damaged on {self.spec.slot_id}", "submit it again")
-        if self._spools.find(order.lab_id, order.run_id, order.attempt) is not None:
+        place = self._spools.place(order.lab_id, order.run_id, order.attempt)
+        if place in self._attempts:
             return True
         if self._spools.was_acknowledged(order):
             return False
         self._refuse_unless_free(order.lab_id)
-        spool = self._spools.create(self.spec.slot_id, order)
-        if spool is not None:
-            self._launch(spool, order)
+        self._clear(place, order)
+        self._launch(self._spools.create(self.spec.slot_id, order), order)
         return True
 
     def poll(self, lab_id: str) -> tuple[Report, ...]:
         """A report for every attempt of one lab on this slot that was not acknowledged."""
-        return tuple(self._report(spool) for spool in self._spools.of_lab(lab_id) if self._is_mine(spool))
+        own = [self._report(attempt) for attempt in self._attempts.values() if attempt.spool.lab_id == lab_id]
+        inherited = [_report_inherited(spool) for spool in self._inherited.values() if spool.lab_id == lab_id]
+        return tuple(sorted([*own, *inherited], key=lambda report: (report.run_id, report.attempt)))
 
     def acknowledge(self, lab_id: str, run_id: str, attempt: int) -> None:
         """The report is recorded: forget the attempt. A living one is left alone."""
-        spool = self._spools.find(lab_id, run_id, attempt)
-        if spool is not None and not is_alive(spool):
-            self._reap(spool)
-            self._spools.acknowledge(spool)
+        place = self._spools.place(lab_id, run_id, attempt)
+        if (own := self._attempts.get(place)) is not None and not own.judge.is_alive():
+            self._spools.acknowledge(own.spool)
+            del self._attempts[place]
+        if (spool := self._inherited.get(place)) is not None and not is_alive(spool):
+            self._spools.discard(place)
+            del self._inherited[place]
 
     def stop(self, lab_id: str, run_id: str, attempt: int) -> None:
         """End an attempt with everything it started; unknown ones are no error. Raises PoolProblem when it lives on."""
-        spool = self._spools.find(lab_id, run_id, attempt)
-        if spool is None or not is_alive(spool):
-            return
-        if not end_judge(spool, self._processes.get(spool.directory), self._lock()):
-            raise PoolProblem(f"{spool.key} on {self.spec.slot_id} does not die", "look for its processes on the node")
+        place = self._spools.place(lab_id, run_id, attempt)
+        dead = True
+        if (own := self._attempts.get(place)) is not None:
+            dead = not own.judge.is_alive() or end_judge(own.judge, self._lock())
+        elif (spool := self._inherited.get(place)) is not None and is_alive(spool):
+            dead = end_inherited_judge(spool, self._lock())
+        if not dead:
+            raise PoolProblem(f"{place.name} on {self.spec.slot_id} does not die", "look for its processes on the node")
 
     def busy(self) -> bool:
         """Whether any lab's judge lives on this slot."""
@@ -120,41 +144,44 @@ class SlotSupervisor:
 
     def close(self) -> None:
         """End every run on this slot, of whatever lab."""
-        for spool in self._spools.everything():
-            if self._is_mine(spool):
-                self.stop(spool.lab_id, spool.run_id, spool.attempt)
+        for spool in (*(attempt.spool for attempt in self._attempts.values()), *self._inherited.values()):
+            self.stop(spool.lab_id, spool.run_id, spool.attempt)
 
     def _launch(self, spool: Spool, order: RunOrder) -> None:
         arguments = judge_arguments(spool, self.spec, order, self._lock()) + self._seeds.options(order)
         environment = judge_environment(self._environ, self.spec.uuid)
         try:
-            self._processes[spool.directory] = start_judge(spool, [*self._commands.judge, *arguments], environment)
+            judge = start_judge(spool, [*self._commands.judge, *arguments], environment)
         except PoolProblem:
-            self._spools.discard(spool)  # it never began: the same attempt may be started again
+            self._spools.discard(spool.directory)  # it never began: the same attempt may be started again
             raise
+        longest_s = longest_run_s(order.contract_json)
+        self._attempts[spool.directory] = _Attempt(spool, judge, longest_s, self._clock() + longest_s)
 
-    def _report(self, spool: Spool) -> Report:
-        who = (spool.slot_id, spool.run_id, spool.attempt)
-        alive = is_alive(spool)  # before the result is read: a judge may write it and end in between
-        result = spool.result_text()
-        if alive and result is not None and self._overstays(spool):
-            end_judge(spool, self._processes.get(spool.directory), self._lock())
-            alive = is_alive(spool)
-        if alive:
-            return Busy(*who, spool.progress(), tail(spool.out / "run.log"))
-        exit_code = self._reap(spool)
-        if result is not None:
-            return Done(*who, result, spool.log())
-        return Lost(*who, _obituary(spool, exit_code))
+    def _clear(self, place: Path, order: RunOrder) -> None:
+        """Remove what an earlier supervisor, or a candidate, left where an attempt is to be. Raises PoolProblem."""
+        left = self._spools.find(order.lab_id, order.run_id, order.attempt)
+        if left is not None and is_alive(left):
+            raise PoolProblem(f"{self.spec.slot_id} takes no run: somebody else is at work on {order.key}")
+        self._inherited.pop(place, None)
+        self._spools.discard(place)
 
-    def _overstays(self, spool: Spool) -> bool:
-        written_at = (spool.out / "result.json").stat().st_mtime
-        return self._clock() - written_at > LEAVE_AFTER_RESULT_S
-
-    def _reap(self, spool: Spool) -> int | None:
-        """Exit code of a judge that let go of its lock; None when another supervisor started it."""
-        process = self._processes.pop(spool.directory, None)
-        return None if process is None else await_exit(process)
+    def _report(self, attempt: _Attempt) -> Report:
+        spool, judge = attempt.spool, attempt.judge
+        if attempt.report is not None:
+            return attempt.report
+        if judge.is_alive() and not attempt.ended and self._clock() > attempt.overdue_at:
+            attempt.ended = f"its judge did not end within {attempt.longest_s:.0f} s and was ended"
+            end_judge(judge, self._lock())
+        if judge.is_alive():
+            return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
+        result = spool.result()
+        if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code):
+            attempt.report = Lost(*_names(spool), _obituary(spool, why, judge.exit_code))
+        else:
+            assert result is not None
+            attempt.report = Done(*_names(spool), result.decode(), spool.log())
+        return attempt.report
 
     def _is_mine(self, spool: Spool) -> bool:
         if spool.slot_id == self.spec.slot_id:
@@ -164,9 +191,10 @@ class SlotSupervisor:
         return of_this_node and siblings[:1] == (self.spec.slot_id,) and spool.slot_id not in siblings
 
     def _labs_at_work(self) -> frozenset[str]:
-        return frozenset(
-            spool.lab_id for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)
-        )
+        """Labs with a living judge here, whoever started it: also one of another driver on this machine."""
+        own = {attempt.spool.lab_id for attempt in self._attempts.values() if attempt.judge.is_alive()}
+        others = {spool.lab_id for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)}
+        return frozenset(own | others)
 
     def _refuse_unless_free(self, lab_id: str) -> None:
         problem = self._own_problem(lab_id)
@@ -215,12 +243,21 @@ class SlotSupervisor:
         return self._spools.lock_path(name)
 
 
-def _obituary(spool: Spool, exit_code: int | None) -> str:
+def _report_inherited(spool: Spool) -> Report:
+    if is_alive(spool):
+        return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
     if not spool.pid_path.exists():
-        return "the node's supervisor ended before it could start the judge"
-    ended = "" if exit_code is None else f" (exit code {exit_code})"
+        return Lost(*_names(spool), "the node's supervisor ended before it could start the judge")
+    return Lost(*_names(spool), "the node's supervisor ended before it could report this attempt")
+
+
+def _names(spool: Spool) -> tuple[str, str, int]:
+    return spool.slot_id, spool.run_id, spool.attempt
+
+
+def _obituary(spool: Spool, why: str, exit_code: int | None) -> str:
     said = tail(spool.judge_log_path).strip()
-    return f"the judge ended without a result{ended}" + (f"; it said last:\n{said}" if said else "")
+    return f"{why} (exit code {exit_code})" + (f"; it said last:\n{said}" if said else "")
 
 
 def _with_hint(problem: PoolProblem) -> str:

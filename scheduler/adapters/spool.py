@@ -2,23 +2,28 @@
 
     <root>/<lab id>/<run>.<attempt>/   order.json train.py contract.json   written whole, by one rename: the guard
                                        judge.pid judge.log alive.lock      of the judge's own process
-                                       out/                                the judge's --out
+                                       out/                                the judge's --out; its scratch lies beside
     <root>/<lab id>/acknowledged/      one empty file for every attempt whose report was recorded
     <root>/locks/                      one lock file for every GPU and core
 
-The rename makes a second start of the same attempt a no-op, also after a crash. Files only; processes are
-`judge_process`. Everything here may be deleted when no run is going on: a spool holds no truth for long.
+The rename makes an order whole or absent, also after a crash. Files only; processes are
+`judge_process`. Candidates run as the same user and may write anything here, so nothing here proves anything: a
+supervisor believes its own memory and its judge's pipe. Everything here may be deleted when no run is going on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Progress, RunOrder
@@ -27,6 +32,7 @@ ACKNOWLEDGED = "acknowledged"
 LOCKS = "locks"
 LOG_LIMIT_BYTES = 4 * 2**20  # carried to the driver: the judge caps run.log far below, a hostile file may not
 TAIL_BYTES = 4096
+FILE_LIMIT_BYTES = 4 * 2**20  # result.json, progress.json, order.json: kilobytes each
 
 
 def default_spool_root(environ: Mapping[str, str] = os.environ) -> Path:
@@ -81,26 +87,27 @@ class Spool:
     def key(self) -> str:
         return self.directory.name
 
-    def result_text(self) -> str | None:
-        """result.json as the judge left it; None while there is none."""
+    def result(self) -> bytes | None:
+        """result.json as it lies there, whoever wrote it; None without one, and when no judge writes one so large."""
         return _read(self.out / "result.json")
 
-    def log(self) -> str:
-        """The candidate's log, "" without one."""
-        return tail(self.out / "run.log", LOG_LIMIT_BYTES)
+    def log(self, limit_bytes: int = LOG_LIMIT_BYTES) -> str:
+        """The end of the candidate's log, "" without one."""
+        return tail(self.out / "run.log", limit_bytes)
 
     def progress(self) -> Progress:
         """What the judge last said; the default before it says anything."""
         try:
-            raw = json.loads(_read(self.out / "progress.json") or "{}")
+            raw = json.loads(_read(self.out / "progress.json") or b"{}")
+            step, loss = raw.get("step"), raw.get("loss")
             return Progress(
-                phase=str(raw.get("phase") or "starting"),
+                phase=str(raw.get("phase") or "starting")[:40],
                 elapsed_s=float(raw.get("elapsed_s") or 0.0),
                 budget_s=float(raw.get("budget_s") or 0.0),
-                step=raw.get("step"),
-                loss=raw.get("loss"),
+                step=None if step is None else int(step),
+                loss=None if loss is None else float(loss),
             )
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return Progress()
 
 
@@ -110,8 +117,12 @@ class SpoolRoot:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def create(self, slot_id: str, order: RunOrder) -> Spool | None:
-        """Lay out an attempt's folder. None when it is there already. Raises PoolProblem."""
+    def place(self, lab_id: str, run_id: str, attempt: int) -> Path:
+        """Where an attempt's folder is, if there is one. Raises PoolProblem."""
+        return self.root / _safe(lab_id) / _safe(f"{run_id}.{attempt}")
+
+    def create(self, slot_id: str, order: RunOrder) -> Spool:
+        """Lay out an attempt's folder, where nothing may be. Raises PoolProblem."""
         lab = self.root / _safe(order.lab_id)
         key = _safe(order.key)
         try:
@@ -124,16 +135,11 @@ class SpoolRoot:
         """Whether this attempt was here before, reported and done with."""
         return (self.root / _safe(order.lab_id) / ACKNOWLEDGED / _safe(order.key)).exists()
 
-    def of_lab(self, lab_id: str) -> tuple[Spool, ...]:
-        """Every attempt of one lab that was not acknowledged, oldest first by key."""
-        return tuple(sorted(self._scan(self.root / _safe(lab_id)), key=lambda spool: spool.key))
-
     def find(self, lab_id: str, run_id: str, attempt: int) -> Spool | None:
-        directory = self.root / _safe(lab_id) / _safe(f"{run_id}.{attempt}")
-        return _open(directory)
+        return _open(self.place(lab_id, run_id, attempt))
 
     def everything(self) -> tuple[Spool, ...]:
-        """Attempts of all labs, for the question whether this slot is busy."""
+        """Attempts of all labs that were not acknowledged, by whoever they were made."""
         labs = [entry for entry in _folders(self.root) if entry.name != LOCKS]
         return tuple(spool for lab in labs for spool in self._scan(lab))
 
@@ -143,13 +149,13 @@ class SpoolRoot:
         try:
             (lab / ACKNOWLEDGED).mkdir(exist_ok=True)
             (lab / ACKNOWLEDGED / spool.key).touch()
-            shutil.rmtree(spool.directory, ignore_errors=True)
+            self.discard(spool.directory)
         except OSError as problem:
             raise _disk_problem(self.root, problem) from None
 
-    def discard(self, spool: Spool) -> None:
-        """Remove an attempt's folder as if it had never come."""
-        shutil.rmtree(spool.directory, ignore_errors=True)
+    def discard(self, place: Path) -> None:
+        """Remove an attempt's folder, or whatever is there instead, as if it had never come."""
+        _remove(place)
 
     def lock_path(self, name: str) -> Path:
         """Lock file of one GPU or core; its folder exists afterwards. Raises PoolProblem."""
@@ -167,23 +173,21 @@ class SpoolRoot:
         except OSError as problem:
             raise _disk_problem(self.root, problem) from None
 
-    def _place(self, lab: Path, key: str, slot_id: str, order: RunOrder) -> Spool | None:
+    def _place(self, lab: Path, key: str, slot_id: str, order: RunOrder) -> Spool:
         beside = lab / f".{key}.{os.getpid()}"
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
         try:
             _fill(beside, slot_id, order)
             beside.rename(lab / key)
-        except OSError as problem:
-            shutil.rmtree(beside, ignore_errors=True)
-            if problem.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return None
+        except OSError:
+            _remove(beside)
             raise
         return Spool(lab / key, slot_id, order.lab_id, order.run_id, order.attempt)
 
     def _scan(self, lab: Path) -> Iterator[Spool]:
         for entry in _folders(lab):
             if (lab / ACKNOWLEDGED / entry.name).exists():  # removal was interrupted
-                shutil.rmtree(entry, ignore_errors=True)
+                _remove(entry)
             elif spool := _open(entry):
                 yield spool
 
@@ -191,9 +195,8 @@ class SpoolRoot:
 def tail(path: Path, limit_bytes: int = TAIL_BYTES) -> str:
     """Last bytes of a text file, "" when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - limit_bytes))
+        with _open_plain(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
             return file.read(limit_bytes).decode("utf-8", errors="replace")
     except OSError:
         return ""
@@ -213,10 +216,12 @@ def _fill(directory: Path, slot_id: str, order: RunOrder) -> None:
 
 def _open(directory: Path) -> Spool | None:
     try:
-        raw = json.loads(_read(directory / "order.json") or "")
-        return Spool(directory, raw["slot_id"], raw["lab_id"], raw["run_id"], int(raw["attempt"]))
-    except (ValueError, KeyError, TypeError):
+        raw = json.loads(_read(directory / "order.json") or b"")
+        spool = Spool(directory, raw["slot_id"], raw["lab_id"], raw["run_id"], int(raw["attempt"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    place = (directory.parent.name, directory.name)
+    return spool if place == (spool.lab_id, f"{spool.run_id}.{spool.attempt}") else None
 
 
 def _folders(parent: Path) -> Iterator[Path]:
@@ -229,11 +234,39 @@ def _folders(parent: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path) -> bytes | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with _open_plain(path) as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
     except OSError:
         return None
+    return data if len(data) <= FILE_LIMIT_BYTES else None
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open a regular file that no link leads to, and wait for nobody: candidates write here too. Raises OSError."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(fd, "rb")
+
+
+def _remove(path: Path) -> None:
+    """Free a path at once, whatever lies there, then delete that; what resists stays behind under a hidden name."""
+    aside = path.with_name(f".removed.{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError, RecursionError):
+        path.rename(aside)
+        if not aside.is_dir() or aside.is_symlink():
+            return aside.unlink()
+        for folder, _, _ in os.walk(aside, followlinks=False):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(folder, 0o700)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _safe(name: str) -> str:

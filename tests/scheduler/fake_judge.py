@@ -1,8 +1,10 @@
 """A judge that obeys the real one's command line and files but trains nothing: its train.py is a list of orders.
 
-    score 1.95        write result.json          wait /path     go on once that file exists
-    die some words    end without a result       hang           never end
-    stubborn          ignore SIGTERM             child          start a child that dies with its parent
+    score 1.95        write result.json and vouch for it    wait /path    go on once that file exists
+    die some words    end without a result                  hang          never end
+    stubborn          ignore SIGTERM                        child         start a child that dies with its parent
+    forge 0.1         write result.json, vouch for nothing  say words     write words and a line end to the pipe
+    exit 1            end with that exit code               python code   run that line of Python
     dump              write what it was started with to out/facts.json
 
 Standard library only. Run as a program; `COMMANDS` is how a supervisor gets it.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -22,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 CACHE_DIGEST = "cafe" * 16
-CONTRACT_JSON = json.dumps({"name": "tiny", "device": "cpu"})
+BUDGET = {"seconds": 20.0, "clock": "cpu", "grace_s": 1.0, "wall_limit_s": 240.0}
+LIMITS = {"startup_s": 120.0, "evaluation_s": 120.0, "teardown_s": 20.0, "log_mb": 4.0}
+CONTRACT_JSON = json.dumps({"name": "tiny", "device": "cpu", "budget": BUDGET, "limits": LIMITS})
 FAKE_JUDGE = (sys.executable, "-S", str(Path(__file__).resolve()))
 FAKE_CACHE = (*FAKE_JUDGE, "cache")
 POLL_S = 0.01
@@ -58,8 +63,27 @@ class FakeJudge:
         beside.write_text(facts if isinstance(facts, str) else json.dumps(facts))
         beside.replace(self.out / name)
 
+    def finish(self, text: str) -> int:
+        """Write result.json and vouch for it, as the real judge does; returns the exit code of its status."""
+        self.write("result.json", text)
+        self.do_say(hashlib.sha256(text.encode()).hexdigest())
+        status = json.loads(text)["status"]
+        return 0 if status == "ok" or status.startswith("suspect") else 1 if status.startswith("infra") else 3
+
     def do_score(self, rest: str) -> None:
+        self.finish(result_text(float(rest), self.arguments.seed))
+
+    def do_forge(self, rest: str) -> None:
         self.write("result.json", result_text(float(rest), self.arguments.seed))
+
+    def do_say(self, rest: str) -> None:
+        os.write(self.arguments.digest_fd, rest.encode() + b"\n")
+
+    def do_exit(self, rest: str) -> None:
+        sys.exit(int(rest))
+
+    def do_python(self, rest: str) -> None:
+        exec(rest, {"out": self.out, "os": os, "Path": Path})
 
     def do_wait(self, rest: str) -> None:
         while not Path(rest).exists():
@@ -110,7 +134,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for name in ("--contract", "--train", "--out", "--lock"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--seed", type=int, required=True)
+    for name in ("--seed", "--digest-fd"):
+        parser.add_argument(name, type=int, required=True)
     for name in ("--device", "--cpus", "--expect-cache", "--expect-attention", "--seed-caches", "--keep-caches"):
         parser.add_argument(name)
     return parser.parse_args()

@@ -50,8 +50,7 @@ class LandscapeJudge(FakeJudge):  # type: ignore[misc]
             source = self.arguments.train.read_bytes()
             self.say_progress(100)
             time.sleep(0.02)
-            self.write("result.json", json.dumps(self.judge(source)))
-        return 0
+            return int(self.finish(json.dumps(self.judge(source))))
 
     def judge(self, source: bytes) -> dict[str, Any]:
         constants = constants_of(source.decode())

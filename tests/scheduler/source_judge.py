@@ -25,8 +25,7 @@ class SourceJudge(FakeJudge):  # type: ignore[misc]
             time.sleep(said.get("TAKES_S", 0.05))
             if "GATE" in said:
                 self.do_wait(said["GATE"])
-            self.write("result.json", json.dumps(self.judge(said, source)))
-        return 0
+            return int(self.finish(json.dumps(self.judge(said, source))))
 
     def judge(self, said: dict[str, object], source: bytes) -> dict[str, object]:
         digests = {"train_py": hashlib.sha256(source).hexdigest(), "cache": self.arguments.expect_cache}

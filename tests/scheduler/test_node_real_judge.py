@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -19,6 +20,7 @@ from scheduler.adapters.slot_layout import lay_out
 from scheduler.domain.result import Failed, Infra, Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, RunOrder
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
+from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, write_forger
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import LAB_ID, MACHINE
 
@@ -155,3 +157,76 @@ def test_compile_caches_of_the_baseline_are_there_for_candidates_which_leave_non
 def test_a_contract_without_a_cache_here_is_a_problem_that_says_what_to_do(real: RealSlot) -> None:
     slot = real.supervisor.probe(replace(real.rig.contract, vocab_size=301).to_json())
     assert "arsched prepare" in slot.problem and slot.cache_digest == ""
+
+
+ATTACKS = ON_NAMES | ON_THE_FOLDER
+
+
+@pytest.mark.parametrize(
+    ("attack", "status"),
+    [
+        ("a forged file and folders at fixed temporary names", "no-eval"),
+        ("a folder at each name", "no-eval"),
+        ("a FIFO at each name and at fixed temporary names", "no-eval"),
+        ("moved away with a forged twin in its place", "invalid: output"),
+        ("removed", "invalid: output"),
+    ],
+)
+def test_a_candidate_that_forges_its_result_is_charged(
+    real: RealSlot, tmp_path: Path, attack: str, status: str
+) -> None:
+    done = real.finish(write_forger(tmp_path / "train.py", ATTACKS[attack]))
+    assert parse_result(done.result_text).verdict == Failed(status, ANY)
+
+
+def test_a_forged_twin_of_the_whole_spool_is_nobodys_result(real: RealSlot, tmp_path: Path) -> None:
+    attack = "OUT.parent.rename(OUT.parent.with_name('away'))\nOUT.parent.mkdir()\nforge()"
+    done = real.finish(write_forger(tmp_path / "train.py", attack))
+    assert parse_result(done.result_text).verdict == Failed("invalid: output", ANY)
+
+
+def test_a_result_beside_a_killed_judge_is_nobodys(real: RealSlot, tmp_path: Path) -> None:
+    """Where namespaces are refused a candidate can kill its judge; here the test does that."""
+    real.supervisor = SlotSupervisor(
+        real.supervisor.spec,
+        real.root,
+        Commands((sys.executable, "-m", "harness.judge", "--containment", "subreaper")),
+        environ=real.rig.environment,
+    )
+    real.start_and_await(write_forger(tmp_path / "train.py", "forge()\ntime.sleep(3600)"), "")
+    wait_until((real.root / LAB_ID / "r0001.1" / "out" / "result.json").exists)
+    os.kill(int((real.root / LAB_ID / "r0001.1" / "judge.pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: not isinstance(real.supervisor.poll(LAB_ID)[0], Busy))
+    [lost] = real.supervisor.poll(LAB_ID)
+    assert isinstance(lost, Lost) and "nobody vouched" in lost.reason
+
+
+def test_a_spool_planted_for_the_next_run_is_run_for_real(real: RealSlot, tmp_path: Path) -> None:
+    attack = """
+twin = OUT.parent.with_name("r0002.1")
+(twin / "out").mkdir(parents=True)
+order = (OUT.parent / "order.json").read_text().replace("r0001", "r0002")
+(twin / "order.json").write_text(order)
+(twin / "judge.pid").write_text("1")
+forge(twin / "out")
+"""
+    real.finish(write_forger(tmp_path / "train.py", attack))
+    real.supervisor.acknowledge(LAB_ID, "r0001", 1)
+    assert (real.root / LAB_ID / "r0002.1" / "out" / "result.json").exists()
+    assert real.supervisor.poll(LAB_ID) == ()
+    real.supervisor.start(real.order(CANDIDATES / "bigram.py", "r0002"))
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), 60.0)
+    [done] = real.supervisor.poll(LAB_ID)
+    assert isinstance(done, Done)
+    verdict = parse_result(done.result_text).verdict
+    assert isinstance(verdict, Scored) and verdict.val_bpb > 1.0
+
+
+def test_a_killed_judges_scratch_goes_with_its_acknowledgement(real: RealSlot) -> None:
+    real.start_and_await(HOSTILE / "daemon.py", "daemon")
+    spool = real.root / LAB_ID / "r0001.1"
+    assert list(spool.glob(".out.scratch-*"))
+    os.kill(int((spool / "judge.pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Lost))
+    real.supervisor.acknowledge(LAB_ID, "r0001", 1)
+    assert [path.name for path in spool.parent.iterdir()] == ["acknowledged"]

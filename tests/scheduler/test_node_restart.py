@@ -1,4 +1,4 @@
-"""A supervisor dies and a new one finds its spools; starts are atomic; the disk may refuse. Results are never lost."""
+"""A supervisor dies and a new one finds its spools; starts are atomic; the disk may refuse. No attempt is forgotten."""
 
 from __future__ import annotations
 
@@ -58,24 +58,36 @@ def start_elsewhere(root: Path, train: str) -> subprocess.Popen[bytes]:
     return other
 
 
-def test_a_finished_run_is_harvested_after_its_supervisor_died(root: Path, supervisor: SlotSupervisor) -> None:
+def successor(root: Path) -> SlotSupervisor:
+    """A supervisor of the same slot that finds what is there now."""
+    return SlotSupervisor(specs()[0], root, FAKES)
+
+
+def test_a_finished_run_whose_supervisor_died_is_lost_for_nobody_can_vouch_for_it(root: Path) -> None:
     with start_elsewhere(root, "score 1.25") as other:
         wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
         other.kill()
-    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+    supervisor = successor(root)
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Lost))
+    lost = only(supervisor.poll(LAB_ID))
+    assert isinstance(lost, Lost) and "before it could report" in lost.reason
+    supervisor.acknowledge(LAB_ID, "r0001", 1)
+    assert supervisor.poll(LAB_ID) == () == successor(root).poll(LAB_ID)
 
 
-def test_a_judge_dies_with_its_supervisor_and_is_lost(root: Path, supervisor: SlotSupervisor) -> None:
+def test_a_judge_dies_with_its_supervisor_and_is_lost(root: Path) -> None:
     with start_elsewhere(root, "hang") as other:
+        supervisor = successor(root)
+        assert isinstance(only(supervisor.poll(LAB_ID)), Busy)
+        supervisor.acknowledge(LAB_ID, "r0001", 1)
         assert isinstance(only(supervisor.poll(LAB_ID)), Busy)
         other.kill()
     wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Lost))
 
 
-def test_a_living_judge_of_another_supervisor_is_busy_and_can_be_stopped(
-    root: Path, supervisor: SlotSupervisor
-) -> None:
+def test_a_living_judge_of_another_supervisor_is_busy_and_can_be_stopped(root: Path) -> None:
     with start_elsewhere(root, "hang") as other:
+        supervisor = successor(root)
         assert isinstance(only(supervisor.poll(LAB_ID)), Busy)
         with pytest.raises(PoolProblem, match="going on"):
             supervisor.start(fake_order("r0002", "score 1.9"))
@@ -84,10 +96,30 @@ def test_a_living_judge_of_another_supervisor_is_busy_and_can_be_stopped(
         other.kill()
 
 
-def test_death_between_the_order_and_the_judge_is_lost_with_the_reason(root: Path, supervisor: SlotSupervisor) -> None:
+def test_a_pid_that_is_not_the_judges_is_not_signalled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file with the pid lies where a candidate may write."""
+    monkeypatch.setattr("scheduler.adapters.judge_process.TERMINATE_GRACE_S", 0.1)
+    monkeypatch.setattr("scheduler.adapters.judge_process.KILL_WAIT_S", 0.1)
+    with start_elsewhere(root, "hang") as other, subprocess.Popen(["sleep", "1000"]) as bystander:
+        (root / LAB_ID / "r0001.1" / "judge.pid").write_text(str(bystander.pid))
+        with pytest.raises(PoolProblem, match="does not die"):
+            successor(root).stop(LAB_ID, "r0001", 1)
+        assert bystander.poll() is None
+        bystander.kill()
+        other.kill()
+
+
+def test_death_between_the_order_and_the_judge_is_lost_with_the_reason(root: Path) -> None:
     SpoolRoot(root).create(specs()[0].slot_id, fake_order("r0001", "score 1.9"))
-    lost = only(supervisor.poll(LAB_ID))
+    lost = only(successor(root).poll(LAB_ID))
     assert isinstance(lost, Lost) and "before it could start the judge" in lost.reason
+
+
+def test_what_an_earlier_supervisor_left_can_be_started_again(root: Path) -> None:
+    SpoolRoot(root).create(specs()[0].slot_id, fake_order("r0001", "score 1.9"))
+    supervisor = successor(root)
+    assert supervisor.start(fake_order("r0001", "score 1.5")) is True
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
 
 
 def test_an_order_that_was_never_whole_leaves_nothing(root: Path, supervisor: SlotSupervisor) -> None:
@@ -109,11 +141,10 @@ def test_an_acknowledgement_survives_the_supervisor(root: Path, supervisor: Slot
     assert again.poll(LAB_ID) == ()
 
 
-def test_an_interrupted_removal_is_finished_and_not_reported(root: Path, supervisor: SlotSupervisor) -> None:
+def test_an_interrupted_removal_is_finished_and_not_reported(root: Path) -> None:
     spool = SpoolRoot(root).create(specs()[0].slot_id, fake_order("r0001", "score 1.9"))
-    assert spool is not None
     (root / LAB_ID / "acknowledged" / "r0001.1").touch()
-    assert supervisor.poll(LAB_ID) == ()
+    assert successor(root).poll(LAB_ID) == ()
     assert not spool.directory.exists()
 
 
@@ -123,8 +154,8 @@ def test_the_first_slot_answers_for_slots_that_are_no_longer_offered(root: Path)
     wait_until(lambda: isinstance(only(both[1].poll(LAB_ID)), Done))
     assert both[0].poll(LAB_ID) == ()
     alone = SlotSupervisor(specs(1)[0], root, FAKES)
-    done = only(alone.poll(LAB_ID))
-    assert isinstance(done, Done) and done.slot_id == "node/cpu1"
+    lost = only(alone.poll(LAB_ID))
+    assert isinstance(lost, Lost) and lost.slot_id == "node/cpu1"
 
 
 def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,15 +255,17 @@ def test_where_spools_are(environ: dict[str, str], expected: str) -> None:
 
 def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_a_run_that_is_whole_or_absent(root: Path) -> None:
     """Kill after growing delays; every spool found afterwards has its whole order, and no judge is left."""
-    supervisor = SlotSupervisor(specs()[0], root, FAKES)
     for number in range(9):
         other = subprocess.Popen([sys.executable, "-c", OTHER_DRIVER, str(root), "hang"], stdin=subprocess.PIPE)
         waits = (lambda: (root / LAB_ID).exists(), lambda: any(root.glob("*/r0001.1")), lambda: True)
         wait_until(waits[number % 3])
         other.send_signal(signal.SIGKILL)
         other.communicate()
-        wait_until(lambda: not any(isinstance(report, Busy) for report in supervisor.poll(LAB_ID)))
+        supervisor = successor(root)
+        wait_until(
+            lambda supervisor=supervisor: not any(isinstance(report, Busy) for report in supervisor.poll(LAB_ID))
+        )
         for report in supervisor.poll(LAB_ID):
             spool = SpoolRoot(root).find(LAB_ID, report.run_id, report.attempt)
             assert spool is not None and spool.train_path.read_text() == "hang"
-            SpoolRoot(root).discard(spool)
+            SpoolRoot(root).discard(spool.directory)

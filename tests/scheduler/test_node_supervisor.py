@@ -152,12 +152,6 @@ def test_a_judge_that_ignores_sigterm_is_dead_when_stop_returns(
     wait_until(lambda: not is_running(int(child_pid.read_text())))
 
 
-def test_a_judge_that_stays_after_its_result_is_ended(lab: FakeJudgeLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.adapters.node.LEAVE_AFTER_RESULT_S", -1.0)
-    lab.pool.start("node/cpu0", fake_order("r0001", "score 1.9\nhang"))
-    assert isinstance(wait_for(lab, "r0001", Done), Done)
-
-
 def test_a_result_counts_only_once_the_slot_is_free(lab: FakeJudgeLab, root: Path) -> None:
     lab.pool.start("node/cpu0", fake_order("r0001", f"score 1.9\nwait {lab.gate}"))
     wait_until((out_of(root, "r0001.1") / "result.json").exists)

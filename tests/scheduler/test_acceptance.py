@@ -1,0 +1,73 @@
+"""Which result a supervisor believes, and how long it waits for one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from harness.contract import load_contract
+from harness.judge.verdict import Verdict as JudgesVerdict
+from scheduler.domain.acceptance import LONGEST_BUDGET_S, exit_code_of, longest_run_s, refusal
+from scheduler.domain.result import parse_result
+
+
+def result(status: str) -> bytes:
+    return json.dumps({"format": 1, "status": status, "reason": "", "val_bpb": 1.9}).encode()
+
+
+def line(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b"\n"
+
+
+STATUSES = ["ok", "suspect: clones", "crash", "oom", "no-eval", "timeout: train", "invalid: output", "infra: lock"]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_exit_code_of_a_verdict_is_the_judges(status: str) -> None:
+    due = JudgesVerdict(status).exit_code
+    data = result(status)
+    assert exit_code_of(parse_result(data.decode()).verdict) == due
+    assert refusal(data, line(data), due) == ""
+    for other in {0, 1, 2, 3, -9, None} - {due}:
+        assert f"exit code {due}" in refusal(data, line(data), other)
+
+
+OK = result("ok")
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "why"),
+    [
+        (None, b"", "without a result"),
+        (OK, b"", "nobody vouched"),
+        (None, line(OK), "not the one"),
+        (OK, line(result("crash")), "not the one"),
+        (OK, line(OK) + line(OK), "not the one"),
+        (OK, line(result("crash")) + line(OK), "not the one"),
+        (OK, line(OK)[:-1], "not the one"),
+        (OK, line(OK)[:10], "not the one"),
+        (OK, line(OK).upper(), "not the one"),
+        (OK + b" ", line(OK), "not the one"),
+        (b"{}", line(b"{}"), "cannot be read"),
+        (b"\xff", line(b"\xff"), "cannot be read"),
+    ],
+)
+def test_any_other_word_than_the_digest_is_refused(data: bytes | None, said: bytes, why: str) -> None:
+    assert why in refusal(data, said, 0)
+
+
+@pytest.mark.parametrize(("name", "at_least", "at_most"), [("cpu", 400, 900), ("standard", 840, 1200)])
+def test_a_run_may_take_what_its_contract_allows_and_not_much_more(name: str, at_least: float, at_most: float) -> None:
+    contract = load_contract(name)
+    limits, budget = contract.limits, contract.budget
+    allowed_s = limits.startup_s + budget.wall_limit_s + limits.evaluation_s + limits.teardown_s
+    longest_s = longest_run_s(contract.to_json())
+    assert at_least < longest_s < at_most
+    assert longest_s >= allowed_s + 120
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"budget": {}, "limits": 3}', '{"budget": null}'])
+def test_a_contract_without_limits_gets_the_longest_there_are(text: str) -> None:
+    assert longest_run_s(text) == LONGEST_BUDGET_S
