@@ -90,11 +90,12 @@ class Output:
                 remove(aside, self._fd)
 
     def _restore_modes(self) -> None:
-        """Unlock this folder and those on the way to it, as they were; what is not ours could not be locked either."""
+        """Give this folder and those on the way to it the owner's rights back that they had; nothing else changes."""
         for place, mode in self._modes:
             with contextlib.suppress(OSError):
-                if _mode_of(place) != mode and not place.is_symlink():
-                    place.chmod(mode)
+                lost = mode & ~_mode_of(place) & stat.S_IRWXU
+                if lost and not place.is_symlink():
+                    place.chmod(_mode_of(place) | lost)
 
     def _identity_of(self, name: str) -> tuple[int, int] | None:
         try:

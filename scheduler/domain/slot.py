@@ -99,7 +99,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The attempt is known to be dead and left no result."""
+    """The attempt is known to be dead and left no result that its judge vouched for."""
 
     slot_id: str
     run_id: str

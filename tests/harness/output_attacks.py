@@ -43,7 +43,7 @@ for name in NAMES:
     os.mkfifo(empty(OUT / name))
     os.mkfifo(OUT / f".{name}.tmp")
 """,
-    "a folder nobody may write to": "forge(); OUT.chmod(0o500)",
+    "folders nobody may write to or pass": "forge(); OUT.chmod(0o500); OUT.parent.chmod(0o600)",
     "a forged file in place of run.log that grows": """
 empty(OUT / "run.log").write_text("short")
 os.truncate(OUT / "run.log", 1 << 33)

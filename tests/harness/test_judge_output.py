@@ -152,3 +152,10 @@ def test_what_was_the_labs_fault_stays_the_labs() -> None:
     assert after_settling(Verdict("infra: lock", "held"), "moved") == Verdict("infra: lock", "held")
     assert after_settling(Verdict("ok"), "moved") == Verdict("invalid: output", "moved")
     assert after_settling(Verdict("crash", "why"), "") == Verdict("crash", "why")
+
+
+def test_only_the_owners_rights_are_given_back(rig: Rig) -> None:
+    """A folder above that somebody closes to others during the run stays closed."""
+    rig.folder.chmod(0o755)
+    attacked(rig, "OUT.parent.chmod(0o600)", "no-eval")
+    assert rig.folder.stat().st_mode & 0o777 == 0o700
