@@ -73,7 +73,7 @@ def offered_kernels() -> tuple[str, ...]:
         return without_trial(capability, has_windowed_varlen=has_windowed_varlen())
     if capability == HOPPER and "fa3" in record.attention_refused:
         _say(f"no Flash Attention 3, which costs speed: {record.attention_refused['fa3']}")
-    return after_trial(record)
+    return after_trial(record, capability)
 
 
 def candidates_for(capability: tuple[int, int]) -> tuple[str, ...]:
@@ -89,10 +89,11 @@ def without_trial(capability: tuple[int, int], *, has_windowed_varlen: bool) -> 
     return tuple(name for name in names if name != "fa2" or has_windowed_varlen)
 
 
-def after_trial(record: GpuRecord) -> tuple[str, ...]:
+def after_trial(record: GpuRecord, capability: tuple[int, int]) -> tuple[str, ...]:
     """Best first, as the trial of this device found."""
     others = sorted(record.attention_ms, key=lambda name: record.attention_ms[name])
-    return (record.attention, *(name for name in others if name != record.attention))
+    names = [record.attention, *(name for name in others if name != record.attention)]
+    return tuple(name for name in names if name in candidates_for(capability)) or ("sdpa",)
 
 
 def _say(line: str) -> None:

@@ -240,6 +240,13 @@ def test_a_kernel_that_was_refused_here_ends_a_run_that_expects_it(on_hopper, mo
     assert on_hopper.reported == ["flex"]
 
 
+def test_a_record_cannot_offer_what_the_device_has_not(on_hopper, monkeypatch):
+    """Copied along with a cache folder, say; flash kernels compute in bf16, which such a GPU has not."""
+    write_record(record())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert attention.offered_kernels() == ("sdpa",)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"device": 1}', json.dumps(dataclasses.asdict(record(attention="fa9")))]
 )
