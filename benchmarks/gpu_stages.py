@@ -44,8 +44,10 @@ from gpu_runs import (
 
 from harness.containment import die_with_parent
 from harness.contract import Contract
+from harness.exchange import EXCHANGE_NAMES
 
 _PACKAGES = ("numpy", "pyarrow", "tiktoken", "rustbpe", "triton", "kernels", "pytest", "pytest-timeout", "pyyaml")
+STAND_IN = ROOT / "tests/fixtures/candidates/upstream_style.py"  # for a smoke run
 
 
 def judged_stage(plan: Plan, contract: Contract, train: Path, corpus: str, *options: str) -> None:
@@ -202,42 +204,37 @@ def upstream(plan: Plan) -> None:
     contract, corpus = prepared_or_random(contract_of(plan, "upstream", seconds=60, val_rows=1024))
     used = [a["values"].get("attention") for a in read_answers(Path(plan.out)) if a["stage"] == "ours"]
     same = ("--expect-attention", used[-1]) if used and used[-1] and not plan.smoke else ()
-    judged_stage(plan, contract, Path(plan.upstream) if plan.upstream else _stand_in(plan), corpus, *same)
-
-
-def _stand_in(plan: Plan) -> Path:
-    """For a smoke run: a file in upstream's style, with a kernel that does nothing."""
-    source = (ROOT / "tests/fixtures/candidates/upstream_style.py").read_text(encoding="utf-8")
-    kernel = "types.SimpleNamespace(flash_attn_interface=types.SimpleNamespace(flash_attn_func=lambda q: q))"
-    path = plan.path("upstream_stand_in.py")
-    package = "import sys, types\nsys.modules['kernels'] = types.ModuleType('kernels')\n"
-    path.write_text(f"{package}sys.modules['kernels'].get_kernel = lambda name: {kernel}\n{source}", encoding="utf-8")
-    return path
+    judged_stage(plan, contract, Path(plan.upstream) if plan.upstream else STAND_IN, corpus, *same)
 
 
 def evalcost(plan: Plan) -> None:
     """The judge's cost at the standard size by its best exchange, then by each slower one, cut at a limit."""
-    for declined in range(5):
-        began, limit_s = time.monotonic(), min(60.0 if declined == 0 else 45.0, plan.left_s() - 30)
-        if limit_s < 5:
-            plan.error(f"{plan.left_s():.0f} s left: no time for the exchange after {declined} declined")
-            return
-        contract = random_rows(contract_of(plan, f"evalcost-{declined}", 1, 10_240, limit_s))
-        batch = dict(contract.train_constants)["DEVICE_BATCH_SIZE"]
-        train = candidate(plan, "benchmarks/free_model.py", {"DECLINED": declined, "BATCH": batch})
-        run, log = judge(plan, f"evalcost-{declined}", contract, train)
-        opened = re.findall(r"^exchange: (\w+)$", log, re.MULTILINE)
-        if not opened and declined:
-            return  # there is no further one
-        if not opened or run["status"] not in ("ok", "timeout: eval"):
+    best = _evaluate_by(plan, "auto", 60.0)
+    if best in EXCHANGE_NAMES:
+        for name in EXCHANGE_NAMES[EXCHANGE_NAMES.index(best) + 1 :]:
+            _evaluate_by(plan, name, 30.0)
+
+
+def _evaluate_by(plan: Plan, exchange: str, limit_s: float) -> str | None:
+    """The exchange that was used; None where there is no answer. Only the best one's failure is the stage's."""
+    began, limit_s = time.monotonic(), min(limit_s, plan.left_s() - 30)
+    if limit_s < 5:
+        plan.error(f"{plan.left_s():.0f} s left: no time for the exchange {exchange}")
+        return None
+    contract = random_rows(contract_of(plan, f"evalcost-{exchange}", 1, 10_240, limit_s))
+    train = candidate(plan, "benchmarks/free_model.py", {"BATCH": dict(contract.train_constants)["DEVICE_BATCH_SIZE"]})
+    run, log = judge(plan, f"evalcost-{exchange}", contract, train, "--exchange", exchange)
+    if run["status"] not in ("ok", "timeout: eval"):
+        if exchange == "auto":
             plan.fail(f"{run['status']}: {run['reason']}", run)
-        exchange = run["exchange"] or opened[-1]
-        plan.answer(exchange if declined else "best", _evaluation_cost(run, log, contract, exchange), began)
-        if "host" in exchange.lower():
-            return  # the slowest
+        plan.error(f"{exchange}: {run['status']}: {run['reason']}", began=began)
+        return None
+    used: str | None = run["exchange"]
+    plan.answer("best" if exchange == "auto" else exchange, _evaluation_cost(run, log, contract, used), began)
+    return used
 
 
-def _evaluation_cost(run: Values, log: str, contract: Contract, exchange: str) -> Values:
+def _evaluation_cost(run: Values, log: str, contract: Contract, exchange: str | None) -> Values:
     """Seconds for all rows: the judge's phase when it got to the end, else from the rate of the rows answered."""
     rows = contract.evaluation_tokens // contract.sequence_length
     marks = [(int(n), float(s)) for n, s in re.findall(r"^answered: (\d+) ([\d.]+)$", log, re.MULTILINE)]

@@ -225,7 +225,7 @@ def test_shipped_contracts_are_read_without_yaml_as_with_it(modules: Any, name: 
     assert modules[0].shipped_contract(name) == load_contract(name)
 
 
-@pytest.mark.parametrize("name", ["smoke", "ours", "upstream", "evalcost-0"])
+@pytest.mark.parametrize("name", ["smoke", "ours", "upstream", "evalcost-auto"])
 @pytest.mark.parametrize("smoke", [True, False])
 def test_the_contracts_of_the_stages_are_the_same_ones_in_every_process(modules: Any, name: str, smoke: bool) -> None:
     runs = modules[0]

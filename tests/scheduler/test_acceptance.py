@@ -58,7 +58,7 @@ def test_any_other_word_than_the_digest_is_refused(data: bytes | None, said: byt
     assert why in refusal(data, said, 0)
 
 
-@pytest.mark.parametrize(("name", "at_least", "at_most"), [("cpu", 400, 900), ("standard", 840, 1200)])
+@pytest.mark.parametrize(("name", "at_least", "at_most"), [("cpu", 400, 900), ("standard", 1560, 1900)])
 def test_a_run_may_take_what_its_contract_allows_and_not_much_more(name: str, at_least: float, at_most: float) -> None:
     contract = load_contract(name)
     limits, budget = contract.limits, contract.budget
