@@ -23,7 +23,15 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
-from harness.cache import FORMAT, MANIFEST_NAME, CacheError, cache_directory, open_cache, sha256_of
+from harness.cache import (
+    FORMAT,
+    MANIFEST_NAME,
+    CacheError,
+    cache_directory,
+    open_cache,
+    prepared_contract_path,
+    sha256_of,
+)
 from harness.containment import die_with_parent
 from harness.contract import Budget, Contract, Corpus, Limits
 from harness.tokenizer import Tokenizer
@@ -96,6 +104,13 @@ def _scalar(text: str) -> Any:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
+
+
+def leave_contract(name: str) -> None:
+    """Have a shipped contract where it is read on a machine without PyYAML, as `prepare` leaves it."""
+    path = prepared_contract_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(shipped_contract(name).to_json(), encoding="utf-8")
 
 
 def contract_of(plan: Plan, name: str, seconds: float, val_rows: int, evaluation_s: float = 60.0) -> Contract:

@@ -36,6 +36,7 @@ from gpu_runs import (
     child,
     contract_of,
     judge,
+    leave_contract,
     prepared_or_random,
     random_rows,
     read_answers,
@@ -133,19 +134,9 @@ def tests(plan: Plan) -> None:
     """Read pytest's lines as they come: a suite that hangs still leaves the outcomes that it had."""
     if importlib.util.find_spec("pytest") is None:
         plan.fail("pytest is not installed here")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-ra",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "gpu",
-        "tests/gpu",
-    ]
+    leave_contract("standard")
+    options = ["-v", "-ra", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = [sys.executable, "-m", "pytest", *options, "-m", "gpu", "tests/gpu"]
     if importlib.util.find_spec("pytest_timeout") is None:  # its option in pyproject.toml is then an unknown one
         command += ["-o", "addopts=--import-mode=importlib", "-W", "default"]
     outcomes: dict[str, str] = {}

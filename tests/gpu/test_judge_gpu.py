@@ -22,7 +22,7 @@ from harness.exchange import EXCHANGE_NAMES, Layout
 from harness.exchange_probe import measure_exchanges
 from harness.scoring_cuda import tally_tensor
 from tests.harness.judging import CANDIDATES, REPOSITORY, TINY, Rig, with_budget
-from tests.harness.test_judge_scoring import BYTES, sample
+from tests.harness.scoring_samples import BYTES, sample
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # torch's warnings are not ours
 

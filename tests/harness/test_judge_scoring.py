@@ -12,20 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from harness.scoring import ImpossibleLikelihood, NonFinite, Tally, TokenBytes, checked_nll, tally_logits, token_nll
+from harness.scoring import ImpossibleLikelihood, NonFinite, Tally, checked_nll, tally_logits, token_nll
 from harness.scoring_cuda import tally_tensor
-
-ROWS, LENGTH, VOCAB = 6, 16, 40
-BYTES = TokenBytes(
-    true=np.array([0, 0, *range(1, VOCAB - 1)], np.int64),
-    upstream=np.array([0, 3, *range(2, VOCAB)], np.int64),
-)
-
-
-def sample(seed: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    logits = random.normal(0, scale, (ROWS, LENGTH, VOCAB)).astype(np.float32)
-    return logits, random.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.uint16)
+from tests.harness.scoring_samples import BYTES, LENGTH, ROWS, VOCAB, sample
 
 
 def reference(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
