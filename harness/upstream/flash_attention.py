@@ -47,16 +47,16 @@ def flash_attn_func(
     """Causal attention: q [B, T, H, D], k and v [B, T, Hkv, D] -> [B, T, H, D], with Flash Attention's arguments.
 
     `window_size` is (W, anything): position i sees j when 0 <= i - j <= W; a negative W means the whole context.
-    Raises NotImplementedError for everything else that Flash Attention can be asked for.
+    Raises ValueError for everything else that Flash Attention can be asked for.
     """
     if not causal:
-        raise NotImplementedError(f"flash_attn_func needs causal=True: {_ALONE}")
+        raise ValueError(f"flash_attn_func needs causal=True: {_ALONE}")
     for name, value in {"softmax_scale": softmax_scale, **others}.items():
         if value is not None and not (isinstance(value, bool | int | float) and value == 0):
-            raise NotImplementedError(f"flash_attn_func cannot take {name}: {_ALONE}")
+            raise ValueError(f"flash_attn_func cannot take {name}: {_ALONE}")
     length, left = q.size(1), window_size[0]
     if k.size(1) != length:
-        raise NotImplementedError(f"flash_attn_func needs queries and keys of one length: {_ALONE}")
+        raise ValueError(f"flash_attn_func needs queries and keys of one length: {_ALONE}")
     name = _made(length if left < 0 else min(left, length), length)
     attend: Attend = getattr(_attends, name)
     return attend(q, k, v)
