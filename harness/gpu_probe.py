@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.attention import candidates_for
+from harness.cache import fetched_kernel
 from harness.contract import Contract, ContractError, load_contract
 from harness.exchange_probe import measure_exchanges
 from harness.gpu_record import (
@@ -69,23 +70,44 @@ class Kernels:
 
 
 def probe_gpus(contract: Contract, say: Callable[[str], None], *, again: bool = False) -> tuple[GpuRecord, ...]:
-    """Try every GPU model of this machine that has no record under this torch and driver (`again`: those too).
+    """Try every GPU model of this machine that has no valid record (`again`: those too).
 
-    Returns the records of all; none on a machine without a GPU. Raises OSError when a record cannot be written.
+    Returns the records of all; none on a machine without a GPU. A GPU whose memory somebody holds has no record, or
+    every later run would follow what failed for lack of room. Raises OSError when a record cannot be written.
     """
     records: dict[str, GpuRecord] = {}
     with tempfile.TemporaryDirectory(prefix="arsched-gpu-") as scratch:
         ask = _asker(Path(scratch), contract)
         for device, capability, uuid in _gpus(ask, say):
+            if device in records:
+                continue
             known = read_record(device, shape_of(contract))
-            if known is not None and known.driver == driver_version() and not again:
-                records.setdefault(device, known)
-            elif device not in records:
-                say(f"trying {device}")
-                records[device] = _try(ask, contract, device, capability, uuid)
-                write_record(records[device])
-                say(describe(records[device]))
+            if known is not None and _is_valid(known) and not again:
+                records[device] = known
+                continue
+            say(f"trying {device}")
+            record = _try(ask, contract, device, capability, uuid)
+            say(describe(record))
+            if _lacked_room(record):
+                say("NOTE: not recorded: its memory ran out, so somebody uses this GPU; try again when it is free")
+                continue
+            write_record(record)
+            records[device] = record
     return tuple(records.values())
+
+
+def _is_valid(record: GpuRecord) -> bool:
+    """Whether a trial today would meet what this one met, and there was no doubt about it."""
+    return record.driver == driver_version() and record.fa3_fetched == _fa3_fetched() and not record.doubt
+
+
+def _lacked_room(record: GpuRecord) -> bool:
+    reasons = [*record.attention_refused.values(), *record.exchange_refused.values()]
+    return any("out of memory" in reason.lower() or "no room" in reason for reason in reasons)
+
+
+def _fa3_fetched() -> bool:
+    return fetched_kernel() is not None
 
 
 def decide(trials: Mapping[str, Answer]) -> Kernels:
@@ -152,6 +174,7 @@ def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int],
         best,
         None if best is None else round(rates[best], 3),
         refused,
+        _fa3_fetched(),
         kernels.doubt,
     )
 

@@ -32,7 +32,8 @@ class GpuRecord:
     and backward of four layers (windows S, S, S, L), for every kernel that works; `attention_refused`: why not
     the others.
     `exchange`: how logits reach the judge, the best way that works; `exchange_gb_per_s`: logits passed and scored in
-    10^9 bytes per second that way; both None when it was not tried. `doubt`: what makes the trial itself doubtful.
+    10^9 bytes per second that way; both None when it was not tried. `fa3_fetched`: Flash
+    Attention 3 was on this node then. `doubt`: what makes the trial itself doubtful.
     """
 
     device: str
@@ -45,6 +46,7 @@ class GpuRecord:
     exchange: str | None = None
     exchange_gb_per_s: float | None = None
     exchange_refused: dict[str, str] = field(default_factory=dict)
+    fa3_fetched: bool = False
     doubt: str = ""
 
 

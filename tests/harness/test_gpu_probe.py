@@ -123,6 +123,27 @@ def test_it_happens_once_per_node_driver_and_torch(monkeypatch, tmp_path) -> Non
     assert len(machine.asked) == 2 * asked
     probe(again=True)
     assert len(machine.asked) == 3 * asked
+    monkeypatch.setattr(gpu_probe, "_fa3_fetched", lambda: True)
+    probe()
+    assert len(machine.asked) == 4 * asked, "a kernel that was fetched meanwhile has not been tried"
+
+
+def test_a_doubtful_trial_is_made_again(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Say, there was no C compiler when the node was prepared first."""
+    on(monkeypatch, tmp_path, Machine([H100], lambda what: broken("Failed to find C compiler")))
+    assert probe()[0][0].doubt
+    on(monkeypatch, tmp_path, Machine([H100], good))
+    assert probe()[0][0].attention == "flex"
+
+
+def test_a_gpu_that_somebody_fills_leaves_no_record(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    full = {"fa2": "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"}
+    machine = Machine([H100, H100], lambda what: broken(full[what.split()[-1]]) if "fa2" in what else good(what))
+    on(monkeypatch, tmp_path, machine)
+    records, said = probe()
+    assert records == () and read_record(H100, shape_of(STANDARD)) is None
+    assert any("somebody uses this GPU" in line for line in said)
+    assert {gpu for _, gpu in machine.asked} == {"GPU-0", "GPU-1"}, "another one of the model may be free"
 
 
 def test_a_broken_exchange_or_kernel_is_recorded_not_raised(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
