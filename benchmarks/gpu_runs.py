@@ -134,7 +134,7 @@ def contract_of(plan: Plan, name: str, seconds: float, val_rows: int, evaluation
         evaluation_tokens=val_rows * shipped.sequence_length,
         holdout_tokens=shipped.sequence_length,
         budget=Budget(seconds, clock, grace_s, wall_limit_s=seconds + grace_s + 60),
-        limits=Limits(startup_s=120.0, evaluation_s=evaluation_s, teardown_s=15.0, log_mb=4.0),
+        limits=Limits(startup_s=180.0, evaluation_s=evaluation_s, teardown_s=15.0, log_mb=4.0),
         compat="upstream" if upstream else "none",
     )
     return Contract.from_json(contract.to_json())  # as every other process reads it: 60 and 60.0 have two digests
