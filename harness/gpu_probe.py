@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.attention import candidates_for
+from harness.attention import LOCAL_KERNELS_ENV, candidates_for
 from harness.cache import fetched_kernel
 from harness.contract import Contract, ContractError, load_contract
 from harness.exchange_probe import measure_exchanges
@@ -39,6 +39,7 @@ from harness.gpu_record import (
 
 LARGEST_ERROR = 0.02  # bf16 on random inputs stays below 0.01
 _LIST_S, _TRIAL_S = 120.0, 300.0
+_NOT_FETCHED = "not fetched on this node; `arsched prepare` fetches it where it has a network"
 _ROOT = Path(__file__).resolve().parents[1]
 
 _LIST = """
@@ -107,7 +108,7 @@ def _lacked_room(record: GpuRecord) -> bool:
 
 
 def _fa3_fetched() -> bool:
-    return fetched_kernel() is not None
+    return fetched_kernel() is not None or LOCAL_KERNELS_ENV in os.environ
 
 
 def decide(trials: Mapping[str, Answer]) -> Kernels:
@@ -158,9 +159,13 @@ def _gpus(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, tuple[int, in
 
 def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int], uuid: str) -> GpuRecord:
     shape = [str(contract.sequence_length), str(head_dim_of(contract))]
-    kernels = decide(
-        {name: ask(["-m", "harness.gpu_trial", name, *shape], uuid, _TRIAL_S) for name in candidates_for(capability)}
-    )
+    trials = {
+        name: Answer(None, _NOT_FETCHED)
+        if name == "fa3" and not _fa3_fetched()
+        else ask(["-m", "harness.gpu_trial", name, *shape], uuid, _TRIAL_S)
+        for name in candidates_for(capability)
+    }
+    kernels = decide(trials)
     rates, refused = measure_exchanges(contract, uuid)
     best = next(iter(rates), None)  # they come best first
     return GpuRecord(
