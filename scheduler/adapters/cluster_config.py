@@ -27,7 +27,10 @@ KNOWN_KEYS = (
     "available_node_types",
 )  # fmt: skip
 HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
-PATH_LINE = "grep -q {bin} ~/.bashrc || echo 'export PATH={home}{bin}:$PATH RAY_AUTH_MODE={mode}' >> ~/.bashrc"
+PATH_LINE = (  # begins with a line end: the last line of a .bashrc may lack its own
+    "grep -qs '^export PATH={home}{bin}' ~/.bashrc || "
+    r"printf '\nexport PATH={home}{bin}:$PATH RAY_AUTH_MODE={mode}\n' >> ~/.bashrc"
+)
 HOME = re.compile(r"^(~|\$HOME|\$\{HOME\}|/home/[^/]+|/root)/")
 STARTUP_FILE = re.compile(r"(>|\btee\b|\bsed\b)[^|;&]*(\.(bashrc|bash_profile|bash_login|profile)\b|/etc/profile)")
 EXAMPLE_NETWORK = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737: for documents, never routed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_a_gpu_whose_processes_may_not_be_listed_is_worth_a_note(monkeypatch: py
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, Finding]:
+    monkeypatch.setenv("HOME", str(folder / "home"))
     monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
     patient = Patient(good("lab", ""), choose_contract("cpu"), "cache-1")
     findings = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, folder))
@@ -178,6 +180,21 @@ def test_a_missing_node_comes_with_the_line_that_starts_it(monkeypatch: pytest.M
     )
     found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))
     assert "ray start --address=a:6379" in found["cluster"].hint
+
+
+def test_on_the_head_the_file_that_ray_up_left_says_which_nodes_are_due(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A lab there has no cluster.yaml, or a clone's, as shipped."""
+    (tmp_path / "home").mkdir()
+    due = {"provider": {"type": "local", "head_ip": "a", "worker_ips": ["b", "c"]}}
+    (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
+    for shipped in (False, True):
+        if shipped:
+            shutil.copy(Path(__file__).resolve().parents[2] / "cluster.yaml", tmp_path)
+        found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(2)))
+        assert found["cluster"].grade is Grade.PROBLEM and "names 3 nodes" in found["cluster"].said
+        assert "monitor.out" in found["cluster"].hint, "workers are set up after `ray up` has returned"
 
 
 def test_the_shipped_cluster_file_is_left_alone_and_an_edited_one_is_checked(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ GOOD_START = (
     "~/arsched/.venv/bin/ray start --head --port=6379"
 )
 SHIPPED_LINE = (
-    "grep -q arsched/.venv ~/.bashrc || echo 'export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token' >> ~/.bashrc"
+    "grep -qs '^export PATH=~/arsched/.venv/bin' ~/.bashrc || "
+    r"printf '\nexport PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token\n' >> ~/.bashrc"
 )
 
 
@@ -166,7 +167,7 @@ def use_a_cloud(settings: Settings) -> None:
         (leave_a_quote_open, "head_start_ray_commands: the shell could not read this line (No closing quotation)"),
         (
             on_path(),
-            "add to setup_commands: grep -q arsched/.venv/bin ~/.bashrc || echo 'export PATH=~/arsched/.venv/bin",
+            f"add to setup_commands: {SHIPPED_LINE}",
         ),
         (on_path("export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token"), "no setup command puts"),
         (on_path("echo 'export PATH=~/arsched/.venv/bin:$PATH' >> ~/.bashrc"), "together with RAY_AUTH_MODE=token"),
@@ -215,8 +216,11 @@ def test_a_cluster_without_a_token_needs_none_in_its_shells(settings: Settings, 
     assert problems_of(settings, tmp_path) == ()
 
 
-def test_the_shipped_line_puts_ray_on_the_path_of_the_shells_ray_opens(tmp_path: Path) -> None:
-    """Once, however often `ray up` is called."""
+@pytest.mark.parametrize("before", [None, "", "alias a='b'", "# arsched/.venv\n", "if true; then :; fi"])
+def test_the_shipped_line_puts_ray_on_the_path_of_the_shells_ray_opens(tmp_path: Path, before: str | None) -> None:
+    """Once, however often `ray up` is called, and on a line of its own."""
+    if before is not None:
+        (tmp_path / ".bashrc").write_text(before)
     program = tmp_path / "arsched" / ".venv" / "bin" / "ray"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\necho "$0 $1 $RAY_AUTH_MODE"\n')
@@ -225,7 +229,9 @@ def test_the_shipped_line_puts_ray_on_the_path_of_the_shells_ray_opens(tmp_path:
     for command in (*lines, *lines, "ray stop"):
         said = as_ray_runs_it(command, tmp_path)
     assert said == f"{program} stop token\n"
-    assert (tmp_path / ".bashrc").read_text().count("arsched/.venv") == 1
+    lines = (tmp_path / ".bashrc").read_text().splitlines()
+    assert [line for line in lines if line][:-1] == (before or "").splitlines()
+    assert lines[-1] == "export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token"
 
 
 def as_ray_runs_it(command: str, home: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scheduler.adapters.cluster_config import read_cluster_config
+from scheduler.adapters.cluster_config import ClusterConfig, read_cluster_config
 from scheduler.adapters.gpu import GpuUnavailable, compute_processes
 from scheduler.adapters.gpu_node import UNSEEN_PROCESSES
 from scheduler.adapters.machine import Machine, read_machine
@@ -17,6 +17,11 @@ from scheduler.domain.errors import ArschedError
 from scheduler.domain.slot import Slot
 
 CLUSTER_FILE = "cluster.yaml"
+BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"  # what `ray up` leaves of cluster.yaml in the head's home
+MONITOR_HINT = (
+    "`ray up` is back minutes before the workers are set up; how far they are: "
+    "tail -f /tmp/ray/session_latest/logs/monitor.out; else log in on a missing one and look what this says: "
+)
 
 
 def check_this_machine(device: str) -> Iterator[Finding]:
@@ -73,19 +78,26 @@ def check_cluster_file(folder: Path) -> Iterator[Finding]:
 def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> Finding:
     nodes = {slot.node for slot in slots}
     said = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {len(slots)} slots"
-    path = folder / CLUSTER_FILE
-    if not path.is_file():
-        return good("cluster", said)
     try:
-        config = read_cluster_config(path)
+        config = _config_of_the_cluster(folder)
     except ArschedError as error:
         return from_error("cluster", error)
-    wanted = len(config.addresses)
-    if config.is_example or len(nodes) >= wanted:
+    if config is None or len(nodes) >= len(config.addresses):
         return good("cluster", said)
     command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
-    hint = f"log in on a missing one and look what this says: {command}"
-    return problem("cluster", f"{said}; {CLUSTER_FILE} names {wanted} nodes", hint)
+    missing = f"{said}; {config.path.name} names {len(config.addresses)} nodes"
+    return problem("cluster", missing, MONITOR_HINT + command)
+
+
+def _config_of_the_cluster(folder: Path) -> ClusterConfig | None:
+    """The folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; None without either.
+
+    Raises UsageProblem.
+    """
+    for path in (folder / CLUSTER_FILE, Path.home() / BOOTSTRAP_FILE):
+        if path.is_file() and not (config := read_cluster_config(path)).is_example:
+            return config
+    return None
 
 
 def _check_slot(slot: Slot, patient: Patient) -> Finding:
