@@ -246,28 +246,36 @@ def _evaluation_cost(run: Values, log: str, contract: Contract, exchange: str | 
 
 
 def probes(plan: Plan) -> None:
-    """The loader alone, and every attention kernel in the real model; the first one again with a warm cache."""
+    """The loader alone, the trial that `prepare` makes, and each kernel it found in the real model, one warm, too."""
     contract, _ = prepared_or_random(contract_of(plan, "ours", seconds=60, val_rows=1024))
     train, path = str(candidate(plan, "train.py", contract.train_constants)), str(written(plan, contract))
-    kernels = ("sdpa",) if plan.smoke else ("flex", "fa2", "fa3")
     this = str(Path(__file__).resolve())
-    trial = ["-m", "harness.gpu_probe", "--contract", path, "--again"]
-    asked = [] if plan.smoke else [("harness.gpu_probe", trial, "gpu_probe")]
-    asked += [(kernel, [this, "model", train, kernel], kernel) for kernel in kernels]
-    asked += [(f"{kernels[0]}, warm", [this, "model", train, kernels[0]], kernels[0])]
-    asked += [("loader", [this, "loader", train], "loader")]
-    answered = 0
-    for name, command, caches in asked:
-        began, folder = time.monotonic(), str(plan.path("probe-caches", caches))
-        cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
-        try:
-            said = child(command, ARSCHED_CONTRACT=path, **cache)
-            plan.answer(name, json.loads(said.strip().splitlines()[-1]), began)
-            answered += 1
-        except (ChildFailed, ValueError, IndexError) as problem:
-            plan.error(f"{name}: {problem}", began=began)
-    if not answered:
+    answered = [_ask(plan, "loader", [this, "loader", train], "loader", path)]
+    kernels = ["sdpa"]
+    if not plan.smoke:
+        trial = _ask(plan, "trial", ["-m", "harness.gpu_probe", "--contract", path, "--again"], "trial", path)
+        records = (trial or {}).get("gpus") or [{"attention_ms": {"flex": None, "fa2": None}}]
+        kernels = sorted({*records[0]["attention_ms"]} - {"sdpa"}, key=lambda name: name != "flex")
+        answered.append(trial)
+    for kernel in kernels:
+        answered.append(_ask(plan, kernel, [this, "model", train, kernel], kernel, path))
+        if kernel == kernels[0]:
+            answered.append(_ask(plan, f"{kernel}, warm", [this, "model", train, kernel], kernel, path))
+    if not any(answered):
         sys.exit(SAID_SO)
+
+
+def _ask(plan: Plan, name: str, command: list[str], caches: str, contract_path: str) -> Values | None:
+    """The last line of a child, which is its answer; None, and an error in the file, where there is none."""
+    began, folder = time.monotonic(), str(plan.path("probe-caches", caches))
+    cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+    try:
+        said: Values = json.loads(child(command, ARSCHED_CONTRACT=contract_path, **cache).strip().splitlines()[-1])
+    except (ChildFailed, ValueError, IndexError) as problem:
+        plan.error(f"{name}: {problem}", began=began)
+        return None
+    plan.answer(name, said, began)
+    return said
 
 
 # Probes: each in a process of its own, with ARSCHED_CONTRACT set
