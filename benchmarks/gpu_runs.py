@@ -225,20 +225,20 @@ def judge(plan: Plan, name: str, contract: Contract, train: Path, *options: str)
 
 def run_values(result: Values, log: str, contract: Contract) -> Values:
     """What a run showed; where train.py reported nothing to the judge, as upstream's does not, what its log says."""
-    told = dict(re.findall(r"^(\w+): +(\S+)$", log.rpartition("---\n")[2], re.MULTILINE))
+    summary = dict(re.findall(r"^(\w+): +(\S+)$", log.rpartition("---\n")[2], re.MULTILINE))
     times = sorted(float(ms) for ms in re.findall(r"dt: (\d+(?:\.\d+)?)ms", log))
     step_ms = statistics.median(times) if times else None
     training, batch = result["training"] or {}, dict(contract.train_constants)["TOTAL_BATCH_SIZE"]
     rate = training.get("tokens_per_s") or (step_ms and 1000 * int(batch) / step_ms)
-    mfu = 100 * training["mfu"] if training.get("mfu") else told.get("mfu_percent")
+    mfu = 100 * training["mfu"] if training.get("mfu") else summary.get("mfu_percent")
     copied = ("status", "reason", "val_bpb", "val_bpb_upstream", "attention", "containment", "peak_memory_mb")
     return {name: result[name] for name in copied} | {
         "exchange": result.get("exchange"),
         "phases_s": result["phases_s"],
         "wall_s": result["wall_s"],
         "train_wall_s": result["budget"]["train_wall_s"],
-        "steps": training.get("steps") or (told.get("num_steps") and int(told["num_steps"])),
-        "tokens": training.get("tokens") or (told.get("total_tokens_M") and 1e6 * float(told["total_tokens_M"])),
+        "steps": training.get("steps") or (summary.get("num_steps") and int(summary["num_steps"])),
+        "tokens": training.get("tokens") or (summary.get("total_tokens_M") and 1e6 * float(summary["total_tokens_M"])),
         "tokens_per_s": rate,
         "mfu_percent": mfu and float(mfu),
         "step_ms": step_ms,

@@ -1,8 +1,7 @@
 """What every way of sharing device memory stands on: calling CUDA's libraries through ctypes, tensors over an address.
 
-Covers: errors by CUDA's own names, float32 logits at an address as a torch tensor,
-page-locked host memory. Not covered: how another process
-reaches the memory (harness.cuda_ipc, harness.cuda_fd), and who writes when.
+Covers: errors by CUDA's own names, float32 logits at an address as a torch tensor, page-locked host memory. Not
+covered: how another process reaches the memory (harness.cuda_ipc, harness.cuda_fd), and who writes when.
 """
 
 from __future__ import annotations

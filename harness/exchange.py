@@ -1,8 +1,8 @@
 """The shape of the memory that judge and candidate share in an evaluation; both compute it from the same numbers.
 
 Layout: token rows uint16 [forward_rows, T], padded to a page; then either float32 logits [slice_rows, T, V] or, when
-the logits live on the device, room for the 64 bytes of a CUDA IPC handle. Covers sizes, views and the
-names of the ways. Not covered: who writes when.
+the logits live on the device, room for the 64 bytes of a CUDA IPC handle. Covers sizes, views and the names of the
+ways. Not covered: who writes when.
 """
 
 from __future__ import annotations

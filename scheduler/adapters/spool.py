@@ -56,10 +56,6 @@ class Spool:
     attempt: int
 
     @property
-    def order_path(self) -> Path:
-        return self.directory / "order.json"
-
-    @property
     def train_path(self) -> Path:
         return self.directory / "train.py"
 

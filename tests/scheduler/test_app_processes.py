@@ -99,15 +99,20 @@ class Lab:
         wait_until(lambda: not self.judges())
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
+def watched_lab(folder: Path) -> Iterator[Lab]:
+    """A lab; whatever was started in it is dead afterwards."""
+    made = Lab(folder)
     yield made
     for process in made.started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     wait_until(lambda: not made.judges())
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    yield from watched_lab(tmp_path)
 
 
 def some_candidates(lab: Lab, count: int = 4) -> list[str]:

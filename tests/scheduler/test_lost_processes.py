@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +14,7 @@ import pytest
 
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.pool_contract import wait_until
-from tests.scheduler.test_app_processes import Lab, wait_for_line
+from tests.scheduler.test_app_processes import Lab, wait_for_line, watched_lab
 from tests.scheduler.test_search_processes import BUDGET, IDEAS
 
 pytestmark = pytest.mark.slow
@@ -24,13 +23,7 @@ NOTICED_S = 20.0  # a second or two, on a machine that is busy with other things
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    wait_until(lambda: not made.judges())
+    yield from watched_lab(tmp_path)
 
 
 def clean(lab: Lab) -> None:

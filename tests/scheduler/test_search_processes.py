@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sys
@@ -20,7 +19,7 @@ from scheduler.domain.search import SearchState
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.pool_contract import wait_until
-from tests.scheduler.test_app_processes import Lab, some_candidates, wait_for_line
+from tests.scheduler.test_app_processes import Lab, some_candidates, wait_for_line, watched_lab
 
 pytestmark = pytest.mark.slow
 LINES = f"{sys.executable} -S {Path(__file__).resolve().parent / 'lines_proposer.py'}"
@@ -30,13 +29,7 @@ IDEAS = ("--proposer", "lines", "--option", f"lines.command={LINES}")
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    wait_until(lambda: not made.judges())
+    yield from watched_lab(tmp_path)
 
 
 def check_all_is_over_and_once(lab: Lab) -> list[Run]:
