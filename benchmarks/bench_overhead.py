@@ -26,10 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
-from scheduler.adapters.judge_process import Commands
-from scheduler.adapters.ray_pool import RayPool
-from scheduler.adapters.slot_actor import NodeSettings
 from scheduler.domain.slot import Done, RunOrder
+from scheduler.node.actor import NodeSettings
+from scheduler.node.judge_process import Commands
+from scheduler.ray.pool import RayPool
 
 NOOP = (sys.executable, "-S", str(Path(__file__).with_name("noop_judge.py")))
 CONTRACT = json.dumps({"name": "noop", "device": "cpu"})

@@ -29,15 +29,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
-from scheduler.adapters.git import Repo
-from scheduler.adapters.ledger import Ledger
-from scheduler.adapters.memory_pool import Finishes, MemoryPool, Outcome, VirtualClock
-from scheduler.app.live import Live
-from scheduler.app.paths import LabPaths
-from scheduler.app.queue.means import Means, Pace
-from scheduler.app.queue.pools import Joined
-from scheduler.app.search.run import SearchEnding, run_search
-from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.lab import Lab
@@ -45,7 +36,16 @@ from scheduler.domain.proposal import Answer, Ask, Proposed
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
 from scheduler.domain.slot import RunOrder
+from scheduler.git import Repo
+from scheduler.ledger import Ledger
+from scheduler.live import Live
+from scheduler.paths import LabPaths
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.queue.means import Means, Pace
+from scheduler.queue.pools import Joined
+from scheduler.search.run import SearchEnding, run_search
+from scheduler.workspace import Workspace
+from tests.scheduler.memory_pool import Finishes, MemoryPool, Outcome, VirtualClock
 
 TAG, RUN_S, SHAPE, SIGMA, FIRST_BPB = "night", 330.0, 0.7, 0.001, 1.0
 CEILING = 3600 / RUN_S  # runs per slot-hour

@@ -29,6 +29,11 @@ NOT_ON_A_NODE = {
 }
 
 
+PURE = ("scheduler.domain", "scheduler.policy")
+# One package per outside thing: SQLite, git, a node's processes, Ray, commands that have ideas.
+ADAPTERS = ("scheduler.ledger", "scheduler.git", "scheduler.node", "scheduler.ray", "scheduler.proposers")
+
+
 @dataclass(frozen=True)
 class Import:
     """`module` imports `target`; `lazy` when the statement sits inside a function."""
@@ -90,7 +95,8 @@ def harness_knows_the_scheduler(i: Import) -> bool:
 
 
 def scheduler_reaches_past_the_contract(i: Import) -> bool:
-    door = inside(i.target, "harness.contract") and inside(i.module, "scheduler.app")
+    door = inside(i.target, "harness.contract") and not inside(i.module, *PURE, *ADAPTERS)
+    door |= inside(i.target, "harness.files") and not inside(i.module, *PURE)
     return inside(i.module, "scheduler") and i.top == "harness" and not door
 
 
@@ -109,7 +115,7 @@ def policy_touches_the_world(i: Import) -> bool:
 
 
 def second_module_imports_ray(i: Import) -> bool:
-    return i.top == "ray" and i.module != "scheduler.adapters.ray_pool"
+    return i.top == "ray" and i.module != "scheduler.ray.pool"
 
 
 def ray_is_imported_eagerly(i: Import) -> bool:
@@ -117,26 +123,23 @@ def ray_is_imported_eagerly(i: Import) -> bool:
 
 
 def sqlite_outside_the_ledger(i: Import) -> bool:
-    return i.top == "sqlite3" and not inside(i.module, "scheduler.adapters.ledger")
+    return i.top == "sqlite3" and not inside(i.module, "scheduler.ledger")
 
 
 def git_outside_its_adapter(i: Import) -> bool:
-    return i.top == "git" and not inside(i.module, "scheduler.adapters.git")
+    return i.top == "git" and not inside(i.module, "scheduler.git")
 
 
 def adapters_look_upwards(i: Import) -> bool:
     # Proposers write candidates, so they need the pure tools that read and rewrite one.
-    above = (
-        ["scheduler.app"] if inside(i.module, "scheduler.adapters.proposers") else ["scheduler.app", "scheduler.policy"]
-    )
-    return inside(i.module, "scheduler.adapters") and inside(i.target, *above)
+    tools = ["scheduler.policy"] if inside(i.module, "scheduler.proposers") else []
+    allowed = inside(i.target, "scheduler.domain", "scheduler.files", *ADAPTERS, *tools) or i.target == "scheduler"
+    return inside(i.module, *ADAPTERS) and i.top == "scheduler" and not allowed
 
 
 def reading_side_acts(i: Import) -> bool:
-    reads = inside(i.module, "scheduler.app.views", "scheduler.app.screens", "scheduler.app.report")
-    return reads and inside(
-        i.target, "scheduler.app.queue.loop", "scheduler.adapters.ray_pool", "scheduler.adapters.node"
-    )
+    reads = inside(i.module, "scheduler.views", "scheduler.screens", "scheduler.report")
+    return reads and inside(i.target, "scheduler.queue.loop", "scheduler.ray.pool", "scheduler.node.supervisor")
 
 
 def judging_needs_more_than_numpy_and_torch(i: Import) -> bool:
@@ -150,7 +153,7 @@ def train_py_knows_the_lab(i: Import) -> bool:
 
 RULES = [
     (harness_knows_the_scheduler, "harness.judge", "from scheduler.domain import run"),
-    (scheduler_reaches_past_the_contract, "scheduler.app.queue.loop", "import harness.cache"),
+    (scheduler_reaches_past_the_contract, "scheduler.queue.loop", "import harness.cache"),
     (scheduler_reaches_past_the_contract, "scheduler.policy.gates", "from harness.contract import Contract"),
     (domain_leaves_the_standard_library, "scheduler.domain.run", "import numpy"),
     (domain_leaves_the_standard_library, "scheduler.domain.run", "import subprocess"),
@@ -158,14 +161,14 @@ RULES = [
     (policy_touches_the_world, "scheduler.policy.gates", "from pathlib import Path"),
     (policy_touches_the_world, "scheduler.policy.gates", "def f():\n    import ray"),
     (policy_touches_the_world, "scheduler.policy.claim", "import scipy"),
-    (second_module_imports_ray, "scheduler.app.queue.loop", "def f():\n    import ray"),
-    (ray_is_imported_eagerly, "scheduler.adapters.ray_pool", "import ray"),
-    (sqlite_outside_the_ledger, "scheduler.app.queue.loop", "import sqlite3"),
-    (git_outside_its_adapter, "scheduler.app.queue.loop", "from git import Repo"),
-    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.app.queue import loop"),
-    (adapters_look_upwards, "scheduler.adapters.node", "from scheduler.policy import constants"),
-    (adapters_look_upwards, "scheduler.adapters.proposers.tpe", "from scheduler.app.queue import loop"),
-    (reading_side_acts, "scheduler.app.views.status", "from scheduler.app.queue.loop import Loop"),
+    (second_module_imports_ray, "scheduler.queue.loop", "def f():\n    import ray"),
+    (ray_is_imported_eagerly, "scheduler.ray.pool", "import ray"),
+    (sqlite_outside_the_ledger, "scheduler.queue.loop", "import sqlite3"),
+    (git_outside_its_adapter, "scheduler.queue.loop", "from git import Repo"),
+    (adapters_look_upwards, "scheduler.node.supervisor", "from scheduler.queue import loop"),
+    (adapters_look_upwards, "scheduler.node.supervisor", "from scheduler.policy import constants"),
+    (adapters_look_upwards, "scheduler.proposers.tpe", "from scheduler.queue import loop"),
+    (reading_side_acts, "scheduler.views.status", "from scheduler.queue.loop import Loop"),
     (judging_needs_more_than_numpy_and_torch, "harness.session", "import yaml"),
     (train_py_knows_the_lab, "train", "import ray"),
 ]
@@ -185,7 +188,7 @@ def test_the_rule_sees_a_breach(rule, module: str, source: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import harness, harness.contract", "import scheduler.app.cli.main", "import scheduler.app.cli.status"],
+    ["import harness, harness.contract", "import scheduler.cli.main", "import scheduler.cli.status"],
 )
 def test_a_cheap_command_imports_nothing_heavy(statement: str) -> None:
     probe = f"{statement}; import sys; print([m for m in ('ray', 'torch', 'numpy', 'matplotlib') if m in sys.modules])"

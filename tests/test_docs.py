@@ -17,12 +17,12 @@ from pathlib import Path
 import click
 import pytest
 
-from scheduler.adapters.proposers import registry
-from scheduler.adapters.proposers.lines.wire import read_answer, read_line, spell_ask
-from scheduler.adapters.proposers.setup import ProposerSetup
-from scheduler.app.cli.main import main
+from scheduler.cli.main import main
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Trial, Trouble
 from scheduler.domain.search import ProposerChoice
+from scheduler.proposers import registry
+from scheduler.proposers.lines.wire import read_answer, read_line, spell_ask
+from scheduler.proposers.setup import ProposerSetup
 from tests.walk.manual import keys
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,9 +26,9 @@ from harness.cache import (
     sha256_of,
 )
 from harness.contract import Contract, is_shipped
+from harness.files import remove_tree, sync_folder, write_atomic
 from harness.gpu_probe import probe_gpus
 from harness.prepare.corpus import corpus_shards
-from harness.prepare.files import remove_tree, sync_folder, write_text
 from harness.prepare.kernel import fetch_kernel
 from harness.prepare.locks import held
 from harness.prepare.manifest import recipe_digest, versions, write_manifest
@@ -122,7 +122,7 @@ class Build:
         if self.folder.exists() and not (path.is_file() and path.read_text(encoding="utf-8") == state):
             remove_tree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, state)
+        write_atomic(path, state)
 
     def _fill(self, fresh: Path) -> None:
         shards = corpus_shards(self.contract, self.folder / "shards", self.brought, self.progress)
@@ -135,8 +135,8 @@ class Build:
                 epochs = fresh / "train" / "epochs.i32" if split == "train" else None
                 rows = rows_of(self.contract, split)
                 write_rows(self.contract, places, rows, fresh / _ROWS_FILES[split], epochs, self.progress)
-        write_text(fresh / "tokenizer.json", tokenizer.to_json())
-        write_text(fresh / CONTRACT_NAME, self.contract.to_json())
+        write_atomic(fresh / "tokenizer.json", tokenizer.to_json())
+        write_atomic(fresh / CONTRACT_NAME, self.contract.to_json())
         np.save(fresh / "token_bytes.npy", true_token_bytes(tokenizer))
         np.save(fresh / "token_bytes_upstream.npy", upstream_token_bytes(tokenizer))
         with self.progress.stage("checksums"):
@@ -148,7 +148,7 @@ class Build:
             with self.progress.stage("tokenizer"):
                 tokenizer = train_apart(self.contract, train_shards, self.progress.show)
                 self.progress.show(f"{tokenizer.get_vocab_size()} tokens")
-                write_text(path, tokenizer.to_json())
+                write_atomic(path, tokenizer.to_json())
         return Tokenizer.from_file(path)
 
     def _tokenise(self, tokenizer: Tokenizer, shards: tuple[Shard, ...]) -> ShardTokeniser:
@@ -179,4 +179,4 @@ def _leave_contract(contract: Contract) -> None:
     if is_shipped(contract):
         path = prepared_contract_path(contract.name)
         if not (path.is_file() and path.read_text(encoding="utf-8") == contract.to_json()):
-            write_text(path, contract.to_json())
+            write_atomic(path, contract.to_json())

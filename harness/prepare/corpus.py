@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.contract import Contract
-from harness.prepare.files import whole_folder
+from harness.files import whole_folder
 from harness.prepare.folder_sources import folder_works
 from harness.prepare.hub import hub_shards
 from harness.prepare.progress import Progress

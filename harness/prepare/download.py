@@ -22,7 +22,7 @@ import requests
 import urllib3
 
 from harness.cache import sha256_of
-from harness.prepare.files import PARTIAL_SUFFIX
+from harness.files import PARTIAL_SUFFIX
 
 _CHUNK_BYTES = 1 << 16
 _NOT_FOR_US = {401: "access denied", 403: "access denied", 404: "not found", 410: "gone", 451: "withheld"}

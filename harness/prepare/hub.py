@@ -15,9 +15,9 @@ from pathlib import Path
 
 from harness.cache import cache_root
 from harness.contract import Corpus
+from harness.files import PARTIAL_SUFFIX
 from harness.prepare.download import Download, DownloadFailed, Patience
 from harness.prepare.errors import PrepareError
-from harness.prepare.files import PARTIAL_SUFFIX
 from harness.prepare.locks import held
 from harness.prepare.progress import Progress, size
 from harness.prepare.shards import Shard, Split, readable

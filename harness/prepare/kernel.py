@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness.cache import KERNEL_NOTE_NAME, kernel_directory
-from harness.prepare.files import remove_tree, whole_folder, write_text
+from harness.files import remove_tree, whole_folder, write_atomic
 from harness.prepare.locks import held
 from harness.prepare.progress import Progress
 from harness.prepare.side_by_side import interruptible
@@ -61,7 +61,7 @@ def _install(place: Path) -> None:
         shutil.copytree(variant, fresh, dirs_exist_ok=True, copy_function=_link_or_copy)
     fetched_for = sorted({*_fetched_for(place), _torch_version()})
     note = {"repository": REPOSITORY, "version": VERSION, "variant": variant.name, "torch": fetched_for}
-    write_text(place / KERNEL_NOTE_NAME, json.dumps(note, indent=1) + "\n")
+    write_atomic(place / KERNEL_NOTE_NAME, json.dumps(note, indent=1) + "\n")
 
 
 def _link_or_copy(source: str, target: str) -> None:

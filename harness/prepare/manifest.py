@@ -16,7 +16,7 @@ from pathlib import Path
 import harness
 from harness.cache import FORMAT, MANIFEST_NAME, FileEntry, data_digest, sha256_of
 from harness.contract import Contract
-from harness.prepare.files import write_text
+from harness.files import write_atomic
 from harness.prepare.progress import Progress
 from harness.prepare.row_files import rows_of
 from harness.prepare.shards import SPLITS
@@ -60,6 +60,6 @@ def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, obje
         "corpus": {"kind": contract.corpus.kind, "root": contract.corpus.root, "shards": shards},
         "versions": versions(),
     }
-    write_text(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     (folder / MANIFEST_NAME).chmod(_READ_ONLY)
     return data_digest(files)

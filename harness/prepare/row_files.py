@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from harness.contract import Contract
+from harness.files import whole_file
 from harness.packing import Plan, TokenStore, gather_rows, plan_rows
 from harness.prepare.errors import PrepareError
-from harness.prepare.files import whole_file
 from harness.prepare.progress import Progress, count, size
 from harness.prepare.shards import Split
 from harness.prepare.tokenising import TokenFolder, open_store

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.files import whole_folder
 from harness.packing import TokenStore
-from harness.prepare.files import whole_folder
 from harness.prepare.progress import Progress, count
 from harness.prepare.shards import Shard, read_refills
 from harness.prepare.side_by_side import side_by_side

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.cache import CONTRACT_NAME, MANIFEST_NAME, cache_root
 from harness.contract import Contract
-from harness.prepare.files import remove_tree, write_text
+from harness.files import remove_tree, write_atomic
 from harness.prepare.manifest import recipe_digest, write_manifest
 from harness.prepare.progress import Progress
 
@@ -21,7 +21,7 @@ def link_twin(contract: Contract, fresh: Path, progress: Progress) -> bool:
     for folder, manifest in _twins(recipe_digest(contract)):
         with progress.stage(f"linking the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
             _link(folder, manifest, fresh)
-            write_text(fresh / CONTRACT_NAME, contract.to_json())
+            write_atomic(fresh / CONTRACT_NAME, contract.to_json())
             if write_manifest(fresh, contract, manifest["corpus"]["shards"], progress) == manifest["digest"]:
                 return True
         remove_tree(fresh)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ray_pool import RayPool
-from scheduler.adapters.slot_actor import NodeSettings
+from scheduler.node.actor import NodeSettings
+from scheduler.ray.pool import RayPool
 from tests.ray.ray_head import RayHead, start_head
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.supervisor_pool import FAKES

@@ -12,9 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.adapters.ray_pool import RayPool
-from scheduler.adapters.slot_actor import NodeSettings
 from scheduler.domain.errors import PoolProblem
+from scheduler.node.actor import NodeSettings
+from scheduler.ray.pool import RayPool
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.supervisor_pool import FAKES, fake_order
 

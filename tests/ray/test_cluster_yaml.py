@@ -17,7 +17,7 @@ import yaml
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 
-from scheduler.adapters.cluster_config import KNOWN_KEYS, read_cluster_config
+from scheduler.ray.cluster_config import KNOWN_KEYS, read_cluster_config
 
 ROOT = Path(__file__).resolve().parents[2]
 Settings = dict[str, Any]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 ROADS = {"embedded": "", "join": "127.0.0.1:1"}
 PROBE = f"""
 import json, sys
-from scheduler.adapters import ray_pool
+from scheduler.ray import pool as ray_pool
 def show(ray, *rest):
     print(json.dumps(ray._private.worker._maybe_modify_runtime_env(None, False)))
     sys.exit(0)

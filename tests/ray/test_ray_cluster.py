@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ray_pool import RayPool, contract_device
-from scheduler.adapters.slot_actor import NodeSettings
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
+from scheduler.node.actor import NodeSettings
+from scheduler.ray.pool import RayPool, contract_device
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import RayNodeProcess, free_port, start_node
 from tests.ray.test_ray_deaths import judge_pid, start_driver, wait_for_event

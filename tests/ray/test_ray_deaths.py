@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ray_pool import RayPool
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.result import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost
+from scheduler.ray.pool import RayPool
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import is_running
 from tests.ray.test_ray_pool import RayLab
@@ -137,8 +137,8 @@ def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_
     wait_for(lab, "r0001", Busy)
     judge = judge_pid(cluster, lab.lab_id, "r0001.1")
     lab.pool.close(stop_runs=False)
-    monkeypatch.setattr("scheduler.adapters.slot_hands.code_digest", lambda: "0123456789ab")
-    monkeypatch.setattr("scheduler.adapters.slot_hands.RETIRE_EVERY_S", 0.2)
+    monkeypatch.setattr("scheduler.ray.slot_hands.code_digest", lambda: "0123456789ab")
+    monkeypatch.setattr("scheduler.ray.slot_hands.RETIRE_EVERY_S", 0.2)
     lab.pool = RayPool.connect(
         cluster.head.address, None, CONTRACT_JSON, lab.lab_id, settings=cluster.settings, placement_s=5.0
     )

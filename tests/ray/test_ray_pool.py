@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ray_pool import RayPool
 from scheduler.domain.slot import RunOrder
+from scheduler.ray.pool import RayPool
 from tests.ray.conftest import TestCluster
 from tests.scheduler.pool_contract import PoolContract
 from tests.scheduler.supervisor_pool import fake_order

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from scheduler.adapters.judge_process import Commands
-from scheduler.adapters.ray_pool import RayPool
-from scheduler.app.cli.main import main
+from scheduler.cli.main import main
+from scheduler.node.judge_process import Commands
+from scheduler.ray.pool import RayPool
 from tests.scheduler import arsched_without_ray
 
 JUDGE = (sys.executable, "-S", str(Path(__file__).resolve().parent / "landscape_judge.py"))

@@ -9,13 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-from scheduler.adapters.judge_process import Commands
-from scheduler.adapters.machine import Machine
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.adapters.ray_pool import RayPool
-from scheduler.adapters.slot_layout import lay_out
-from scheduler.app.cli.main import main
+from scheduler.cli.main import main
 from scheduler.domain.slot import Report, RunOrder, Slot
+from scheduler.node.judge_process import Commands
+from scheduler.node.machine import Machine
+from scheduler.node.slot_layout import lay_out
+from scheduler.node.supervisor import SlotSupervisor
+from scheduler.ray.pool import RayPool
 
 JUDGE = (sys.executable, "-S", str(Path(__file__).resolve().parent / "source_judge.py"))
 MACHINE = Machine("boot-1", "test processor", tuple(sorted(os.sched_getaffinity(0))) * 2, 2)

@@ -12,24 +12,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.adapters.git import Repo
-from scheduler.adapters.ledger import Ledger
-from scheduler.adapters.memory_pool import Finishes, Hangs, MemoryPool, Outcome, Vanishes, VirtualClock
-from scheduler.app.actions.submit import Order, Submission, submit
-from scheduler.app.live import Live
-from scheduler.app.paths import LabPaths
-from scheduler.app.queue.drive import run_queue
-from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.means import Means, Pace, Patience
-from scheduler.app.queue.pools import Joined
-from scheduler.app.workspace import Workspace
+from scheduler.actions.submit import Order, Submission, submit
 from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder, Slot
+from scheduler.git import Repo
+from scheduler.ledger import Ledger
+from scheduler.live import Live
+from scheduler.paths import LabPaths
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.queue.drive import run_queue
+from scheduler.queue.ending import Ending
+from scheduler.queue.means import Means, Pace, Patience
+from scheduler.queue.pools import Joined
+from scheduler.workspace import Workspace
 from tests.scheduler.git_kit import make_repository
 from tests.scheduler.ledger_kit import make_lab
+from tests.scheduler.memory_pool import Finishes, Hangs, MemoryPool, Outcome, Vanishes, VirtualClock
 
 BASELINE = "SCORE = 1.9\n"
 RUN_S = 20.0

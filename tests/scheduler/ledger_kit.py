@@ -10,7 +10,6 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.decision import PRESETS, Effect, GateSettings, Noise
 from scheduler.domain.lab import Lab
@@ -18,6 +17,7 @@ from scheduler.domain.merge import Assembled
 from scheduler.domain.result import Result, parse_result
 from scheduler.domain.run import Run, RunKind
 from scheduler.domain.slot import Slot
+from scheduler.ledger import Ledger
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SCHEMA_1, SCHEMA_2 = FIXTURES / "ledger_schema_1.sql", FIXTURES / "ledger_schema_2.sql"

@@ -13,15 +13,15 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TextIO
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.adapters.ledger.db import Database
-from scheduler.adapters.ledger.migrations import migrate
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Promote, Replicate, Shelve
 from scheduler.domain.errors import CandidateRejected, LedgerProblem
 from scheduler.domain.merge import Assembled
 from scheduler.domain.result import infra_result
 from scheduler.domain.run import RunKind
+from scheduler.ledger import Ledger
+from scheduler.ledger.db import Database
+from scheduler.ledger.migrations import migrate
 from tests.scheduler.ledger_kit import NOISE, SLOT, add_candidate, effect, merged_program, ok, open_ledger, result_of
 
 INSTRUCTIONS = 10  # SQLite's, between two looks at whether to die

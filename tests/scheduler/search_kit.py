@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from scheduler.app.search.run import SearchEnding, run_search
 from scheduler.domain.claim import Claim
 from scheduler.domain.errors import ProposerProblem
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, Proposed, Proposer, Trouble
 from scheduler.domain.run import Finished, Run, RunKind
 from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
+from scheduler.search.run import SearchEnding, run_search
 from tests.scheduler.lab_kit import Night, as_the_source_says
 
 

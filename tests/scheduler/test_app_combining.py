@@ -8,12 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.memory_pool import Finishes, Outcome
-from scheduler.app.queue import deciding
-from scheduler.app.queue.combining import assemble
-from scheduler.app.queue.deciding import carry_out, decide_all, look
-from scheduler.app.queue.promotion import keep_refs
-from scheduler.app.workspace import Workspace
 from scheduler.domain.candidate import Candidate, CandidateState, Origin
 from scheduler.domain.decision import Combine, Promote
 from scheduler.domain.errors import LedgerProblem
@@ -23,9 +17,15 @@ from scheduler.domain.slot import RunOrder
 from scheduler.policy.fingerprint import fingerprint
 from scheduler.policy.gates import effect_of
 from scheduler.policy.noise import board_noise
+from scheduler.queue import deciding
+from scheduler.queue.combining import assemble
+from scheduler.queue.deciding import carry_out, decide_all, look
+from scheduler.queue.promotion import keep_refs
+from scheduler.workspace import Workspace
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import RUN_S, Night, constants
 from tests.scheduler.ledger_kit import broken_invariants, finish, ok
+from tests.scheduler.memory_pool import Finishes, Outcome
 
 KNOBS = 12
 PROGRAM = "".join(f"KNOB_{n} = 0  # the knob {n}\n" for n in range(KNOBS))
@@ -224,7 +224,7 @@ def test_a_crash_before_the_ledger_leaves_nothing_and_the_union_comes_once(
 def test_a_crash_before_the_ref_is_healed(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler.adapters.git.branches.keep_ref", crash)
+        patch.setattr("scheduler.git.branches.keep_ref", crash)
         with pytest.raises(Crash):
             combined(night, one, two)
     keep_refs(night.space)

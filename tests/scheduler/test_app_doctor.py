@@ -11,19 +11,19 @@ import pytest
 from click.testing import CliRunner
 
 from harness.contract import load_contract
-from scheduler.adapters.gpu import Gpu, GpuProcess
-from scheduler.adapters.machine import Machine
-from scheduler.adapters.memory_pool import MemoryPool, memory_slots
-from scheduler.app.actions.init import Wish, create_lab
-from scheduler.app.cli.main import main
-from scheduler.app.contracts import choose_contract
-from scheduler.app.doctor import machine, slots
-from scheduler.app.doctor.findings import Finding, Grade, good
-from scheduler.app.doctor.lab import Patient, check_cache, look_at_lab
-from scheduler.app.queue.pools import PoolOptions
+from scheduler.actions.init import Wish, create_lab
+from scheduler.cli.main import main
+from scheduler.contracts import choose_contract
+from scheduler.doctor import machine, slots
+from scheduler.doctor.findings import Finding, Grade, good
+from scheduler.doctor.lab import Patient, check_cache, look_at_lab
 from scheduler.domain.errors import PoolProblem
+from scheduler.node.gpu import Gpu, GpuProcess
+from scheduler.node.machine import Machine
+from scheduler.queue.pools import PoolOptions
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
+from tests.scheduler.memory_pool import MemoryPool, memory_slots
 
 GPU = Gpu(0, "GPU-1234", "Test GPU", "550.1")
 CPUS = Machine("boot", "Test CPU", (0, 1), 2)
@@ -117,7 +117,7 @@ def test_a_gpu_whose_processes_may_not_be_listed_is_worth_a_note(monkeypatch: py
 
 def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, Finding]:
     monkeypatch.setenv("HOME", str(folder / "home"))
-    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
+    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
     patient = Patient(good("lab", ""), choose_contract("cpu"), "cache-1")
     findings = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, folder))
     assert pool.closed
@@ -141,7 +141,7 @@ def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
 def test_the_notes_of_slots_are_said_and_that_nodes_know_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (slot,) = memory_slots(1, device="cuda")
     pool = MemoryPool([replace(slot, notes=("somebody holds memory of it",))])
-    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", lambda *_, **__: pool)
+    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
     patient = Patient(good("lab", ""), choose_contract("standard"), "cache-1")
     found = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path))
     of_slot = [(one.grade, one.said) for one in found if one.about == slot.id]
@@ -159,7 +159,7 @@ def test_a_cluster_that_cannot_be_joined_is_a_finding(monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> None:
         raise PoolProblem("no Ray cluster could be joined at here", "ray start --head")
 
-    monkeypatch.setattr("scheduler.adapters.ray_pool.RayPool.connect", refuse)
+    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", refuse)
     patient = Patient(good("lab", ""), choose_contract("cpu"))
     (finding,) = slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path)
     assert finding.grade is Grade.PROBLEM and finding.hint == "ray start --head"

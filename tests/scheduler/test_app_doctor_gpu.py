@@ -14,13 +14,13 @@ from click.testing import CliRunner
 
 from harness.contract import Contract, load_contract
 from harness.gpu_record import GpuRecord
-from scheduler.adapters.gpu import Driver, Gpu, GpuProcess, GpuState
-from scheduler.adapters.gpu_node import Lack
-from scheduler.adapters.machine import Machine
-from scheduler.app.cli.main import main
-from scheduler.app.contracts import ContractChoice
-from scheduler.app.doctor import examine, gpu_node, gpu_record, gpus, lab, machine, slots
-from scheduler.app.doctor.findings import Finding, Grade
+from scheduler.cli.main import main
+from scheduler.contracts import ContractChoice
+from scheduler.doctor import examine, gpu_node, gpu_record, gpus, lab, machine, slots
+from scheduler.doctor.findings import Finding, Grade
+from scheduler.node.gpu import Driver, Gpu, GpuProcess, GpuState
+from scheduler.node.gpu_node import Lack
+from scheduler.node.machine import Machine
 
 STANDARD = load_contract("standard")
 HURRIED = ContractChoice("standard", replace(STANDARD, limits=replace(STANDARD.limits, evaluation_s=180.0)))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Contract, load_contract
-from scheduler.adapters.ledger import Ledger
-from scheduler.app.actions import init
-from scheduler.app.actions.init import Wish, create_lab
-from scheduler.app.workspace import open_workspace
+from scheduler.actions import init
+from scheduler.actions.init import Wish, create_lab
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import ArschedError, CacheProblem, CandidateRejected, LabProblem, UsageProblem
+from scheduler.ledger import Ledger
+from scheduler.workspace import open_workspace
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot  # noqa: F401
 from tests.scheduler.lab_kit import Night

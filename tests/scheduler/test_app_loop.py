@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.memory_pool import Finishes, Outcome, memory_slots, scored
-from scheduler.app.actions.cancel import cancel
-from scheduler.app.queue.ending import Ending
+from scheduler.actions.cancel import cancel
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.result import Infra
 from scheduler.domain.run import Cancelled, Finished, Queued, RunKind, Running
 from scheduler.domain.slot import Busy, Done, Progress, RunOrder
+from scheduler.queue.ending import Ending
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE, RUN_S, Night, as_the_source_says
 from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.memory_pool import Finishes, Outcome, memory_slots, scored
 
 
 @pytest.fixture

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.app.actions import submit as submission
-from scheduler.app.actions.init import Wish, create_lab
-from scheduler.app.actions.submit import Order, submit
-from scheduler.app.live import Live, write_live
-from scheduler.app.queue.drive import run_queue
-from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.turn import Turn, exclusive
-from scheduler.app.queue.waiting import wait_for
-from scheduler.app.search import entering
-from scheduler.app.views.watch import Watcher
-from scheduler.app.workspace import Workspace, open_workspace
+from scheduler.actions import submit as submission
+from scheduler.actions.init import Wish, create_lab
+from scheduler.actions.submit import Order, submit
 from scheduler.domain.errors import ArschedError, LabProblem, LedgerProblem
 from scheduler.domain.run import Finished, RunKind, Running
+from scheduler.live import Live, write_live
+from scheduler.queue.drive import run_queue
+from scheduler.queue.ending import Ending
+from scheduler.queue.turn import Turn, exclusive
+from scheduler.queue.waiting import wait_for
+from scheduler.search import entering
+from scheduler.views.watch import Watcher
+from scheduler.workspace import Workspace, open_workspace
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import Night
 from tests.scheduler.ledger_kit import broken_invariants

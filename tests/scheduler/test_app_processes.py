@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.run import Finished
+from scheduler.ledger import Ledger
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.app.actions.promote import promote_by_hand
-from scheduler.app.queue.promotion import follow_ledger
+from scheduler.actions.promote import promote_by_hand
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, LedgerProblem, NotYet, UsageProblem
+from scheduler.queue.promotion import follow_ledger
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import Night
 from tests.scheduler.ledger_kit import broken_invariants
@@ -38,7 +38,7 @@ def test_a_crash_between_ledger_and_branch_is_healed_by_the_next_run(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler.app.queue.deciding.follow_ledger", crash)
+        patch.setattr("scheduler.queue.deciding.follow_ledger", crash)
         with pytest.raises(Crash):
             night.run()
     assert branch_at(night) == first and night.state("better") is CandidateState.BASELINE

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
-from scheduler.app.actions.new import new_worktree
-from scheduler.app.actions.submit import Order, Submission, submit
-from scheduler.app.queue.promotion import keep_refs
+from scheduler.actions.new import new_worktree
+from scheduler.actions.submit import Order, Submission, submit
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import CandidateRejected, GitProblem
 from scheduler.domain.run import RunKind
+from scheduler.git import Repo
+from scheduler.queue.promotion import keep_refs
 from tests.scheduler.git_kit import break_every_hook, git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE, Night
 from tests.scheduler.ledger_kit import broken_invariants

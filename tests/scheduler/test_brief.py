@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.app.brief import LONGEST_LINE, MOST_LINES, read_brief_facts, write_brief
-from scheduler.app.brief.quoting import listed, quote
+from scheduler.brief import LONGEST_LINE, MOST_LINES, read_brief_facts, write_brief
+from scheduler.brief.quoting import listed, quote
 from scheduler.domain.decision import Effect
 from scheduler.policy.dead_ends import why_dead, why_failed
 from scheduler.policy.themes import OTHER, THEMES, suggested_theme, theme_of

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.compile_seeds import COMPILED, MOST_SEEDS, CompileSeeds
-from scheduler.adapters.memory_pool import memory_slots
-from scheduler.adapters.node import SlotSupervisor
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.result import parse_result
 from scheduler.domain.slot import Done, RunOrder, compile_key
+from scheduler.node.compile_seeds import COMPILED, MOST_SEEDS, CompileSeeds
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import Night
+from tests.scheduler.memory_pool import memory_slots
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
 

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
-from scheduler.adapters.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
-from scheduler.app.cli.demo import look_around
-from scheduler.app.demo import steps as demo
-from scheduler.app.demo.edits import EDITS, second_round
-from scheduler.app.demo.kept_pool import kept_pool
-from scheduler.app.demo.place import COPIED, demo_place
-from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.interrupt import Interrupt
-from scheduler.app.queue.means import Means, Pace
-from scheduler.app.queue.pools import Joined
-from scheduler.app.workspace import Workspace
+from scheduler.cli.demo import look_around
+from scheduler.demo import steps as demo
+from scheduler.demo.edits import EDITS, second_round
+from scheduler.demo.kept_pool import kept_pool
+from scheduler.demo.place import COPIED, demo_place
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.slot import RunOrder
+from scheduler.git import Repo
 from scheduler.policy.constants import read_constants
 from scheduler.policy.fingerprint import fingerprint
+from scheduler.queue.ending import Ending
+from scheduler.queue.interrupt import Interrupt
+from scheduler.queue.means import Means, Pace
+from scheduler.queue.pools import Joined
+from scheduler.workspace import Workspace
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401 -- an autouse fixture
 from tests.scheduler.lab_kit import RecordingScreen, make_space
+from tests.scheduler.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRAIN = (CHECKOUT / "train.py").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
+from scheduler.git import Repo
 from tests.scheduler.git_kit import TRAIN, git, make_repository, no_configuration, snapshot
 
 __all__ = ["no_configuration"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
 from scheduler.domain.errors import GitProblem
+from scheduler.git import Repo
 from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot
 
 __all__ = ["no_configuration"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
-from scheduler.adapters.git.commits import compose
 from scheduler.domain.errors import GitProblem, LabProblem
+from scheduler.git import Repo
+from scheduler.git.commits import compose
 from tests.scheduler.git_kit import TRAIN, break_every_hook, git, make_repository, no_configuration, snapshot
 
 __all__ = ["no_configuration"]
@@ -93,9 +93,7 @@ def test_a_missing_git_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_git_missing_from_the_start_is_said(root: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from scheduler.adapters.git import Repo; Repo.open(Path(sys.argv[1]))"
-    )
+    script = "import sys; from pathlib import Path; from scheduler.git import Repo; Repo.open(Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", script, str(root)],
         env={"PATH": "/nowhere", "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.git import Repo
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
+from scheduler.git import Repo
 from tests.scheduler.git_kit import TRAIN, git, make_repository, no_configuration
 
 __all__ = ["no_configuration"]

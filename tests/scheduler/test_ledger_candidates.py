@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS, GateSettings
 from scheduler.domain.errors import CandidateRejected, LabProblem, LedgerProblem, UsageProblem
 from scheduler.domain.run import Cancelled, Finished, RunKind
+from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
     SLOT,
     add_candidate,

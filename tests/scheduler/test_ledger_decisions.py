@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from scipy.stats import norm
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import CandidateState, Standing
 from scheduler.domain.decision import (
     PRESETS,
@@ -27,6 +26,7 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.run import Cancelled, Queued, RunKind
+from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
     NOISE,
     add_candidate,

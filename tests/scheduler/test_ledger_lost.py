@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.adapters.ledger.presence import Header
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LedgerProblem
+from scheduler.ledger import Ledger
+from scheduler.ledger.presence import Header
 from tests.scheduler.ledger_kit import (
     SCHEMA_2,
     SLOT,

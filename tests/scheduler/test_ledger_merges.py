@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Promote, Replicate, Shelve
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.merge import Assembled, Merge
 from scheduler.domain.run import Cancelled, Queued, RunKind, Running
+from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
     NOISE,
     SLOT,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.adapters.ledger.db import Database
-from scheduler.adapters.ledger.migrations import MIGRATIONS, migrate
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import Promote, Shelve
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.result import Failed, Scored
 from scheduler.domain.run import Finished, Queued
+from scheduler.ledger import Ledger
+from scheduler.ledger.db import Database
+from scheduler.ledger.migrations import MIGRATIONS, migrate
 from tests.scheduler.ledger_kit import (
     NOISE,
     SCHEMA_1,

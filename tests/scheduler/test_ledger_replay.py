@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import Candidate, CandidateState, Standing
 from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Promote, Replicate, Shelve
 from scheduler.domain.lab import Board
 from scheduler.domain.merge import Merge
+from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
 from scheduler.policy.gates import judge_candidate
 from scheduler.policy.noise import board_noise

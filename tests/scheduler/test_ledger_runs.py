@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.errors import LedgerProblem, UsageProblem
 from scheduler.domain.result import Failed, Infra, Scored, infra_result
 from scheduler.domain.run import Cancelled, Finished, Queued, RunKind, Running
+from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
     SLOT,
     Clock,

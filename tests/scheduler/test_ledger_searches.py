@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import Origin
 from scheduler.domain.claim import Claim
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.proposal import Proposal, ProposalState, Trouble
 from scheduler.domain.run import RunKind
 from scheduler.domain.search import Budget, ProposerChoice, SearchSettings, SearchState
+from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import Clock, add_candidate, broken_invariants, make_lab, open_ledger, start_lab
 
 SETTINGS = SearchSettings(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.memory_pool import Outcome, failed
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder
@@ -23,6 +22,7 @@ from tests.scheduler.ledger_kit import (
     result_of,
     start_lab,
 )
+from tests.scheduler.memory_pool import Outcome, failed
 from tests.scheduler.search_kit import SearchLab, idea, settings
 
 

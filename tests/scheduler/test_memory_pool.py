@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.adapters.memory_pool import (
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.result import Failed, parse_result
+from scheduler.domain.slot import Busy, Done, Lost, RunOrder, Slot
+from tests.scheduler.memory_pool import (
     Finishes,
     Hangs,
     MemoryPool,
@@ -15,9 +18,6 @@ from scheduler.adapters.memory_pool import (
     memory_slots,
     scored,
 )
-from scheduler.domain.errors import PoolProblem
-from scheduler.domain.result import Failed, parse_result
-from scheduler.domain.slot import Busy, Done, Lost, RunOrder, Slot
 from tests.scheduler.pool_contract import PoolContract, make_order
 
 

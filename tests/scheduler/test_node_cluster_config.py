@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scheduler.adapters.cluster_config import read_cluster_config
 from scheduler.domain.errors import UsageProblem
+from scheduler.ray.cluster_config import read_cluster_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "cluster.yaml"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.adapters.spool import FILE_LIMIT_BYTES
 from scheduler.domain.acceptance import longest_run_s
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report
+from scheduler.node.spool import FILE_LIMIT_BYTES
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON, result_text
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs

@@ -12,8 +12,10 @@ from typing import Any
 import pynvml
 import pytest
 
-from scheduler.adapters import gpu_node
-from scheduler.adapters.gpu import (
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.slot import Done
+from scheduler.node import gpu_node
+from scheduler.node.gpu import (
     CANNOT_TELL,
     Driver,
     Gpu,
@@ -26,12 +28,10 @@ from scheduler.adapters.gpu import (
     read_gpus,
     read_states,
 )
-from scheduler.adapters.gpu_node import Lack, device_file_lacks, gpu_notes, toolchain_lacks
-from scheduler.adapters.machine import Machine
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.adapters.slot_layout import lay_out
-from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Done
+from scheduler.node.gpu_node import Lack, device_file_lacks, gpu_notes, toolchain_lacks
+from scheduler.node.machine import Machine
+from scheduler.node.slot_layout import lay_out
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order
@@ -187,7 +187,7 @@ class GpuSlot:
     """A supervisor of one GPU; `foreign` is who else computes there."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("scheduler.adapters.node.FOREIGN_PATIENCE_S", 0.0)
+        monkeypatch.setattr("scheduler.node.supervisor.FOREIGN_PATIENCE_S", 0.0)
         self.foreign: tuple[GpuProcess, ...] | None = ()
         self.lacks: tuple[Lack, ...] = ()
         self.asked: list[str] = []
@@ -228,7 +228,7 @@ def test_a_foreign_process_breaks_the_slot_and_is_left_alone(slot: GpuSlot) -> N
 
 
 def test_a_process_that_is_just_leaving_does_not_count(slot: GpuSlot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.adapters.node.FOREIGN_PATIENCE_S", 60.0)
+    monkeypatch.setattr("scheduler.node.supervisor.FOREIGN_PATIENCE_S", 60.0)
     leaving = [(GpuProcess(42, "python"),), ()]
     slot.supervisor = SlotSupervisor(
         slot.supervisor.spec, slot.supervisor._spools.root, FAKES, gpu_processes=lambda uuid: leaving.pop(0),

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from scheduler.adapters.memory_pool import VirtualClock
-from scheduler.adapters.ray_cluster import ActorGone, NoAnswer, RayCluster, RayNode
-from scheduler.adapters.slot_actor import NodeSettings, Seat
-from scheduler.adapters.slot_book import SlotBook
-from scheduler.adapters.slot_hands import REVIVE_EVERY_S, SILENT_AFTER_S, SlotHands
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Progress, Slot
+from scheduler.node.actor import NodeSettings, Seat
+from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
+from scheduler.ray.slot_book import SlotBook
+from scheduler.ray.slot_hands import REVIVE_EVERY_S, SILENT_AFTER_S, SlotHands
 from tests.scheduler.fake_judge import CONTRACT_JSON
+from tests.scheduler.memory_pool import VirtualClock
 
 ONE = RayNode("1" * 16, "node-a", 2, 2)
 TWO = RayNode("2" * 16, "node-b", 2, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.adapters.code_digest import code_digest
-from scheduler.adapters.gpu import Gpu
-from scheduler.adapters.machine import Machine, boot_id, cpu_name, order_cores, read_machine
-from scheduler.adapters.slot_actor import Seat, find_spec
-from scheduler.adapters.slot_layout import lay_out, share_cores
+from scheduler.node.actor import Seat, find_spec
+from scheduler.node.code_digest import code_digest, import_closure
+from scheduler.node.gpu import Gpu
+from scheduler.node.judge_environment import CODE_ROOT
+from scheduler.node.machine import Machine, boot_id, cpu_name, order_cores, read_machine
+from scheduler.node.slot_layout import lay_out, share_cores
 
 
 def gpus(count: int, local: int = 0) -> tuple[Gpu, ...]:
@@ -106,13 +109,28 @@ def test_what_a_strange_kernel_does_not_say_is_made_up_for(tmp_path: Path) -> No
 
 
 def test_the_code_digest_follows_what_a_node_runs_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("harness/judge/cli.py", "scheduler/adapters/node.py", "scheduler/app/queue/loop.py"):
+    files = {
+        "harness/judge/cli.py": "one",
+        "scheduler/node/actor.py": "def start():\n    from scheduler.node import supervisor",
+        "scheduler/node/supervisor.py": "from scheduler.domain.slot import Seat",
+        "scheduler/domain/slot.py": "one",
+        "scheduler/queue/loop.py": "one",
+    }
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("one")
+        (tmp_path / name).write_text(text)
     seen = {code_digest.__wrapped__(tmp_path)}
-    (tmp_path / "scheduler/app/queue/loop.py").write_text("two")
+    (tmp_path / "scheduler/queue/loop.py").write_text("two")
     assert code_digest.__wrapped__(tmp_path) in seen
-    for name in ("harness/judge/cli.py", "scheduler/adapters/node.py"):
-        (tmp_path / name).write_text("two")
+    changed = [name for name in files if "queue" not in name]
+    for name in changed:
+        (tmp_path / name).write_text(files[name] + "\n")
         seen.add(code_digest.__wrapped__(tmp_path))
-    assert len(seen) == 3
+    assert len(seen) == 1 + len(changed)
+
+
+def test_the_code_digest_covers_every_module_that_an_actor_loads() -> None:
+    probe = "import scheduler.node.actor, sys; print(*(getattr(m, '__file__', None) for m in sys.modules.values()))"
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+    ours = {Path(name) for name in loaded if name.startswith(str(CODE_ROOT / "scheduler"))}
+    assert ours and ours <= import_closure(CODE_ROOT)

@@ -14,11 +14,11 @@ from unittest.mock import ANY
 
 import pytest
 
-from scheduler.adapters.judge_process import Commands, is_locked
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.adapters.slot_layout import lay_out
 from scheduler.domain.result import Failed, Infra, Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, RunOrder
+from scheduler.node.judge_process import Commands, is_locked
+from scheduler.node.slot_layout import lay_out
+from scheduler.node.supervisor import SlotSupervisor
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
 from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, write_forger
 from tests.scheduler.pool_contract import wait_until

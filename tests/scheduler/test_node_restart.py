@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.judge_process import Commands
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.adapters.slot_layout import lay_out
-from scheduler.adapters.spool import SpoolRoot, default_spool_root
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report
+from scheduler.node.judge_process import Commands
+from scheduler.node.slot_layout import lay_out
+from scheduler.node.spool import SpoolRoot, default_spool_root
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, MACHINE, fake_order, specs
@@ -26,7 +26,7 @@ from tests.scheduler.supervisor_pool import FAKES, LAB_ID, MACHINE, fake_order, 
 OTHER_DRIVER = """
 import sys
 from pathlib import Path
-from scheduler.adapters.node import SlotSupervisor
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.supervisor_pool import FAKES, fake_order, specs
 supervisor = SlotSupervisor(specs()[0], Path(sys.argv[1]), FAKES)
 supervisor.start(fake_order("r0001", sys.argv[2]))
@@ -98,8 +98,8 @@ def test_a_living_judge_of_another_supervisor_is_busy_and_can_be_stopped(root: P
 
 def test_a_pid_that_is_not_the_judges_is_not_signalled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file with the pid lies where a candidate may write."""
-    monkeypatch.setattr("scheduler.adapters.judge_process.TERMINATE_GRACE_S", 0.1)
-    monkeypatch.setattr("scheduler.adapters.judge_process.KILL_WAIT_S", 0.1)
+    monkeypatch.setattr("scheduler.node.judge_process.TERMINATE_GRACE_S", 0.1)
+    monkeypatch.setattr("scheduler.node.judge_process.KILL_WAIT_S", 0.1)
     with start_elsewhere(root, "hang") as other, subprocess.Popen(["sleep", "1000"]) as bystander:
         (root / LAB_ID / "r0001.1" / "judge.pid").write_text(str(bystander.pid))
         with pytest.raises(PoolProblem, match="does not die"):
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_clear_problem_and_leaves_nothing(
 def test_a_nearly_full_disk_breaks_the_slot_before_a_run_is_lost_to_it(
     supervisor: SlotSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.adapters.node.LEAST_FREE_MB", 1e12)
+    monkeypatch.setattr("scheduler.node.supervisor.LEAST_FREE_MB", 1e12)
     assert "MB left on the disk" in supervisor.probe(CONTRACT_JSON).problem
     with pytest.raises(PoolProblem, match="MB left on the disk"):
         supervisor.start(fake_order("r0001", "score 1.9"))
@@ -196,7 +196,7 @@ def test_a_spool_that_cannot_be_made_is_a_problem_of_the_slot(tmp_path: Path) ->
 def test_a_judge_that_cannot_be_started_leaves_the_attempt_startable(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.adapters.judge_process.shutil.which", lambda name: None)
+    monkeypatch.setattr("scheduler.node.judge_process.shutil.which", lambda name: None)
     supervisor = SlotSupervisor(specs()[0], root, Commands(("/nowhere/python",), FAKES.cache))
     with pytest.raises(PoolProblem, match="could not be started"):
         supervisor.start(fake_order("r0001", "score 1.9"))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.judge_environment import CODE_ROOT, judge_environment
-from scheduler.adapters.judge_process import is_locked
-from scheduler.adapters.node import SlotSupervisor
-from scheduler.app.actions.prepare import run_program
+from scheduler.actions.prepare import run_program
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
+from scheduler.node.judge_environment import CODE_ROOT, judge_environment
+from scheduler.node.judge_process import is_locked
+from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.pool_contract import PoolContract, wait_for, wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, FakeJudgeLab, SupervisorPool, fake_order, specs
 
@@ -141,7 +141,7 @@ def test_lost_says_what_the_judge_said_last(lab: FakeJudgeLab) -> None:
 def test_a_judge_that_ignores_sigterm_is_dead_when_stop_returns(
     lab: FakeJudgeLab, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.adapters.judge_process.TERMINATE_GRACE_S", 0.2)
+    monkeypatch.setattr("scheduler.node.judge_process.TERMINATE_GRACE_S", 0.2)
     lab.pool.start("node/cpu0", fake_order("r0001", "stubborn\nchild\nhang"))
     child_pid = out_of(root, "r0001.1") / "child.pid"
     wait_until(child_pid.exists)
@@ -161,7 +161,7 @@ def test_a_result_counts_only_once_the_slot_is_free(lab: FakeJudgeLab, root: Pat
 
 
 def test_a_missing_judge_is_a_clear_problem(root: Path) -> None:
-    from scheduler.adapters.judge_process import Commands
+    from scheduler.node.judge_process import Commands
 
     nowhere = Commands(("/nowhere/python", "-m", "harness.judge"), FAKES.cache)
     supervisor = SlotSupervisor(specs(1)[0], root, nowhere)

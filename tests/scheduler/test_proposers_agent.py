@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.proposers.agent import make
-from scheduler.adapters.proposers.agent.commands import PRESETS
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.proposal import Ask, NoIdea, Proposed, Proposer, Trouble
+from scheduler.proposers.agent import make
+from scheduler.proposers.agent.commands import PRESETS
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked, wait_for
 
@@ -24,7 +24,7 @@ SCHEDULER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from scheduler.adapters.proposers.agent import make
+from scheduler.proposers.agent import make
 from tests.scheduler.proposer_kit import make_ask, make_setup
 proposer = make(make_setup(Path(sys.argv[2]), {"command": sys.argv[3]}))
 proposer.ask(make_ask(b"DEPTH = 4\\n", commit=sys.argv[4]))

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.proposers.child import Child, Ending, How, last_line
+from scheduler.proposers.child import Child, Ending, How, last_line
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, marked, wait_for
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from scheduler.adapters.proposers.child import Child
+from scheduler.proposers.child import Child
 child = Child(["/bin/sh", "-c", sys.argv[1]], log=Path(sys.argv[2]), containment=sys.argv[3])
 time.sleep(600)
 """

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.proposers.lines import make
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.proposal import NoIdea, Proposed, Proposer, Trouble
+from scheduler.proposers.lines import make
 from tests.scheduler.proposer_kit import MARK, collect, make_ask, make_setup, make_trial, marked, wait_for
 
 SOURCE = b"DEPTH = 4  # layers\nMATRIX_LR = 0.04\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.proposers import registry
-from scheduler.adapters.proposers.setup import Options
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import ProposerChoice
+from scheduler.proposers import registry
+from scheduler.proposers.setup import Options
 from tests.scheduler.proposer_kit import make_setup
 
 ROOT = Path(__file__).parents[2]

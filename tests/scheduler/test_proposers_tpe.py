@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.proposers.tpe import make
-from scheduler.adapters.proposers.tpe.knobs import Knob, ladder, make_knobs
-from scheduler.adapters.proposers.tpe.moves import TIED, moved, settle
-from scheduler.app.demo.edits import EDITS
+from scheduler.demo.edits import EDITS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.proposal import NoIdea, Proposed, Proposer, Trial, Trouble
 from scheduler.policy.constants import read_constants, rewrite_constants
 from scheduler.policy.literals import Constant, spell
+from scheduler.proposers.tpe import make
+from scheduler.proposers.tpe.knobs import Knob, ladder, make_knobs
+from scheduler.proposers.tpe.moves import TIED, moved, settle
 from tests.scheduler.proposer_kit import collect, make_ask, make_setup, make_trial
 
 SOURCE = (Path(__file__).parents[2] / "train.py").read_bytes()

@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.app.paths import LabPaths
-from scheduler.app.report.page import render_page
-from scheduler.app.report.plots import render_progress, render_timeline
-from scheduler.app.report.write import write_report
-from scheduler.app.screens.whiskers import effect_axis, value_axis
-from scheduler.app.views.history import history
-from scheduler.app.views.night import read_night
-from scheduler.app.workspace import Workspace
 from scheduler.domain.proposal import Trouble
+from scheduler.paths import LabPaths
+from scheduler.report.page import render_page
+from scheduler.report.plots import render_progress, render_timeline
+from scheduler.report.write import write_report
+from scheduler.screens.whiskers import effect_axis, value_axis
+from scheduler.views.history import history
+from scheduler.views.night import read_night
+from scheduler.workspace import Workspace
 from tests.scheduler.night_kit import EVIL, Night, long_lab, night_lab
 from tests.scheduler.view_kit import demo_lab
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.memory_pool import Finishes, Outcome
-from scheduler.app.queue.ending import Ending
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import SearchState
 from scheduler.domain.slot import RunOrder
+from scheduler.queue.ending import Ending
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import as_the_source_says
 from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.memory_pool import Finishes, Outcome
 from tests.scheduler.search_kit import SearchLab, press, scores, settings
 
 

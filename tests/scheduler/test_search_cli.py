@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.app.cli.main import main
-from scheduler.app.cli.searching import AgentWords, Words, dated_tag, read_settings
-from scheduler.app.search.settings import describe_budget, describe_proposers, extended
+from scheduler.cli.main import main
+from scheduler.cli.searching import AgentWords, Words, dated_tag, read_settings
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
+from scheduler.ledger import Ledger
+from scheduler.search.settings import describe_budget, describe_proposers, extended
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
 

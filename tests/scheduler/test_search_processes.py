@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.proposal import ProposalState
 from scheduler.domain.run import Cancelled, Finished, Run, RunKind
 from scheduler.domain.search import SearchState
+from scheduler.ledger import Ledger
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.pool_contract import wait_until

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.memory_pool import memory_slots
-from scheduler.app.live import Live, write_live
-from scheduler.app.queue.ending import Ending
-from scheduler.app.queue.turn import Turn
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import LabProblem, PoolProblem, UsageProblem
 from scheduler.domain.proposal import ProposalState
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import SearchSettings, SearchState
+from scheduler.live import Live, write_live
+from scheduler.queue.ending import Ending
+from scheduler.queue.turn import Turn
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.memory_pool import memory_slots
 from tests.scheduler.search_kit import SearchLab, idea, press, scores, settings
 
 OTHERS = tuple(kind for kind in RunKind if kind is not RunKind.CLAIM)

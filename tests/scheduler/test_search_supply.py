@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.app.queue.ending import Ending
-from scheduler.app.search.run import run_search
 from scheduler.domain.candidate import Origin
 from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, ProposalState, Proposed, Trouble
 from scheduler.domain.run import Finished, Queued, RunKind
 from scheduler.domain.search import SearchState
+from scheduler.queue.ending import Ending
+from scheduler.search.run import run_search
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import RUN_S
 from tests.scheduler.search_kit import BrokenProposer, SearchLab, idea, scores, settings, trouble

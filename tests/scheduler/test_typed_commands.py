@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.app.cli.program import program, typable
+from scheduler.cli.program import program, typable
 
 Program = Path
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.app.views.candidate_details import candidate_view
-from scheduler.app.views.explanation import explain_candidate, explain_run
-from scheduler.app.views.facts import read_facts
-from scheduler.app.views.history import history
-from scheduler.app.views.leaderboard import leaderboard
-from scheduler.app.views.results import HEADER, result_rows, results_tsv
-from scheduler.app.views.run_details import run_view
-from scheduler.app.views.status import read_status
-from scheduler.app.views.summary import summary
+from scheduler.ledger import Ledger
+from scheduler.views.candidate_details import candidate_view
+from scheduler.views.explanation import explain_candidate, explain_run
+from scheduler.views.facts import read_facts
+from scheduler.views.history import history
+from scheduler.views.leaderboard import leaderboard
+from scheduler.views.results import HEADER, result_rows, results_tsv
+from scheduler.views.run_details import run_view
+from scheduler.views.status import read_status
+from scheduler.views.summary import summary
 from tests.scheduler.ledger_kit import make_lab
 from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script
 

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.app.screens.details import candidate_screen
-from scheduler.app.screens.explanation import explanation_screen
-from scheduler.app.screens.leaderboard import leaderboard_screen
-from scheduler.app.screens.status import status_screen
-from scheduler.app.screens.summary import summary_screen
-from scheduler.app.screens.terminal import painted
-from scheduler.app.views.candidate_details import candidate_view
-from scheduler.app.views.efficiency import efficiency
-from scheduler.app.views.explanation import Explanation, explain_candidate
-from scheduler.app.views.history import history
-from scheduler.app.views.leaderboard import leaderboard
-from scheduler.app.views.merging import merge_rows
-from scheduler.app.views.night import read_night
-from scheduler.app.views.results import result_rows
-from scheduler.app.views.slot_time import Stay, slot_time
-from scheduler.app.views.status import read_status
-from scheduler.app.views.summary import summary
-from scheduler.app.views.timeline import CUT_S, PAUSE_S, read_timeline, timeline
 from scheduler.domain.run import Attempt, RunKind
+from scheduler.screens.details import candidate_screen
+from scheduler.screens.explanation import explanation_screen
+from scheduler.screens.leaderboard import leaderboard_screen
+from scheduler.screens.status import status_screen
+from scheduler.screens.summary import summary_screen
+from scheduler.screens.terminal import painted
+from scheduler.views.candidate_details import candidate_view
+from scheduler.views.efficiency import efficiency
+from scheduler.views.explanation import Explanation, explain_candidate
+from scheduler.views.history import history
+from scheduler.views.leaderboard import leaderboard
+from scheduler.views.merging import merge_rows
+from scheduler.views.night import read_night
+from scheduler.views.results import result_rows
+from scheduler.views.slot_time import Stay, slot_time
+from scheduler.views.status import read_status
+from scheduler.views.summary import summary
+from scheduler.views.timeline import CUT_S, PAUSE_S, read_timeline, timeline
 from tests.scheduler.night_kit import Night, night_lab
 
 UNION = "c0005"

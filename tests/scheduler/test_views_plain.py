@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.app.views.plain import View, clean, finite, flat, one_line, utc
+from scheduler.domain.text import clean, flat, one_line
+from scheduler.views.plain import View, finite, utc
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scheduler.app.report.marks import draw_marks
-from scheduler.app.report.names import extent, write_names
-from scheduler.app.report.plots import DPI, HEIGHT_IN, WIDTH_IN, render_progress
-from scheduler.app.report.scale import named_steps, scale_of
-from scheduler.app.views.history import CandidatePoint, History, RunPoint, Step, history
+from scheduler.report.marks import draw_marks
+from scheduler.report.names import extent, write_names
+from scheduler.report.plots import DPI, HEIGHT_IN, WIDTH_IN, render_progress
+from scheduler.report.scale import named_steps, scale_of
+from scheduler.views.history import CandidatePoint, History, RunPoint, Step, history
 from tests.scheduler.view_kit import demo_lab
 
 SIZE = (round(HEIGHT_IN * DPI), round(WIDTH_IN * DPI))

@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from scheduler.app.live import Live, LiveSlot
-from scheduler.app.screens import numbers
-from scheduler.app.screens.details import candidate_screen, run_screen
-from scheduler.app.screens.explanation import explanation_screen
-from scheduler.app.screens.leaderboard import leaderboard_screen
-from scheduler.app.screens.status import status_screen
-from scheduler.app.screens.summary import summary_screen
-from scheduler.app.screens.terminal import painted
-from scheduler.app.views.candidate_details import CandidateView, candidate_view
-from scheduler.app.views.explanation import explain_candidate, explain_run
-from scheduler.app.views.leaderboard import leaderboard
-from scheduler.app.views.run_details import run_view
-from scheduler.app.views.status import FRESH_S, read_status
-from scheduler.app.views.summary import summary
+from scheduler.live import Live, LiveSlot
+from scheduler.screens import numbers
+from scheduler.screens.details import candidate_screen, run_screen
+from scheduler.screens.explanation import explanation_screen
+from scheduler.screens.leaderboard import leaderboard_screen
+from scheduler.screens.status import status_screen
+from scheduler.screens.summary import summary_screen
+from scheduler.screens.terminal import painted
+from scheduler.views.candidate_details import CandidateView, candidate_view
+from scheduler.views.explanation import explain_candidate, explain_run
+from scheduler.views.leaderboard import leaderboard
+from scheduler.views.run_details import run_view
+from scheduler.views.status import FRESH_S, read_status
+from scheduler.views.summary import summary
 from tests.scheduler.view_kit import Play, demo_lab
 
 GOLDEN = Path(__file__).parent / "golden"

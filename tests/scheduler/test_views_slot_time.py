@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.app.views.slot_time import IDLE_S, Stay, slot_time
+from scheduler.views.slot_time import IDLE_S, Stay, slot_time
 
 
 def stay(slot: str, start: float, end: float, *, queued: float = 0.0, judged: float | None = None) -> Stay:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from scheduler.app.cli.main import main
-from scheduler.app.queue.waiting import Wait, wait_for
-from scheduler.app.views.run_logs import follow_log
-from scheduler.app.workspace import open_workspace
+from scheduler.cli.main import main
 from scheduler.domain.errors import UsageProblem
+from scheduler.queue.waiting import Wait, wait_for
+from scheduler.views.run_logs import follow_log
+from scheduler.workspace import open_workspace
 from tests.scheduler.git_kit import make_repository
 from tests.scheduler.view_kit import START, Play, demo_lab, judged
 
@@ -275,7 +275,7 @@ def test_no_reading_verb_imports_what_trains_or_places(play: Play, root: Path) -
 
     checkout = Path(__file__).resolve().parents[2]
     probe = (
-        "import sys; from scheduler.app.cli.main import main\n"
+        "import sys; from scheduler.cli.main import main\n"
         "for words in (['status'], ['leaderboard'], ['show', 'last'], ['explain', 'last'], ['wait', 'depth-1']):\n"
         "    try: main.main(words)\n"
         "    except SystemExit as ended: assert not ended.code, words\n"
@@ -287,6 +287,6 @@ def test_no_reading_verb_imports_what_trains_or_places(play: Play, root: Path) -
 
 
 def test_the_clock_of_the_play_is_what_golden_files_show() -> None:
-    from scheduler.app.views.plain import utc
+    from scheduler.views.plain import utc
 
     assert utc(START) == "2026-11-23T02:13:20Z"

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from scheduler.app.cli.main import main
-from scheduler.app.live import Live, LiveSlot, write_live
-from scheduler.app.screens.staircase import staircase
-from scheduler.app.screens.watch import watch_frame, whisker_text
-from scheduler.app.screens.whiskers import effect_axis
-from scheduler.app.views import watch as watching
-from scheduler.app.views.history import history
-from scheduler.app.views.watch import Watch, Watcher
+from scheduler.cli.main import main
+from scheduler.live import Live, LiveSlot, write_live
+from scheduler.screens.staircase import staircase
+from scheduler.screens.watch import watch_frame, whisker_text
+from scheduler.screens.whiskers import effect_axis
+from scheduler.views import watch as watching
+from scheduler.views.history import history
+from scheduler.views.watch import Watch, Watcher
 from tests.scheduler.git_kit import make_repository
 from tests.scheduler.night_kit import EVIL, Night, night_lab
 from tests.scheduler.test_views_plots import night as made_up_course
@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_a_terminal_as_it_was(root: Path) -> None:
     """A real terminal: the other screen is entered, a frame drawn, and on SIGINT the first screen is back."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "TERM": "xterm"}
-    command = [sys.executable, "-m", "scheduler.app.cli.main", "watch"]
+    command = [sys.executable, "-m", "scheduler.cli.main", "watch"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = b""

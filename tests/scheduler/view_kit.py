@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.adapters.ledger import Ledger
-from scheduler.app.views.facts import LabFacts, read_facts
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import PRESETS, Promote
 from scheduler.domain.result import Result, parse_result
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
+from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
 from scheduler.policy.explain import explain_decision
 from scheduler.policy.noise import board_noise
+from scheduler.views.facts import LabFacts, read_facts
 from tests.scheduler.ledger_kit import Clock, add_candidate, make_lab
 
 START = 1_795_400_000.0  # 2026-11-23T01:33:20Z

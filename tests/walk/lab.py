@@ -54,7 +54,7 @@ class UsersLab:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "scheduler.app.cli.main", *arguments],
+            [sys.executable, "-m", "scheduler.cli.main", *arguments],
             cwd=self.root,
             env=self.environ,
             stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ class UsersLab:
 
     def results(self) -> dict[str, int]:
         """Run id -> how many results the history holds for it."""
-        from scheduler.adapters.ledger import Ledger
+        from scheduler.ledger import Ledger
 
         with Ledger.open(self.root / ".arsched" / "ledger.db") as ledger:
             events = ledger.events.list("night")

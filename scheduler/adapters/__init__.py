@@ -1,1 +1,0 @@
-"""One module per outside thing: git, SQLite, Ray, the judge process."""

@@ -1,1 +1,0 @@
-"""The loop, the use cases, the command line and the views."""

@@ -1,0 +1,61 @@
+"""`arsched init --tag T`: a lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.contract import describe_references
+from scheduler.cli import options
+from scheduler.cli.output import print_json, print_text, say
+from scheduler.domain.decision import PRESETS
+
+
+@click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
+@click.option("--tag", required=True, metavar="T", help="Name of the lab; its branch is autoresearch/T.")
+@click.option("--contract", default="cpu", show_default=True, metavar="C", help=f"{describe_references()}.")
+@click.option("--train", type=click.Path(path_type=Path), metavar="FILE", help="Start from this train.py, as it is.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True,
+              help="How sure a promotion must be.")  # fmt: skip
+@click.option("--run/--no-wait", "wait", default=True, help="Run the baseline now (default), or only queue it.")
+@options.address
+@options.slots
+@options.dry_run
+@options.as_json
+def command(
+    tag: str, contract: str, train: Path | None, preset: str, wait: bool,
+    address: str | None, slots: int | None, dry_run: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Start a lab from HEAD: its train.py with the contract's constants becomes the first baseline.
+
+    Your checkout is not switched. The contract's cache must be prepared.
+    """
+    from scheduler.actions.init import Wish, create_lab
+    from scheduler.actions.outcome import describe_outcome
+    from scheduler.cli.running import author, pending_runs, run_and_watch
+    from scheduler.workspace import open_workspace
+
+    created = create_lab(Wish(tag, contract, train, preset, author(), dry_run))
+    for note in created.notes:
+        say(f"note: {note}")
+    lab = created.lab
+    said: dict[str, object] = {
+        "tag": tag, "branch": lab.branch, "contract": lab.contract_name, "contract_digest": lab.contract_digest,
+        "cache_digest": lab.cache_digest, "preset": preset, "dry_run": dry_run,
+    }  # fmt: skip
+    if created.baseline is None:
+        print_json(said) if as_json else print_text(f"would create lab {tag} on branch {lab.branch}")
+        return 0
+    baseline = created.baseline
+    say(f"lab {tag}: branch {lab.branch}, contract {lab.contract_name}, {lab.gates.first_baseline_runs} baseline runs")
+    with open_workspace(tag) as space:
+        code = run_and_watch(space, [baseline], address, slots) if wait else 0
+        outcome = describe_outcome(space, baseline)
+        said |= {"baseline": baseline.id, "commit": baseline.commit, "outcome": outcome, "waited": wait,
+                 "runs": [run.id for run in space.ledger.runs.of_candidate(baseline.id)],
+                 "pending": len(pending_runs(space, baseline.id))}  # fmt: skip
+    print_json(said) if as_json else print_text(f"{baseline.id}  baseline  {outcome}")
+    say("next:\n  arsched new NAME    # then edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
+        else "next: arsched submit runs it; arsched new NAME makes a candidate")  # fmt: skip
+    return code

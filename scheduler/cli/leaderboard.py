@@ -1,0 +1,30 @@
+"""`arsched leaderboard`: every candidate by its score, with its effect and the error of it."""
+
+from __future__ import annotations
+
+import click
+
+from scheduler.cli import options
+from scheduler.cli.output import print_json
+
+SHOWN = 30
+
+
+@click.command(short_help="The baseline, effects with errors, dead ends.")
+@click.option("--limit", type=click.IntRange(0), default=SHOWN, show_default=True, help="Rows to show; 0: all.")
+@options.tag
+@options.as_json
+def command(limit: int, tag: str | None, as_json: bool) -> None:
+    """Rank candidates by mean val_bpb, each with its effect ± error on the baseline it was made from.
+
+    --json prints all candidates, whatever the limit.
+    """
+    from scheduler.screens.leaderboard import leaderboard_screen
+    from scheduler.screens.terminal import paint
+    from scheduler.views.facts import read_facts
+    from scheduler.views.leaderboard import leaderboard
+    from scheduler.workspace import open_workspace
+
+    with open_workspace(tag) as space:
+        view = leaderboard(read_facts(space.ledger, space.lab))
+    print_json(view.to_json()) if as_json else paint(leaderboard_screen(view, limit or None))

@@ -1,0 +1,77 @@
+"""`arsched logs RUN|CANDIDATE`: what a run printed, cleaned of control characters."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from scheduler.cli import options
+from scheduler.cli.output import print_json, say
+from scheduler.domain.errors import UsageProblem
+from scheduler.domain.run import Queued, Run, Running
+from scheduler.lookup import find_run
+from scheduler.views.run_logs import follow_log, has_log, last_lines, log_path, read_log
+from scheduler.workspace import Workspace, open_workspace
+
+LOOK_S = 0.3
+TELL_S = 8.0
+YOUNG_S = 20.0
+
+
+@click.command(short_help="What a run printed.")
+@click.argument("ref", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it prints, until the run is over.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="The last N lines only.")
+@options.tag
+@options.as_json
+def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: bool) -> None:
+    """Print the log of a run (r0012, or `last`) or of a candidate's latest run."""
+    if follow and (as_json or tail is not None):
+        raise UsageProblem("--follow goes with neither --json nor --tail", "leave one of them out")
+    with open_workspace(tag) as space:
+        run = find_run(space, ref)
+        if follow:
+            _follow(space, run)
+            return
+        path = log_path(space, run)
+        text = read_log(path)
+    text = text if tail is None else last_lines(text, tail)
+    if as_json:
+        print_json({"run": run.id, "candidate": run.candidate_id, "attempt": run.attempts, "log": text})
+    else:
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+def _follow(space: Workspace, run: Run) -> None:
+    """Wait for the run to begin, then print what it prints."""
+    attempt = _begun(space, run).attempts
+    with log_path(space, space.ledger.runs.get(run.id, space.tag)).open("rb") as file:
+        for text in follow_log(file, lambda: _is_over(space, run.id, attempt), lambda: time.sleep(LOOK_S)):
+            click.echo(text, nl=False)
+            sys.stdout.flush()
+
+
+def _begun(space: Workspace, run: Run) -> Run:
+    """The run once it has begun and has a log. Raises LabProblem when its log is not on this machine."""
+    told_at = float("-inf")
+    while True:
+        now = space.ledger.runs.get(run.id, space.tag)
+        waits = isinstance(now.state, Queued) or (isinstance(now.state, Running) and _is_young(now.state))
+        if not waits or (isinstance(now.state, Running) and has_log(space, now)):
+            return now
+        if time.monotonic() - told_at > TELL_S:
+            told_at = time.monotonic()
+            say(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")
+        time.sleep(LOOK_S)
+
+
+def _is_young(state: Running) -> bool:
+    """A log appears within seconds of the start on this machine, and never on another."""
+    return time.time() - state.started_at < YOUNG_S
+
+
+def _is_over(space: Workspace, run_id: str, attempt: int) -> bool:
+    now = space.ledger.runs.get(run_id, space.tag)
+    return not (isinstance(now.state, Running) and now.state.attempt == attempt)

@@ -1,0 +1,148 @@
+"""The `arsched` command: finds the verb's file, runs it, and turns whatever goes wrong into one message and a code.
+
+Exit codes: 0 done · 1 failed · 2 usage · 3 ran and the answer is no · 4 stop looping · 130 interrupted.
+A verb is a file of its name here with a click command called `command`; it returns its exit code or None, and raises
+ArschedError. Only the verb that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from scheduler.cli.output import print_problem, say
+from scheduler.domain.errors import ArschedError, UsageProblem
+
+# In the order of a lab's life; the order of `arsched --help`.
+VERBS = {
+    "doctor": "Is everything here that a night needs?",
+    "prepare": "Build a contract's cache on this node.",
+    "init": "Start a lab: a branch, a ledger, the runs of the first baseline.",
+    "new": "Make a worktree for a new candidate.",
+    "submit": "Queue candidates and run the queue.",
+    "search": "Search all night: ideas, runs, promotions, and a claim at the end.",
+    "pause": "Let nothing new begin; what runs is finished.",
+    "resume": "End a pause.",
+    "status": "What runs where, what waits.",
+    "watch": "The lab live: slots, queue, leaderboard, staircase.",
+    "show": "Everything about a candidate or a run.",
+    "logs": "What a run printed.",
+    "wait": "Wait until a candidate or a run is over.",
+    "explain": "Why it waits, or why it was promoted, repeated or dropped.",
+    "brief": "What an idea should know: the page every proposer gets.",
+    "leaderboard": "The baseline, effects with errors, dead ends.",
+    "report": "The night on one HTML page, plots, results.tsv.",
+    "promote": "Make a candidate the baseline by hand.",
+    "cancel": "Take a candidate or a run out of the queue.",
+    "demo": "A real parallel hill climb on this machine.",
+}
+INTERRUPTED = 130
+_MACHINE_SAYS_NO = {
+    errno.ENOSPC: "make room on that disk and try again",
+    errno.EDQUOT: "make room on that disk and try again",
+    errno.EACCES: "check the rights of the file and of its folder",
+    errno.EROFS: "the file system is read-only: use another folder",
+    errno.EAGAIN: "this machine starts no more processes now: see what else runs, and its limits (ulimit -u)",
+    errno.ENOMEM: "this machine is out of memory: see what else runs",
+    errno.EMFILE: "this process may not open more files: raise the limit (ulimit -n)",
+    errno.ENFILE: "this machine is out of open files: see what else runs",
+}
+
+
+class Arsched(click.Group):
+    """The group of all verbs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"scheduler.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "`arsched --help` lists them"
+            raise UsageProblem(f"no command {args[0]!r}", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        given = list(sys.argv[1:] if args is None else args)
+        extra |= {"standalone_mode": False, "prog_name": "arsched"}
+        try:
+            code = super().main(given, **extra)
+            sys.stdout.flush()
+        except Exception as problem:
+            code = self._answer(problem, as_json="--json" in given)
+        except KeyboardInterrupt:
+            code = self._answer(click.Abort(), as_json="--json" in given)
+        sys.exit(code or 0)
+
+    def _answer(self, problem: Exception, *, as_json: bool) -> int:
+        """Print a problem and return the exit code."""
+        if _is_closed_pipe(problem):
+            # Python flushes stdout once more at exit; give it somewhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if isinstance(problem, click.Abort):
+            say("\ninterrupted; nothing is lost, and what is queued stays queued")
+            return INTERRUPTED
+        named = _named(problem)
+        print_problem(named, as_json=as_json)
+        return named.exit_code
+
+
+def _named(problem: Exception) -> ArschedError:
+    """Any exception as one of ours. ARSCHED_DEBUG lets a defect of the program through with its trace."""
+    if isinstance(problem, ArschedError):
+        return problem
+    if isinstance(problem, click.UsageError):
+        return _usage(problem)
+    if isinstance(problem, click.ClickException):
+        return UsageProblem(problem.format_message())
+    if os.environ.get("ARSCHED_DEBUG"):
+        raise problem
+    if isinstance(problem, OSError) and problem.errno in _MACHINE_SAYS_NO:
+        where = f": {problem.filename}" if problem.filename else ""
+        return ArschedError(f"{problem.strerror}{where}", _MACHINE_SAYS_NO[problem.errno])
+    what = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
+    return ArschedError(f"arsched has a defect: {what}", "ARSCHED_DEBUG=1 shows where; nothing recorded is lost")
+
+
+def _usage(problem: click.UsageError) -> UsageProblem:
+    """click names near options itself; the hint says where the rest is."""
+    where = problem.ctx.command_path if problem.ctx else "arsched"
+    return UsageProblem(problem.format_message().rstrip("."), f"{where} --help")
+
+
+def _is_closed_pipe(problem: Exception) -> bool:
+    return isinstance(problem, BrokenPipeError) or (isinstance(problem, OSError) and problem.errno == errno.EPIPE)
+
+
+@click.group(cls=Arsched, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="arsched", prog_name="arsched")
+def main() -> None:
+    """Run autoresearch on every slot you have, and believe the result.
+
+    Agents, people or scripts edit train.py; arsched runs the candidates, judges them, and decides from the results
+    which one becomes the next baseline. stdout is data, stderr is talk; ids accept `last`.
+    """
+
+
+if __name__ == "__main__":
+    main()

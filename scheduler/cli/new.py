@@ -1,0 +1,32 @@
+"""`arsched new NAME`: a worktree to edit."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from scheduler.cli import options
+from scheduler.cli.output import print_json, print_text, say
+
+
+@click.command(short_help="Make a worktree for a new candidate.")
+@click.argument("name")
+@options.tag
+@options.dry_run
+@options.as_json
+def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
+    """Make candidates/NAME, a git worktree on the current baseline. Edit its train.py, then submit it."""
+    from scheduler.actions.new import new_worktree
+    from scheduler.workspace import open_workspace
+
+    with open_workspace(tag) as space:
+        made = new_worktree(space, name, dry_run=dry_run)
+    path = os.path.relpath(made.path)
+    if as_json:
+        print_json({"name": name, "path": str(made.path), "branch": made.branch, "base": made.base.id,
+                    "commit": made.commit, "dry_run": dry_run})  # fmt: skip
+        return
+    print_text(path)
+    say(f"\n{'would be' if dry_run else 'is'} on baseline {made.base.id} {made.base.name} ({made.commit[:12]})")
+    say(f"next:\n  edit {path}/train.py, and nothing else\n  arsched submit {path}")

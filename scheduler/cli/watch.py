@@ -1,0 +1,66 @@
+"""`arsched watch`: the lab on one screen, redrawn every second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from scheduler.cli import options
+from scheduler.cli.output import print_json, say
+from scheduler.domain.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from scheduler.views.watch import Watcher
+
+EVERY_S = 1.0
+LINES = 24  # of a frame that goes into a pipe
+
+
+@click.command(short_help="The lab live: slots, queue, leaderboard, staircase.")
+@click.option("--once", is_flag=True, help="Print one frame on stdout and end.")
+@options.tag
+@options.as_json
+def command(once: bool, tag: str | None, as_json: bool) -> None:
+    """Watch the slots, what the search has spent, the leaderboard with its errors and the staircase. Ctrl-C leaves.
+
+    It reads only, and works whether or not anybody runs the queue. Without a terminal it prints one frame; --json needs
+    --once.
+    """
+    from scheduler.views.watch import Watcher
+    from scheduler.workspace import open_workspace
+
+    if as_json and not once:
+        raise UsageProblem("--json prints one value, and watching never ends", "arsched watch --once --json")
+    with open_workspace(tag) as space:
+        watcher = Watcher(space.ledger, space.tag, space.paths.live)
+        if as_json:
+            print_json(watcher.look(time.time()).to_json())
+        elif once or not sys.stdout.isatty():
+            _print_once(watcher)
+        else:
+            _redraw(watcher)
+
+
+def _print_once(watcher: Watcher) -> None:
+    from scheduler.screens.terminal import paint, terminal_size
+    from scheduler.screens.watch import watch_frame
+
+    width, height = terminal_size(LINES)
+    paint([watch_frame(watcher.look(time.time()), width, height)])
+
+
+def _redraw(watcher: Watcher) -> None:
+    """Until Ctrl-C. The terminal is left as it was."""
+    from scheduler.screens.terminal import redrawing
+    from scheduler.screens.watch import watch_frame
+
+    try:
+        with redrawing() as draw:
+            while True:
+                draw(lambda width, height: watch_frame(watcher.look(time.time()), width, height))
+                time.sleep(EVERY_S)
+    except KeyboardInterrupt:
+        say("left; what runs goes on")

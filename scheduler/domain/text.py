@@ -1,0 +1,51 @@
+"""Text as a reader may see it: no control characters, one line, cut to a length; probabilities that never flatter.
+
+Names, titles and logs come from candidates, so they are data: whatever could move a cursor, recolour a terminal or
+turn the direction of writing is taken out. Not covered: other numbers and times.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+# Terminal sequences: CSI (colours, cursor), OSC (titles, links; ended by BEL or ESC \), and the two-character ones.
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -~]?", re.DOTALL)
+_KEPT = {"\n", "\t"}
+
+
+def clean(text: str) -> str:
+    """The text without terminal sequences and control characters; newlines and tabs stay, a lone \\r ends a line."""
+    text = _SEQUENCE.sub("", text.replace("\r\n", "\n")).replace("\r", "\n")
+    return "".join(c for c in text if c in _KEPT or not _is_control(c))
+
+
+def one_line(text: str) -> str:
+    """`clean`, with every run of blanks as one space."""
+    return " ".join(clean(text).split())
+
+
+def flat(text: str) -> str:
+    """`clean`, on one line, with its columns kept."""
+    return " ".join(clean(text).splitlines())
+
+
+def shorten(text: str, characters: int) -> str:
+    """The text, or its beginning and …"""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def tail(text: str, characters: int) -> str:
+    """The text, or … and its end."""
+    return text if len(text) <= characters else "…" + text[-(characters - 1) :]
+
+
+def probability(p: float, places: int = 2) -> str:
+    """P cut, never rounded up: 0.979 must not read as the 0.98 that promotes, nor 0.999 as certainty."""
+    return f"{math.floor(p * 10**places + 1e-9) / 10**places:.{places}f}"
+
+
+def _is_control(character: str) -> bool:
+    """Control, format (bidirectional overrides among them), surrogate, private and separator characters."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")

@@ -1,0 +1,1 @@
+"""One node: its machine, its GPUs, the supervisor of each slot and the judges it starts."""

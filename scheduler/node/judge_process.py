@@ -1,0 +1,227 @@
+"""Starts, watches and ends the outer process of a judge. Linux first: flock, PDEATHSIG by setpriv.
+
+A judge gets a pipe, on which it says the digest of its result: the one thing here that a candidate cannot write. It
+holds two locks. `alive.lock` of its spool is inherited as an open descriptor, so whoever finds the spool later knows
+whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the slot is
+free when that one is. Containing what a candidate starts is the judge's work, not done here.
+
+Must be called from a thread that lives as long as the judge may: PDEATHSIG follows the thread that forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.slot import RunOrder
+from scheduler.node.slot_layout import SlotSpec
+from scheduler.node.spool import Spool, tail
+
+TERMINATE_GRACE_S = 3.0
+KILL_WAIT_S = 10.0
+POLL_S = 0.01
+_PIPE_READ_BYTES, _PIPE_READS = 4096, 16  # at a time: more than any judge writes
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Command lines of the referee's two programs; tests put their own here."""
+
+    judge: tuple[str, ...] = (sys.executable, "-m", "harness.judge")
+    cache: tuple[str, ...] = (sys.executable, "-m", "harness.cache")
+
+
+def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -> list[str]:
+    """Arguments of `python -m harness.judge` for one order on one slot."""
+    arguments = [
+        "--contract", str(spool.contract_path), "--train", str(spool.train_path), "--seed", str(order.seed),
+        "--out", str(spool.out), "--device", spec.uuid or "cpu", "--cpus", ",".join(map(str, spec.cpus)),
+        "--expect-cache", order.cache_digest, "--lock", str(lock),
+    ]  # fmt: skip
+    if order.expect_attention is not None:
+        arguments += ["--expect-attention", order.expect_attention]
+    return arguments
+
+
+class StartedJudge:
+    """A judge that this process started: its outer process, and the pipe every process of it holds open."""
+
+    def __init__(self, process: subprocess.Popen[bytes], digest_fd: int) -> None:
+        self._process = process
+        self._digest_fd: int | None = digest_fd
+        self.digest_line = b""  # what has come through the pipe, cut where it is too long to be a digest
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal; None while the outer process lives."""
+        return self._process.poll()
+
+    def is_alive(self) -> bool:
+        """Whether any process of it lives: the outer one, or one that keeps the pipe open."""
+        self._read()
+        return self._process.poll() is None or self._digest_fd is not None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Let go of the pipe."""
+        if self._digest_fd is not None:
+            os.close(self._digest_fd)
+            self._digest_fd = None
+
+    def _read(self) -> None:
+        if self._digest_fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_PIPE_READS):
+                if not (data := os.read(self._digest_fd, _PIPE_READ_BYTES)):
+                    return self.forget()
+                self.digest_line = (self.digest_line + data)[:_PIPE_READ_BYTES]
+
+
+def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]) -> StartedJudge:
+    """Start a judge with the spool's alive lock in its hands. Returns at once. Raises PoolProblem."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    try:
+        process = _spawn(spool, [*command, "--digest-fd", str(write_fd)], environment, write_fd)
+        _be_an_ordinary_process(process.pid)
+        _note_pid(spool, process)
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    return StartedJudge(process, read_fd)
+
+
+def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], digest_fd: int) -> subprocess.Popen[bytes]:
+    alive = log = -1
+    try:
+        alive = os.open(spool.alive_path, os.O_RDWR | _NEW_FILE, 0o600)
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        log = os.open(spool.judge_log_path, os.O_WRONLY | _NEW_FILE, 0o600)
+        with _sigint_unblocked():
+            return subprocess.Popen(
+                [*_die_with_parent(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=spool.directory, env=dict(environment), pass_fds=(alive, digest_fd),
+            )  # fmt: skip
+    except OSError as problem:
+        raise PoolProblem(f"the judge could not be started: {problem}", "check the node's Python and disk") from None
+    finally:
+        for fd in (alive, log):  # the judge's copy keeps the lock
+            if fd >= 0:
+                os.close(fd)
+
+
+def is_alive(spool: Spool) -> bool:
+    """Whether some process of the attempt's judge still holds its alive lock."""
+    return is_locked(spool.alive_path)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on that file; a file that is not there is not locked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def end_judge(judge: StartedJudge, slot_lock: Path) -> bool:
+    """Ask, then kill a living judge; True once it is dead and the slot's lock free."""
+    return _end(judge.send, judge.is_alive, slot_lock)
+
+
+def end_inherited_judge(spool: Spool, slot_lock: Path) -> bool:
+    """The same for a judge that an earlier supervisor started."""
+    return _end(lambda number: _signal(spool, number), lambda: is_alive(spool), slot_lock)
+
+
+def _end(send: Callable[[signal.Signals], None], alive: Callable[[], bool], slot_lock: Path) -> bool:
+    send(signal.SIGTERM)
+    if not _wait(lambda: not alive(), TERMINATE_GRACE_S):
+        send(signal.SIGKILL)
+        _wait(lambda: not alive(), KILL_WAIT_S)
+    return not alive() and _wait(lambda: not is_locked(slot_lock), KILL_WAIT_S)
+
+
+def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
+    """A judge that could not be found again must not run."""
+    try:
+        with open(os.open(spool.pid_path, os.O_WRONLY | _NEW_FILE, 0o600), "w") as file:
+            file.write(str(process.pid))
+    except OSError as problem:
+        process.kill()
+        process.wait()
+        raise PoolProblem(f"the spool cannot be written: {problem}", "free some space on the node") from None
+
+
+def _signal(spool: Spool, number: signal.Signals) -> None:
+    """Signal the process whose pid is noted there, if it has the alive lock open: anybody could have noted a pid."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(tail(spool.pid_path))
+        lock = os.stat(spool.alive_path, follow_symlinks=False)
+        if any(os.path.samestat(lock, os.stat(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")):
+            os.kill(pid, number)
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _die_with_parent() -> list[str]:
+    """Prefix that has the kernel kill the judge with its supervisor, from its first instruction on.
+
+    Asking for that is too late when the supervisor is dead by then: so the shell looks who its parent is, afterwards.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:  # the judge asks for it too, some milliseconds later
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", RUN_IF_PARENT_LIVES, "judge", str(os.getpid())]
+
+
+@contextlib.contextmanager
+def _sigint_unblocked() -> Iterator[None]:
+    """Ray blocks SIGINT in its processes and children inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _be_an_ordinary_process(pid: int) -> None:
+    """Undo Ray's niceness and its first place with the out-of-memory killer, where the kernel lets us."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 0)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("0")

@@ -1,0 +1,173 @@
+"""The collect step: what the slots report becomes results in the ledger, or runs back in the queue.
+
+A result counts once, and only from the attempt that holds the run's lease. Its artefacts are on disk before it is
+recorded, and recorded before its slot may forget it, so a crash anywhere in between is healed by asking again.
+Does not decide what a result means for the candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from scheduler.domain.errors import PoolProblem, UsageProblem
+from scheduler.domain.result import Infra, Result
+from scheduler.domain.run import Finished, Run, Running
+from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot
+from scheduler.files import write_whole
+from scheduler.queue.means import Patience
+from scheduler.queue.pools import Joined
+from scheduler.queue.results import describe_result, read_report
+from scheduler.workspace import Workspace
+
+Key = tuple[str, int]  # run id, attempt
+
+
+class Collector:
+    """Remembers between two polls only what makes waiting fair: since when a run has not been heard of."""
+
+    def __init__(
+        self,
+        space: Workspace,
+        joined: Joined,
+        clock: Callable[[], float],
+        say: Callable[[str], None],
+        patience: Patience,
+    ) -> None:
+        self._space, self._pool, self._clock, self._say = space, joined.pool, clock, say
+        self._patience = patience
+        # Where runs end with their driver, those of an earlier one were lost with it: not the runs' fault.
+        self._orphans = set() if joined.outlives_us else set(held_runs(space))
+        self._heard_at: dict[Key, float] = {}
+        self._renewed_at: dict[Key, float] = {}
+        self._stopped: set[Key] = set()
+        self.progress: dict[Key, Progress] = {}
+
+    def collect(self) -> bool:
+        """Take every report once. Returns whether any run changed its state. Raises PoolProblem, LabProblem."""
+        reports = self._pool.poll()
+        held = held_runs(self._space)
+        self.progress = {key_of(report): report.progress for report in reports if isinstance(report, Busy)}
+        taken = [self._take(report, held.get(key_of(report))) for report in reports]
+        unheard = {key: run for key, run in held.items() if key not in {key_of(report) for report in reports}}
+        return any([*taken, *self._requeue_unheard(unheard)])
+
+    def stop_all(self) -> None:
+        """Stop what runs and queue it again, uncounted: this is our doing, not the candidates'."""
+        for (run_id, attempt), run in held_runs(self._space).items():
+            assert isinstance(run.state, Running)
+            self._stopped.add((run_id, attempt))
+            _stop_if_possible(self._pool, run.state.slot_id, run_id, attempt)
+        self.collect()
+        for (run_id, attempt), run in held_runs(self._space).items():
+            assert isinstance(run.state, Running)
+            self._space.ledger.runs.requeue(run_id, attempt, "stopped by hand", counts=False)
+
+    def _take(self, report: Report, run: Run | None) -> bool:
+        if run is None:
+            return self._refuse(report)
+        match report:
+            case Busy():
+                self._renew(report)
+                return False
+            case Done():
+                self._record(report, run)
+            case Lost(reason=reason):
+                self._requeue(key_of(report), reason, None)
+        self._pool.acknowledge(report.slot_id, report.run_id, report.attempt)
+        return True
+
+    def _refuse(self, report: Report) -> bool:
+        """An attempt without the lease: cancelled, given to another slot meanwhile, or recorded before a crash."""
+        if isinstance(report, Busy):
+            _stop_if_possible(self._pool, report.slot_id, report.run_id, report.attempt)
+            return False
+        if isinstance(report, Done) and not self._is_recorded(report):
+            self._harvest(report)
+            result = read_report(report)
+            self._space.ledger.runs.record(report.run_id, report.attempt, result)  # writes why it is refused
+        self._pool.acknowledge(report.slot_id, report.run_id, report.attempt)
+        return False
+
+    def _is_recorded(self, report: Done) -> bool:
+        """Whether this very attempt is on record, or its run is none of this lab's."""
+        try:
+            run = self._space.ledger.runs.get(report.run_id, self._space.tag)
+        except UsageProblem:
+            return True
+        return isinstance(run.state, Finished) and run.state.attempt == report.attempt
+
+    def _record(self, report: Done, run: Run) -> None:
+        self._harvest(report)
+        candidate = self._space.ledger.candidates.get(run.candidate_id, self._space.tag)
+        result = read_report(report, run, candidate, self._space.lab)
+        if isinstance(result.verdict, Infra):
+            self._requeue(key_of(report), f"{result.verdict.status}: {result.verdict.reason}", result)
+        elif self._space.ledger.runs.record(run.id, report.attempt, result):
+            self._say(describe_result(run, candidate, report.slot_id, result))
+
+    def _harvest(self, report: Done) -> None:
+        paths = self._space.paths
+        write_whole(paths.log(report.run_id, report.attempt), report.log)
+        write_whole(paths.result(report.run_id, report.attempt), report.result_text)
+
+    def _requeue(self, key: Key, reason: str, result: Result | None) -> None:
+        stopped, orphaned = key in self._stopped, key in self._orphans
+        reason = "stopped by hand" if stopped else "it ended with its scheduler" if orphaned else reason
+        counts = not stopped and not orphaned
+        state = self._space.ledger.runs.requeue(*key, reason, counts=counts, result=result)
+        self._forget(key)
+        if isinstance(state, Finished):
+            self._say(f"given up  {key[0]} after {key[1]} attempts: {reason}")
+        elif not stopped:
+            self._say(f"again     {key[0]} goes back to the queue: {reason}")
+
+    def _renew(self, report: Busy) -> None:
+        key, now = key_of(report), self._clock()
+        self._heard_at[key] = now
+        if now - self._renewed_at.get(key, 0.0) > self._patience.lease_s / 4:
+            self._space.ledger.runs.renew(*key, expires_at=now + self._patience.lease_s)
+            self._renewed_at[key] = now
+
+    def _requeue_unheard(self, unheard: Mapping[Key, Run]) -> list[bool]:
+        if not unheard:
+            return []
+        slots = {slot.id: slot for slot in self._pool.slots()}
+        expired = {run.id for run in self._space.ledger.runs.expired(self._space.tag, self._clock())}
+        return [self._judge_unheard(key, run, slots, run.id in expired) for key, run in unheard.items()]
+
+    def _judge_unheard(self, key: Key, run: Run, slots: Mapping[str, Slot], expired: bool) -> bool:
+        """Queue a run again once it is sure that nobody computes it, or its lease is over."""
+        assert isinstance(run.state, Running)
+        slot, now = slots.get(run.state.slot_id), self._clock()
+        silent_s = now - self._heard_at.setdefault(key, now)
+        if slot is not None and slot.boot_id and slot.boot_id != run.state.boot_id:
+            self._requeue(key, f"{slot.node} was restarted", None)
+        elif slot is not None and not slot.problem and silent_s >= self._patience.unknown_s:
+            self._space.ledger.runs.requeue(*key, f"{slot.id} never began it", counts=False)
+            self._forget(key)
+        elif expired:
+            self._requeue(key, f"{run.state.slot_id} was not heard of until its lease was over", None)
+        else:
+            return False
+        return True
+
+    def _forget(self, key: Key) -> None:
+        self._heard_at.pop(key, None)
+        self._renewed_at.pop(key, None)
+
+
+def held_runs(space: Workspace) -> dict[Key, Run]:
+    """Every run that is leased to a slot now, by its attempt."""
+    running = space.ledger.runs.running(space.tag)
+    return {(run.id, run.state.attempt): run for run in running if isinstance(run.state, Running)}
+
+
+def key_of(report: Report) -> Key:
+    return report.run_id, report.attempt
+
+
+def _stop_if_possible(pool: Pool, slot_id: str, run_id: str, attempt: int) -> None:
+    """A slot cut off cannot be told; without the lease its result will not count either."""
+    with suppress(PoolProblem):
+        pool.stop(slot_id, run_id, attempt)

@@ -1,0 +1,188 @@
+"""The place step: queued runs onto free slots, lease first, then start.
+
+A crash between the two costs the run a few seconds, never a second run. Who goes first is scheduler.policy.dispatch's.
+Scores are compared within one pool of like slots only, so a lab measures on one: others are named and left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.errors import PoolProblem
+from scheduler.domain.lab import Lab
+from scheduler.domain.result import Scored
+from scheduler.domain.run import Finished, Run, RunKind, Running
+from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
+from scheduler.policy.dispatch import order_runs, pair_claims
+from scheduler.workspace import Workspace
+
+FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
+
+
+class Placer:
+    """Remembers which slots refused an order lately, so that a broken one is not asked five times a second."""
+
+    def __init__(
+        self, space: Workspace, pool: Pool, clock: Callable[[], float], say: Callable[[str], None], lease_s: float
+    ) -> None:
+        self._space, self._pool, self._clock, self._say, self._lease_s = space, pool, clock, say, lease_s
+        self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
+        self._named: set[str] = set()
+        self._first_score: Run | None = None  # found once, it stays the first
+        self._first: Candidate | None = None
+        self.pool_name = ""
+
+    def usable(self) -> tuple[Slot, ...]:
+        """Healthy slots of the lab's pool. Raises PoolProblem."""
+        slots = self._pool.slots()
+        healthy = [slot for slot in slots if not problem_of(slot, self._space.lab)]
+        self.pool_name = self._measured_pool() or most_common_pool(healthy)
+        self._name_strangers(healthy)
+        return tuple(slot for slot in healthy if slot.pool == self.pool_name)
+
+    def place(self, placeable: Callable[[Sequence[Run]], Sequence[Run]] = lambda queued: queued) -> int:
+        """Start as many of the placeable queued runs as there are free slots. Returns how many.
+
+        Raises PoolProblem, LedgerProblem.
+        """
+        usable = self.usable()
+        running = self._space.ledger.runs.running(self._space.tag)
+        taken = {run.state.slot_id for run in running if isinstance(run.state, Running)}
+        free = [slot for slot in usable if slot.id not in taken and not self._rests_now(slot.id)]
+        if not free:
+            return 0
+        queued = placeable(self._space.ledger.runs.queued(self._space.tag))
+        if not queued:
+            return 0
+        pairs = self._pair(queued, running, free, len(usable))
+        return sum(self._start(run, slot) for run, slot in pairs)
+
+    def _pair(
+        self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: int
+    ) -> list[tuple[Run, Slot]]:
+        """Which run goes onto which free slot: a claim's runs onto what the others leave, alternating on each slot."""
+        board = self._space.ledger.board(self._space.tag)
+        others = [run for run in queued if run.kind is not RunKind.CLAIM]
+        pairs = list(zip(order_runs(others, running, usable, board), free, strict=False))
+        claims, left = [run for run in queued if run.kind is RunKind.CLAIM], free[len(pairs) :]
+        if claims and left:
+            slots = {slot.id: slot for slot in left}
+            paired = pair_claims(claims, tuple(slots), claims_begun(self._space))
+            pairs += [(run, slots[slot_id]) for run, slot_id in paired]
+        return pairs
+
+    def _start(self, run: Run, slot: Slot) -> bool:
+        runs = self._space.ledger.runs
+        order = self._order(run, slot)
+        attempt = runs.lease(run.id, slot, expires_at=self._clock() + self._lease_s)
+        if attempt is None:
+            return False  # cancelled this moment
+        try:
+            self._pool.start(slot.id, order(attempt))
+        except PoolProblem as problem:
+            runs.requeue(run.id, attempt, problem.message, counts=False)
+            self._rest(slot.id, problem)
+            return False
+        self._rests.pop(slot.id, None)
+        return True
+
+    def _order(self, run: Run, slot: Slot) -> Callable[[int], RunOrder]:
+        lab, ledger = self._space.lab, self._space.ledger
+        candidate = ledger.candidates.get(run.candidate_id, lab.tag)
+        train_py = ledger.candidates.train_py(candidate.id)
+        on_gpu = lab.device == "cuda"
+        attention = self._attention() if on_gpu else None
+        first = self._first_baseline()
+        return lambda attempt: RunOrder(
+            lab_id=lab.lab_id,
+            run_id=run.id,
+            attempt=attempt,
+            train_py=train_py,
+            train_sha256=candidate.train_sha256,
+            contract_json=lab.contract_json,
+            cache_digest=lab.cache_digest,
+            seed=run.seed,
+            expect_attention=attention,
+            compile_key=compile_key(slot, first.train_sha256) if on_gpu else "",
+            may_keep_caches=on_gpu and candidate.id == first.id,
+        )
+
+    def _measured_pool(self) -> str:
+        """The pool of the lab's first score, else one a run is going on, else ""."""
+        self._first_score = self._first_score or first_score(self._space)
+        if self._first_score is not None:
+            return self._first_score.pool
+        return next((run.pool for run in self._space.ledger.runs.running(self._space.tag)), "")
+
+    def _first_baseline(self) -> Candidate:
+        """The train.py the lab was opened with: the person's own, whatever was promoted since."""
+        if self._first is None:
+            self._first = self._space.ledger.candidates.get(self._space.lineage()[0][0], self._space.tag)
+        return self._first
+
+    def _attention(self) -> str | None:
+        """The attention kernel of the first score: another one in the middle of a lab would not compare."""
+        if self._first_score is None or not isinstance(self._first_score.state, Finished):
+            return None
+        return self._first_score.state.result.measured.attention
+
+    def _rests_now(self, slot_id: str) -> bool:
+        until, _ = self._rests.get(slot_id, (0.0, 0.0))
+        return self._clock() < until
+
+    def _rest(self, slot_id: str, problem: PoolProblem) -> None:
+        _, before_s = self._rests.get(slot_id, (0.0, 0.0))
+        pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
+        self._rests[slot_id] = (self._clock() + pause_s, pause_s)
+        self._say(f"note: {problem.message}; next try in {pause_s:.0f} s")
+
+    def _name_strangers(self, healthy: Iterable[Slot]) -> None:
+        for slot in healthy:
+            if slot.pool != self.pool_name and slot.id not in self._named:
+                self._named.add(slot.id)
+                self._say(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
+                self._say(f"      this lab measures on: {self.pool_name}")
+
+
+def problem_of(slot: Slot, lab: Lab) -> str:
+    """Why a slot takes no run of this lab; "" when it does."""
+    if slot.problem:
+        return slot.problem
+    if slot.cache_digest != lab.cache_digest:
+        there = slot.cache_digest[:12] or "none"
+        return f"its {lab.contract_name} cache is {there}, the lab's is {lab.cache_digest[:12]}"
+    return ""
+
+
+def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
+    """The error for a pool in which no slot can run this lab."""
+    if not slots:
+        kind = "GPU" if lab.device == "cuda" else "core"
+        return PoolProblem(f"no slot: contract {lab.contract_name!r} needs a {kind}", "see `arsched doctor`")
+    problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
+    said = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
+    hint = f"on every node: arsched prepare --contract {lab.contract_name}; then `arsched doctor`"
+    return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {said}", hint)
+
+
+def most_common_pool(slots: Sequence[Slot]) -> str:
+    """The pool most slots are of, the first by name among equals; "" without slots."""
+    counts = Counter(slot.pool for slot in slots)
+    return min(counts, key=lambda pool: (-counts[pool], pool), default="")
+
+
+def claims_begun(space: Workspace) -> tuple[Run, ...]:
+    """Claim runs of the search that is on which hold or held a slot, in the order of their queueing."""
+    search = space.ledger.searches.current(space.tag)
+    since = search.started_at if search else 0.0
+    claims = [run for run in space.ledger.runs.list(space.tag) if run.kind is RunKind.CLAIM]
+    return tuple(run for run in claims if isinstance(run.state, Running | Finished) and run.state.started_at >= since)
+
+
+def first_score(space: Workspace) -> Run | None:
+    """The first run of the lab that has a score, a baseline's; None before there is any."""
+    runs = space.ledger.runs.of_candidate(space.lineage()[0][0])
+    scored = [run for run in runs if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]
+    return scored[0] if scored else None

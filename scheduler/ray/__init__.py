@@ -1,0 +1,1 @@
+"""Ray: the pool of slots, one actor per slot, joining and starting a cluster."""

@@ -1,0 +1,207 @@
+"""Reads cluster.yaml and finds what Ray itself would only notice half-way through `ray up`, or never.
+
+Ray checks the form (its schema) and stops at typos with a readable message; it accepts a file without SSH login, with
+mounts from paths that do not exist, with addresses left as they were shipped. Nothing is contacted, no Ray is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scheduler.domain.errors import UsageProblem
+from scheduler.ray.shell_words import Call, find_calls
+
+KNOWN_KEYS = (
+    "cluster_name", "max_workers", "upscaling_speed", "idle_timeout_minutes", "provider", "auth", "docker",
+    "head_node_type", "file_mounts", "cluster_synced_files", "file_mounts_sync_continuously", "rsync_exclude",
+    "rsync_filter", "metadata", "initialization_commands", "setup_commands", "head_setup_commands",
+    "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
+    "available_node_types",
+)  # fmt: skip
+HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
+PATH_LINE = (  # begins with a line end: the last line of a .bashrc may lack its own
+    "grep -qs '^export PATH={home}{bin}' ~/.bashrc || "
+    r"printf '\nexport PATH={home}{bin}:$PATH RAY_AUTH_MODE={mode}\n' >> ~/.bashrc"
+)
+HOME = re.compile(r"^(~|\$HOME|\$\{HOME\}|/home/[^/]+|/root)/")
+STARTUP_FILE = re.compile(r"(>|\btee\b|\bsed\b)[^|;&]*(\.(bashrc|bash_profile|bash_login|profile)\b|/etc/profile)")
+EXAMPLE_NETWORK = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737: for documents, never routed
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What arsched itself reads of a cluster.yaml; `problems` are sentences, empty when `ray up` can be tried."""
+
+    path: Path
+    head: str
+    workers: tuple[str, ...]
+    worker_start_command: str
+    problems: tuple[str, ...]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every machine that should be there."""
+        return (self.head, *self.workers)
+
+    @property
+    def is_example(self) -> bool:
+        """Whether this is the file as shipped: nobody has put an address in."""
+        return _is_example(self.head)
+
+
+def read_cluster_config(path: Path) -> ClusterConfig:
+    """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""
+    raw = _load(path)
+    provider = _mapping(raw, "provider")
+    workers = provider.get("worker_ips")
+    commands = raw.get("worker_start_ray_commands") or [""]
+    return ClusterConfig(
+        path,
+        head=str(provider.get("head_ip") or ""),
+        workers=tuple(map(str, workers)) if isinstance(workers, list) else (),
+        worker_start_command=str(commands[-1]),
+        problems=tuple(_problems(raw, path.parent)),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
+    if not isinstance(raw, dict):
+        raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
+    return raw
+
+
+def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    yield from _unknown_keys(raw)
+    yield from _address_problems(_mapping(raw, "provider"))
+    yield from _login_problems(_mapping(raw, "auth"))
+    yield from _mount_problems(_mapping(raw, "file_mounts"), folder)
+    yield from _start_problems(raw, "head_start_ray_commands", " --head")
+    if _mapping(raw, "provider").get("worker_ips"):
+        yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
+    yield from _path_problems(raw)
+
+
+def _unknown_keys(raw: Mapping[str, Any]) -> Iterator[str]:
+    for key in raw:
+        if key not in KNOWN_KEYS:
+            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
+            yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
+    if provider.get("type") != "local":
+        yield f"provider.type is {provider.get('type')!r}; machines reached by SSH need 'local'"
+        return
+    workers = provider.get("worker_ips")
+    if not isinstance(workers, list):
+        yield "provider.worker_ips must be a list, [] for one node"
+        workers = []
+    addresses = [provider.get("head_ip"), *workers]
+    for address in addresses:
+        if not address:
+            yield "provider.head_ip is missing"
+        elif _is_example(str(address)):
+            yield f"{address} is the address of the example: put your machine's there"
+    for address in sorted({str(each) for each in addresses if addresses.count(each) > 1}):
+        yield f"{address} is listed twice"
+
+
+def _login_problems(auth: Mapping[str, Any]) -> Iterator[str]:
+    if not auth.get("ssh_user"):
+        yield "auth.ssh_user is missing: `ray up` could log in nowhere"
+    key = auth.get("ssh_private_key")
+    if not key:
+        yield "auth.ssh_private_key is missing: the head needs it to set up the workers"
+    elif not Path(str(key)).expanduser().is_file():
+        yield f"auth.ssh_private_key {key} does not exist here: make one with ssh-keygen, or name yours"
+
+
+def _mount_problems(mounts: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    for there, here in mounts.items():
+        source = Path(str(here)).expanduser()
+        if (folder / source).exists():
+            continue
+        if source.name == "auth_token":
+            yield f"there is no token at {here} yet: make it with `ray get-auth-token --generate`"
+        else:
+            yield f"file_mounts: {here} (for {there}) does not exist; paths count from where `ray up` is called"
+
+
+def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str]:
+    try:
+        start = _ray_start(raw, key)
+    except ValueError as problem:
+        yield f"{key}: the shell could not read this line ({problem}): close its quotes"
+        return
+    if start is None or sign not in f" {' '.join(start.words)}":
+        yield f"{key} has no `ray start` with {sign.strip()}"
+        return
+    if start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
+        yield (
+            f"{key} starts Ray without RAY_enable_autoscaler_v2=0: `ray up` turns version 2 of its autoscaler on, "
+            "which leaves out one worker and says nothing; write RAY_enable_autoscaler_v2=0 in front of `ray start`"
+        )
+    if start.environ.get("RAY_worker_niceness") != "0":
+        yield f"{key} starts Ray without RAY_worker_niceness=0: runs would be starved on a busy node"
+    if "RAY_AUTH_MODE" not in start.environ:
+        yield f"{key} does not set RAY_AUTH_MODE (token or disabled): nodes that differ in it cannot join"
+
+
+def _ray_start(raw: Mapping[str, Any], key: str) -> Call | None:
+    """The last call of `ray start` among the commands. Raises ValueError where a quote is left open."""
+    starts = [call for command in _commands(raw, key) for call in find_calls(command, "ray", "start")]
+    return starts[-1] if starts else None
+
+
+def _path_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Ray ends a cluster with a bare `ray stop` on the head, in a shell that has read the user's startup files."""
+    try:
+        start = _ray_start(raw, "head_start_ray_commands")
+    except ValueError:
+        return  # named already
+    if start is None:
+        return
+    folder = HOME.sub("", start.words[0].rpartition("/")[0])
+    mode = start.environ.get("RAY_AUTH_MODE", "token")
+    written = [command for key in HEAD_SETUP_KEYS for command in _commands(raw, key) if STARTUP_FILE.search(command)]
+    place = re.escape(folder or "bin")
+    on_path = re.compile(rf"\bPATH=\S*{place}|(\bsource|\.)\s\S*{place}/activate")
+    mode_set = re.compile(rf"(export|declare -x)\b[^;&|\n]*\bRAY_AUTH_MODE=\W{{0,2}}{re.escape(mode)}\b")
+    if not all(any(wanted.search(command) for command in written) for wanted in (on_path, mode_set)):
+        folder = folder or "arsched/.venv/bin"
+        yield (
+            f"no setup command puts {folder} on the head's PATH together with RAY_AUTH_MODE={mode}: `ray down` calls "
+            "a bare `ray stop` there, and would end nothing and report success, and `ray status` would be refused; "
+            f"add to setup_commands: {PATH_LINE.format(bin=folder, home='' if folder[0] == '/' else '~/', mode=mode)}"
+        )
+
+
+def _commands(raw: Mapping[str, Any], key: str) -> list[str]:
+    found = raw.get(key)
+    return [str(command) for command in found] if isinstance(found, list) else []
+
+
+def _is_example(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in EXAMPLE_NETWORK
+    except ValueError:  # a host name
+        return False
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    return value if isinstance(value, dict) else {}
