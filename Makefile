@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test test-gpu check lint types bench bench-rule clean
+.PHONY: help install demo test test-slow test-gpu check lint types bench bench-rule clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +28,19 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## a real parallel hill climb on CPU slots: prepare, baseline, candidates, promotion, plot
 	@$(BIN)/arsched demo
 
-test: $(READY)  ## the whole test suite (no GPU needed)
-	@$(BIN)/python -m pytest
+# One worker per core, at most eight: tests of Ray share one cluster and stay on one worker.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+
+test: $(READY)  ## the test suite: minutes, no GPU needed
+	@$(PYTEST)
+
+test-slow: $(READY)  ## what takes longer: whole searches, real training, clusters that lose nodes
+	@$(PYTEST) -m "slow and not gpu"
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
-check: lint types test  ## what a change must pass: lint, types, architecture and tests
+check: test lint types test-slow  ## what a change must pass
 
 lint: $(READY)  ## ruff: rules and format
 	@$(BIN)/ruff check .
@@ -48,7 +54,7 @@ bench: $(READY)  ## the measurements quoted in docs/measurements.md
 	@$(BIN)/python benchmarks/bench_overhead.py
 	@$(BIN)/python benchmarks/sim_night.py
 
-bench-rule: $(READY)  ## the promotion rule against greedy on made-up nights (about half an hour)
+bench-rule: $(READY)  ## the promotion rule against greedy in simulated searches (about half an hour)
 	@$(BIN)/python benchmarks/sim_promotion.py
 
 clean:  ## remove what make created here (never a cache or a lab)

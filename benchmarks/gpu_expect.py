@@ -1,4 +1,4 @@
-"""summary.md of gpu_quarter.py: what was measured beside what an H100 should show, and a mark where they differ.
+"""summary.md of gpu_quarter.py: what was measured next to what an H100 should show, and a mark where they differ.
 
 The expected ranges are estimates for one H100 with Flash Attention 2 or FlexAttention; they are for looking twice, not
 for passing. Pure: answers in, Markdown out.
@@ -109,7 +109,7 @@ ROWS = (
     Row("ours: peak memory, MiB", _at("ours", "run", "peak_memory_mb"), (44_500, 45_500)),
     Row("ours: compile caches", _at("ours", "run", "compile_caches")),
     Row("ours: compilation, s", _at("ours", "run", "phases_s", "compile"), (4, 15), 1),
-    Row("ours: beside compiling, training, evaluating, s", _around_the_budget, (0, 8), 1),
+    Row("ours: outside compiling, training, evaluating, s", _around_the_budget, (0, 8), 1),
     Row("upstream: status", _at("upstream", "run", "status"), "ok"),
     Row("upstream: val_bpb", _at("upstream", "run", "val_bpb"), None, 4),
     Row("upstream: step, ms", _at("upstream", "run", "step_ms"), (290, 350)),

@@ -9,7 +9,7 @@ below sys.prefix, in the background. ours, upstream: 60 s judged on the same row
 standard size by every exchange. probes: kernels and loader alone. Needs torch, numpy and this checkout; pyarrow,
 tiktoken and rustbpe for prepare (without it, rows are random); pytest for tests. No network.
 
-OUT gets answers.jsonl (a line per answer as soon as it is known), summary.md (measured beside expected) and logs.txt
+OUT gets answers.jsonl (a line per answer as soon as it is known), summary.md (measured next to expected) and logs.txt
 (the last 64 kB of each stage). Each stage has a deadline and is killed alone, with all it started, when it passes it.
 Exit codes: 0 every stage answered, 1 some did not, 2 usage. Not covered: what a stage does (gpu_stages), what is
 expected (gpu_expect).
@@ -42,7 +42,7 @@ from harness.cache import cache_root
 from harness.containment import die_with_parent
 from harness.processes import children, descendants
 
-# name -> (seconds it needs to be worth starting, deadline in seconds), in order of worth. `prepare` runs beside others.
+# name -> (seconds it needs to be worth starting, deadline in seconds), in order of worth. `prepare` runs with others.
 STAGES: dict[str, tuple[float, float]] = {
     "env": (10, 60),
     "smoke": (60, 240),
@@ -232,9 +232,9 @@ def kill_tree(root: int) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def main(argv: list[str]) -> int:
@@ -269,7 +269,7 @@ def main(argv: list[str]) -> int:
 
 
 def say(text: str) -> None:
-    """For whoever watches; that nobody reads any more is no reason to stop."""
+    """Progress for a reader; a closed pipe is no reason to stop."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -170,7 +170,7 @@ def _stop_after(process: subprocess.Popen[str], seconds: float) -> Callable[[], 
 
 def prepare(plan: Plan) -> None:
     """The rows of `ours`, then of `upstream`, which is a matter of links: one recipe."""
-    os.nice(10)  # runs beside judged runs, and leaves them the GPU
+    os.nice(10)  # runs next to judged runs, and leaves them the GPU
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
     for name in ("ours", "upstream"):
         began, path = time.monotonic(), written(plan, contract_of(plan, name, seconds=60, val_rows=1024))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
+@cache
 def all_imports() -> list[Import]:
     found = []
     for path in sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py"), ROOT / "train.py"]):

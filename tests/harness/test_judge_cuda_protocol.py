@@ -192,7 +192,11 @@ def test_another_failure_of_the_device_is_not_for_lack_of_room(
         evaluate(random_rows(4), 2, 1, torch_answer, (by_ipc,))
 
 
-@pytest.mark.parametrize("refused", [set(), {"judge"}, {"candidate"}, {"judge", "candidate"}], ids=str)
+@pytest.mark.parametrize(
+    "refused",
+    [set(), {"judge"}, {"candidate"}, {"judge", "candidate"}],
+    ids=lambda names: "+".join(sorted(names)) or "none",
+)
 def test_page_locked_or_not_the_host_scores_alike_and_the_name_says_which(pins: Pins, refused: set[str]) -> None:
     rows = random_rows(11)
     pins.refused = refused

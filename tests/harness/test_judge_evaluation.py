@@ -211,6 +211,27 @@ def test_the_next_request_waits_poisoned_before_the_last_answer_is_reduced() -> 
         evaluate(random_rows(4), 4, 2, Lazy)
 
 
+FILLS = {
+    "nothing written": "pass",
+    "one logit missing": "view[...] = 0; view[-1, -1, -1] = np.nan",
+    "nan": "view[...] = np.nan",
+    "plus infinity": "view[...] = 0; view[:, :, 5] = np.inf",
+    "minus infinity": "view[...] = -np.inf",
+    "target ruled out": "view[...] = -np.inf; view[:, :, 0] = 0",
+}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS.keys())
+def test_logits_that_are_no_probabilities_have_no_score(fill: str) -> None:
+    class Filler(Answer):
+        def write(self, first: int, count: int, buffer: Buffer) -> None:
+            assert buffer.host is not None
+            exec(fill, {"view": buffer.host[:count], "np": np})
+
+    with pytest.raises(NonFinite):
+        evaluate(random_rows(4), 4, 4, Filler)
+
+
 def test_the_candidate_hears_when_its_judge_is_gone() -> None:
     ours, theirs = socket_pair()
     with theirs:

@@ -67,8 +67,8 @@ def test_every_fact_is_in_the_result(rig: Rig) -> None:
     assert all(seconds is not None and seconds >= 0 for seconds in result["phases_s"].values())
     assert list(result["phases_s"]) == ["import", "context", "compile", "train", "evaluate", "teardown"]
     assert sum(result["phases_s"].values()) <= result["wall_s"] + 0.01
-    assert result["budget"]["limit_s"] == 0.5
-    assert 0.5 <= result["budget"]["used_s"] <= 1.0
+    assert result["budget"]["limit_s"] == 0.2
+    assert 0.2 <= result["budget"]["used_s"] <= 0.5
     assert result["digests"]["contract"] == rig.contract.digest
     assert result["digests"]["cache"] == rig.cache().digest
     assert result["digests"]["train_py"] == hashlib.sha256(BIGRAM.read_bytes()).hexdigest()
@@ -91,6 +91,7 @@ def test_the_last_report_before_the_evaluation_is_not_lost(rig: Rig) -> None:
 
 def test_the_loss_is_kept_at_the_quarters_of_the_budget(rig: Rig) -> None:
     """The candidate reports as often as it may; a mark it had nothing to say at is missing."""
+    rig.use(with_budget(rig.contract, seconds=0.7))
     training = rig.judge(BIGRAM).result["training"]
     assert set(map(tuple, training["loss_at"])) <= {(0.25, 4.0), (0.5, 4.0), (0.75, 4.0)} and training["loss_at"]
     assert training["mfu"] is None
@@ -140,7 +141,7 @@ def test_a_wall_clock_counts_wall_time(rig: Rig) -> None:
 
 def test_children_count_against_a_cpu_clock(rig: Rig) -> None:
     """A candidate that lets a child do the work sees, and is charged for, the child's time."""
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
     source = f"""
 import subprocess, sys
 from harness import elapsed_seconds
@@ -153,7 +154,7 @@ print("elapsed", elapsed_seconds())
 """
     result = rig.judge(rig.write(source)).result
     assert result["status"] == "invalid: over-budget"
-    assert result["budget"]["used_s"] >= 1.2
+    assert result["budget"]["used_s"] >= 0.8
 
 
 def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) -> None:

@@ -125,50 +125,24 @@ def test_a_log_flood_is_capped_head_and_tail(rig: Rig) -> None:
 
 
 ASK = "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=8))"
-JUNK = {
+LAST_WORDS = {
     "short": "sock.send(b'hello')",
-    "oversize": "sock.send(bytes(65536))",
-    "one byte too long": "sock.send(Message(Op.HELLO).pack() + b'!')",
-    "unknown operation": "sock.send(struct.pack('<HHIqd', 99, 1, 0, 0, 0.0))",
-    "wrong version": "sock.send(struct.pack('<HHIqd', 1, 7, 0, 0, 0.0))",
-    "the judge's word": "send(sock, Message(Op.END, real=0.1))",
-    "two hellos": "send(sock, Message(Op.HELLO)); send(sock, Message(Op.HELLO))",
     "two starts": "send(sock, Message(Op.START)); send(sock, Message(Op.START))",
-    "warming after start": "send(sock, Message(Op.START)); send(sock, Message(Op.WARMING))",
-    "no such attention": "send(sock, Message(Op.ATTENTION, count=4000000000))",
-    "done before eval": "send(sock, Message(Op.START)); send(sock, Message(Op.DONE, count=1))",
-    "batch size zero": "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=0))",
-    "batch size negative": "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=-8))",
-    "batch size absurd": "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=2**62))",
-    "no buffer will do": "\n".join(
-        f"send(sock, Message(Op.{op}, integer={integer}))"
-        for op, integer in (("START", 0), ("EVAL", 8), ("ROOM", 0), ("READY", 0))
-    ),
     "done out of order": "\n".join(
         f"send(sock, Message(Op.{op}, count={count}, integer=8))"
         for op, count in (("START", 0), ("EVAL", 0), ("ROOM", 0), ("READY", 1), ("DONE", 2))
     ),
-    "room before eval": "send(sock, Message(Op.START)); send(sock, Message(Op.ROOM))",
-    "room twice": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.ROOM))",
-    "ready before room": f"{ASK}; send(sock, Message(Op.READY, count=1))",
-    "done before room": f"{ASK}; send(sock, Message(Op.DONE, count=0))",
-    "ready twice": f"{ASK}; send(sock, Message(Op.ROOM))" + "; send(sock, Message(Op.READY, count=1))" * 2,
-    "no such opening": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=3))",
-    "an absurd opening": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=2**32 - 1))",
-    "a descriptor with ready": f"{ASK}; send(sock, Message(Op.ROOM)); send(sock, Message(Op.READY, count=1), (0,))",
-    "a descriptor with room": f"{ASK}; send(sock, Message(Op.ROOM), (0, 1))",
-    "the judge's offer": f"{ASK}; send(sock, Message(Op.FD_BUFFER, count=1, integer=1))",
 }
 
 
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
-def test_junk_on_the_socket_breaks_the_protocol(rig: Rig, junk: str) -> None:
-    refused(rig.judge(rig.write(f"{RAW}\n{junk}\nimport time\ntime.sleep(3600)")), "invalid: protocol")
+def test_junk_on_the_socket_breaks_the_protocol(rig: Rig) -> None:
+    """Every kind of junk is in test_judge_dialogue; this is the one that a whole judge is started for."""
+    refused(rig.judge(rig.write(f"{RAW}\n{LAST_WORDS['short']}\nimport time\ntime.sleep(3600)")), "invalid: protocol")
 
 
-@pytest.mark.parametrize("name", ["short", "two starts", "no buffer will do", "done out of order"])
-def test_junk_as_a_last_word_breaks_the_protocol_too(rig: Rig, name: str) -> None:
-    refused(rig.judge(rig.write(f"{RAW}\n{JUNK[name]}")), "invalid: protocol")
+@pytest.mark.parametrize("junk", LAST_WORDS.values(), ids=LAST_WORDS.keys())
+def test_junk_as_a_last_word_breaks_the_protocol_too(rig: Rig, junk: str) -> None:
+    refused(rig.judge(rig.write(f"{RAW}\n{junk}")), "invalid: protocol")
 
 
 @pytest.mark.parametrize("name", ["second_evaluation", "smuggler", "pickle_bomb"])
@@ -182,23 +156,9 @@ def test_done_without_a_logit_written_finds_the_poison(rig: Rig) -> None:
     refused(rig.judge(HOSTILE / "done_without_reading.py"), "invalid: non-finite")
 
 
-def test_an_evaluation_without_a_start_is_refused(rig: Rig) -> None:
-    refused(rig.judge(rig.write(f"{RAW}\nsend(sock, Message(Op.EVAL, integer=8))")), "invalid: no-start")
-
-
-FILLS = {
-    "nothing written": "pass",
-    "one logit missing": "view[...] = 0; view[-1, -1, -1] = np.nan",
-    "nan": "view[...] = np.nan",
-    "plus infinity": "view[...] = 0; view[:, :, 5] = np.inf",
-    "minus infinity": "view[...] = -np.inf",
-    "target ruled out": "view[...] = -np.inf; view[:, :, 0] = 0",
-}
-
-
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS.keys())
-def test_logits_that_are_no_probabilities_do_not_score(rig: Rig, fill: str) -> None:
-    source = f"{SESSION}\ndef fill(view, tokens):\n    {fill}\n{SERVE}"
+def test_logits_that_are_no_probabilities_do_not_score(rig: Rig) -> None:
+    """Every kind of them is in test_judge_evaluation; here a whole judge gives the verdict."""
+    source = f"{SESSION}\ndef fill(view, tokens):\n    view[...] = 0; view[-1, -1, -1] = np.nan\n{SERVE}"
     refused(rig.judge(rig.write(source)), "invalid: non-finite")
 
 
@@ -233,8 +193,9 @@ def test_the_shared_memory_cannot_be_resized(rig: Rig) -> None:
 def test_training_over_the_budget_and_its_grace_is_refused(rig: Rig) -> None:
     late = (CANDIDATES / "bigram.py").read_text().replace("< TIME_BUDGET", "< TIME_BUDGET + 0.8")
     judged = rig.judge(rig.write(late))
-    assert "1.3" in refused(judged, "invalid: over-budget")
-    assert judged.result["budget"]["used_s"] >= 1.3
+    reason = refused(judged, "invalid: over-budget")
+    assert f"used {judged.result['budget']['used_s']:.2f} s of 0.2 s" in reason
+    assert judged.result["budget"]["used_s"] >= 1.0
 
 
 def test_stopping_within_the_grace_is_fine(rig: Rig) -> None:
