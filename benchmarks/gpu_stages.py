@@ -45,7 +45,7 @@ from gpu_runs import (
 
 from harness.containment import die_with_parent
 from harness.contract import Contract
-from harness.exchange import EXCHANGE_NAMES
+from harness.protocol import EXCHANGE_NAMES
 
 _PACKAGES = ("numpy", "pyarrow", "tiktoken", "rustbpe", "triton", "kernels", "pytest", "pytest-timeout", "pyyaml")
 STAND_IN = ROOT / "tests/fixtures/candidates/upstream_style.py"  # for a smoke run

@@ -15,7 +15,7 @@ _HOMES = {
     "Tokenizer": "harness.tokenizer",
     "make_dataloader": "harness.loader",
     "warmup_batches": "harness.loader",
-    "evaluate_bpb": "harness.evaluation",
+    "evaluate_bpb": "harness.session",
     "attention_backend": "harness.attention",
     "load_fa3": "harness.attention",
     "make_attention": "harness.attention",

@@ -1,4 +1,4 @@
-"""A PID namespace around a program, the judge or a keeper, so that nothing that is spawned in it can outlive it.
+"""A PID namespace around a program, so that nothing that is spawned in it can outlive it; and death with the parent.
 
 Covers: probing whether the kernel lets us (with or without root), entering, passing signals on, and the fallback, a
 subreaper, which keeps escaped grandchildren below the program but cannot end them when that itself is killed -9.
@@ -23,7 +23,7 @@ Body = Callable[[Containment], int]
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 class ContainmentError(Exception):
@@ -47,12 +47,22 @@ def contain(wanted: Wanted, body: Body) -> int:
     return body("subreaper")
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to SIGKILL this process when the thread that started it ends."""
-    parent = os.getppid()
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to SIGKILL this process when the thread that started it ends; Linux only, else nothing happens.
+
+    Exits when the parent is gone already. A process that knows the pid of its `parent` also notices an earlier end.
+    """
+    if sys.platform != "linux":
+        return
+    parent = parent or os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the process that started this one is gone")
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process or a child of it executes gains rights by setuid or file capabilities."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _namespace_works() -> bool:

@@ -2,16 +2,11 @@
 
 Covers: widening on a CPU; on CUDA a ring of pinned slots, each guarded by an event, 16-bit copies widened there. Not
 covered: which rows come next (harness.rows, harness.loader).
-
-Why a ring: a copy from pinned memory is only queued behind the work of earlier batches, and a host that has queued it
-is free to fill the same memory again. With gradient accumulation it does, and batch k is overwritten before it was
-read. A slot is filled again only after the event recorded behind its copy has passed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,25 +18,7 @@ RING_SLOTS = 4
 _LARGEST_INT16 = 32_768
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-class Feed(Protocol):
-    """Takes rows uint16 [B, T+1] and gives x, y int64 [B, T], contiguous, on the training device."""
-
-    def __call__(self, rows: NDArray[np.uint16]) -> Batch: ...
-
-
-class Slot(Protocol):
-    """Host memory for one batch on its way to the device."""
-
-    def wait(self) -> None:
-        """Return once the slot's last copy has been read from it."""
-
-    def fill(self, rows: NDArray[np.uint16]) -> None:
-        """Put rows into the slot's host memory."""
-
-    def send(self) -> torch.Tensor:
-        """Queue the copy; returns the 16-bit rows [B, T+1] on the device."""
+Feed = Callable[[NDArray[np.uint16]], Batch]  # rows uint16 [B, T+1] -> x, y int64 [B, T], contiguous, on the device
 
 
 def feed_for(device: str, batch_size: int, row_tokens: int, vocab_size: int) -> Feed:
@@ -57,9 +34,14 @@ def widen_on_host(rows: NDArray[np.uint16]) -> Batch:
 
 
 class RingFeed:
-    """Hands each batch to the next slot of a ring."""
+    """Hands each batch to the next slot of a ring.
 
-    def __init__(self, slots: Sequence[Slot], vocab_size: int) -> None:
+    Why a ring: a copy from pinned memory is only queued behind the work of earlier batches, and a host that has queued
+    it is free to fill the same memory again. With gradient accumulation it does, and batch k is overwritten before it
+    was read. A slot is filled again only after the event recorded behind its copy has passed.
+    """
+
+    def __init__(self, slots: Sequence[PinnedSlot], vocab_size: int) -> None:
         self._slots = slots
         self._vocab_size = vocab_size
         self._turn = 0
@@ -82,12 +64,14 @@ class PinnedSlot:
         self._copied = torch.cuda.Event(blocking=True)
 
     def wait(self) -> None:
+        """Return once the last copy has been read from it."""
         self._copied.synchronize()
 
     def fill(self, rows: NDArray[np.uint16]) -> None:
         np.copyto(self._host, as_int16(rows))
 
     def send(self) -> torch.Tensor:
+        """Queue the copy; returns the 16-bit rows [B, T+1] on the device."""
         # A fresh tensor of the caching allocator: stream order keeps its memory until the widening has read it.
         on_device = self._pinned.to(self._device, non_blocking=True)
         self._copied.record()

@@ -1,8 +1,8 @@
-"""The candidate's half of an evaluation: rows come in by shared memory, logits go out by a buffer of the judge's.
+"""The candidate's half of an evaluation: rows of the judge go through a model, logits go into a buffer of the judge's.
 
-Covers: mapping the judge's memory, one forward per batch of rows, writing its logits slice by slice, in lock step.
-Not covered: what the logits are worth (the judge alone computes that) and torch itself (harness.evaluation adapts
-models).
+Covers: mapping the judge's memory, one forward per batch of rows, its logits slice by slice in lock step; torch models,
+and their score in this process where no judge is. Not covered: the score under a judge, which the judge alone computes.
+Imports torch only for a model.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.batches import padded_batches, read_rows
+from harness.cache import Cache
 from harness.contract import Contract
-from harness.exchange import Layout
 from harness.protocol import (
     BATCH_SIZE_LIMIT,
     Closed,
+    Layout,
     Message,
     Op,
     Opening,
@@ -29,21 +34,10 @@ from harness.protocol import (
     receive_with_fds,
     send,
 )
+from harness.scoring import Tally, TokenBytes, tally_logits, tally_tensor
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-class Logits(Protocol):
-    """The logits of one forward, [rows, T, V]."""
-
-    def write(self, first: int, count: int, buffer: Buffer) -> None:
-        """Put rows first .. first+count-1 at the start of the buffer, complete when this returns."""
-
-
-_DESCRIPTORS = {Op.HOST_BUFFER: 1, Op.IPC_BUFFER: 1, Op.FD_BUFFER: 2, Op.PINNED_BUFFER: 1}
-Forward = Callable[["NDArray[np.uint16]"], Logits]
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +48,15 @@ class Buffer:
     device: Any
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    tokens: NDArray[np.uint16]
-    buffer: Buffer
-    slice_rows: int
+class Logits(Protocol):
+    """The logits of one forward, [rows, T, V]."""
+
+    def write(self, first: int, count: int, buffer: Buffer) -> None:
+        """Put rows first .. first+count-1 at the start of the buffer, complete when this returns."""
+
+
+Forward = Callable[[NDArray[np.uint16]], Logits]
+_DESCRIPTORS = {Op.HOST_BUFFER: 1, Op.IPC_BUFFER: 1, Op.FD_BUFFER: 2, Op.PINNED_BUFFER: 1}
 
 
 def serve(
@@ -79,12 +77,14 @@ def serve(
         send(sock, Message(Op.EVAL, integer=int(batch_size)))
         make_room()
         send(sock, Message(Op.ROOM))
-        return _answer(sock, forward, _open_offer(sock, contract))
+        return _answer(sock, forward, *_open_offer(sock, contract))
     except Closed:
         raise SystemExit("the judge is gone") from None
 
 
-def _answer(sock: socket.socket, forward: Forward, offer: _Offer) -> float:
+def _answer(
+    sock: socket.socket, forward: Forward, tokens: NDArray[np.uint16], buffer: Buffer, slice_rows: int
+) -> float:
     logits: Logits | None = None
     first = 0
     while True:
@@ -93,17 +93,17 @@ def _answer(sock: socket.socket, forward: Forward, offer: _Offer) -> float:
             return request.real
         if request.op is Op.BATCH:
             logits = None  # gigabytes, and the next ones are about to be computed
-            logits, first = forward(offer.tokens.copy()), 0
+            logits, first = forward(tokens.copy()), 0
         elif request.op is not Op.SLICE or logits is None:
             raise ProtocolError(f"the judge sent {request.op.name} in an evaluation")
-        count = min(offer.slice_rows, len(offer.tokens) - first)
-        logits.write(first, count, offer.buffer)
+        count = min(slice_rows, len(tokens) - first)
+        logits.write(first, count, buffer)
         first += count
         send(sock, Message(Op.DONE, count=request.count))
 
 
-def _open_offer(sock: socket.socket, contract: Contract) -> _Offer:
-    """Take the judge's buffer; decline a CUDA one that this process cannot open, and take the next."""
+def _open_offer(sock: socket.socket, contract: Contract) -> tuple[NDArray[np.uint16], Buffer, int]:
+    """Token rows, buffer and rows of a slice; a CUDA buffer that this process cannot open is declined for the next."""
     while True:
         message, fds = receive_with_fds(sock)
         with contextlib.ExitStack() as closing:
@@ -116,21 +116,81 @@ def _open_offer(sock: socket.socket, contract: Contract) -> _Offer:
             buffer, opening = _open_buffer(message.op, layout, memory, fds[1:])
         send(sock, Message(Op.READY, count=opening))
         if buffer is not None:
-            return _Offer(layout.tokens(memory), buffer, message.integer)
+            return layout.tokens(memory), buffer, message.integer
 
 
 def _open_buffer(op: Op, layout: Layout, memory: mmap.mmap, fds: tuple[int, ...]) -> tuple[Buffer | None, Opening]:
     host = Buffer(layout.host_logits(memory), None) if op in (Op.HOST_BUFFER, Op.PINNED_BUFFER) else None
     if op is Op.HOST_BUFFER:
         return host, Opening.OPENED
-    from harness import cuda_fd, cuda_ipc, cuda_memory
+    from harness import cuda_memory
 
     try:
         if host is not None:
             cuda_memory.pin(layout.host_logits(memory))
             return host, Opening.PINNED
-        device = cuda_fd.open_buffer(layout, *fds) if op is Op.FD_BUFFER else cuda_ipc.open_buffer(layout, memory)
+        by_fd = op is Op.FD_BUFFER
+        device = cuda_memory.open_fd_buffer(layout, *fds) if by_fd else cuda_memory.open_ipc_buffer(layout, memory)
         return Buffer(None, device), Opening.OPENED
     except (cuda_memory.CudaError, RuntimeError) as error:
         sys.stderr.write(f"evaluation: {op.name} does not work here: {error}\n")
         return host, Opening.REFUSED if host is None else Opening.OPENED
+
+
+class TorchLogits:
+    """One forward's logits as torch leaves them, on their device."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.tensor = logits
+
+    def write(self, first: int, count: int, buffer: Buffer) -> None:
+        import torch
+
+        target = buffer.device if buffer.host is None else torch.from_numpy(buffer.host)
+        target[:count].copy_(self.tensor[first : first + count])
+        if self.tensor.is_cuda:
+            torch.cuda.synchronize()
+
+
+def forward_of(model: Any, contract: Contract) -> Callable[[NDArray[np.uint16]], TorchLogits]:
+    """Wrap a torch model (int64 [b, T] -> logits [b, T, V]) as a function of token rows uint16 [b, T].
+
+    The function raises ValueError for logits of another shape.
+    """
+    import torch
+
+    def forward(tokens: NDArray[np.uint16]) -> TorchLogits:
+        x = torch.from_numpy(tokens.astype(np.int64)).to(contract.device)
+        with torch.no_grad():
+            logits = model(x)
+        due = (*tokens.shape, contract.vocab_size)
+        if tuple(getattr(logits, "shape", ())) != due:
+            given = tuple(logits.shape) if hasattr(logits, "shape") else f"a {type(logits).__name__}"
+            raise ValueError(f"model(x) must return logits of shape {due}, not {given}")
+        return TorchLogits(logits.detach())
+
+    return forward
+
+
+def free_device_memory() -> None:
+    """Give device memory that no tensor uses back: the judge needs a little of it next to the model."""
+    import torch
+
+    torch.cuda.empty_cache()
+
+
+def score_in_process(model: Any, batch_size: int, contract: Contract, cache: Cache) -> float:
+    """val_bpb of a torch model without a judge: the same rows, bytes and arithmetic. Raises ValueError, NonFinite."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    forward, token_bytes, total = forward_of(model, contract), TokenBytes.load(cache), Tally()
+    for batch in padded_batches(read_rows(cache.val_rows_path, contract.sequence_length), batch_size):
+        # The logits have no name here, so that they are gone before the next ones are computed.
+        total += _tally(forward(batch.rows[:, :-1].copy()).tensor, batch.rows[: batch.valid, 1:], token_bytes)
+    return total.score().val_bpb
+
+
+def _tally(logits: torch.Tensor, targets: NDArray[np.uint16], token_bytes: TokenBytes) -> Tally:
+    if logits.is_cuda:
+        return tally_tensor(logits[: len(targets)], targets, token_bytes)
+    return tally_logits(logits.float().cpu().numpy()[: len(targets)], targets, token_bytes)

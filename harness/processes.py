@@ -1,9 +1,8 @@
 """Process trees on Linux: who descends from a process, what CPU time the tree has used, and how to end it.
 
 Covers: descendants that called setsid or forked twice (they are re-parented to the subreaper, so still below it), CPU
-time with nanosecond clocks for living processes and kernel ticks for children they reaped. Not covered: a candidate
-whose short-lived children are reaped by nobody (SIGCHLD ignored) between two readings; their time since the last
-reading is lost.
+time with nanosecond clocks for living processes and kernel ticks for children they reaped. Not covered: a process
+that ignores SIGCHLD: of its short-lived children, the time since the last reading is lost.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def descendants(root: int) -> dict[int, int]:
 class TreeClock:
     """CPU seconds of a process tree, with or without its root, never running backwards.
 
-    `add_reaped` is told what the caller itself waited for (orphans re-parented to it), which no living process accounts
+    `add_reaped` takes what the caller itself waited for (orphans re-parented to it), which no living process accounts
     for any more. When the total falls between two readings, a process left whose parent never waited for it: what had
     been seen of it stays counted.
     """
@@ -139,6 +138,11 @@ class Reaped:
     cpu_s: float
     peak_memory_mb: float
 
+    @property
+    def exit_code(self) -> int:
+        """Negative for a signal."""
+        return os.waitstatus_to_exitcode(self.status)
+
 
 def kill_descendants(on_reaped: Callable[[Reaped], None], *, own_namespace: bool, timeout_s: float = 10.0) -> bool:
     """SIGKILL everything below this process until nothing is left, and reap it. False when something would not die.
@@ -158,7 +162,7 @@ def kill_descendants(on_reaped: Callable[[Reaped], None], *, own_namespace: bool
 
 
 def _kill_namespace() -> bool:
-    """SIGKILL to everybody in this PID namespace but PID 1, atomically; True when there was anybody."""
+    """SIGKILL to all of this PID namespace but PID 1, atomically; True when there was any other process."""
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""The words between judge and candidate: 24-byte messages over a SOCK_SEQPACKET socket, descriptors by SCM_RIGHTS.
+"""What judge and candidate exchange: 24-byte messages over a SOCK_SEQPACKET socket, and the layout of shared memory.
 
 Covers: the message struct, sending, and receiving with every check that keeps a hostile peer out (length, truncation,
-unknown operation, smuggled descriptors). Not covered: which message is allowed when (harness.judge.conversation). No
-pickle, no strings, no variable lengths: what cannot be said cannot be abused.
+unknown operation, smuggled descriptors); no pickle, no strings, no variable lengths. Not covered: which message is
+allowed when (harness.judge.protocol_session).
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ from __future__ import annotations
 import array
 import contextlib
 import enum
+import mmap
 import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 JUDGE_FD_ENV = "ARSCHED_JUDGE_FD"
 ATTENTION_NAMES = ("fa3", "fa2", "flex", "sdpa")  # sent as an index
+# Transports of logits, best first; a result names the one its evaluation used.
+EXCHANGE_NAMES = ("cuda-ipc", "cuda-fd", "pinned", "host")
+CUDA_HANDLE_BYTES = 64  # cudaIpcMemHandle_t
 BATCH_SIZE_LIMIT = 1 << 31
 _VERSION = 1
 _STRUCT = struct.Struct("<HHIqd")
 MESSAGE_BYTES = _STRUCT.size
 _MAX_FDS = 4
+_LOGIT_BYTES = 4
 
 
 class Op(enum.IntEnum):
-    """What a message says; below 16 the candidate speaks, from 16 on the judge."""
+    """What a message means; below 16 the candidate sends it, from 16 on the judge."""
 
     HELLO = 1  # imports are done
     WARMING = 2  # random tokens asked for: compiling
@@ -54,7 +63,7 @@ class Opening(enum.IntEnum):
 
     REFUSED = 0  # cannot be opened here: offer another
     OPENED = 1
-    PINNED = 2  # opened and page-locked; the judge believes it for the name in its result alone
+    PINNED = 2  # opened and page-locked; affects nothing but the name in the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +165,52 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return tuple(fds)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The shared memory of one evaluation; both sides compute it from the same numbers.
+
+    Token rows uint16 [forward_rows, T], padded to a page; then either float32 logits [slice_rows, T, V] or, when the
+    logits lie on the device, room for a CUDA IPC handle. forward_rows: rows the model sees at once; slice_rows: rows
+    whose logits fit into the buffer.
+    """
+
+    forward_rows: int
+    slice_rows: int
+    sequence_length: int
+    vocab_size: int
+
+    @property
+    def logits_offset(self) -> int:
+        tokens = self.forward_rows * self.sequence_length * 2
+        return -(-tokens // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def logits_shape(self) -> tuple[int, int, int]:
+        return (self.slice_rows, self.sequence_length, self.vocab_size)
+
+    @property
+    def logits_bytes(self) -> int:
+        return self.slice_rows * self.sequence_length * self.vocab_size * _LOGIT_BYTES
+
+    @property
+    def host_bytes(self) -> int:
+        return self.logits_offset + self.logits_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Size of the shared memory when the logits live on the device."""
+        return self.logits_offset + CUDA_HANDLE_BYTES
+
+    def tokens(self, memory: mmap.mmap) -> NDArray[np.uint16]:
+        import numpy as np
+
+        count = self.forward_rows * self.sequence_length
+        return np.frombuffer(memory, np.uint16, count).reshape(self.forward_rows, self.sequence_length)
+
+    def host_logits(self, memory: mmap.mmap) -> NDArray[np.float32]:
+        import numpy as np
+
+        count = self.logits_bytes // _LOGIT_BYTES
+        return np.frombuffer(memory, np.float32, count, self.logits_offset).reshape(self.logits_shape)

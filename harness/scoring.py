@@ -1,19 +1,23 @@
-"""From logits and targets to bits per byte, in numpy: the one place where a score comes into being on a CPU.
+"""From logits and targets to bits per byte, for numpy arrays and torch tensors.
 
 Covers: log-sum-exp in float32, sums in float64, both byte counts from the same nats, refusal of anything not finite.
-Not covered: whose logits these are. Targets that stand for no bytes (special tokens) count in neither sum, as in
-https://github.com/karpathy/autoresearch (prepare.py, evaluate_bpb).
+Targets that stand for no bytes (special tokens) count in neither sum, as in evaluate_bpb of
+https://github.com/karpathy/autoresearch (prepare.py). Needs torch for tensors alone.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.cache import Cache
+
+if TYPE_CHECKING:
+    import torch
 
 # A negative log likelihood below zero is impossible but for rounding of the log-sum-exp.
 _NLL_FLOOR = -1e-3
@@ -122,3 +126,18 @@ def tally_logits(logits: NDArray[np.float32], targets: NDArray[np.integer], toke
     for row_logits, row_targets in zip(logits, targets, strict=True):
         total += tally(token_nll(row_logits, row_targets), row_targets, token_bytes)
     return total
+
+
+def tally_tensor(logits: torch.Tensor, targets: NDArray[np.uint16], token_bytes: TokenBytes) -> Tally:
+    """As `tally_logits`, for logits on any device, reduced where they lie. Raises NonFinite, ImpossibleLikelihood."""
+    import torch
+
+    chosen = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
+    # A row at a time: the temporaries of a log-sum-exp over a whole slice would be as large as the slice.
+    rows = [_row_nll(row, row_targets) for row, row_targets in zip(logits, chosen, strict=True)]
+    return tally(checked_nll(torch.stack(rows).cpu().numpy()), targets, token_bytes)
+
+
+def _row_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    return logits.logsumexp(dim=-1) - logits.gather(-1, targets[:, None])[:, 0]

@@ -1,7 +1,7 @@
-"""The candidate's side of the door: which contract, cache and seed, and how to talk to the judge if there is one.
+"""The candidate's side of a run: its contract, cache and seed, and the messages to its judge if there is one.
 
-Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (AloneSession), the budget
-clock, reports of progress. Not covered: batches (harness.loader) and scoring (harness.evaluation). Imports numpy and
+Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (Session), the budget clock,
+reports of progress. Not covered: batches (harness.loader) and evaluations (harness.logits_server). Imports numpy and
 torch only when rows or logits are asked for.
 """
 
@@ -14,20 +14,12 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.cache import Cache, CacheError, open_cache
-from harness.contract import Contract, ContractError, load_contract
+from harness.contract import ContractError, load_contract
 from harness.processes import TreeClock
-from harness.protocol import (
-    ATTENTION_NAMES,
-    JUDGE_FD_ENV,
-    Closed,
-    Message,
-    Op,
-    receive_with_fds,
-    send,
-)
+from harness.protocol import ATTENTION_NAMES, JUDGE_FD_ENV, Closed, Message, Op, receive_with_fds, send
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,49 +34,11 @@ _REPORT_INTERVAL_S = 0.25
 
 
 class SessionError(Exception):
-    """train.py used the harness in a way the contract does not allow; the message says how."""
+    """train.py used the harness in a way the contract does not allow; the message names it."""
 
 
-class Session(Protocol):
-    """What the loader, the evaluation and train.py may ask for."""
-
-    contract: Contract
-    seed: int
-    judged: bool
-
-    @property
-    def cache(self) -> Cache: ...
-
-    def warming(self) -> None:
-        """Random tokens are about to be served. Raises SessionError once training has begun."""
-
-    def start(self) -> None:
-        """The budget clock starts now, if it has not yet."""
-
-    def open_train_rows(self) -> Rows:
-        """(rows uint16 [n, T+1], epochs int32 [n]), read-only; the first call starts the budget clock."""
-
-    def elapsed_s(self) -> float:
-        """Budget seconds used on the contract's clock since the start; 0.0 before."""
-
-    def report_step(self, step: int, loss: float, tokens: int) -> None:
-        """Tell whoever watches how far training is; at most four reports a second are passed on."""
-
-    def report_attention(self, name: str) -> None:
-        """Tell which attention kernel is in use: one of protocol.ATTENTION_NAMES."""
-
-    def report_memory_mb(self, peak_memory_mb: float) -> None:
-        """Tell the peak device memory so far."""
-
-    def report_mfu(self, share: float) -> None:
-        """Tell the model FLOPs utilisation of the training: a share of the device's peak, 0 to 1."""
-
-    def evaluate(self, model: Any, batch_size: int) -> float:
-        """val_bpb of `model` (int64 [b, T] -> logits [b, T, V]) over the contract's validation rows."""
-
-
-class _CommonSession:
-    """What both sessions share: contract, lazily opened cache, seed, and the candidate's view of the clock."""
+class Session:
+    """What the loader and train.py may ask for. Alone (`python train.py` by hand) it answers from the cache itself."""
 
     judged = False
 
@@ -106,48 +60,49 @@ class _CommonSession:
             raise _exit_with(error) from None
 
     def warming(self) -> None:
+        """Random tokens are about to be served. Raises SessionError once training has begun."""
         if self._started_at is not None:
             raise SessionError("warmup_batches after the first training batch: warm up before training starts")
 
-    def elapsed_s(self) -> float:
-        return 0.0 if self._started_at is None else self._clock_s() - self._started_at
-
-    def _clock_s(self) -> float:
-        return time.monotonic() if self.contract.budget.clock == "wall" else self._tree_clock.read_s()
-
-
-class AloneSession(_CommonSession):
-    """`python train.py` by hand: rows from the cache, evaluation in this process, nobody listening."""
-
     def start(self) -> None:
+        """The budget clock starts now, if it has not yet."""
         if self._started_at is None:
             self._started_at = self._clock_s()
 
     def open_train_rows(self) -> Rows:
+        """(rows uint16 [n, T+1], epochs int32 [n]), read-only; the first call starts the budget clock."""
         with open(self.cache.train_rows_path, "rb") as rows, open(self.cache.train_epochs_path, "rb") as epochs:
             mapped = _map_rows(rows, epochs, self.contract.sequence_length)
         self.start()
         return mapped
 
+    def elapsed_s(self) -> float:
+        """Budget seconds used on the contract's clock since the start; 0.0 before."""
+        return 0.0 if self._started_at is None else self._clock_s() - self._started_at
+
     def report_step(self, step: int, loss: float, tokens: int) -> None:
-        return None
+        """Report how far training is; at most four reports a second are passed on."""
 
     def report_attention(self, name: str) -> None:
-        return None
+        """Report which attention kernel is in use: one of protocol.ATTENTION_NAMES."""
 
     def report_memory_mb(self, peak_memory_mb: float) -> None:
-        return None
+        """Report the peak device memory so far, MiB."""
 
     def report_mfu(self, share: float) -> None:
-        return None
+        """Report the model FLOPs utilisation of the training: a share of the device's peak, 0 to 1."""
 
     def evaluate(self, model: Any, batch_size: int) -> float:
-        from harness.evaluation import score_in_process
+        """val_bpb of `model` (int64 [b, T] -> logits [b, T, V]) over the contract's validation rows."""
+        from harness.logits_server import score_in_process
 
-        return score_in_process(self, model, batch_size)
+        return score_in_process(model, batch_size, self.contract, self.cache)
+
+    def _clock_s(self) -> float:
+        return time.monotonic() if self.contract.budget.clock == "wall" else self._tree_clock.read_s()
 
 
-class JudgedSession(_CommonSession):
+class JudgedSession(Session):
     """Under a judge: rows arrive as descriptors at the start, the clock is the judge's, logits go out by a buffer."""
 
     judged = True
@@ -172,10 +127,15 @@ class JudgedSession(_CommonSession):
     def open_train_rows(self) -> Rows:
         if self._rows is None:
             self._send(Message(Op.START))
-            answer, fds = self._receive_with_fds(Op.ROWS)
+            try:
+                answer, fds = receive_with_fds(self._socket)
+            except Closed:
+                raise SystemExit("the judge is gone") from None
+            if answer.op is not Op.ROWS:
+                raise SessionError(f"the judge answered {answer.op.name} where ROWS was due")
             with os.fdopen(fds[0], "rb") as rows, os.fdopen(fds[1], "rb") as epochs:
                 self._rows = _map_rows(rows, epochs, self.contract.sequence_length)
-            # The judge's reading at START: both sides of the door count from the same instant on the same clock.
+            # The judge's reading at START: both sides count from the same instant on the same clock.
             self._started_at = answer.real
         return self._rows
 
@@ -201,9 +161,13 @@ class JudgedSession(_CommonSession):
         self._send(Message(Op.MFU, real=share))
 
     def evaluate(self, model: Any, batch_size: int) -> float:
-        from harness.evaluation import answer_with, make_room
+        import torch
 
-        return self.serve_logits(answer_with(self, model), batch_size, make_room)
+        from harness.logits_server import forward_of, free_device_memory
+
+        if self.contract.device == "cuda":
+            self.report_memory_mb(torch.cuda.max_memory_allocated() / 2**20)
+        return self.serve_logits(forward_of(model, self.contract), batch_size, free_device_memory)
 
     def serve_logits(self, answer: Any, batch_size: int, make_room: Callable[[], None] = lambda: None) -> float:
         """Ask for the evaluation and answer it by a harness.logits_server.Forward; returns the judge's val_bpb."""
@@ -220,18 +184,9 @@ class JudgedSession(_CommonSession):
         except Closed:
             raise SystemExit("the judge is gone") from None
 
-    def _receive_with_fds(self, due: Op) -> tuple[Message, tuple[int, ...]]:
-        try:
-            message, fds = receive_with_fds(self._socket)
-        except Closed:
-            raise SystemExit("the judge is gone") from None
-        if message.op is not due:
-            raise SessionError(f"the judge answered {message.op.name} where {due.name} was due")
-        return message, fds
-
 
 def _exit_with(error: CacheError | ContractError) -> SystemExit:
-    """Whoever runs train.py by hand gets a sentence and a way on, not a stack trace."""
+    """A message without a stack trace, for a person who runs train.py by hand."""
     return SystemExit(f"error: {error}\nhint: {error.hint}")
 
 
@@ -261,7 +216,7 @@ def current() -> Session:
     """This process's session, made at the first call."""
     # Taken out of the environment so that a process train.py spawns does not take the closed descriptor for a judge.
     judge_fd = os.environ.pop(JUDGE_FD_ENV, None)
-    return AloneSession() if judge_fd is None else JudgedSession(int(judge_fd))
+    return Session() if judge_fd is None else JudgedSession(int(judge_fd))
 
 
 def elapsed_seconds() -> float:
@@ -282,6 +237,16 @@ def report_step(step: int, loss: float, tokens: int) -> None:
 def report_mfu(share: float) -> None:
     """Report the model FLOPs utilisation of the training, 0 to 1, where the device's peak is known."""
     current().report_mfu(share)
+
+
+def evaluate_bpb(model: Any, tokenizer: Any, batch_size: int) -> float:
+    """Validation bits per byte of `model`, which maps int64 [batch_size, T] to logits [batch_size, T, V].
+
+    The rows are the contract's whatever the batch size, which only decides how many a forward sees; the last batch is
+    padded, so every forward has the same shape. Call it once, after training: a judge accepts one evaluation per run.
+    Raises ValueError for a batch size below 1 or logits of the wrong shape.
+    """
+    return current().evaluate(model, batch_size)
 
 
 def __getattr__(name: str) -> Any:

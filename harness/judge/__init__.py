@@ -1,4 +1,4 @@
 """The judge: runs one candidate on one device, owns its clock and its score, and leaves nothing of it behind.
 
-`python -m harness.judge` is the way in; harness.judge.court walks one run from launch to result.
+Started as `python -m harness.judge`; harness.judge.run walks one run from launch to result.
 """

@@ -1,7 +1,7 @@
 """The budget clock and the phases of a run, as the judge reads them.
 
 Covers: seconds used since START on the contract's clock (wall, or CPU time of the process tree), whether that is within
-the budget, and how long each phase took. Not covered: what follows from running over (harness.judge.watch).
+the budget, and how long each phase took. Not covered: what follows from running over (harness.judge.monitor).
 """
 
 from __future__ import annotations

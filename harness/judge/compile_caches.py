@@ -48,32 +48,28 @@ def seed_caches(source: Path | None, caches: Path) -> bool:
 
 
 def keep_caches(caches: Path, target: Path | None) -> None:
-    """Copy a run's caches to `target`, which appears whole, by one rename, or not at all; one that is there stays.
+    """Copy a run's caches to `target`, which appears whole, by one rename, or not at all; an existing one is kept.
 
     Call once nothing of the candidate is alive: what it left is read as a hostile tree, never followed. An unfinished
-    copy lies beside the target as `.NAME.*.partial`, locked while its judge lives.
+    copy lies next to the target as `.NAME.*.partial`, locked while its judge lives.
     """
     if target is None or os.path.lexists(target):
         return
     try:
-        _keep(caches, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        try:
+            with _locked(temporary, fcntl.LOCK_EX), _opened(caches, os.O_DIRECTORY | os.O_NOFOLLOW) as left:
+                copier = _Copier(file_mode=0o400)
+                copier.copy(left, temporary)
+                if copier.files:
+                    _flush(temporary)
+                    temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         if not os.path.lexists(target):  # else another run was first
             sys.stderr.write(f"judge: the compile caches are not kept: {error}\n")
-
-
-def _keep(caches: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        with _locked(beside, fcntl.LOCK_EX), _opened(caches, os.O_DIRECTORY | os.O_NOFOLLOW) as left:
-            copier = _Copier(file_mode=0o400)
-            copier.copy(left, beside)
-            if copier.files:
-                _flush(beside)
-                beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 class _Copier:

@@ -1,26 +1,60 @@
 """One evaluation, as the judge conducts it: rows out, logits in, a score at the end.
 
 Covers: the plan of forwards and slices, lock-step numbering, snapshot before reduction, the next request going out
-before the last snapshot is reduced. Not covered: transport of messages (harness.judge.conversation) and of logits
-(exchanges). Extra rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
+before the last snapshot is reduced; which transports of logits a run has. Not covered: the transports themselves
+(exchange_*). Extra rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.batches import Batch, padded_batches
-from harness.exchange import Layout
-from harness.judge.exchange_host import Exchange, ExchangeUnavailable, NoRoom
-from harness.protocol import Message, Op, Opening, ProtocolError
-from harness.scoring import Score, Tally
+from harness.batches import padded_batches
+from harness.contract import Contract
+from harness.judge.exchange_host import Exchange, ExchangeUnavailable, HostExchange, NoRoom
+from harness.protocol import Layout, Message, Op, Opening, ProtocolError
+from harness.scoring import Score, Tally, TokenBytes
 
 Send = Callable[[Message, tuple[int, ...]], None]
 OpenExchange = Callable[[Layout], Exchange]
+
+_AUTO_ON_GPU = ("cuda-ipc", "cuda-fd", "pinned")
+_HOST_BUFFER_BYTES = 16 << 20  # stays near the last-level cache
+_DEVICE_BUFFER_BYTES = 256 << 20  # next to the candidate's model: small against it, large against a launch
+
+
+class Transports(NamedTuple):
+    """slice_rows: rows of float32 logits [T, V] per slice; `openers` are tried in order."""
+
+    slice_rows: int
+    openers: tuple[OpenExchange, ...]
+
+
+def transports(contract: Contract, token_bytes: TokenBytes, exchange: str, *, on_gpu: bool) -> Transports:
+    """Every transport of logits a device has, best first, or only the one named `exchange`.
+
+    On a GPU nothing touches the device before one of them is opened.
+    """
+    buffer_bytes = _DEVICE_BUFFER_BYTES if on_gpu else _HOST_BUFFER_BYTES
+    slice_rows = max(1, buffer_bytes // (contract.sequence_length * contract.vocab_size * 4))
+    if not on_gpu:
+        return Transports(slice_rows, (partial(HostExchange, token_bytes=token_bytes),))
+    from harness.judge.exchange_cuda import CudaHostExchange, fd_exchange, ipc_exchange
+
+    openers: dict[str, OpenExchange] = {
+        "cuda-ipc": partial(ipc_exchange, token_bytes=token_bytes),
+        "cuda-fd": partial(fd_exchange, token_bytes=token_bytes),
+        "pinned": partial(CudaHostExchange, token_bytes=token_bytes, pinned=True),  # without page-locking it is host
+        "host": partial(CudaHostExchange, token_bytes=token_bytes, pinned=False),
+    }
+    chosen = _AUTO_ON_GPU if exchange == "auto" else (exchange,)
+    return Transports(slice_rows, tuple(openers[name] for name in chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +68,12 @@ class _Slice:
 class Evaluation:
     """The dialogue from EVAL to END; `exchange` is set when a buffer is open, `score` when it is over.
 
-    `offers` are the ways to pass logits, best first: a candidate that cannot open one is given the next.
+    `openers` make the transports, best first: a candidate that cannot open one is given the next.
     """
 
-    def __init__(self, rows: NDArray[np.uint16], layout: Layout, offers: Iterator[OpenExchange], send: Send) -> None:
+    def __init__(self, rows: NDArray[np.uint16], layout: Layout, openers: Iterator[OpenExchange], send: Send) -> None:
         self._layout = layout
-        self._offers = offers
+        self._openers = openers
         self._send = send
         self._slices = self._plan(rows)
         self._exchange: Exchange | None = None
@@ -52,15 +86,31 @@ class Evaluation:
         self.exchange: str | None = None
         self.score: Score | None = None
 
-    def on_room(self) -> None:
-        """The candidate has made room: offer the first buffer. Raises NoRoom, ExchangeUnavailable, ProtocolError."""
+    def on_message(self, message: Message) -> None:
+        """Take ROOM, READY or DONE. Raises ProtocolError, NoRoom, ExchangeUnavailable, and the errors of a tally."""
+        match message.op:
+            case Op.ROOM:
+                self._on_room()
+            case Op.READY:
+                self._on_ready(message)
+            case _:
+                self._on_done(message)
+
+    def close(self) -> None:
+        """Give the memory back. Call it when no process maps it any more: CUDA leaves the other order undefined."""
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+
+    def _on_room(self) -> None:
+        """The candidate has made room: offer the first buffer."""
         if self._has_offered:
             raise ProtocolError("ROOM a second time")
         self._has_offered = True
         self._offer_next()
 
-    def on_ready(self, message: Message) -> None:
-        """The candidate has opened the buffer, or cannot. Raises as `on_room`."""
+    def _on_ready(self, message: Message) -> None:
+        """The candidate has opened the buffer, or cannot."""
         exchange = self._exchange
         if exchange is None or self._is_open:
             raise ProtocolError("READY a second time" if self._is_open else "READY before a buffer was offered")
@@ -76,8 +126,8 @@ class Evaluation:
             self._refusals.append(ExchangeUnavailable(f"train.py could not open the {exchange.op.name}"))
             self._offer_next()
 
-    def on_done(self, message: Message) -> None:
-        """A slice of logits lies in the buffer. Raises ProtocolError, scoring.NonFinite."""
+    def _on_done(self, message: Message) -> None:
+        """A slice of logits lies in the buffer."""
         current, exchange = self._current, self._exchange
         if current is None or exchange is None or message.count != self._number:
             raise ProtocolError(f"DONE for slice {message.count} when slice {self._number} was due")
@@ -88,12 +138,6 @@ class Evaluation:
             self.score = self._total.score()
             self._send(Message(Op.END, real=self.score.val_bpb), ())
 
-    def close(self) -> None:
-        """Give the memory back. Call it when nobody maps it any more: CUDA leaves the other order undefined."""
-        if self._exchange is not None:
-            self._exchange.close()
-            self._exchange = None
-
     def _offer_next(self) -> None:
         self.close()
         self._exchange = self._open_next()
@@ -101,7 +145,7 @@ class Evaluation:
         self._send(offer, self._exchange.fds)
 
     def _open_next(self) -> Exchange:
-        for open_exchange in self._offers:
+        for open_exchange in self._openers:
             try:
                 return open_exchange(self._layout)
             except (ExchangeUnavailable, NoRoom) as error:
@@ -124,9 +168,6 @@ class Evaluation:
 
     def _plan(self, rows: NDArray[np.uint16]) -> Iterator[_Slice]:
         for batch in padded_batches(rows, self._layout.forward_rows):
-            yield from self._slices_of(batch)
-
-    def _slices_of(self, batch: Batch) -> Iterator[_Slice]:
-        for first in range(0, batch.valid, self._layout.slice_rows):
-            targets = batch.rows[first : min(first + self._layout.slice_rows, batch.valid), 1:]
-            yield _Slice(batch.rows[:, :-1] if first == 0 else None, targets)
+            for first in range(0, batch.valid, self._layout.slice_rows):
+                targets = batch.rows[first : min(first + self._layout.slice_rows, batch.valid), 1:]
+                yield _Slice(batch.rows[:, :-1] if first == 0 else None, targets)

@@ -1,53 +1,45 @@
 """Logits on the GPU: the judge's half, by shared device memory, or through host memory where none can be shared.
 
 Covers: the same exchange as on a CPU with the reduction on the device. The judge's context is made at the evaluation,
-not before: during training the whole device is the candidate's. Not covered: sharing device memory (harness.cuda_ipc,
-harness.cuda_fd).
+not before: during training the whole device is the candidate's. Not covered: sharing device memory
+(harness.cuda_memory).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.cuda_fd import FdBuffer
-from harness.cuda_ipc import IpcBuffer
-from harness.cuda_memory import CudaError, make_context, pin
-from harness.exchange import Layout
-from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
-from harness.judge.verdict import last_lines
-from harness.protocol import Op
-from harness.scoring import Tally, TokenBytes
-from harness.scoring_cuda import tally_tensor
+from harness.cuda_memory import CudaError, FdBuffer, IpcBuffer, make_context, pin
+from harness.judge.exchange_host import Exchange, ExchangeUnavailable, HostExchange, NoRoom
+from harness.judge.report import last_lines
+from harness.protocol import Layout, Op
+from harness.scoring import Tally, TokenBytes, tally_tensor
 
 _DEVICE = "cuda"  # the one that CUDA_VISIBLE_DEVICES leaves
 _OUT_OF_MEMORY = re.compile("out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
 
 
-class DeviceExchange:
+class DeviceExchange(Exchange):
     """Token rows in shared memory, logits in device memory. Raises ExchangeUnavailable, NoRoom."""
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes, name: str, op: Op, share: Callable[[Layout], Any]):
-        self.layout = layout
-        self.op = op
-        self._name = name
-        self._token_bytes = token_bytes
         with ExitStack() as undo:
             with _opening():
                 self._buffer = share(layout)
             undo.callback(self._buffer.close)
-            self._shared = SharedMemory(layout.device_bytes)
-            undo.callback(self._shared.close)
-            self._tokens = layout.tokens(self._shared.memory)
-            handle = self._buffer.handle
-            self._shared.memory[layout.logits_offset : layout.logits_offset + len(handle)] = handle
-            self._undo = undo.pop_all()
+            super().__init__(layout, token_bytes, layout.device_bytes)
+            undo.pop_all()
+        self.op = op
+        self._name = name
+        handle = self._buffer.handle
+        self._shared.memory[layout.logits_offset : layout.logits_offset + len(handle)] = handle
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -55,9 +47,6 @@ class DeviceExchange:
 
     def name(self, *, peer_pinned: bool) -> str:
         return self._name
-
-    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
-        self._tokens[...] = tokens
 
     def poison(self) -> None:
         with _needing_room():
@@ -75,7 +64,8 @@ class DeviceExchange:
             return tally_tensor(snapshot, targets, self._token_bytes)
 
     def close(self) -> None:
-        self._undo.close()
+        super().close()
+        self._buffer.close()
 
 
 class CudaHostExchange(HostExchange):
@@ -93,7 +83,10 @@ class CudaHostExchange(HostExchange):
         super().__init__(layout, token_bytes)
         self.op = Op.PINNED_BUFFER if pinned else Op.HOST_BUFFER
         self._shown = torch.from_numpy(self._logits)
-        self._unpin = _try_to_pin(self._logits) if pinned else None
+        self._unpin: Callable[[], object] | None = None
+        if pinned:
+            with suppress(CudaError, RuntimeError):
+                self._unpin = pin(self._logits)
 
     def name(self, *, peer_pinned: bool) -> str:
         return "pinned" if self._unpin is not None and peer_pinned else "host"
@@ -122,13 +115,6 @@ class CudaHostExchange(HostExchange):
         if self._unpin is not None:
             self._unpin()
         super().close()
-
-
-def _try_to_pin(logits: NDArray[np.float32]) -> Callable[[], object] | None:
-    try:
-        return pin(logits)
-    except (CudaError, RuntimeError):
-        return None
 
 
 @contextmanager

@@ -10,48 +10,20 @@ import fcntl
 import functools
 import mmap
 import os
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.exchange import Layout
-from harness.protocol import Op
+from harness.protocol import Layout, Op
 from harness.scoring import Tally, TokenBytes, tally_logits
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-class Exchange(Protocol):
-    """The memory of one evaluation, from the judge's side. Snapshots are private: what is scored no longer changes."""
-
-    op: Op
-    layout: Layout
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """What the offer carries: the shared memory, and a second descriptor where `op` says so."""
-
-    def name(self, *, peer_pinned: bool) -> str:
-        """One of harness.exchange.EXCHANGE_NAMES, given that the candidate page-locked the logits or did not."""
-
-    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
-        """Show the candidate the rows of a forward, uint16 [forward_rows, T]."""
-
-    def poison(self) -> None:
-        """Fill the buffer with NaN: what a candidate does not write does not score."""
-
-    def snapshot(self, rows: int) -> Any:
-        """A private copy of the first `rows` rows of logits."""
-
-    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
-        """Score a snapshot against targets [rows, T]. Raises scoring.NonFinite."""
-
-    def close(self) -> None: ...
-
-
 class ExchangeUnavailable(Exception):
-    """This way of passing logits does not work here; the message says why."""
+    """This transport of logits does not work here; the message names the reason."""
 
 
 class NoRoom(Exception):
@@ -71,27 +43,60 @@ class SharedMemory:
         os.close(self.fd)
 
 
-class HostExchange:
-    """Rows and logits in one shared memory; scored by numpy."""
+class Exchange(ABC):
+    """The memory of one evaluation, from the judge's side: token rows are shared here, logits by the subclass.
 
-    op: Op = Op.HOST_BUFFER
+    Snapshots are private: what is scored no longer changes.
+    """
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:
+    op: Op
+
+    def __init__(self, layout: Layout, token_bytes: TokenBytes, shared_bytes: int) -> None:
         self.layout = layout
         self._token_bytes = token_bytes
-        self._shared = SharedMemory(layout.host_bytes)
+        self._shared = SharedMemory(shared_bytes)
         self._tokens = layout.tokens(self._shared.memory)
-        self._logits = layout.host_logits(self._shared.memory)
 
     @property
     def fds(self) -> tuple[int, ...]:
+        """What the offer carries: the shared memory, and a second descriptor where `op` needs one."""
         return (self._shared.fd,)
+
+    @abstractmethod
+    def name(self, *, peer_pinned: bool) -> str:
+        """One of harness.protocol.EXCHANGE_NAMES, given that the candidate page-locked the logits or did not."""
+
+    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
+        """Show the candidate the rows of a forward, uint16 [forward_rows, T]."""
+        self._tokens[...] = tokens
+
+    @abstractmethod
+    def poison(self) -> None:
+        """Fill the buffer with NaN: what a candidate does not write does not score."""
+
+    @abstractmethod
+    def snapshot(self, rows: int) -> Any:
+        """A private copy of the first `rows` rows of logits."""
+
+    @abstractmethod
+    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
+        """Score a snapshot against targets [rows, T]. Raises scoring.NonFinite."""
+
+    def close(self) -> None:
+        self._shared.close()
+
+
+class HostExchange(Exchange):
+    """Rows and logits in one shared memory; scored by numpy."""
+
+    op = Op.HOST_BUFFER
+
+    def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:
+        super().__init__(layout, token_bytes, layout.host_bytes)
+        self._logits = layout.host_logits(self._shared.memory)
 
     def name(self, *, peer_pinned: bool) -> str:
         return "host"
-
-    def put_tokens(self, tokens: NDArray[np.uint16]) -> None:
-        self._tokens[...] = tokens
 
     def poison(self) -> None:
         self._logits.fill(np.nan)
@@ -102,9 +107,6 @@ class HostExchange:
 
     def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
         return tally_logits(snapshot, targets, self._token_bytes)
-
-    def close(self) -> None:
-        self._shared.close()
 
     @functools.cached_property
     def _private(self) -> NDArray[np.float32]:

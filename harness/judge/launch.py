@@ -1,30 +1,127 @@
-"""Starting train.py: pipe, socket, shim, session of its own; and what is known of it once it has ended.
+"""Starting train.py: its private folders, its environment, and the process with its pipe, socket and shim.
 
-Covers: the process and the judge's ends of its pipe and socket. Not covered: watching it (harness.judge.watch), killing
-what it spawned (harness.processes).
+Covers: folders made afresh next to the output folder, the variables a candidate gets (an allow-list of the judge's, and
+what the contract prescribes), what is known of the process once it has ended. Not covered: watching it
+(harness.judge.monitor), and keeping it out of other folders (that is a sandbox's work).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import site
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from harness.attention import EXPECT_ENV, FA3_REPOSITORY, LOCAL_KERNELS_ENV
 from harness.cache import Cache
+from harness.contract import Contract
+from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import Timeline
-from harness.judge.environment import candidate_environment
-from harness.judge.order import Order
-from harness.judge.scratch import Scratch
+from harness.judge.compile_caches import INDUCTOR, TRITON
+from harness.judge.output import remove_hostile_tree
 from harness.processes import Reaped, TreeClock, kill_descendants
-from harness.protocol import socket_pair
+from harness.protocol import JUDGE_FD_ENV, socket_pair
+from harness.session import CONTRACT_ENV, SEED_ENV
 
-_SHIM = Path(__file__).resolve().parent.parent / "shim.py"
+_HARNESS = Path(__file__).resolve().parent.parent
+_TOKEN = r"[a-z0-9_]{8}"  # what mkdtemp appends
+_PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX"),
+    *("CPATH", "LIBRARY_PATH", "TRITON_PTXAS_PATH", "TRITON_LIBCUDA_PATH"),
+)
+_THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Scratch:
+    """Everything a candidate may write to: its working directory, home, temporary files, compile caches.
+
+    Not inside the output folder: the judge's files have no name that leads up from the candidate's.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"
+        self.home = root / "home"
+        self.temporary = root / "tmp"
+        self.caches = root / "cache"
+        self.contract_path = root / "contract.json"
+
+    @classmethod
+    def make(cls, out: Path, contract: Contract, train_py: bytes) -> Scratch:
+        """Fresh folders on the disk of `out`, which the caller has claimed; leftovers of a killed judge go first."""
+        place, prefix = out.parent, f".{out.name}.scratch-"
+        same_disk = place.stat().st_dev == out.stat().st_dev  # `out` may be a mounted volume
+        if not (same_disk and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
+            place = out
+        for name in os.listdir(place):
+            if re.fullmatch(re.escape(prefix) + _TOKEN, name):
+                cls(place / name).remove()
+        scratch = cls(Path(tempfile.mkdtemp(prefix=prefix, dir=place)))
+        for folder in (scratch.work, scratch.home, scratch.temporary, scratch.caches):
+            folder.mkdir(parents=True)
+        scratch.contract_path.write_text(contract.to_json(), encoding="utf-8")
+        (scratch.work / "train.py").write_bytes(train_py)
+        return scratch
+
+    def remove(self) -> None:
+        """Delete everything, folders a candidate has locked included; what cannot be deleted is left there."""
+        with contextlib.suppress(OSError):
+            above = os.open(self.root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                remove_hostile_tree(self.root.name, above)
+            finally:
+                os.close(above)
+
+
+def candidate_environment(args: JudgeArgs, cache: Cache, scratch: Scratch, judge_fd: int) -> dict[str, str]:
+    """Everything in the candidate's environment; nothing else of the judge's passes."""
+    upstream = [str(_HARNESS / "upstream")] if args.contract.compat == "upstream" else []
+    values = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    values |= {
+        "HOME": str(scratch.home),
+        "TMPDIR": str(scratch.temporary),
+        "XDG_CACHE_HOME": str(scratch.caches),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch.caches / INDUCTOR),
+        "TRITON_CACHE_DIR": str(scratch.caches / TRITON),
+        "HF_HOME": str(scratch.caches / "huggingface"),
+        "MPLCONFIGDIR": str(scratch.caches / "matplotlib"),
+        "PYTHONPATH": os.pathsep.join([*upstream, str(_HARNESS.parent), *_pip_target_folders()]),
+        "PYTHONUNBUFFERED": "1",  # the last lines before a kill are the ones that matter
+        "PYTHONDONTWRITEBYTECODE": "1",  # the harness's own folder is not the candidate's to write to
+        "PYTHONHASHSEED": "0",
+        "ARSCHED_CACHE": str(cache.directory.parent.resolve()),
+        CONTRACT_ENV: str(scratch.contract_path),
+        SEED_ENV: str(args.seed),
+        JUDGE_FD_ENV: str(judge_fd),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": args.visible_devices,
+    }
+    values |= dict.fromkeys(_THREAD_COUNTS, str(args.contract.threads))
+    if site.ENABLE_USER_SITE:  # `pip install --user` puts packages below the home folder, and a candidate has another
+        values["PYTHONUSERBASE"] = site.getuserbase()
+    if args.expect_attention is not None:
+        values[EXPECT_ENV] = args.expect_attention
+    if cache.kernel_dir is not None:
+        values[LOCAL_KERNELS_ENV] = f"{FA3_REPOSITORY}={cache.kernel_dir}"
+    return values
+
+
+def _pip_target_folders() -> list[str]:
+    """Folders of PYTHONPATH that pip filled (`pip install --target`): torch may lie there."""
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
+    return [folder for folder in folders if next(Path(folder).glob("*.dist-info"), None) is not None]
 
 
 class Candidate:
-    """A train.py that has been started, from the judge's side; every child of the judge is it or descends from it."""
+    """A train.py that has been started; every child of the judge is it or descends from it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket) -> None:
         self.timeline = Timeline()  # from here on time is the candidate's, also while the judge still imports torch
@@ -40,30 +137,30 @@ class Candidate:
     @property
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal; None while it lives."""
-        return None if self.ended is None else os.waitstatus_to_exitcode(self.ended.status)
+        return None if self.ended is None else self.ended.exit_code
 
     def on_reaped(self, reaped: Reaped) -> None:
         """Book a process the judge has waited for: train.py itself, or an orphan it left behind."""
         self.tree.add_reaped(reaped.cpu_s)
         if reaped.pid == self.pid:
             self.ended = reaped
-            self._process.returncode = self.exit_code or 0  # the judge waits for every child itself; Popen need not
+            self._process.returncode = reaped.exit_code  # the judge waits for every child itself; Popen need not
 
     def end(self, *, own_namespace: bool) -> bool:
         """Kill it and all it spawned; False when something would not die."""
         return kill_descendants(self.on_reaped, own_namespace=own_namespace)
 
 
-def launch(order: Order, cache: Cache, scratch: Scratch, lock_fd: int | None) -> Candidate:
+def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None) -> Candidate:
     """Start train.py through the shim, in a session of its own, with an open end of the judge's socket."""
     ours, theirs = socket_pair()
     log_read, log_write = os.pipe()
-    cpus = ",".join(map(str, order.cpus)) or "-"
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), cpus]
+    cpus = ",".join(map(str, args.cpus)) or "-"
+    shim = [sys.executable, "-I", "-S", "-B", str(_HARNESS / "shim.py"), str(os.getpid()), cpus]
     process = subprocess.Popen(
         [*shim, sys.executable, "train.py"],
         cwd=scratch.work,
-        env=candidate_environment(order, cache, scratch, theirs.fileno()),
+        env=candidate_environment(args, cache, scratch, theirs.fileno()),
         stdin=subprocess.DEVNULL,
         stdout=log_write,
         stderr=log_write,

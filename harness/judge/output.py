@@ -2,7 +2,7 @@
 
 Covers: claiming the folder (one judge at a time, no result of an earlier run left in it), writing whole files through
 a descriptor of it that is older than the candidate, taking back its names and its place once the candidate is dead,
-and the digest that tells whoever started the judge which result is the judge's. Not covered: what the files say.
+removing what the candidate left, and the result's digest for the judge's own parent. Not covered: the files' contents.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.judge.infra import Infra
-from harness.judge.result import LOG_NAME, PROGRESS_NAME, RESULT_NAME
-from harness.judge.trees import random_name, remove
+from harness.judge.report import LOG_NAME, PROGRESS_NAME, RESULT_NAME, InfraFailure
 
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,7 +26,7 @@ _LONGEST_COPY_BYTES = 64 << 20  # of a run.log that lost its name: the candidate
 _LEFTOVER = re.compile(rf"\.({RESULT_NAME}|{PROGRESS_NAME}|{LOG_NAME})\.[0-9a-f]{{16}}")
 
 
-class Output:
+class OutputFolder:
     """A claimed folder. Files are made under random names and renamed, so a reader sees the old file or the new one."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -49,16 +48,16 @@ class Output:
     def settle(self) -> str:
         """Take back the folder's place and the judge's names in it, once everything of the candidate is dead.
 
-        What lies at the path instead of the folder is moved aside, never deleted: it may be anybody's. Returns what
+        What lies at the path instead of the folder is moved aside, never deleted: it may be the user's. Returns what
         had become of the folder, "" when it was where it belongs. Raises OSError.
         """
         self._restore_modes()
-        fault = "" if self._is_in_place() else self._take_place()
+        fault = "" if _is_same(self._path, self._fd) else self._take_place()
         self._clear(RESULT_NAME)
         if self._progress is not None:
             self._clear(PROGRESS_NAME)
             self._put(PROGRESS_NAME, self._progress, durable=False)
-        if _identity(os.fstat(self.log_fd)) != self._identity_of(LOG_NAME):
+        if not _is_same(LOG_NAME, self.log_fd, self._fd):
             self._clear(LOG_NAME)
             self._put(LOG_NAME, os.pread(self.log_fd, _LONGEST_COPY_BYTES, 0), durable=False)
         return fault
@@ -68,26 +67,26 @@ class Output:
         os.close(self._fd)
 
     def _put(self, name: str, data: bytes, *, durable: bool) -> None:
-        beside = random_name(name)
+        temporary = _random_name(name)
         try:
-            with open(os.open(beside, os.O_WRONLY | _NEW_FILE, 0o666, dir_fd=self._fd), "wb") as file:
+            with open(os.open(temporary, os.O_WRONLY | _NEW_FILE, 0o666, dir_fd=self._fd), "wb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            os.rename(beside, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(beside, dir_fd=self._fd)
+                os.unlink(temporary, dir_fd=self._fd)
             raise
 
     def _clear(self, name: str) -> None:
         """Free one of the judge's names. A tree is renamed first: that works however deep or locked it is."""
-        aside = random_name(name)
+        aside = _random_name(name)
         with contextlib.suppress(FileNotFoundError):
             os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
             with contextlib.suppress(OSError):
-                remove(aside, self._fd)
+                remove_hostile_tree(aside, self._fd)
 
     def _restore_modes(self) -> None:
         """Give this folder and those on the way to it the owner's rights back that they had; nothing else changes."""
@@ -96,18 +95,6 @@ class Output:
                 lost = mode & ~_mode_of(place) & stat.S_IRWXU
                 if lost and not place.is_symlink():
                     place.chmod(_mode_of(place) | lost)
-
-    def _identity_of(self, name: str) -> tuple[int, int] | None:
-        try:
-            return _identity(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
-        except FileNotFoundError:
-            return None
-
-    def _is_in_place(self) -> bool:
-        try:
-            return _identity(os.stat(self._path, follow_symlinks=False)) == _identity(os.fstat(self._fd))
-        except OSError:
-            return False
 
     def _take_place(self) -> str:
         try:
@@ -122,23 +109,23 @@ class Output:
 
 
 @contextmanager
-def claim_output(path: Path) -> Iterator[Output]:
-    """Hold the output folder, emptied of an earlier run's files. Raises Infra."""
+def claim_output(path: Path) -> Iterator[OutputFolder]:
+    """Hold the output folder, emptied of an earlier run's files. Raises InfraFailure."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, _FOLDER)
     except OSError as error:
-        raise Infra("output", f"cannot use {path}: {error.strerror}") from error
+        raise InfraFailure("output", f"cannot use {path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _forget_earlier_run(fd)
-        output = Output(path, fd)
+        _remove_earlier_run(fd)
+        output = OutputFolder(path, fd)
     except BlockingIOError:
         os.close(fd)
-        raise Infra("output", f"another judge is writing to {path}") from None
+        raise InfraFailure("output", f"another judge is writing to {path}") from None
     except OSError as error:
         os.close(fd)
-        raise Infra("output", f"cannot write to {path}: {error.filename}: {error.strerror}") from error
+        raise InfraFailure("output", f"cannot write to {path}: {error.filename}: {error.strerror}") from error
     try:
         yield output
     finally:
@@ -146,21 +133,18 @@ def claim_output(path: Path) -> Iterator[Output]:
 
 
 def send_digest(fd: int, result_text: str) -> None:
-    """Write one line, the sha256 (hex) of result.json's bytes, to the pipe of whoever started the judge.
-
-    Raises OSError.
-    """
+    """Write one line, the sha256 (hex) of result.json's bytes, to the pipe of the judge's parent. Raises OSError."""
     os.set_blocking(fd, False)
     os.write(fd, hashlib.sha256(result_text.encode()).hexdigest().encode() + b"\n")
 
 
-def _forget_earlier_run(fd: int) -> None:
-    """A folder of that name may be a person's: it is an error, not removed."""
+def _remove_earlier_run(fd: int) -> None:
+    """A folder of that name may be the user's: it is an error, not removed."""
     for name in os.listdir(fd):
         if name in (RESULT_NAME, PROGRESS_NAME, LOG_NAME):
             os.unlink(name, dir_fd=fd)
         elif _LEFTOVER.fullmatch(name):
-            remove(name, fd)
+            remove_hostile_tree(name, fd)
 
 
 def _move_aside(path: Path) -> None:
@@ -168,12 +152,54 @@ def _move_aside(path: Path) -> None:
     for place in (path, *path.parents):
         if place == path or not place.is_dir():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                place.rename(place.with_name(random_name(place.name)))
+                place.rename(place.with_name(_random_name(place.name)))
 
 
 def _mode_of(folder: Path) -> int:
     return stat.S_IMODE(os.stat(folder, follow_symlinks=False).st_mode)
 
 
-def _identity(facts: os.stat_result) -> tuple[int, int]:
-    return facts.st_dev, facts.st_ino
+def _is_same(path: Path | str, fd: int, dir_fd: int | None = None) -> bool:
+    """Does the path name what is open as `fd`?"""
+    try:
+        return os.path.samestat(os.stat(path, dir_fd=dir_fd, follow_symlinks=False), os.fstat(fd))
+    except OSError:
+        return False
+
+
+def remove_hostile_tree(name: str, dir_fd: int) -> None:
+    """Remove `name`, which lies in the folder `dir_fd`, with all that is in it; mounts stay. Raises OSError.
+
+    Works however deep the tree is, whatever its modes and wherever its links lead: folders inside it are moved up next
+    to it one by one and emptied there, so no path grows long and nothing recurses.
+    """
+    pending = [] if _unlink(name, dir_fd) else [name]
+    while pending:
+        folder = pending.pop()
+        os.chmod(folder, stat.S_IRWXU, dir_fd=dir_fd)
+        fd = os.open(folder, _FOLDER, dir_fd=dir_fd)
+        try:
+            for entry in os.listdir(fd):
+                if not _unlink(entry, fd):
+                    os.chmod(entry, stat.S_IRWXU, dir_fd=fd)
+                    pending.append(_random_name(name))
+                    os.rename(entry, pending[-1], src_dir_fd=fd, dst_dir_fd=dir_fd)
+        finally:
+            os.close(fd)
+        os.rmdir(folder, dir_fd=dir_fd)
+
+
+def _random_name(name: str) -> str:
+    """A hidden name that belongs to `name` and that no other process can have guessed."""
+    return f".{name.lstrip('.')[:100]}.{secrets.token_hex(8)}"
+
+
+def _unlink(name: str, dir_fd: int) -> bool:
+    """False for a folder."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except IsADirectoryError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scheduler.domain.errors import ProposerProblem
 
-KEEPER = (sys.executable, "-P", "-m", "harness.keeper")  # -P: not the harness that the worktree holds
+KEEPER = (sys.executable, "-P", "-m", "harness.process_reaper")  # -P: not the harness that the worktree holds
 END_WAIT_S = 30.0
 SHOWN_BYTES = 16 * 1024
 _REPORT_BYTES = 1 << 16

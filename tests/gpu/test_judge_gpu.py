@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import cuda_fd, cuda_ipc
+from harness import cuda_memory
 from harness.contract import load_contract
-from harness.cuda_fd import FdBuffer
-from harness.cuda_ipc import IpcBuffer
-from harness.cuda_memory import CudaError, pin
-from harness.exchange import EXCHANGE_NAMES, Layout
+from harness.cuda_memory import CudaError, FdBuffer, IpcBuffer, pin
 from harness.exchange_probe import measure_exchanges
-from harness.scoring_cuda import tally_tensor
+from harness.protocol import EXCHANGE_NAMES, Layout
+from harness.scoring import tally_tensor
 from tests.harness.judging import CANDIDATES, REPOSITORY, TINY, Rig, with_budget
 from tests.harness.scoring_samples import BYTES, sample
 
@@ -29,24 +27,24 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # torch's
 LAYOUT = Layout(forward_rows=4, slice_rows=2, sequence_length=16, vocab_size=300)
 OPEN = f"""
 import mmap, sys, torch
-from harness import cuda_fd, cuda_ipc
-from harness.exchange import Layout
+from harness.cuda_memory import open_fd_buffer, open_ipc_buffer
+from harness.protocol import Layout
 layout = Layout({LAYOUT.forward_rows}, {LAYOUT.slice_rows}, {LAYOUT.sequence_length}, {LAYOUT.vocab_size})
 memory = mmap.mmap(-1, layout.device_bytes)
 handle, fds = bytes.fromhex(sys.argv[1]), sys.argv[2:]
 memory[layout.logits_offset : layout.logits_offset + len(handle)] = handle
-tensor = cuda_fd.open_buffer(layout, int(fds[0])) if fds else cuda_ipc.open_buffer(layout, memory)
+tensor = open_fd_buffer(layout, int(fds[0])) if fds else open_ipc_buffer(layout, memory)
 assert tuple(tensor.shape) == (2, 16, 300)
 tensor.copy_(torch.arange(tensor.numel(), device="cuda", dtype=torch.float32).view_as(tensor))
 torch.cuda.synchronize()
 """
 GPU = with_budget(dataclasses.replace(TINY, device="cuda"), clock="wall", seconds=1.0, grace_s=60.0, wall_limit_s=120.0)
 NO_IPC = """
-import harness.cuda_fd, harness.cuda_ipc, harness.cuda_memory
+import harness.cuda_memory
 def refuse(layout, memory): raise harness.cuda_memory.CudaError("not here")
-harness.cuda_ipc.open_buffer = refuse
+harness.cuda_memory.open_ipc_buffer = refuse
 """
-NO_FD = "harness.cuda_fd.open_buffer = refuse\n"
+NO_FD = "harness.cuda_memory.open_fd_buffer = refuse\n"
 
 
 @pytest.mark.parametrize("share", [IpcBuffer, FdBuffer])
@@ -78,8 +76,8 @@ def test_buffers_given_back_can_be_taken_again(share: type[IpcBuffer] | type[FdB
 def test_what_names_no_memory_is_refused() -> None:
     read_end, write_end = os.pipe()
     for open_nothing in (
-        lambda: cuda_ipc.open_buffer(LAYOUT, mmap.mmap(-1, LAYOUT.device_bytes)),
-        lambda: cuda_fd.open_buffer(LAYOUT, read_end),
+        lambda: cuda_memory.open_ipc_buffer(LAYOUT, mmap.mmap(-1, LAYOUT.device_bytes)),
+        lambda: cuda_memory.open_fd_buffer(LAYOUT, read_end),
     ):
         with pytest.raises(CudaError):
             open_nothing()

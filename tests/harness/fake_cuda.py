@@ -1,6 +1,6 @@
 """A CUDA driver without a GPU: allocations are memfds, addresses are real mappings, and every call can be refused.
 
-Stands in for libcuda.so.1 in harness.cuda_fd, so that both halves of an exchange run in one process with real
+Stands in for libcuda.so.1 in harness.cuda_memory, so that both halves of an exchange run in one process with real
 descriptors. Counts what has not been given back. Tests nothing itself.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cuda_fd
-from harness.exchange import Layout
+from harness import cuda_memory
+from harness.protocol import Layout
 
 GRANULE = 2 << 20
 SETUP_CALLS = (
@@ -116,11 +116,11 @@ class FakeDriver:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    """Let harness.cuda_fd run on a fake driver until the test ends."""
+    """Let harness.cuda_memory run on a fake driver until the test ends."""
     driver = FakeDriver()
     for name in ("init", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(cuda_fd, "load", lambda name: driver)
-    monkeypatch.setattr(cuda_fd, "logits_tensor", driver.tensor)
+    monkeypatch.setattr(cuda_memory, "load", lambda name: driver)
+    monkeypatch.setattr(cuda_memory, "logits_tensor", driver.tensor)
     return driver

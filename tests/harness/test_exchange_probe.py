@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from harness import exchange_probe
+from harness import cuda_memory, exchange_probe
+from harness.cuda_memory import CudaError
 from harness.exchange_probe import measure_exchanges
+from harness.protocol import socket_pair
 from tests.harness.judging import TINY, wait_until
+from tests.harness.test_judge_evaluation import run_candidate
 
 
 def test_the_host_is_measured_on_a_cpu() -> None:
@@ -20,12 +24,21 @@ def test_the_host_is_measured_on_a_cpu() -> None:
     assert refusals == {}
 
 
-def test_a_way_that_does_not_work_here_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_probe, "EXCHANGE_NAMES", ("cuda-fd",))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    rates, refusals = measure_exchanges(TINY, "cuda")
-    assert rates == {}
-    assert "CUDA" in refusals["cuda-fd"] or "NVIDIA" in refusals["cuda-fd"]
+def test_an_exchange_that_does_not_work_here_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge and candidate of one measurement, in this process."""
+
+    def no_context() -> None:
+        raise CudaError("no CUDA device")
+
+    monkeypatch.setattr(cuda_memory, "make_context", no_context)
+    ours, theirs = socket_pair()
+    with theirs:
+        candidate = threading.Thread(target=run_candidate, args=(theirs, exchange_probe._constant_on_cpu(TINY), 2, []))
+        candidate.start()
+        with ours:
+            answer = exchange_probe._judge(ours, TINY, "cuda", 1, "cuda-fd")
+        candidate.join()
+    assert answer == {"refused": "no CUDA device"}
 
 
 HALVES = {
@@ -42,7 +55,7 @@ def test_a_half_that_goes_wrong_is_a_refusal_and_leaves_nothing(
 ) -> None:
     note = "import os, sys; open(os.path.join(sys.argv[1], sys.argv[2]), 'w').write(str(os.getpid()))\n"
     monkeypatch.setattr(exchange_probe, "_PROGRAM", (sys.executable, "-c", note + program, str(tmp_path)))
-    monkeypatch.setattr(exchange_probe, "_WAY_LIMIT_S", 0.5 if "sleep" in program else 60.0)
+    monkeypatch.setattr(exchange_probe, "_LIMIT_S", 0.5 if "sleep" in program else 60.0)
     before = len(os.listdir("/proc/self/fd"))
     rates, refusals = measure_exchanges(TINY, "cpu")
     assert rates == {}

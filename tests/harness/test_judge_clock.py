@@ -1,4 +1,4 @@
-"""Clocks and process trees: everybody's time counts once, never runs backwards, and limits fall where they should."""
+"""Clocks and process trees: each process counts once, time never runs backwards, limits fall where they should."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness import processes
 from harness.contract import Budget
 from harness.judge import clock as clock_module
 from harness.judge.clock import BudgetClock, Timeline
-from harness.judge.conversation import Conversation
+from harness.judge.evaluation import Transports
 from harness.judge.launch import Candidate
-from harness.judge.offers import Offers
+from harness.judge.protocol_session import ProtocolSession
 from harness.processes import TreeClock, children, cpu_clock_s, descendants, parents, reaped_children_s
 from tests.harness.judging import wait_until
 
@@ -116,10 +116,10 @@ def test_the_phases_begin_with_the_launch_not_with_the_listening() -> None:
     with judge, child:
         candidate = Candidate(SimpleNamespace(pid=os.getpid()), log_fd=-1, sock=judge)  # type: ignore[arg-type]
         os.close(candidate.pidfd)
-        order = SimpleNamespace(contract=None, expect_attention=None)
+        args = SimpleNamespace(contract=None, expect_attention=None)
         clock = BudgetClock(WALL, FakeTree())
-        conversation = Conversation(order, None, candidate, clock, Offers(1, ()))  # type: ignore[arg-type]
-    assert conversation.timeline is candidate.timeline
+        session = ProtocolSession(args, None, candidate, clock, Transports(1, ()))  # type: ignore[arg-type]
+    assert session.timeline is candidate.timeline
 
 
 def burn(seconds: float) -> list[str]:
@@ -143,7 +143,7 @@ def test_a_tree_counts_a_child_while_it_lives_and_after() -> None:
 
 
 def test_a_tree_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that vanishes unbooked (nobody waited for it) keeps the time it was seen to use."""
+    """A child that vanishes unbooked (no process waited for it) keeps the time it was seen to use."""
     readings = {1: 5.0, 2: 3.0}
     monkeypatch.setattr(processes, "tree", lambda root: iter(readings))
     monkeypatch.setattr(processes, "_process_s", lambda pid: readings[pid])
@@ -179,6 +179,7 @@ def test_a_pid_that_has_passed_to_another_is_left_alone(monkeypatch: pytest.Monk
         started = descendants(os.getpid())[stranger.pid]
         seen = iter([{stranger.pid: started - 1}, {}, {stranger.pid: started}, {}])
         monkeypatch.setattr(processes, "descendants", lambda root: next(seen) if root == os.getpid() else {})
+        monkeypatch.setattr(processes, "tree", lambda root: iter([root]))  # the quick look would see the true one
         assert processes._kill_tree(time.monotonic() + 10)
         state = processes._stat_fields(stranger.pid)[0]
         assert state in "RSD" and stranger.poll() is None

@@ -50,6 +50,14 @@ def kept(rig: Rig, *steps: str) -> tuple[Judged, Path]:
     return judged, seed
 
 
+def left(folder: Path, *steps: str) -> Path:
+    """The caches of a run whose candidate took these steps with `inductor` and `triton`."""
+    caches = folder / "caches"
+    caches.mkdir()
+    exec("\n".join(steps), {"inductor": caches / "inductor", "triton": caches / "triton", "json": json, "os": os})
+    return caches
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
@@ -63,27 +71,22 @@ ALL = ["inductor/fx/ab/graph", "triton/KERNEL/__grp__k.json", "triton/KERNEL/k.c
 
 
 def test_what_one_run_compiled_is_there_for_the_next_as_its_own_copy(rig: Rig) -> None:
+    """Under the paths of the run that is on: Triton notes absolute ones, and as they stand it would compile anew."""
     first, seed = kept(rig, COMPILES)
     assert first.result["compile_cache"] == "cold"
     assert files_below(seed) == ALL
     assert all(stat.S_IMODE((seed / name).stat().st_mode) == 0o400 for name in ALL)
-    spoils = 'for path in triton.parent.rglob("*"):\n    if path.is_file(): path.write_text("spoilt")'
-    second = rig.judge(scored(rig, LOOKS, spoils), "--seed-caches", str(seed))
-    assert second.result["status"] == "ok" and second.result["compile_cache"] == "seeded"
-    assert found(second) == ALL
-    assert (seed / "inductor" / "fx" / "ab" / "graph").read_bytes() == b"graph"
-    assert list(seed.parent.iterdir()) == [seed]
-
-
-def test_triton_finds_its_files_under_the_paths_of_the_run_that_is_on(rig: Rig) -> None:
-    """The run that compiled is gone, and its absolute paths with it: as they stand, Triton would compile anew."""
-    _, seed = kept(rig, COMPILES)
     asks = """
 paths = json.loads((triton / "KERNEL" / "__grp__k.json").read_text())["child_paths"]
 assert paths == {name: str(triton / "KERNEL" / name) for name in ("k.json", "k.cubin")}, paths
 assert all(Path(path).read_text() == name for name, path in paths.items())
 """
-    assert rig.judge(scored(rig, asks), "--seed-caches", str(seed)).result["status"] == "ok"
+    spoils = 'for path in triton.parent.rglob("*"):\n    if path.is_file(): path.write_text("spoilt")'
+    second = rig.judge(scored(rig, LOOKS, asks, spoils), "--seed-caches", str(seed))
+    assert second.result["status"] == "ok" and second.result["compile_cache"] == "seeded"
+    assert found(second) == ALL
+    assert (seed / "inductor" / "fx" / "ab" / "graph").read_bytes() == b"graph"
+    assert list(seed.parent.iterdir()) == [seed]
 
 
 @pytest.mark.parametrize("note", ["{", "[]", '{"child_paths": 3}', "[" * 100_000, '{"child_paths": {"gone": "/x"}}'])
@@ -97,37 +100,38 @@ def test_a_broken_note_of_tritons_goes_and_the_rest_stays(tmp_path: Path, note: 
     assert files_below(tmp_path / "caches") == ["triton/KERNEL/k.so"]
 
 
-def test_a_missing_seed_is_a_cold_start_without_a_word(rig: Rig) -> None:
-    judged = rig.judge(scored(rig, LOOKS), "--seed-caches", str(rig.folder / "none"))
-    assert judged.result["compile_cache"] == "cold" and found(judged) == []
-    assert "compile caches" not in judged.stderr
+def test_a_missing_seed_is_a_cold_start_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not seed_caches(tmp_path / "none", left(tmp_path))
+    assert capsys.readouterr().err == ""
 
 
-def test_a_seed_that_is_no_folder_is_a_cold_start_that_says_so(rig: Rig) -> None:
-    seed = rig.write("no folder")
-    judged = rig.judge(scored(rig, LOOKS), "--seed-caches", str(seed))
-    assert judged.result["status"] == "ok" and judged.result["compile_cache"] == "cold"
-    assert "cold compile caches" in judged.stderr and str(seed) in judged.stderr
+def test_a_seed_that_is_no_folder_is_a_cold_start_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (seed := tmp_path / "seed").write_text("no folder")
+    assert not seed_caches(seed, left(tmp_path))
+    error = capsys.readouterr().err
+    assert "cold compile caches" in error and str(seed) in error
 
 
-def test_links_pipes_and_devices_of_a_seed_are_left_behind(rig: Rig) -> None:
-    seed = rig.folder / "seed"
+def test_links_pipes_and_devices_of_a_seed_are_left_behind(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
     (seed / "inductor" / "a").mkdir(parents=True)
     (seed / "inductor" / "a" / "good").write_text("good")
     (seed / "inductor" / "a" / "good").chmod(0o4755)
-    secret = rig.write("secret")
+    (secret := tmp_path / "secret").write_text("secret")
     (seed / "inductor" / "file").symlink_to(secret)
-    (seed / "inductor" / "folder").symlink_to(rig.folder)
-    (seed / "triton").symlink_to(rig.folder)
+    (seed / "inductor" / "folder").symlink_to(tmp_path)
+    (seed / "triton").symlink_to(tmp_path)
     (seed / "other").mkdir()
     (seed / "other" / "file").touch()
     os.mkfifo(seed / "inductor" / "pipe")
     if os.geteuid() == 0:
         os.mknod(seed / "inductor" / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
-    mode = 'assert (inductor / "a" / "good").stat().st_mode & 0o7777 == 0o600'
-    judged = rig.judge(scored(rig, LOOKS, mode), "--seed-caches", str(seed))
-    assert judged.result["status"] == "ok" and judged.result["compile_cache"] == "seeded"
-    assert found(judged) == ["inductor/a/good"]
+    caches = left(tmp_path)
+    assert seed_caches(seed, caches)
+    assert files_below(caches) == ["inductor/a/good"]
+    assert (caches / "inductor" / "a" / "good").stat().st_mode & 0o7777 == 0o600
 
 
 def test_a_seed_that_disappears_during_the_copy_is_a_cold_start(
@@ -180,10 +184,11 @@ for folder in (inductor / "locked", triton / "locked"):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_candidate_plants_is_not_kept(rig: Rig, name: str) -> None:
-    judged, seed = kept(rig, COMPILES, HOSTILE[name])
+def test_what_a_candidate_plants_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    seed = tmp_path / "seeds" / "k1"
+    keep_caches(left(tmp_path, COMPILES, HOSTILE[name]), seed)
     assert files_below(seed) == ALL
-    assert "compile caches" not in judged.stderr
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -195,15 +200,19 @@ def test_what_a_candidate_plants_is_not_kept(rig: Rig, name: str) -> None:
     ],
     ids=["huge", "deep", "elsewhere"],
 )
-def test_too_much_is_kept_not_at_all_and_costs_the_run_nothing(rig: Rig, plant: str) -> None:
-    judged, seed = kept(rig, COMPILES, plant)
+def test_too_much_is_kept_not_at_all_and_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: str
+) -> None:
+    seed = tmp_path / "seeds" / "k1"
+    keep_caches(left(tmp_path, COMPILES, plant), seed)
     assert list(seed.parent.iterdir()) == []
-    assert "the compile caches are not kept" in judged.stderr
+    assert "the compile caches are not kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("plant", ["", "import shutil\nshutil.rmtree(inductor)\ninductor.symlink_to('/etc')"])
-def test_folders_of_caches_that_are_none_leave_nothing(rig: Rig, plant: str) -> None:
-    _, seed = kept(rig, "for folder in (inductor, triton): folder.mkdir(exist_ok=True)", plant)
+def test_folders_of_caches_that_are_none_leave_nothing(tmp_path: Path, plant: str) -> None:
+    seed = tmp_path / "seeds" / "k1"
+    keep_caches(left(tmp_path, "for folder in (inductor, triton): folder.mkdir()", plant), seed)
     assert list(seed.parent.iterdir()) == []
 
 
@@ -214,10 +223,12 @@ def test_a_run_without_a_score_leaves_nothing(rig: Rig) -> None:
     assert not seed.parent.exists()
 
 
-def test_kept_caches_are_never_replaced(rig: Rig) -> None:
-    _, seed = kept(rig, COMPILES)
+def test_kept_caches_are_never_replaced(tmp_path: Path) -> None:
+    seed, caches = tmp_path / "seeds" / "k1", left(tmp_path, COMPILES)
+    keep_caches(caches, seed)
     before = seed.stat()
-    kept(rig, COMPILES, '(inductor / "more").touch()')
+    (caches / "inductor" / "more").touch()
+    keep_caches(caches, seed)
     assert seed.stat() == before and files_below(seed) == ALL
 
 
@@ -235,7 +246,7 @@ from harness.containment import FORWARDED_SIGNALS
 signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
 from harness.judge import compile_caches
 compile_caches._flush = lambda folder: signal.pause()
-from harness.judge.cli import main
+from harness.judge.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     [python, _, _, *arguments], out = rig.command(scored(rig, COMPILES), "--keep-caches", str(seed))

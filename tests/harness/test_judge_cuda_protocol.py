@@ -1,4 +1,4 @@
-"""The GPU's way of passing logits, run without one: the same dialogue, with device memory played by a shared tensor.
+"""The GPU's way of passing logits, run without one: the same messages, with device memory played by a shared tensor.
 
 Checks the exchange's order of poison, snapshot and score, and the fall-back. Not checked: CUDA itself (tests/gpu).
 """
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness import cuda_ipc, cuda_memory
+from harness import cuda_memory
 from harness.cuda_memory import CudaError
-from harness.evaluation import TorchLogits
-from harness.exchange import CUDA_HANDLE_BYTES, EXCHANGE_NAMES, Layout
 from harness.judge import exchange_cuda
+from harness.judge.evaluation import transports
 from harness.judge.exchange_host import NoRoom
-from harness.judge.offers import offers_of
+from harness.logits_server import TorchLogits
+from harness.protocol import CUDA_HANDLE_BYTES, EXCHANGE_NAMES, Layout
 from harness.scoring import NonFinite
 from tests.harness import fake_cuda
 from tests.harness.fake_cuda import FakeDriver
@@ -58,7 +58,7 @@ class FakeBuffer:
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     fake = FakeDevice()
     monkeypatch.setattr(exchange_cuda, "IpcBuffer", fake.export)
-    monkeypatch.setattr(cuda_ipc, "open_buffer", fake.open)
+    monkeypatch.setattr(cuda_memory, "open_ipc_buffer", fake.open)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return fake
 
@@ -152,7 +152,7 @@ def test_where_the_device_cannot_be_shared_the_host_is_next(
     monkeypatch.setattr(exchange_cuda, "IpcBuffer", refuse)
     assert evaluate(rows, 4, 2, torch_answer, (by_ipc, host)) == expected
     monkeypatch.setattr(exchange_cuda, "IpcBuffer", device.export)
-    monkeypatch.setattr(cuda_ipc, "open_buffer", decline)
+    monkeypatch.setattr(cuda_memory, "open_ipc_buffer", decline)
     assert evaluate(rows, 4, 2, torch_answer, (by_ipc, host)) == expected
 
 
@@ -166,7 +166,7 @@ NO_ROOM = [
 
 @pytest.mark.parametrize("error", NO_ROOM, ids=str)
 @pytest.mark.parametrize("where", ["make_context", "IpcBuffer", "FdBuffer", "tally_tensor"])
-def test_no_room_beside_the_model_is_told_apart(
+def test_no_room_next_to_the_model_is_recognised(
     device: FakeDevice, pins: Pins, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
     """Wherever the judge's work on the device meets it: a context, an allocation, the reduction."""
@@ -175,10 +175,10 @@ def test_no_room_beside_the_model_is_told_apart(
         raise error
 
     monkeypatch.setattr(exchange_cuda, where, no_room)
-    ways = {"IpcBuffer": (by_ipc,), "FdBuffer": (by_fd,), "make_context": (by_pinned_memory,)}
-    for way in ways.get(where, (by_ipc, by_pinned_memory)):
+    openers = {"IpcBuffer": (by_ipc,), "FdBuffer": (by_fd,), "make_context": (by_pinned_memory,)}
+    for opener in openers.get(where, (by_ipc, by_pinned_memory)):
         with pytest.raises(NoRoom):
-            evaluate(random_rows(4), 2, 1, torch_answer, (way,))
+            evaluate(random_rows(4), 2, 1, torch_answer, (opener,))
 
 
 def test_another_failure_of_the_device_is_not_for_lack_of_room(
@@ -197,7 +197,7 @@ def test_another_failure_of_the_device_is_not_for_lack_of_room(
     [set(), {"judge"}, {"candidate"}, {"judge", "candidate"}],
     ids=lambda names: "+".join(sorted(names)) or "none",
 )
-def test_page_locked_or_not_the_host_scores_alike_and_the_name_says_which(pins: Pins, refused: set[str]) -> None:
+def test_page_locked_or_not_the_host_scores_alike_under_its_own_name(pins: Pins, refused: set[str]) -> None:
     rows = random_rows(11)
     pins.refused = refused
     expected, used = evaluate(rows, 5, 3, torch_answer, (host,)), list[str | None]()
@@ -221,7 +221,7 @@ def test_what_is_not_written_to_host_memory_does_not_score(pins: Pins, refused: 
 
     pins.refused = refused
     with pytest.raises(NonFinite):
-        evaluate(random_rows(6), 4, 1, lambda tokens: Partial(torch_answer(tokens).device()), (by_pinned_memory,))
+        evaluate(random_rows(6), 4, 1, lambda tokens: Partial(torch_answer(tokens).tensor), (by_pinned_memory,))
     assert len(seen) >= 3
     assert all(seen)
 
@@ -239,7 +239,7 @@ def test_without_a_gpu_a_cuda_buffer_is_declined(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     layout = Layout(2, 1, 16, 300)
     with mmap.mmap(-1, layout.device_bytes) as memory, pytest.raises((CudaError, RuntimeError)):
-        cuda_ipc.open_buffer(layout, memory)
+        cuda_memory.open_ipc_buffer(layout, memory)
 
 
 def test_by_descriptor_scores_as_by_the_host(driver: FakeDriver) -> None:
@@ -260,13 +260,13 @@ def test_where_no_descriptor_passes_the_host_is_next(driver: FakeDriver, call: s
 
 
 @pytest.mark.parametrize("exchange", ["auto", *EXCHANGE_NAMES])
-def test_the_order_names_the_way_or_leaves_the_choice(
+def test_the_arguments_name_the_transport_or_leaves_the_choice(
     driver: FakeDriver, device: FakeDevice, pins: Pins, exchange: str
 ) -> None:
-    offers = offers_of(dataclasses.replace(TINY, device="cuda"), BYTES, exchange, on_gpu=True)
+    offered = transports(dataclasses.replace(TINY, device="cuda"), BYTES, exchange, on_gpu=True)
     names = []
-    for way in offers.ways:
-        opened = way(Layout(2, 1, 32, 300))
+    for opener in offered.openers:
+        opened = opener(Layout(2, 1, 32, 300))
         names.append(opened.name(peer_pinned=True))
         opened.close()
     assert names == (["cuda-ipc", "cuda-fd", "pinned"] if exchange == "auto" else [exchange])

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from harness.judge.clock import BudgetClock, Timeline
-from harness.judge.conversation import Conversation
-from harness.judge.offers import offers_of
-from harness.judge.verdict import Verdict
+from harness.judge.evaluation import transports
+from harness.judge.protocol_session import ProtocolSession
+from harness.judge.report import JudgeVerdict
 from harness.processes import TreeClock
 from harness.protocol import Message, Op, send, socket_pair
 from harness.scoring import TokenBytes
@@ -29,10 +29,10 @@ from tests.harness.judging import Rig
 class Dialogue:
     """The judge's half, and the socket of a candidate that is not there."""
 
-    judge: Conversation
+    judge: ProtocolSession
     socket: socket.socket
 
-    def verdict_after(self, statements: str) -> Verdict | None:
+    def verdict_after(self, statements: str) -> JudgeVerdict | None:
         """What the judge makes of these statements, which see `sock`."""
         exec(statements, {"sock": self.socket, "send": send, "Message": Message, "Op": Op, "struct": struct})
         self.judge.listen()
@@ -44,12 +44,12 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
     rig = Rig(tmp_path)
     ours, theirs = socket_pair()
     cache = rig.cache()
-    judge = Conversation(
+    judge = ProtocolSession(
         SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
         cache,
         SimpleNamespace(socket=ours, timeline=Timeline()),  # type: ignore[arg-type]
         BudgetClock(rig.contract.budget, TreeClock(os.getpid(), include_root=True)),
-        offers_of(rig.contract, TokenBytes.load(cache), "auto", on_gpu=False),
+        transports(rig.contract, TokenBytes.load(cache), "auto", on_gpu=False),
     )
     with theirs:
         yield Dialogue(judge, theirs)

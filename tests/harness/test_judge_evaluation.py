@@ -1,4 +1,4 @@
-"""The dialogue of an evaluation, both halves in one process: shapes, order, and a buffer that is declined."""
+"""The messages of an evaluation, both halves in one process: shapes, order, and a buffer that is declined."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pytest
 
 from harness.batches import padded_batches
 from harness.contract import Contract
-from harness.exchange import Layout
 from harness.judge.evaluation import Evaluation, OpenExchange
 from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
 from harness.logits_server import Buffer, serve
-from harness.protocol import Closed, Message, Op, ProtocolError, receive, send, socket_pair
+from harness.protocol import Closed, Layout, Message, Op, ProtocolError, receive, send, socket_pair
 from harness.scoring import NonFinite, Score, TokenBytes, tally_logits
 from tests.harness.judging import TINY
 
@@ -65,46 +64,45 @@ def evaluate(
     batch_size: int,
     slice_rows: int,
     forward: Callable[[np.ndarray], Answer] = Answer,
-    ways: tuple[OpenExchange, ...] = (host,),
+    openers: tuple[OpenExchange, ...] = (host,),
     used: list[str | None] | None = None,
 ) -> Score:
     """Run judge and candidate against each other to the end; returns the judge's score, and adds to `used`."""
     ours, theirs = socket_pair()
     with ours, theirs:
-        told: list[float] = []
-        candidate = threading.Thread(target=run_candidate, args=(theirs, forward, batch_size, told))
+        received: list[float] = []
+        candidate = threading.Thread(target=run_candidate, args=(theirs, forward, batch_size, received))
         candidate.start()
         try:
-            score = run_judge(ours, rows, slice_rows, ways, used)
+            score = run_judge(ours, rows, slice_rows, openers, used)
         finally:
             ours.close()
             candidate.join()
-    assert told == [score.val_bpb]
+    assert received == [score.val_bpb]
     return score
 
 
-def run_candidate(sock: socket.socket, forward: Callable[[np.ndarray], Answer], size: int, told: list[float]) -> None:
+def run_candidate(
+    sock: socket.socket, forward: Callable[[np.ndarray], Answer], size: int, received: list[float]
+) -> None:
     contract: Contract = TINY
     with contextlib.suppress(SystemExit):
-        told.append(serve(sock, forward, size, contract))
+        received.append(serve(sock, forward, size, contract))
 
 
 def run_judge(
     sock: socket.socket,
     rows: np.ndarray,
     slice_rows: int,
-    ways: tuple[OpenExchange, ...],
+    openers: tuple[OpenExchange, ...],
     used: list[str | None] | None = None,
 ) -> Score:
     forward_rows = min(receive(sock).integer, len(rows))
     layout = Layout(forward_rows, min(slice_rows, forward_rows), LENGTH, VOCAB)
-    evaluation = Evaluation(rows, layout, iter(ways), lambda message, fds: send(sock, message, fds))
+    evaluation = Evaluation(rows, layout, iter(openers), lambda message, fds: send(sock, message, fds))
     try:
         while evaluation.score is None:
-            message = receive(sock)
-            {Op.ROOM: lambda _: evaluation.on_room(), Op.READY: evaluation.on_ready, Op.DONE: evaluation.on_done}[
-                message.op
-            ](message)
+            evaluation.on_message(receive(sock))
         if used is not None:
             used.append(evaluation.exchange)
         return evaluation.score
@@ -161,23 +159,25 @@ def test_padding_repeats_rows_already_served() -> None:
 def test_a_buffer_that_cannot_be_opened_is_followed_by_the_next() -> None:
     given = random_rows(6)
     plain = evaluate(given, 4, 2)
-    assert evaluate(given, 4, 2, ways=(unavailable, device, host)) == plain
+    assert evaluate(given, 4, 2, openers=(unavailable, device, host)) == plain
 
 
-def test_when_no_buffer_will_do_the_reasons_are_told() -> None:
+def test_when_no_buffer_will_do_the_reasons_are_given() -> None:
     """Nothing a candidate could help: it is no breach."""
     with pytest.raises(ExchangeUnavailable, match="could not open the IPC_BUFFER; no such way here"):
-        evaluate(random_rows(6), 4, 2, ways=(device, unavailable))
+        evaluate(random_rows(6), 4, 2, openers=(device, unavailable))
 
 
-@pytest.mark.parametrize("ways", [(full, unavailable), (unavailable, full), (full, device)])
-def test_when_one_way_found_no_room_and_none_is_left_it_is_for_lack_of_room(ways: tuple[OpenExchange, ...]) -> None:
+@pytest.mark.parametrize("openers", [(full, unavailable), (unavailable, full), (full, device)])
+def test_when_one_transport_found_no_room_and_none_is_left_it_is_for_lack_of_room(
+    openers: tuple[OpenExchange, ...],
+) -> None:
     with pytest.raises(NoRoom, match="nothing free"):
-        evaluate(random_rows(6), 4, 2, ways=ways)
+        evaluate(random_rows(6), 4, 2, openers=openers)
 
 
-def test_a_way_without_room_is_followed_by_the_next() -> None:
-    assert evaluate(random_rows(6), 4, 2, ways=(full, host)) == evaluate(random_rows(6), 4, 2)
+def test_a_transport_without_room_is_followed_by_the_next() -> None:
+    assert evaluate(random_rows(6), 4, 2, openers=(full, host)) == evaluate(random_rows(6), 4, 2)
 
 
 def test_nothing_is_taken_before_the_candidate_has_made_room() -> None:
@@ -255,10 +255,10 @@ def test_shared_memory_keeps_its_size(shared: SharedMemory, size: int) -> None:
 
 def test_a_second_ready_is_a_breach() -> None:
     evaluation = Evaluation(random_rows(4), Layout(4, 2, LENGTH, VOCAB), iter([host]), lambda message, fds: None)
-    evaluation.on_room()
-    evaluation.on_ready(Message(Op.READY, count=1))
+    evaluation.on_message(Message(Op.ROOM))
+    evaluation.on_message(Message(Op.READY, count=1))
     with pytest.raises(ProtocolError):
-        evaluation.on_ready(Message(Op.READY, count=1))
+        evaluation.on_message(Message(Op.READY, count=1))
     evaluation.close()
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge.logpump import LogPump
-from harness.judge.verdict import last_lines, of_exit
+from harness.judge.log import LogPump
+from harness.judge.report import last_lines, verdict_of_exit
 
 CAP = 1000
 
@@ -66,9 +66,9 @@ def test_a_writer_that_lives_on_does_not_keep_the_log_open(tmp_path: Path) -> No
 
 @given(st.text(max_size=2000))
 def test_last_lines_are_one_short_printable_line(text: str) -> None:
-    said = last_lines(text)
-    assert len(said) <= 400
-    assert said.isprintable()
+    line = last_lines(text)
+    assert len(line) <= 400
+    assert line.isprintable()
 
 
 def test_last_lines_keep_what_was_said_last() -> None:
@@ -91,4 +91,4 @@ def test_last_lines_keep_what_was_said_last() -> None:
     ],
 )
 def test_what_an_exit_means(code: int, log: str, killed_for_memory: bool, status: str) -> None:
-    assert of_exit(code, log, kernel_killed_for_memory=killed_for_memory).status == status
+    assert verdict_of_exit(code, log, kernel_killed_for_memory=killed_for_memory).status == status

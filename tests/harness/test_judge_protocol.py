@@ -83,7 +83,7 @@ def test_descriptors_reach_only_who_asks_for_them(pair: tuple[socket.socket, soc
         os.close(write_end)
 
 
-def test_a_peer_that_is_gone_is_told_apart(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_peer_that_is_gone_is_recognised(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.close()
     with pytest.raises(Closed):
@@ -92,7 +92,7 @@ def test_a_peer_that_is_gone_is_told_apart(pair: tuple[socket.socket, socket.soc
         send(ours, Message(Op.END))
 
 
-def test_last_words_are_heard_although_the_peer_read_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_last_messages_arrive_although_the_peer_read_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     send(ours, Message(Op.ROWS))
     send(theirs, Message(Op.READY))

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from harness.scoring import ImpossibleLikelihood, NonFinite, Tally, checked_nll, tally_logits, token_nll
-from harness.scoring_cuda import tally_tensor
+from harness.scoring import ImpossibleLikelihood, NonFinite, Tally, checked_nll, tally_logits, tally_tensor, token_nll
 from tests.harness.scoring_samples import BYTES, LENGTH, ROWS, VOCAB, sample
 
 

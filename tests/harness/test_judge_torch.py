@@ -15,7 +15,7 @@ RANDOM_NET = (CANDIDATES / "random_net.py").read_text()
 
 
 def alone(rig: Rig, train: Path, seed: int) -> float:
-    """The score train.py prints when nobody judges it."""
+    """The score train.py prints without a judge."""
     environment = rig.environment | {
         "ARSCHED_CONTRACT": str(rig.contract_path),
         "ARSCHED_SEED": str(seed),
@@ -39,7 +39,7 @@ def test_half_precision_logits_are_scored_in_single_precision(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "named"),
     [
         ("return head(embed(x).cumsum(dim=1))", "return head(embed(x))[:, :-1]", "shape"),
         ("return head(embed(x).cumsum(dim=1))", "return head(embed(x))[..., :-1]", "shape"),
@@ -48,12 +48,12 @@ def test_half_precision_logits_are_scored_in_single_precision(rig: Rig) -> None:
         ("BATCH_SIZE = 6", "BATCH_SIZE = -3", "batch_size"),
     ],
 )
-def test_a_model_or_a_batch_size_of_the_wrong_kind_is_a_crash(rig: Rig, old: str, new: str, told: str) -> None:
+def test_a_model_or_a_batch_size_of_the_wrong_kind_is_a_crash(rig: Rig, old: str, new: str, named: str) -> None:
     rig.use(with_budget(rig.contract, grace_s=30.0))
     judged = rig.judge(rig.write(RANDOM_NET.replace(old, new)))
     assert judged.result["status"] == "crash"
     assert "ValueError" in judged.result["reason"]
-    assert told in judged.result["reason"]
+    assert named in judged.result["reason"]
 
 
 def test_validation_rows_are_not_for_candidates(rig: Rig) -> None:

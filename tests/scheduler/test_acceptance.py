@@ -8,7 +8,7 @@ import json
 import pytest
 
 from harness.contract import load_contract
-from harness.judge.verdict import Verdict as JudgesVerdict
+from harness.judge.report import JudgeVerdict as JudgesVerdict
 from scheduler.domain.acceptance import LONGEST_BUDGET_S, exit_code_of, longest_run_s, refusal
 from scheduler.domain.result import parse_result
 

@@ -110,7 +110,7 @@ def test_what_a_strange_kernel_does_not_say_is_made_up_for(tmp_path: Path) -> No
 
 def test_the_code_digest_follows_what_a_node_runs_and_nothing_else(tmp_path: Path) -> None:
     files = {
-        "harness/judge/cli.py": "one",
+        "harness/judge/__main__.py": "one",
         "scheduler/node/actor.py": "def start():\n    from scheduler.node import supervisor",
         "scheduler/node/supervisor.py": "from scheduler.domain.slot import Seat",
         "scheduler/domain/slot.py": "one",

@@ -1,7 +1,7 @@
-"""What one run is asked to be: the judge's command line, parsed once into a frozen Order.
+"""The judge's command line, parsed once into frozen arguments.
 
-Covers: reading and checking the arguments; a usage error ends the process with exit code 2 before anything is written.
-Not covered: whether the cache, the device or the lock are there (that is found out in the run, and is `infra`).
+Covers: reading and checking them; a usage error ends the process with exit code 2 before anything is written. Not
+covered: whether the cache, the device or the lock are there (that is found out in the run, and is `infra`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from pathlib import Path
 
 from harness.containment import Wanted
 from harness.contract import Contract, ContractError, describe_references, load_contract
-from harness.exchange import EXCHANGE_NAMES
-from harness.protocol import ATTENTION_NAMES
+from harness.protocol import ATTENTION_NAMES, EXCHANGE_NAMES
 
 _LARGEST_SOURCE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JudgeArgs:
     """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else auto or a GPU's UUID or index.
 
-    `exchange`: auto, or the one way logits may pass.
+    `exchange`: auto, or the one transport of logits to use.
     """
 
     contract: Contract
@@ -43,15 +42,22 @@ class Order:
     exchange: str = "auto"
     digest_fd: int | None = None
 
+    @property
+    def visible_devices(self) -> str:
+        """CUDA_VISIBLE_DEVICES for judge and candidate alike: nothing on a CPU contract, else one device."""
+        if self.device is None:
+            return ""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if self.device == "auto" else self.device
 
-def parse_order(argv: list[str]) -> Order:
+
+def parse_arguments(argv: list[str]) -> JudgeArgs:
     """Parse the command line. Raises SystemExit(2) with a message on standard error."""
     parser = _parser()
     given = parser.parse_args(argv)
     try:
         contract = load_contract(given.contract)
     except ContractError as error:
-        parser.error(f"--contract {given.contract}: {error}\n{getattr(error, 'hint', '')}".rstrip())
+        parser.error(f"--contract {given.contract}: {error}\n{error.hint}".rstrip())
     if (fault := _unreadable(given.train)) is not None:
         parser.error(f"--train {given.train}: {fault}")
     if given.out.exists() and not given.out.is_dir():
@@ -62,22 +68,8 @@ def parse_order(argv: list[str]) -> Order:
         parser.error(str(error))
     if device is None and given.exchange not in ("auto", "host"):
         parser.error(f"--exchange {given.exchange}: contract {contract.name} runs on the CPU, where there is only host")
-    return Order(
-        contract,
-        given.train.resolve(),
-        given.seed,
-        given.out.resolve(),
-        device,
-        given.cpus,
-        given.expect_cache,
-        given.expect_attention,
-        given.lock,
-        given.containment,
-        given.seed_caches,
-        given.keep_caches,
-        given.exchange,
-        given.digest_fd,
-    )
+    read = {"contract": contract, "train": given.train.resolve(), "out": given.out.resolve(), "device": device}
+    return JudgeArgs(**vars(given) | read)
 
 
 def _unreadable(train: Path) -> str | None:

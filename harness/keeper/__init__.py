@@ -1,1 +1,0 @@
-"""Keeps one command and all that it starts; see harness.keeper.__main__."""
