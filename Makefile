@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help install demo test test-slow test-gpu check lint types bench bench-rule clean
+.PHONY: help install demo test test-slow test-mutants test-gpu check lint types bench bench-rule clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(READY)  ## the test suite: minutes, no GPU needed
 test-slow: $(READY)  ## what takes longer: whole searches, real training, clusters that lose nodes
 	@$(PYTEST) -m "slow and not gpu"
 
+test-mutants: $(READY)  ## plants faults in a copy of the code, one at a time; the test suite must find every one
+	@$(BIN)/python tests/mutants.py
+
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
@@ -52,7 +55,7 @@ types: $(READY)  ## mypy --strict on harness and scheduler
 bench: $(READY)  ## the measurements quoted in docs/measurements.md
 	@$(BIN)/python benchmarks/bench_loader.py
 	@$(BIN)/python benchmarks/bench_overhead.py
-	@$(BIN)/python benchmarks/sim_night.py
+	@$(BIN)/python benchmarks/sim_search.py
 
 bench-rule: $(READY)  ## the promotion rule against greedy in simulated searches (about half an hour)
 	@$(BIN)/python benchmarks/sim_promotion.py

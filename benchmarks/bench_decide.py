@@ -1,7 +1,7 @@
-"""How long one decision takes: decide() and near_miss_union() on a board of a late hour, in µs of this process.
+"""How long one decision takes: decide() and near_miss_union() on a lab late in a search, in µs of this process.
 
-The board has 60 standings that matter (baselines, candidates on trial, a shelf) and as many merges behind it as a night
-makes. Prints the median of many calls on fresh boards, nothing cached between them. Measures no ledger and no git.
+The lab has 60 standings that matter (baselines, candidates on trial, a shelf) and as many merges behind it as a search
+makes. Prints the median of many calls on fresh snapshots, nothing cached between them. Measures no ledger and no git.
 
     python benchmarks/bench_decide.py [--live 60] [--merges 30] [--calls 2000]
 """
@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from scheduler.domain.candidate import CandidateState, Origin, Standing
-from scheduler.domain.decision import PRESETS
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
+from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
+from scheduler.domain.decision import PRESETS, Merge
+from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.decide import decide
-from scheduler.policy.union import near_miss_union
+from scheduler.policy.merging import near_miss_union
 
 SIGMA = 0.0005
 STATES = (CandidateState.OPEN, CandidateState.CONTENDER, CandidateState.SHELVED, CandidateState.SHELVED)
@@ -38,26 +37,26 @@ def main() -> None:
     print_timing("near_miss_union()", lambda board: near_miss_union(board, 8), boards, args.calls)
 
 
-def make_board(rng: random.Random, live: int, merges: int) -> Board:
+def make_board(rng: random.Random, live: int, merges: int) -> LabSnapshot:
     """Candidates of the current baseline and the one before; nearly all of the undecided wait for a run."""
     standings = [
-        Standing("c0001", "first", None, CandidateState.PROMOTED, (1.0, 1.0, 1.0)),
-        Standing("c0002", "second", "c0001", CandidateState.BASELINE, (0.998, 0.998, 0.998, 0.998)),
+        CandidateStats("c0001", "first", None, CandidateState.PROMOTED, (1.0, 1.0, 1.0)),
+        CandidateStats("c0002", "second", "c0001", CandidateState.BASELINE, (0.998, 0.998, 0.998, 0.998)),
     ]
     standings += [candidate(rng, number) for number in range(3, live + 1)]
     shelf = [s.candidate_id for s in standings if s.state is CandidateState.SHELVED]
     made = tuple(merge(rng, number, shelf) for number in range(1, merges + 1))
-    merged = [Standing(m.candidate_id or "", "m", "c0001", CandidateState.DISCARDED, (1.0, 1.0)) for m in made]
+    merged = [CandidateStats(m.candidate_id or "", "m", "c0001", CandidateState.DISCARDED, (1.0, 1.0)) for m in made]
     united = [replace(standing, origin=Origin.UNION) for standing in merged]
-    return Board("c0002", False, (*standings, *united), SIGMA, PRESETS["default"], made)
+    return LabSnapshot("c0002", False, (*standings, *united), SIGMA, PRESETS["default"], made)
 
 
-def candidate(rng: random.Random, number: int) -> Standing:
+def candidate(rng: random.Random, number: int) -> CandidateStats:
     state = rng.choice(STATES)
     base = "c0002" if state is CandidateState.CONTENDER else rng.choice(("c0001", "c0002", "c0002"))
     scores = tuple(rng.gauss(0.998, SIGMA) for _ in range(rng.choice((1, 1, 2, 3))))
     pending = int(state.undecided and rng.random() < 0.9)
-    return Standing(f"c{number:04d}", f"idea-{number}", base, state, scores, pending)
+    return CandidateStats(f"c{number:04d}", f"idea-{number}", base, state, scores, pending)
 
 
 def merge(rng: random.Random, number: int, shelf: Sequence[str]) -> Merge:
@@ -65,7 +64,7 @@ def merge(rng: random.Random, number: int, shelf: Sequence[str]) -> Merge:
     return Merge(number, "c0001", parts, parts, f"c{9000 + number}", rng.choice((0, 0, 1, 2)), -0.001)
 
 
-def print_timing(what: str, ask: Callable[[Board], object], boards: Sequence[Board], calls: int) -> None:
+def print_timing(what: str, ask: Callable[[LabSnapshot], object], boards: Sequence[LabSnapshot], calls: int) -> None:
     took = []
     for call in range(calls):
         fresh = replace(boards[call % len(boards)])  # what a board remembers is forgotten

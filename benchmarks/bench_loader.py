@@ -29,17 +29,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.batches import read_rows
 from harness.cache import Cache
 from harness.contract import Contract, Corpus, load_contract
-from harness.feeds import feed_for
+from harness.loader import feed_for
 from harness.packing import DocumentBuffer
-from harness.prepare.build import prepare
-from harness.prepare.corpus import corpus_shards
-from harness.prepare.progress import Progress
-from harness.prepare.shards import Shard, read_refills
-from harness.prepare.tokenising import encode
-from harness.rows import RowStream
+from harness.prepare.build import corpus_shards, prepare
+from harness.prepare.corpus import Shard, read_refills
+from harness.prepare.rows import encode
+from harness.prepare.stage import PrepareProgress
+from harness.rows import RowStream, read_rows
 from harness.tokenizer import Tokenizer
 
 PROMISE = 500
@@ -156,8 +154,8 @@ def set_up(shape: Shape, folder: Path) -> Bench:
         like, device="cpu", corpus=corpus, train_tokens=shape.fast_tokens,
         evaluation_tokens=like.sequence_length, holdout_tokens=like.sequence_length,
     )  # fmt: skip
-    cache = prepare(contract, None, Progress()).cache
-    shards = [s for s in corpus_shards(contract, folder / "shards", None, Progress()) if s.split == "train"]
+    cache = prepare(contract, None, PrepareProgress()).cache
+    shards = [s for s in corpus_shards(contract, folder / "shards", None, PrepareProgress()) if s.split == "train"]
     return Bench(contract, cache, shards, Tokenizer.from_directory(cache.directory), shape.batch_size)
 
 

@@ -27,8 +27,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
 from scheduler.domain.slot import Done, RunOrder
-from scheduler.node.actor import NodeSettings
 from scheduler.node.judge_process import Commands
+from scheduler.node.supervisor import NodeSettings
 from scheduler.ray.pool import RayPool
 
 NOOP = (sys.executable, "-S", str(Path(__file__).with_name("noop_judge.py")))

@@ -38,8 +38,8 @@ from typing import NoReturn
 from gpu_expect import summary
 from gpu_runs import ANSWERS_NAME, ROOT, SAID_SO, SMOKE_NOTE, Plan, read_answers
 
-from harness.cache import cache_root
 from harness.containment import die_with_parent
+from harness.files import cache_root
 from harness.processes import children, descendants
 
 # name -> (seconds it needs to be worth starting, deadline in seconds), in order of worth. `prepare` runs with others.

@@ -23,17 +23,9 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
-from harness.cache import (
-    FORMAT,
-    MANIFEST_NAME,
-    CacheError,
-    cache_directory,
-    open_cache,
-    prepared_contract_path,
-    sha256_of,
-)
+from harness.cache import FORMAT, MANIFEST_NAME, CacheError, cache_directory, open_cache, sha256_of
 from harness.containment import die_with_parent
-from harness.contract import Budget, Contract, Corpus, Limits
+from harness.contract import Budget, Contract, Corpus, Limits, prepared_contract_path
 from harness.tokenizer import Tokenizer
 from scheduler.policy.constants import rewrite_constants
 

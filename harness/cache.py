@@ -1,7 +1,7 @@
 """The prepared data of a contract on this node: where it lies, what it holds, whether it is whole.
 
 Covers: finding a cache, its manifest, a quick check (sizes) and a full one (sha256 of every file).
-`python -m harness.cache --contract C [--full]` says the same as one line of JSON. Not covered: making a cache
+`python -m harness.cache --contract C [--full]` prints the same as one line of JSON. Not covered: making a cache
 (harness.prepare). Standard library only: a scheduler's probe and the judge both pay for this at every start.
 """
 
@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract import Contract, ContractError, describe_references, is_shipped, load_contract
+from harness.files import cache_root
+from harness.gpu_record import record_of_this_node, shape_of
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 CONTRACT_NAME = "contract.json"
 KERNEL_NOTE_NAME = "kernel.json"
-_JUDGE_ROOM = "judge/"
-_HASH_BLOCK_BYTES = 1 << 22
+FA3_REPOSITORY, FA3_VERSION = "kernels-community/flash-attn3", 1
+LOCAL_KERNELS_ENV = "LOCAL_KERNELS"  # read by the package `kernels`: REPOSITORY=FOLDER
+_JUDGE_FOLDER = "judge/"
 
 
 class CacheError(Exception):
@@ -95,29 +97,12 @@ class Cache:
 
     @property
     def val_rows_path(self) -> Path:
-        return self.directory / "judge" / "val.u16"
-
-    @property
-    def holdout_rows_path(self) -> Path:
-        return self.directory / "judge" / "holdout.u16"
-
-
-def cache_root() -> Path:
-    """Folder of all caches: $ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched."""
-    if own := os.environ.get("ARSCHED_CACHE"):
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "arsched"
+        return self.directory / "judge" / "val.u16"  # next to it: holdout.u16
 
 
 def cache_directory(contract: Contract) -> Path:
     """Where this contract's cache lies once prepared."""
     return cache_root() / f"{contract.name}-{contract.digest[:12]}"
-
-
-def prepared_contract_path(name: str) -> Path:
-    """The copy of a contract that `prepare` leaves for nodes that cannot read YAML."""
-    return cache_root() / "contracts" / f"{name}.json"
 
 
 def kernel_directory() -> Path:
@@ -130,11 +115,11 @@ def open_cache(contract: Contract) -> Cache:
     directory = cache_directory(contract)
     if not (directory / MANIFEST_NAME).is_file():
         raise CacheMissing(f"contract {contract.name!r} is not prepared: nothing at {directory}", contract)
-    manifest = _read_manifest(directory, contract)
-    for name, entry in manifest.files.items():
+    rows, files = _read_manifest(directory, contract)
+    for name, entry in files.items():
         _check_size(directory, name, entry, contract)
     kernel_dir = fetched_kernel() if contract.device == "cuda" else None
-    return Cache(directory, contract, manifest.digest, **manifest.rows, kernel_dir=kernel_dir)
+    return Cache(directory, contract, data_digest(files), **rows, kernel_dir=kernel_dir)
 
 
 def fetched_kernel() -> Path | None:
@@ -145,8 +130,8 @@ def fetched_kernel() -> Path | None:
 
 def verify_cache(cache: Cache, *, full: bool) -> None:
     """Check sizes again, and with `full` the sha256 of every file (reads all of it). Raises CacheMismatch."""
-    manifest = _read_manifest(cache.directory, cache.contract)
-    for name, entry in manifest.files.items():
+    _, files = _read_manifest(cache.directory, cache.contract)
+    for name, entry in files.items():
         _check_size(cache.directory, name, entry, cache.contract)
         if full and sha256_of(cache.directory / name) != entry.sha256:
             raise CacheMismatch(
@@ -156,11 +141,8 @@ def verify_cache(cache: Cache, *, full: bool) -> None:
 
 def sha256_of(path: Path) -> str:
     """sha256 (hex) of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_digest(files: Mapping[str, FileEntry]) -> str:
@@ -170,14 +152,8 @@ def data_digest(files: Mapping[str, FileEntry]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Manifest:
-    digest: str
-    rows: dict[str, int]
-    files: dict[str, FileEntry]
-
-
-def _read_manifest(directory: Path, contract: Contract) -> _Manifest:
+def _read_manifest(directory: Path, contract: Contract) -> tuple[dict[str, int], dict[str, FileEntry]]:
+    """Rows by the names of Cache's fields, and what each file should be. Raises CacheMismatch."""
     path = directory / MANIFEST_NAME
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -189,7 +165,7 @@ def _read_manifest(directory: Path, contract: Contract) -> _Manifest:
         raise CacheMismatch(f"cannot read {path}: {error.strerror}", contract) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CacheMismatch(f"{path} is damaged", contract) from None
-    return _Manifest(data_digest(files), rows, files)
+    return rows, files
 
 
 def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract) -> None:
@@ -197,7 +173,7 @@ def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract
     try:
         size = path.stat().st_size
     except PermissionError:
-        if name.startswith(_JUDGE_ROOM):  # a sandboxed candidate is kept out of the judge's rows
+        if name.startswith(_JUDGE_FOLDER):  # a sandboxed candidate is kept out of the judge's rows
             return
         raise CacheMismatch(f"{path} may not be read", contract) from None
     except OSError as error:
@@ -207,7 +183,9 @@ def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract
 
 
 def describe(cache: Cache) -> dict[str, object]:
-    """What there is to say about a cache, as plain JSON values."""
+    """A cache as plain JSON values. "gpu": the record of this node's GPU trial; None on a CPU or where untried."""
+    on_gpu = cache.contract.device == "cuda"
+    record = record_of_this_node(shape_of(cache.contract)) if on_gpu else None
     return {
         "contract": cache.contract.name,
         "contract_digest": cache.contract.digest,
@@ -217,17 +195,9 @@ def describe(cache: Cache) -> dict[str, object]:
         "val_rows": cache.val_rows,
         "holdout_rows": cache.holdout_rows,
         "train_tokens": cache.train_rows * cache.contract.sequence_length,
-        "gpu": _gpu_record(cache.contract),
+        "gpu": None if record is None else dataclasses.asdict(record),
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),
     }
-
-
-def _gpu_record(contract: Contract) -> dict[str, Any] | None:
-    """What the trial of this node's GPU showed; None on the CPU, or where it was not tried."""
-    from harness.gpu_record import record_of_this_node, shape_of
-
-    record = record_of_this_node(shape_of(contract)) if contract.device == "cuda" else None
-    return None if record is None else dataclasses.asdict(record)
 
 
 def main(argv: list[str] | None = None) -> int:

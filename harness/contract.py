@@ -8,6 +8,7 @@ without it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from harness.fields import Between, FieldError, nearest, read_dataclass
+from harness.files import cache_root
 
 _SHIPPED = Path(__file__).resolve().parent / "contracts"
 SPECIAL_TOKENS = 4  # <|reserved_0|> … <|reserved_3|>; the first one begins every document
@@ -153,18 +155,17 @@ def describe_references() -> str:
     return f"{', '.join(shipped_names())}, or the path of a contract file"
 
 
+def prepared_contract_path(name: str) -> Path:
+    """The copy of a contract that `prepare` leaves for nodes that cannot read YAML."""
+    return cache_root() / "contracts" / f"{name}.json"
+
+
 def _load_shipped(name: str) -> Contract:
-    try:
+    """The file that comes with arsched; on a node without PyYAML the copy that `prepare` left there."""
+    with contextlib.suppress(ImportError):
         import yaml  # noqa: F401
-    except ImportError:
-        return _load_prepared(name)
-    return _load_file(_SHIPPED / f"{name}.yaml")
 
-
-def _load_prepared(name: str) -> Contract:
-    """The copy that `prepare` left on this node, for nodes without PyYAML."""
-    from harness.cache import prepared_contract_path
-
+        return _load_file(_SHIPPED / f"{name}.yaml")
     path = prepared_contract_path(name)
     if not path.is_file():
         raise ContractError(

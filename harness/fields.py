@@ -51,7 +51,7 @@ def read_dataclass(kind: type[T], value: object, where: str = "") -> T:
     given = {name: read_value(hints[name], value[name], _dotted(where, name)) for name in known if name in value}
     for name, field in known.items():
         if name not in given and field.default is dataclasses.MISSING:
-            raise FieldError(f"missing key {_dotted(where, name)!r}", "every contract must say it")
+            raise FieldError(f"missing key {_dotted(where, name)!r}", "every contract must have it")
     return kind(**given)
 
 

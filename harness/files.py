@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and the folder that all caches of this node lie in.
 
-Covers: writing beside and renaming, flushing to disk first, clearing what an interrupted call left. Not covered: which
-files there are.
+Covers: writing under a temporary name, flushing to disk, renaming, clearing what an interrupted call left. Not covered:
+which files there are.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ from typing import BinaryIO
 PARTIAL_SUFFIX = ".partial"
 
 
+def cache_root() -> Path:
+    """Folder of all caches: $ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched."""
+    if own := os.environ.get("ARSCHED_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "arsched"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` when the block ends well, and nowhere when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + PARTIAL_SUFFIX)
+    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -57,17 +65,17 @@ def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill that appears at `path` when the block ends well."""
-    beside = path.with_name(path.name + PARTIAL_SUFFIX)
-    remove_tree(beside)
-    beside.mkdir(parents=True)
+    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
+    remove_tree(temporary)
+    temporary.mkdir(parents=True)
     try:
-        yield beside
-        for file in beside.rglob("*"):
+        yield temporary
+        for file in temporary.rglob("*"):
             _sync(file, os.O_RDONLY)
-        beside.rename(path)
+        temporary.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            remove_tree(beside)
+            remove_tree(temporary)
         raise
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
@@ -23,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.attention import LOCAL_KERNELS_ENV, candidates_for
-from harness.cache import fetched_kernel
+from harness.cache import LOCAL_KERNELS_ENV, fetched_kernel
 from harness.contract import Contract, ContractError, load_contract
 from harness.exchange_probe import measure_exchanges
 from harness.gpu_record import (
     GpuRecord,
+    candidates_for,
     driver_version,
     head_dim_of,
     read_record,
@@ -51,7 +50,7 @@ print(json.dumps({"gpus": [[gpu.name, [gpu.major, gpu.minor], f"GPU-{gpu.uuid}"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a child process said: its last line of JSON, or why there is none."""
+    """A child process's last line of JSON, or why there is none."""
 
     values: Mapping[str, Any] | None
     problem: str = ""
@@ -70,27 +69,29 @@ class Kernels:
     doubt: str = ""
 
 
-def probe_gpus(contract: Contract, say: Callable[[str], None], *, again: bool = False) -> tuple[GpuRecord, ...]:
+def probe_gpus(contract: Contract, report: Callable[[str], None], *, again: bool = False) -> tuple[GpuRecord, ...]:
     """Try every GPU model of this machine that has no valid record (`again`: those too).
 
-    Returns the records of all; none on a machine without a GPU. A GPU whose memory somebody holds has no record, or
-    every later run would follow what failed for lack of room. Raises OSError when a record cannot be written.
+    Returns the records of all; none on a machine without a GPU. A GPU whose memory another process holds has no
+    record, or every later run would follow what failed for lack of room. Raises OSError when the disk refuses.
     """
     records: dict[str, GpuRecord] = {}
     with tempfile.TemporaryDirectory(prefix="arsched-gpu-") as scratch:
         ask = _asker(Path(scratch), contract)
-        for device, capability, uuid in _gpus(ask, say):
+        for device, capability, uuid in _gpus(ask, report):
             if device in records:
                 continue
             known = read_record(device, shape_of(contract))
             if known is not None and _is_valid(known) and not again:
                 records[device] = known
                 continue
-            say(f"trying {device}")
+            report(f"trying {device}")
             record = _try(ask, contract, device, capability, uuid)
-            say(describe(record))
+            report(describe(record))
             if _lacked_room(record):
-                say("NOTE: not recorded: its memory ran out, so somebody uses this GPU; try again when it is free")
+                report(
+                    "NOTE: not recorded: its memory ran out, another process uses this GPU; try again when it is free"
+                )
                 continue
             write_record(record)
             records[device] = record
@@ -115,23 +116,20 @@ def decide(trials: Mapping[str, Answer]) -> Kernels:
     """The fastest kernel whose numbers are right.
 
     sdpa, torch's oldest, is the control: when it disagrees with the CPU, or every kernel does, the comparison is at
-    fault or the device is. Then numbers refuse nobody, and the doubt says so.
+    fault or the device is. Then numbers refuse no kernel, and the doubt says so.
     """
     ran = {name: trial.values for name, trial in trials.items() if trial.values is not None}
-    right = {name for name, values in ran.items() if _is_right(values)}
+    right = {name for name, values in ran.items() if 0 <= values["error"] <= LARGEST_ERROR}  # NaN is not
+    refused = {name: trial.problem for name, trial in trials.items() if trial.values is None}
     if not ran:
-        return Kernels("sdpa", {}, _problems(trials), "no attention kernel works on this GPU")
+        return Kernels("sdpa", {}, refused, "no attention kernel works on this GPU")
     doubt = ""
     if not right or ("sdpa" in ran and "sdpa" not in right):
         errors = ", ".join(f"{name} {values['error']:.2g}" for name, values in ran.items())
         doubt = f"attention on this GPU is not the CPU's; relative errors: {errors}"
     ms = {name: round(float(values["ms"]), 3) for name, values in ran.items() if doubt or name in right}
     wrong = {name: f"wrong numbers: relative error {ran[name]['error']:.2g}" for name in ran if name not in ms}
-    return Kernels(min(ms, key=lambda name: ms[name]), ms, _problems(trials) | wrong, doubt)
-
-
-def _problems(trials: Mapping[str, Answer]) -> dict[str, str]:
-    return {name: trial.problem for name, trial in trials.items() if trial.values is None}
+    return Kernels(min(ms, key=lambda name: ms[name]), ms, refused | wrong, doubt)
 
 
 def describe(record: GpuRecord) -> str:
@@ -145,15 +143,15 @@ def describe(record: GpuRecord) -> str:
     return f"{record.device}: attention by {record.attention} ({times}){exchange}{refused}{doubt}"
 
 
-def _gpus(ask: Ask, say: Callable[[str], None]) -> list[tuple[str, tuple[int, int], str]]:
+def _gpus(ask: Ask, report: Callable[[str], None]) -> list[tuple[str, tuple[int, int], str]]:
     """Name, compute capability and UUID of every visible GPU."""
     answer = ask(["-c", _LIST], "", _LIST_S)
     if answer.values is None:
-        say(f"note: the GPUs could not be asked for: {answer.problem}")
+        report(f"note: the GPUs could not be asked for: {answer.problem}")
         return []
     found = [(str(name), (int(major), int(minor)), str(uuid)) for name, (major, minor), uuid in answer.values["gpus"]]
     if not found:
-        say(f"note: torch {torch_version()} sees no GPU here: nothing was tried")
+        report(f"note: torch {torch_version()} sees no GPU here: nothing was tried")
     return found
 
 
@@ -182,10 +180,6 @@ def _try(ask: Ask, contract: Contract, device: str, capability: tuple[int, int],
         _fa3_fetched(),
         kernels.doubt,
     )
-
-
-def _is_right(values: Mapping[str, Any]) -> bool:
-    return math.isfinite(values["error"]) and values["error"] <= LARGEST_ERROR
 
 
 def _asker(scratch: Path, contract: Contract) -> Ask:
@@ -220,9 +214,9 @@ def _read_answer(ended: subprocess.CompletedProcess[str]) -> Answer:
             return Answer(json.loads(ended.stdout.strip().splitlines()[-1]))
         except (ValueError, IndexError):
             pass
-    said = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    printed = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
     died = f"killed by signal {-ended.returncode}" if ended.returncode < 0 else f"exit code {ended.returncode}"
-    return Answer(None, said[-1][:300] if said and ended.returncode > 0 else died)
+    return Answer(None, printed[-1][:300] if printed and ended.returncode > 0 else died)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,24 +1,26 @@
 """What a trial of this node's GPU showed: which attention kernels work and how fast, how logits reach the judge.
 
 Covers: the record, its file in the cache folder (one for each GPU model and torch, so that nodes that share the folder
-share it), finding the one that fits. Not covered: the trial (harness.gpu_probe). Standard library only.
+share it), the kernels to choose from with and without one. Not covered: the trial (harness.gpu_probe). Standard
+library only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.cache import cache_root
 from harness.contract import Contract
+from harness.files import cache_root, write_atomic
 from harness.protocol import ATTENTION_NAMES
 
+EXPECT_ENV = "ARSCHED_EXPECT_ATTENTION"
+HOPPER = (9, 0)
 _FOLDER = "gpus"
 _NVIDIA = Path("/proc/driver/nvidia")
 
@@ -69,10 +71,7 @@ def record_path(device: str, torch: str, shape: str) -> Path:
 def write_record(record: GpuRecord) -> None:
     """Write it whole. Raises OSError."""
     path = record_path(record.device, record.torch, record.shape)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_atomic(path, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
 
 
 def read_record(device: str, shape: str) -> GpuRecord | None:
@@ -87,6 +86,26 @@ def record_of_this_node(shape: str) -> GpuRecord | None:
     records = [_read(path) for path in sorted((cache_root() / _FOLDER).glob("*.json"))]
     fitting = [record for record in records if record and (record.torch, record.shape) == (torch_version(), shape)]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def candidates_for(capability: tuple[int, int]) -> tuple[str, ...]:
+    """Kernels worth a trial on a CUDA device of this compute capability. Flash kernels and Triton's want sm80."""
+    if capability[0] < 8:
+        return ("sdpa",)
+    return ("fa3", "fa2", "flex", "sdpa") if capability == HOPPER else ("fa2", "flex", "sdpa")
+
+
+def without_trial(capability: tuple[int, int], *, has_windowed_varlen: bool) -> tuple[str, ...]:
+    """Best first, on an untried CUDA device. Flash Attention 3 may import and then crash: it is not offered."""
+    names = [name for name in candidates_for(capability) if name != "fa3"]
+    return tuple(name for name in names if name != "fa2" or has_windowed_varlen)
+
+
+def after_trial(record: GpuRecord, capability: tuple[int, int]) -> tuple[str, ...]:
+    """Best first, as the trial of this device found."""
+    others = sorted(record.attention_ms, key=lambda name: record.attention_ms[name])
+    names = [record.attention, *(name for name in others if name != record.attention)]
+    return tuple(name for name in names if name in candidates_for(capability)) or ("sdpa",)
 
 
 def device_names() -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.attention_kernels import KERNELS, Attend
+from harness.attention import KERNELS, Attend
 from harness.containment import die_with_parent
 
 _SMALL_LENGTH, _SMALL_HEADS, _SMALL_WINDOWS = 256, 2, (256, 100)
@@ -38,7 +38,7 @@ def relative_error(kernel: str, head_dim: int, device: str) -> float:
         got = _forward_backward(_whole(KERNELS[kernel](window, _SMALL_LENGTH, device)), tried)
         for ours, reference in zip(got, due, strict=True):
             error = float((ours.float().cpu() - reference).norm() / reference.norm())
-            worst = error if error != error else max(worst, error)  # NaN stays
+            worst = error if error != error else max(worst, error)  # NaN is kept
     return worst
 
 
@@ -88,7 +88,7 @@ def _dtype(device: str) -> torch.dtype:
 
 
 def main(argv: list[str]) -> int:
-    """Print {"error", "ms"}; whatever goes wrong goes to standard error, as Python says it."""
+    """Print {"error", "ms"}; whatever goes wrong goes to standard error as a stack trace."""
     die_with_parent()
     kernel, sequence_length, head_dim = argv[0], int(argv[1]), int(argv[2])
     error = relative_error(kernel, head_dim, "cuda")

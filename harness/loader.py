@@ -1,23 +1,23 @@
-"""The batches train.py trains on: prepared rows, in the order every run of a contract sees them.
+"""The batches train.py trains on: prepared rows, in the order every run of a contract sees them, on its device.
 
 Covers: `make_dataloader` (the name and call of https://github.com/karpathy/autoresearch) and `warmup_batches`. The
-batches are bit-identical to best-fit packing on the fly and cost next to nothing. Not covered: packing
-(harness.packing), the road to the device (harness.feeds), validation under a judge, who alone owns those rows.
+batches are bit-identical to best-fit packing on the fly and cost next to nothing: widened on a CPU; on CUDA through a
+ring of pinned slots, each guarded by an event, as 16-bit copies that are widened there. Not covered: packing
+(harness.packing), validation under a judge, who alone owns those rows.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.accelerator import training_device
-from harness.batches import read_rows
-from harness.feeds import Batch, Feed, feed_for, widen
-from harness.rows import DataExhausted, RowStream, as_int16
+from harness.rows import DataExhausted, RowStream, as_int16, read_rows
 from harness.session import Session, SessionError, current
 from harness.tokenizer import Tokenizer
 
@@ -110,3 +110,79 @@ def _random_batches(session: Session, batch_size: int, batches: int) -> Iterator
     for _ in range(batches):
         session.warming()
         yield feed(random.integers(contract.vocab_size, size=shape, dtype=np.uint16))
+
+
+RING_SLOTS = 4
+_LARGEST_INT16 = 32_768
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Feed = Callable[[NDArray[np.uint16]], Batch]  # rows uint16 [B, T+1] -> x, y int64 [B, T], contiguous, on the device
+
+
+def feed_for(device: str, batch_size: int, row_tokens: int, vocab_size: int) -> Feed:
+    """The feed of a device ("cpu" or "cuda") for batches of one shape."""
+    if device == "cpu":
+        return widen_on_host
+    return RingFeed([PinnedSlot(batch_size, row_tokens, device) for _ in range(RING_SLOTS)], vocab_size)
+
+
+def widen_on_host(rows: NDArray[np.uint16]) -> Batch:
+    """Fresh int64 tensors on the CPU."""
+    return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
+
+
+class RingFeed:
+    """Passes each batch to the next slot of a ring.
+
+    Why a ring: a copy from pinned memory is only queued behind the work of earlier batches, and a host that has queued
+    it is free to fill the same memory again. With gradient accumulation it does, and batch k is overwritten before it
+    was read. A slot is filled again only after the event recorded behind its copy has passed.
+    """
+
+    def __init__(self, slots: Sequence[PinnedSlot], vocab_size: int) -> None:
+        self._slots = slots
+        self._vocab_size = vocab_size
+        self._turn = 0
+
+    def __call__(self, rows: NDArray[np.uint16]) -> Batch:
+        slot = self._slots[self._turn]
+        self._turn = (self._turn + 1) % len(self._slots)
+        slot.wait()
+        slot.fill(rows)
+        return widen(slot.send(), self._vocab_size)
+
+
+class PinnedSlot:
+    """Page-locked memory for int16 [B, T+1], and the event behind its last copy."""
+
+    def __init__(self, batch_size: int, row_tokens: int, device: str) -> None:
+        self._device = device
+        self._pinned = torch.empty((batch_size, row_tokens), dtype=torch.int16, pin_memory=True)
+        self._host = self._pinned.numpy()
+        self._copied = torch.cuda.Event(blocking=True)
+
+    def wait(self) -> None:
+        """Return once the last copy has been read from it."""
+        self._copied.synchronize()
+
+    def fill(self, rows: NDArray[np.uint16]) -> None:
+        np.copyto(self._host, as_int16(rows))
+
+    def send(self) -> torch.Tensor:
+        """Queue the copy; returns the 16-bit rows [B, T+1] on the device."""
+        # A fresh tensor of the caching allocator: stream order keeps its memory until the widening has read it.
+        on_device = self._pinned.to(self._device, non_blocking=True)
+        self._copied.record()
+        return on_device
+
+
+def widen(rows: torch.Tensor, vocab_size: int) -> Batch:
+    """int16 bits [B, T+1] to x, y int64 [B, T], contiguous, on the same device."""
+    return _widen_part(rows[:, :-1], vocab_size), _widen_part(rows[:, 1:], vocab_size)
+
+
+def _widen_part(part: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    wide = torch.empty(part.shape, dtype=torch.int64, device=part.device)
+    wide.copy_(part)
+    # Beyond 32767 the sign bit is a bit of the token.
+    return wide.bitwise_and_(0xFFFF) if vocab_size > _LARGEST_INT16 else wide

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.batches import padded_batches, read_rows
 from harness.cache import Cache
 from harness.contract import Contract
 from harness.protocol import (
@@ -34,6 +33,7 @@ from harness.protocol import (
     receive_with_fds,
     send,
 )
+from harness.rows import padded_batches, read_rows
 from harness.scoring import Tally, TokenBytes, tally_logits, tally_tensor
 
 if TYPE_CHECKING:

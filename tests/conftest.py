@@ -1,7 +1,7 @@
 """For every test: Ctrl-C means what it means at a terminal, and every Ray of the suite shares one token.
 
 A suite started in the background of a script inherits an ignored SIGINT and would hand it on to every process it
-starts; those that are sent one on purpose would then run on for ever. Ray decides about tokens when it is imported, so
+starts; those that are sent one on purpose would then run on forever. Ray decides about tokens when it is imported, so
 mode and token are set before any test can do that.
 """
 

@@ -7,6 +7,7 @@ Each rule is also run against a source that breaks it: a rule that cannot fail i
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,20 @@ IMPURE = {
 }
 # What a prepared node may lack: the judge and train.py run on numpy and torch alone.
 NOT_ON_A_NODE = {
-    *("click", "filelock", "git", "kernels", "matplotlib", "platformdirs", "pyarrow", "ray", "requests", "rich"),
+    *("click", "filelock", "git", "kernels", "matplotlib", "platformdirs", "pyarrow", "ray", "huggingface_hub", "rich"),
     *("rustbpe", "scipy", "tiktoken", "yaml"),
 }
 
 
+MOST_FILES = 170
+MOST_LINES = 400
+# Words of our own that the field has better ones for; as parts of names too, but not inside other words.
+RETIRED = re.compile(
+    r"(?<![A-Za-z])(?i:nights?|courts?|hearings?|keepers?|parties|hands|told|beside|for\s+ever|heed|nobody|somebody"
+    r"|obituary|remarks?|tallies)(?![a-z])|(?:Nights?|Court|Keeper|Nobody|Stay|Moment|Hands)(?![a-z])"
+)
+READ = (".py", ".md", ".yaml", ".toml", ".html", "Makefile")
+WORD_LISTS = {"tests/test_architecture.py"}
 PURE = ("scheduler.domain", "scheduler.policy")
 # One package per outside thing: SQLite, git, a node's processes, Ray, commands that have ideas.
 ADAPTERS = ("scheduler.ledger", "scheduler.git", "scheduler.node", "scheduler.ray", "scheduler.proposers")
@@ -135,7 +145,7 @@ def git_outside_its_adapter(i: Import) -> bool:
 def adapters_look_upwards(i: Import) -> bool:
     # Proposers write candidates, so they need the pure tools that read and rewrite one.
     tools = ["scheduler.policy"] if inside(i.module, "scheduler.proposers") else []
-    allowed = inside(i.target, "scheduler.domain", "scheduler.files", *ADAPTERS, *tools) or i.target == "scheduler"
+    allowed = inside(i.target, "scheduler.domain", "scheduler.lab", *ADAPTERS, *tools) or i.target == "scheduler"
     return inside(i.module, *ADAPTERS) and i.top == "scheduler" and not allowed
 
 
@@ -162,7 +172,7 @@ RULES = [
     (policy_touches_the_world, "scheduler.policy.gates", "import time"),
     (policy_touches_the_world, "scheduler.policy.gates", "from pathlib import Path"),
     (policy_touches_the_world, "scheduler.policy.gates", "def f():\n    import ray"),
-    (policy_touches_the_world, "scheduler.policy.claim", "import scipy"),
+    (policy_touches_the_world, "scheduler.policy.stats", "import scipy"),
     (second_module_imports_ray, "scheduler.queue.loop", "def f():\n    import ray"),
     (ray_is_imported_eagerly, "scheduler.ray.pool", "import ray"),
     (sqlite_outside_the_ledger, "scheduler.queue.loop", "import sqlite3"),
@@ -186,6 +196,84 @@ def test_no_import_breaks_the_rule(rule) -> None:
 @pytest.mark.parametrize(("rule", "module", "source"), RULES, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_the_rule_sees_a_breach(rule, module: str, source: str) -> None:
     assert any(rule(i) for i in imports_of(module, source))
+
+
+# What holds for the whole house rather than for one import: each finding is a line of text.
+
+
+def circles(imports: list[Import], modules: set[str]) -> list[str]:
+    """Groups of modules that import each other, directly or through others, sooner or later."""
+    reaches: dict[str, set[str]] = {module: set() for module in modules}
+    for i in imports:
+        target = i.target if i.target in modules else i.target.rpartition(".")[0]
+        if i.module in modules and target in modules and target != i.module:
+            reaches[i.module].add(target)
+    for middle in modules:
+        for module in modules:
+            if middle in reaches[module]:
+                reaches[module] |= reaches[middle]
+    return sorted(module for module in modules if module in reaches[module])
+
+
+def names_of_two_classes(sources: dict[str, str]) -> list[str]:
+    """Public classes that share their name with another."""
+    homes: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    return [f"{name}: {', '.join(places)}" for name, places in sorted(homes.items()) if len(places) > 1]
+
+
+def too_long(sources: dict[str, str]) -> list[str]:
+    return [module for module, source in sources.items() if source.count("\n") > MOST_LINES]
+
+
+def retired_words(texts: dict[str, str]) -> list[str]:
+    return [f"{place}: {word[0]}" for place, text in texts.items() for word in RETIRED.finditer(text)]
+
+
+def product_sources() -> dict[str, str]:
+    """Module name -> source, of harness and scheduler; the compatibility folder has upstream's names."""
+    found = {}
+    for path in sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return {name: text for name, text in found.items() if not name.startswith("harness.upstream")}
+
+
+def prose() -> dict[str, str]:
+    """Every text of the project that a person reads, file names included; this file lists the words themselves."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.splitlines() if name.endswith(READ) and name not in WORD_LISTS]
+    return {str(path.relative_to(ROOT)): f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in files}
+
+
+def test_no_module_is_in_a_circle() -> None:
+    assert circles(all_imports(), set(product_sources())) == []
+    ring = [Import("a", "b.f", False), Import("b", "c", True), Import("c", "a", False), Import("d", "a", False)]
+    assert circles(ring, {"a", "b", "c", "d"}) == ["a", "b", "c"]
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    assert names_of_two_classes(product_sources()) == []
+    assert names_of_two_classes({"a": "class X: ...", "b": "class X: ...\nclass Y: ..."}) == ["X: a, b"]
+
+
+def test_a_file_holds_one_subject_and_the_house_stays_small() -> None:
+    sources = product_sources()
+    assert too_long(sources) == []
+    assert len(sources) <= MOST_FILES
+    assert too_long({"a": "\n" * 401, "b": "\n" * 400}) == ["a"]
+
+
+def test_the_projects_texts_use_the_words_of_the_field() -> None:
+    assert retired_words(prose()) == []
+    assert retired_words({"a": "hold_court overnight", "b": "kept for ever\nTwoNights"}) == [
+        "a: court",
+        "b: for ever",
+        "b: Nights",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The documents tell the truth about names: verbs and their options, make targets, files and links. Programs they show
 work as they stand.
 
-Does not check figures: those have the command that makes them beside them.
+Does not check figures: those have the command that makes them next to them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import click
 import pytest
 
 from scheduler.cli.main import main
-from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposed, Trial, Trouble
-from scheduler.domain.search import ProposerChoice
+from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, ProposerChoice, Trial
 from scheduler.proposers import registry
-from scheduler.proposers.lines.wire import read_answer, read_line, spell_ask
-from scheduler.proposers.setup import ProposerSetup
+from scheduler.proposers.lines import encode_ask, read_answer, read_line
+from scheduler.proposers.registry import ProposerSetup
 from tests.walk.manual import keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +89,7 @@ def test_the_checks_see_a_made_up_command() -> None:
     assert commands("text `arsched fly` text\n```\n$ make rocket\n```\n") == ["make rocket", "arsched fly"]
 
 
-# Reaching the command: nobody's PATH has it before the .venv is active.
+# Reaching the command: no one's PATH has it before the .venv is active.
 
 
 def test_the_readme_activates_the_venv_before_it_uses_arsched() -> None:
@@ -138,7 +137,7 @@ def test_the_readmes_program_of_json_lines_answers_each_ask_with_an_idea(tmp_pat
     (tmp_path / "rates.py").write_text(programs("README.md")[0])
     asks = [ask(number) for number in range(3)]
     done = subprocess.run(
-        [sys.executable, "rates.py"], cwd=tmp_path, input=b"".join(map(spell_ask, asks)), capture_output=True
+        [sys.executable, "rates.py"], cwd=tmp_path, input=b"".join(map(encode_ask, asks)), capture_output=True
     )
     read = [read_line(line) for line in done.stdout.splitlines()]
     assert [ask_id for ask_id, _ in read] == ["p0000", "p0001", "p0002"], done.stderr
@@ -150,7 +149,7 @@ def test_the_protocol_of_json_lines_is_the_documented_one() -> None:
     text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
     said = json.loads(next(line for line in text.splitlines() if line.startswith('{"ask"')))
     trial = Trial("c0003", "c0001", b"", 1.7353, False, "tpe")
-    assert keys(said) == keys(json.loads(spell_ask(replace(ask(12), trials=(trial,)))))
+    assert keys(said) == keys(json.loads(encode_ask(replace(ask(12), trials=(trial,)))))
     answers = [json.loads(code) for code in re.findall(r"^\| `({.*?})` \|", text, re.MULTILINE)]
     read = [read_answer(ask(12), answer) for answer in answers]
     assert [type(answer) for answer in read] == [Proposed, Proposed, NoIdea]
@@ -164,7 +163,7 @@ def test_the_readmes_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypa
     group, line = re.findall(r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "README.md").read_text())[0]
     (about / "entry_points.txt").write_text(f"[{group}]\n{line}\n".replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path))
-    setup = ProposerSetup("ideas", {}, tmp_path, tmp_path, slots=2, seed=0, clock=time.monotonic, say=print)
+    setup = ProposerSetup("ideas", {}, tmp_path, tmp_path, slots=2, seed=0, clock=time.monotonic, report=print)
     proposer = registry.make(ProposerChoice("ideas"), setup)
     answers: list[Answer] = []
     for number in range(4):
@@ -173,6 +172,6 @@ def test_the_readmes_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypa
     assert [answer.ask_id for answer in answers] == ["p0000", "p0001", "p0002", "p0003"]
     ideas = [answer for answer in answers if isinstance(answer, Proposed)]
     assert len({idea.train_py for idea in ideas} | {ask(0).train_py}) == 4, "three ideas, none of them the baseline"
-    assert isinstance(answers[-1], NoIdea) and answers[-1].trouble is Trouble.EXHAUSTED
+    assert isinstance(answers[-1], NoIdea) and answers[-1].trouble is ProposalFailure.EXHAUSTED
     assert proposer.poll() == () and proposer.capacity == 1 and proposer.name == "ideas"
     proposer.close()

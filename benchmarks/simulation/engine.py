@@ -1,20 +1,24 @@
-"""A night on a virtual clock: slots, runs and scores are made up, every decision is the shipped policy's.
+"""The promotion rule at work in memory, on a virtual clock: slots, runs and scores are made up, decisions are not.
 
-decide(), order_runs() and near_miss_union() see the same values as in a lab; this file only carries out what they say.
-Left out of the board are settled candidates with a single score, which change no decision (scheduler.policy.decide).
-Proposals are free and instant: one for every slot that nothing else wants.
+decide(), order_runs() and near_miss_union() are the shipped ones and see the same values as in a lab; this file only
+carries out what they say and keeps what happened. No ledger, no git, no processes. Ideas are free and instant.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from itertools import pairwise
+from typing import Protocol
 
-from benchmarks.simulation.worlds import World
-from scheduler.domain.candidate import CandidateState, Origin, Standing
-from scheduler.domain.claim import Claim
+from benchmarks.simulation.transitions import applied, cancelled, finished, merged, with_candidate, without
+from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
 from scheduler.domain.decision import (
+    Claim,
     Combine,
     Decision,
     Discard,
@@ -25,38 +29,64 @@ from scheduler.domain.decision import (
     Retry,
     Shelve,
 )
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
-from scheduler.domain.run import Queued, Run, RunKind
-from scheduler.policy.claim import make_claim
-from scheduler.policy.decide import decide
+from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.run import Queued, Run, RunKind, Running
+from scheduler.policy.decide import baseline_is_hopeless, decide
 from scheduler.policy.dispatch import order_runs
-from scheduler.policy.noise import board_noise
-from scheduler.policy.union import near_miss_union
+from scheduler.policy.merging import near_miss_union
+from scheduler.policy.stats import lab_noise, make_claim
 
 PRIOR_BPB = 0.0005
 FIRST = "c0001"
-_WAITING = Queued(0.0)
-_KINDS = {Replicate: RunKind.REPEAT, Retry: RunKind.REPEAT}
+ATTEMPTS = 3  # slots a run may lose
 
 
-@dataclass
+class End(Enum):
+    """How a run ends."""
+
+    SCORED = "scored"
+    CRASHED = "crashed"
+    LOST = "lost"  # with its slot
+
+
+class World(Protocol):
+    """Ideas and luck. Effects and scores in bpb, negative is better; the first baseline's true score is 0."""
+
+    first_lines: int  # of code in the first baseline; 0: lines are not counted
+
+    def next_idea(self, gained: float) -> tuple[float, int] | None:
+        """True effect on the current baseline, which is `gained` bpb better than the first, and lines of code saved."""
+
+    def ported_effect(self, effects: Sequence[float], moved: Sequence[float]) -> float:
+        """Effect of several patches together on a baseline `moved` bpb better than each one's own."""
+
+    def merges(self, patches_met: int) -> bool:
+        """Whether a patch goes into a text that this many others have changed since its own base."""
+
+    def score(self, value: float) -> float:
+        """One measurement of a true score."""
+
+    def ending(self, run: Run) -> tuple[float, End]:
+        """After what time a run ends, and how."""
+
+
+@dataclass(frozen=True)
 class Tally:
-    """What happened. `false`: promotions that were not truly better; `harm_bpb`: what those cost."""
+    """Runs begun, by kind, and promotions. `false`: those not truly better; `harm_bpb`: what they cost."""
 
-    new: int = 0
-    repeats: int = 0
-    baselines: int = 0
-    unions: int = 0
-    promotions: int = 0
-    false: int = 0
-    harm_bpb: float = 0.0
-    unions_promoted: int = 0
+    new: int
+    repeats: int
+    baselines: int
+    unions: int
+    promotions: int
+    false: int
+    harm_bpb: float
+    unions_promoted: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A night's end. Gains are positive bpb; `claimed` is the running total of the baselines' own runs."""
+    """Gains are positive bpb; `claimed` is the running total of the baselines' own runs."""
 
     gain: float
     claimed: float
@@ -64,202 +94,228 @@ class Outcome:
     tally: Tally
 
 
-class Night:
-    """`budget` slot-units in all, divided by the slots; in rounds, decisions and new runs wait for the whole round."""
+@dataclass(frozen=True)
+class Placing:
+    """The lab just after runs were placed: what still waits, what runs, and what of it was just started."""
 
-    def __init__(
-        self, world: World, gates: GateSettings, *, slots: int, budget: int, rounds: bool = False, claim_runs: int = 4
-    ) -> None:
-        self.world, self.gates, self.slots, self.rounds = world, gates, slots, rounds
-        self.claim_runs = claim_runs
-        self.ends_at = (budget - 2 * claim_runs) / slots
-        self.tally = Tally()
-        self.truth = {FIRST: 0.0}
-        self.effect: dict[str, float] = {FIRST: 0.0}
-        self.generation = {FIRST: 0}  # promotions before its base
-        self.lineage = [FIRST]
-        self.standings = {FIRST: Standing(FIRST, FIRST, None, CandidateState.BASELINE)}
-        self.merges: list[Merge] = []
+    at: float
+    lab: LabSnapshot
+    queued: tuple[Run, ...]
+    running: tuple[Run, ...]
+    started: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happened: an "idea", a "result", a run "cancelled", a "decision", or a "union" of near-misses.
+
+    A `decision` of None: none was due. `lab` is what it was taken on.
+    """
+
+    kind: str
+    candidate_id: str = ""
+    score: float | None = None
+    decision: Decision | None = None
+    lab: LabSnapshot | None = None
+    at: float = 0.0
+
+
+@dataclass
+class Simulation:
+    """`budget` in slot time, the claim's runs included; infinite: until nothing is left to do.
+
+    `rounds`: decisions and new runs wait until all runs have ended. `backlog`: ideas queued ahead (None: all of them);
+    with 0 one is asked for when a slot has nothing else to run. `forget`: settled candidates with one score at most are
+    left out of the lab, which changes no decision (scheduler.policy.decide).
+    """
+
+    world: World
+    gates: GateSettings
+    slots: int
+    budget: float = math.inf
+    rounds: bool = False
+    claim_runs: int = 0
+    backlog: int | None = 0
+    forget: bool = True
+    now: float = 0.0
+    log: list[Step] = field(default_factory=list)
+    placings: list[Placing] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        first = CandidateStats(FIRST, "first", None, CandidateState.BASELINE, code_lines=self.world.first_lines)
+        self.lab = LabSnapshot(FIRST, True, (first,), PRIOR_BPB, self.gates)
+        self.truth, self.effect, self.lineage = {FIRST: 0.0}, {FIRST: 0.0}, [FIRST]
         self.queued: list[Run] = []
-        self.going: list[tuple[float, int, Run, bool]] = []
-        self.numbered = self.candidates = 1
-        self.left_out = 0  # forgotten scored candidates of the current baseline
+        self._ends: list[tuple[float, int, Run, End]] = []  # a heap
+        self._begun: Counter[RunKind] = Counter()
+        self._runs = 0
+        self._candidates = 1
 
-    def play(self) -> Outcome:
-        now, fill = 0.0, True
-        self._decide()
+    @property
+    def decided(self) -> Iterable[tuple[LabSnapshot, Decision | None]]:
+        """Every snapshot that was decided on, with the decision."""
+        return ((step.lab, step.decision) for step in self.log if step.lab is not None)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [step.decision for step in self.log if step.decision is not None]
+
+    def play(self) -> Simulation:
+        ends_at = (self.budget - 2 * self.claim_runs) / self.slots
         while True:
-            if fill and now < self.ends_at - 1e-9:
-                self._fill(now)
-            if not self.going:
-                break
-            now = max(end for end, *_ in self.going) if self.rounds else self.going[0][0]
-            if now > self.ends_at + 1e-9:
-                break
-            while self.going and self.going[0][0] <= now + 1e-9:
-                self._finish(*heapq.heappop(self.going)[2:])
+            self._queue_ideas()
             self._decide()
-        return self._outcome()
+            if self.now < ends_at - 1e-9:
+                self._place()
+            if not self._ends:
+                return self
+            self.now = max(end for end, *_ in self._ends) if self.rounds else self._ends[0][0]
+            if self.now > ends_at + 1e-9:
+                return self
+            while self._ends and self._ends[0][0] <= self.now + 1e-9:
+                self._finish(*heapq.heappop(self._ends)[2:])
 
-    def board(self) -> Board:
-        return Board(
-            self.lineage[-1], len(self.lineage) == 1, tuple(self.standings.values()), PRIOR_BPB, self.gates,
-            tuple(self.merges), self.left_out,
-        )  # fmt: skip
+    def outcome(self) -> Outcome:
+        """The claim's runs are made now, on fresh seeds."""
+        final, first, now = self.lineage[-1], self.lab.of(FIRST), self.lab.baseline
+        claimed = first.mean - now.mean if first.scores and now.scores else 0.0
+        fresh = range(self.claim_runs if final != FIRST else 0)
+        first_scores, final_scores = ([self.world.score(self.truth[ref]) for _ in fresh] for ref in (FIRST, final))
+        claim = make_claim(FIRST, final, first_scores, final_scores, lab_noise(self.lab))
+        harm = [self.truth[new] - self.truth[old] for old, new in pairwise(self.lineage)]
+        tally = Tally(
+            new=self._begun[RunKind.NEW],
+            repeats=self._begun[RunKind.REPEAT],
+            baselines=self._begun[RunKind.BASELINE],
+            unions=self._begun[RunKind.UNION],
+            promotions=len(harm),
+            false=sum(worse >= 0 for worse in harm),
+            harm_bpb=sum((max(0.0, worse) for worse in harm), 0.0),
+            unions_promoted=sum(self.lab.of(ref).origin is Origin.UNION for ref in self.lineage),
+        )
+        return Outcome(-self.truth[final], claimed, claim, tally)
 
-    def _fill(self, now: float) -> None:
-        running = [run for *_, run, _ in self.going]
-        free = self.slots - len(running)
-        if self.queued:
-            for run in order_runs(self.queued, running, self.slots, self.board())[:free]:
-                self.queued.remove(run)
-                self._start(run, now)
-        while len(self.going) < self.slots:
-            self._start(self._next_union() or self._propose(), now)
+    def _queue_ideas(self) -> None:
+        while self.backlog is None or sum(run.kind is RunKind.NEW for run in self.queued) < self.backlog:
+            run = self._propose()
+            if run is None:
+                return
+            self.queued.append(run)
+
+    def _propose(self) -> Run | None:
+        base = self.lab.baseline
+        idea = self.world.next_idea(-self.truth[base.candidate_id])
+        if idea is None:
+            return None
+        ref = self._new_id()
+        self.effect[ref], saved = idea
+        self.truth[ref] = self.truth[base.candidate_id] + self.effect[ref]
+        lines = base.code_lines and base.code_lines - saved
+        new = CandidateStats(ref, ref, base.candidate_id, CandidateState.OPEN, (), 1, code_lines=lines)
+        self.lab = with_candidate(self.lab, new)
+        self.log.append(Step("idea", ref, at=self.now))
+        return self._run(ref, RunKind.NEW)
+
+    def _decide(self) -> None:
+        assert not baseline_is_hopeless(self.lab)
+        while (decision := decide(self.lab)) is not None:
+            self._log_decision("decision", decision)
+            self._carry_out(decision)
+        self._log_decision("decision", None)
+
+    def _log_decision(self, kind: str, decision: Decision | None) -> None:
+        self.log.append(Step(kind, decision=decision, lab=self.lab, at=self.now))
+
+    def _place(self) -> None:
+        running = tuple(run for *_, run, _ in self._ends)
+        chosen = order_runs(self.queued, running, self.slots, self.lab)[: self.slots - len(running)]
+        for run in chosen:
+            self.queued.remove(run)
+        started = [self._start(run) for run in chosen]
+        while len(self._ends) < self.slots and (next_run := self._next_union() or self._propose()):
+            started.append(self._start(next_run))
+        running = tuple(run for *_, run, _ in self._ends)
+        self.placings.append(Placing(self.now, self.lab, tuple(self.queued), running, tuple(started)))
 
     def _next_union(self) -> Run | None:
         """A union of near-misses, when the rule has one to try and it merges."""
-        if not self.gates.combine:
-            return None
-        while (union := near_miss_union(self.board(), self.slots)) is not None:
-            before = len(self.queued)
+        while (union := near_miss_union(self.lab, self.slots)) is not None:
+            self._log_decision("union", union)
             self._combine(union)
-            if len(self.queued) > before:
+            if self.lab.merges[-1].candidate_id is not None:
                 return self.queued.pop()
+        self._log_decision("union", None)
         return None
 
-    def _propose(self) -> Run:
-        base = self.lineage[-1]
-        ref = self._new_id()
-        self.effect[ref] = self.world.next_effect(-self.truth[base])
-        self.truth[ref] = self.truth[base] + self.effect[ref]
-        self.standings[ref] = Standing(ref, ref, base, CandidateState.OPEN, (), 1)
-        return self._run(ref, RunKind.NEW)
+    def _start(self, run: Run) -> Run:
+        lasts, how = self.world.ending(run)
+        self._begun[run.kind] += 1
+        attempt = run.attempts + 1
+        run = replace(run, attempts=attempt, state=Running(attempt, "slot", "boot", self.now))
+        heapq.heappush(self._ends, (self.now + lasts, self._begun.total(), run, how))
+        return run
 
-    def _start(self, run: Run, now: float) -> None:
-        lasts, crashed = self.world.duration(run.kind is RunKind.NEW)
-        self.tally.new += run.kind is RunKind.NEW
-        self.tally.repeats += run.kind is RunKind.REPEAT
-        self.tally.baselines += run.kind is RunKind.BASELINE
-        self.tally.unions += run.kind is RunKind.UNION
-        self.numbered += 1
-        heapq.heappush(self.going, (now + lasts, self.numbered, run, crashed))
-
-    def _finish(self, run: Run, crashed: bool) -> None:
-        was = self.standings.get(run.candidate_id)
-        score = None if crashed else self.world.score(self.truth[run.candidate_id])
-        if was is None:
+    def _finish(self, run: Run, how: End) -> None:
+        if how is End.LOST and run.attempts < ATTEMPTS:
+            self.queued.insert(0, replace(run, state=Queued(self.now, "its slot was lost")))
             return
-        pending = was.pending_runs - 1
-        if score is None:
-            new = replace(was, pending_runs=pending, failed_runs=was.failed_runs + 1, failure="crash")
-        else:
-            new = replace(was, pending_runs=pending, scores=(*was.scores, score))
-        self.standings[run.candidate_id] = new
-        self._forget_if_settled(new)
-
-    def _decide(self) -> None:
-        while (decision := decide(self.board())) is not None:
-            self._carry_out(decision)
+        ref = run.candidate_id
+        score = self.world.score(self.truth[ref]) if how is End.SCORED else None
+        self.lab = finished(self.lab, ref, score)
+        self.log.append(Step("result", ref, score, at=self.now))
+        self._forget_if_settled(ref)
 
     def _carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, Combine):
+            return self._combine(decision)
+        self.lab = applied(self.lab, decision)
         match decision:
-            case Promote(candidate_id=ref):
-                self._promote(ref)
+            case Promote(candidate_id=ref, base_id=loser):
+                self.lineage.append(ref)
+                self._cancel(loser)
             case MeasureBaseline(base_id=ref):
-                self._queue(ref, RunKind.BASELINE)
+                self.queued.append(self._run(ref, RunKind.BASELINE))
             case Replicate(candidate_id=ref) | Retry(candidate_id=ref):
-                self._move(ref, CandidateState.CONTENDER)
-                self._queue(ref, RunKind.REPEAT)
-            case Shelve(candidate_id=ref):
-                self._settle(ref, CandidateState.SHELVED)
-            case Discard(candidate_id=ref, effect=effect):
-                self._settle(ref, CandidateState.DISCARDED if effect else CandidateState.FAILED)
-            case Combine():
-                self._combine(decision)
-
-    def _promote(self, ref: str) -> None:
-        old = self.lineage[-1]
-        worse = self.truth[ref] - self.truth[old]
-        self.tally.promotions += 1
-        self.tally.unions_promoted += self.standings[ref].origin is Origin.UNION
-        self.tally.false += worse >= 0
-        self.tally.harm_bpb += max(0.0, worse)
-        self._move(old, CandidateState.PROMOTED)
-        self._move(ref, CandidateState.BASELINE)
-        self.queued = [run for run in self.queued if run.candidate_id != old]
-        self.lineage.append(ref)
-        self.left_out = 0
+                self.queued.append(self._run(ref, RunKind.REPEAT))
+            case Discard(candidate_id=ref) | Shelve(candidate_id=ref):
+                self._cancel(ref)
+                self._forget_if_settled(ref)
+        return None
 
     def _combine(self, decision: Combine) -> None:
+        went_in: list[str] = []
+        for part in decision.parts:  # each meets the promotions since its base and the parts merged before it
+            since = len(self.lineage) - 1 - self.lineage.index(self.lab.of(part).base_id or FIRST)
+            if self.world.merges(since + len(went_in)):
+                went_in.append(part)
+        ref = self._new_id() if went_in else ""
+        self.lab = merged(self.lab, decision, tuple(went_in), ref)
         for part in decision.parts:
-            if self.standings[part].state.undecided:
-                self._settle(part, CandidateState.SHELVED)
-        merged = self._merge_texts(decision.parts)
-        ref = self._new_id() if merged else None
-        number = len(self.merges) + 1
-        self.merges.append(
-            Merge(number, decision.base_id, decision.parts, merged, ref, decision.halving, decision.predicted)
-        )
-        if ref is None:
-            return
-        base = self.lineage[-1]
-        own = [self.standings[part].base_id or FIRST for part in merged]
-        moved = [self.truth[base_id] - self.truth[base] for base_id in own]
-        self.effect[ref] = self.world.ported_effect([self.effect[part] for part in merged], moved)
-        self.truth[ref] = self.truth[base] + self.effect[ref]
-        origin = Origin.UNION if len(merged) > 1 else Origin.PORT
-        self.standings[ref] = Standing(ref, ref, base, CandidateState.CONTENDER, (), origin=origin)
-        self._queue(ref, RunKind.UNION)
+            self._cancel(part)
+        if ref:
+            base = self.truth[decision.base_id]
+            moved = [self.truth[self.lab.of(part).base_id or FIRST] - base for part in went_in]
+            self.effect[ref] = self.world.ported_effect([self.effect[part] for part in went_in], moved)
+            self.truth[ref] = base + self.effect[ref]
+            self.queued.append(self._run(ref, RunKind.UNION))
 
-    def _merge_texts(self, parts: Iterable[str]) -> tuple[str, ...]:
-        """A part meets the promotions since its base and the parts merged before it."""
-        merged: list[str] = []
-        for part in parts:
-            since = len(self.lineage) - 1 - self.lineage.index(self.standings[part].base_id or FIRST)
-            if self.world.merges(since + len(merged)):
-                merged.append(part)
-        return tuple(merged)
+    def _cancel(self, ref: str) -> None:
+        """Take back its queued runs, as the ledger does; what already runs is recorded and never judged."""
+        for run in [run for run in self.queued if run.candidate_id == ref]:
+            self.queued.remove(run)
+            self.lab = cancelled(self.lab, ref)
+            self.log.append(Step("cancelled", ref, at=self.now))
 
-    def _queue(self, ref: str, kind: RunKind) -> None:
-        was = self.standings[ref]
-        self.standings[ref] = replace(was, pending_runs=was.pending_runs + 1)
-        self.queued.append(self._run(ref, kind))
+    def _forget_if_settled(self, ref: str) -> None:
+        stats = self.lab.of(ref)
+        lost = stats.state in (CandidateState.DISCARDED, CandidateState.FAILED)
+        if self.forget and lost and stats.n < 2 and not stats.pending_runs and not stats.origin.merged:
+            self.lab = without(self.lab, ref)
 
     def _run(self, ref: str, kind: RunKind) -> Run:
-        self.numbered += 1
-        return Run(str(self.numbered), ref, kind, self.numbered, 0, "", _WAITING)
+        self._runs += 1
+        return Run(f"r{self._runs:04d}", ref, kind, self._runs, 0, "", Queued(self.now))
 
     def _new_id(self) -> str:
-        self.candidates += 1
-        return f"c{self.candidates:04d}"
-
-    def _move(self, ref: str, state: CandidateState) -> None:
-        if self.standings[ref].state is not state:
-            self.standings[ref] = replace(self.standings[ref], state=state)
-
-    def _settle(self, ref: str, state: CandidateState) -> None:
-        """Queued runs of a settled candidate are cancelled, as the ledger does."""
-        dropped = [run for run in self.queued if run.candidate_id == ref]
-        if dropped:
-            self.queued = [run for run in self.queued if run.candidate_id != ref]
-            was = self.standings[ref]
-            self.standings[ref] = replace(was, pending_runs=was.pending_runs - len(dropped))
-        self._move(ref, state)
-        self._forget_if_settled(self.standings[ref])
-
-    def _forget_if_settled(self, standing: Standing) -> None:
-        lost = standing.state in (CandidateState.DISCARDED, CandidateState.FAILED)
-        if lost and standing.n < 2 and not standing.pending_runs and not standing.origin.merged:
-            del self.standings[standing.candidate_id]
-            self.left_out += standing.n > 0 and standing.base_id == self.lineage[-1]
-
-    def _outcome(self) -> Outcome:
-        final, board = self.lineage[-1], self.board()
-        first, now = board.of(FIRST), board.baseline
-        claimed = first.mean - now.mean if first.scores and now.scores else 0.0
-        scores: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-        if final != FIRST and self.claim_runs:
-            scores = tuple(self.world.scores(self.truth[ref], self.claim_runs) for ref in (FIRST, final))  # type: ignore[assignment]
-        claim = make_claim(FIRST, final, *scores, board_noise(board))
-        return Outcome(-self.truth[final], claimed, claim, self.tally)
+        self._candidates += 1
+        return f"c{self._candidates:04d}"

@@ -1,11 +1,11 @@
 """Worlds of made-up ideas: how good each proposal truly is, what a patch keeps elsewhere, and how long runs take.
 
-`pr44`   fitted to the published night of 126 experiments (karpathy/autoresearch, pull request 44): gains dry up
+`pr44`   fitted to the published search of 126 experiments (karpathy/autoresearch, pull request 44): gains dry up
 `brief`  a constant mixture in which 10 % of all ideas are gains: it never dries up, so it favours haste
 `null`   no idea is a gain: a quarter change nothing (0 to a few 1e-4), the others harm
 
 Proposal k is the same under every rule (common random numbers). Effects in bpb, negative is better; durations in units
-of one plain run. Knows nothing of rules, slots or boards.
+of one plain run. Knows nothing of rules or slots.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from benchmarks.simulation.engine import End
+from scheduler.domain.run import Run, RunKind
 
 WORLDS = ("pr44", "brief", "null")
 _REACH = {"pr44": 0.015, "brief": 0.03, "null": 0.015}  # bpb of progress after which a patch keeps 1/e of its effect
@@ -33,8 +36,10 @@ class Setting:
     kept_sd: float = 0.3
 
 
-class World:
-    """One night's luck. `seed` names it; every draw comes from a stream of its own purpose."""
+class DrawnWorld:
+    """A World (engine.py) drawn at random. `seed` names it; every draw comes from a stream of its own purpose."""
+
+    first_lines = 0
 
     def __init__(self, setting: Setting, seed: int, proposals: int) -> None:
         self.setting = setting
@@ -45,18 +50,17 @@ class World:
         self._exponential = draws.standard_exponential(proposals).tolist()
         self._luck = np.random.default_rng([seed, 1])
 
-    def next_effect(self, gained: float) -> float:
-        """True effect of the next idea, when `gained` bpb are gained already."""
+    def next_idea(self, gained: float) -> tuple[float, int]:
         k, self._asked = self._asked, self._asked + 1
         lots, normal, exponential = self._lots[k], self._normal[k], self._exponential[k]
         if self.setting.kind == "brief":
-            return _brief(lots, normal, exponential)
+            return _brief(lots, normal, exponential), 0
         if self.setting.kind == "null":
-            return abs(1e-4 * normal) if lots[1] < 0.25 else 0.0007 * math.exp(1.3 * normal)
-        return _published(lots, normal, exponential, gained)
+            return (abs(1e-4 * normal) if lots[1] < 0.25 else 0.0007 * math.exp(1.3 * normal)), 0
+        return published_effect(lots, normal, exponential, gained), 0
 
     def ported_effect(self, effects: Sequence[float], moved: Sequence[float]) -> float:
-        """Effect of several patches on a baseline `moved` bpb better than each one's own: not quite additive."""
+        """Not quite the sum, and less of it the further the baseline has moved."""
         total, reach = 0.0, _REACH[self.setting.kind]
         for effect, distance in zip(effects, moved, strict=True):
             fades = max(0.3, math.exp(-max(distance - total, 0.0) / reach)) if effect < 0 else 1.0
@@ -65,20 +69,15 @@ class World:
         return total
 
     def merges(self, patches_met: int) -> bool:
-        """Whether a patch goes into a text that this many others have changed since its own base."""
         return bool(self._luck.random() < (1 - self.setting.conflict) ** patches_met)
 
     def score(self, value: float) -> float:
         return value + self.setting.sigma * float(self._luck.standard_normal())
 
-    def scores(self, value: float, count: int) -> tuple[float, ...]:
-        return tuple(self.score(value) for _ in range(count))
-
-    def duration(self, new: bool) -> tuple[float, bool]:
-        """How long a run takes, and whether it crashes."""
-        if new and self._luck.random() < self.setting.crash:
-            return float(self._luck.uniform(0.05, 0.6)), True
-        return (float(self._luck.uniform(1.3, 2.0)) if self._luck.random() < self.setting.slow else 1.0), False
+    def ending(self, run: Run) -> tuple[float, End]:
+        if run.kind is RunKind.NEW and self._luck.random() < self.setting.crash:
+            return float(self._luck.uniform(0.05, 0.6)), End.CRASHED
+        return float(self._luck.uniform(1.3, 2.0)) if self._luck.random() < self.setting.slow else 1.0, End.SCORED
 
 
 def _brief(lots: Sequence[float], normal: float, exponential: float) -> float:
@@ -89,7 +88,8 @@ def _brief(lots: Sequence[float], normal: float, exponential: float) -> float:
     return -(0.0005 + 0.0015 * lots[2]) if lots[0] < 0.98 else -(0.003 + 0.007 * lots[2])
 
 
-def _published(lots: Sequence[float], normal: float, exponential: float, gained: float) -> float:
+def published_effect(lots: Sequence[float], normal: float, exponential: float, gained: float) -> float:
+    """One draw of the world fitted to the published search."""
     left = math.exp(-max(gained, 0.0) / 0.009)
     if lots[0] < 0.08 + 0.52 * left:
         large = lots[1] < 0.5 * left

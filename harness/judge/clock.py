@@ -63,7 +63,7 @@ class BudgetClock:
 
 
 @dataclass(slots=True)
-class Timeline:
+class PhaseTimeline:
     """Which phase a run is in, since when, and how long earlier ones took (CLOCK_MONOTONIC)."""
 
     phase: Phase = "import"

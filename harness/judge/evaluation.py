@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.batches import padded_batches
 from harness.contract import Contract
 from harness.judge.exchange_host import Exchange, ExchangeUnavailable, HostExchange, NoRoom
 from harness.protocol import Layout, Message, Op, Opening, ProtocolError
+from harness.rows import padded_batches
 from harness.scoring import Score, Tally, TokenBytes
 
 Send = Callable[[Message, tuple[int, ...]], None]

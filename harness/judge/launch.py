@@ -17,11 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.attention import EXPECT_ENV, FA3_REPOSITORY, LOCAL_KERNELS_ENV
-from harness.cache import Cache
+from harness.cache import FA3_REPOSITORY, LOCAL_KERNELS_ENV, Cache
 from harness.contract import Contract
+from harness.gpu_record import EXPECT_ENV
 from harness.judge.arguments import JudgeArgs
-from harness.judge.clock import Timeline
+from harness.judge.clock import PhaseTimeline
 from harness.judge.compile_caches import INDUCTOR, TRITON
 from harness.judge.output import remove_hostile_tree
 from harness.processes import Reaped, TreeClock, kill_descendants
@@ -120,11 +120,13 @@ def _pip_target_folders() -> list[str]:
     return [folder for folder in folders if next(Path(folder).glob("*.dist-info"), None) is not None]
 
 
-class Candidate:
+class CandidateProcess:
     """A train.py that has been started; every child of the judge is it or descends from it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket) -> None:
-        self.timeline = Timeline()  # from here on time is the candidate's, also while the judge still imports torch
+        self.timeline = (
+            PhaseTimeline()
+        )  # from here on time is the candidate's, also while the judge still imports torch
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         self.log_fd = log_fd
@@ -151,7 +153,7 @@ class Candidate:
         return kill_descendants(self.on_reaped, own_namespace=own_namespace)
 
 
-def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None) -> Candidate:
+def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None) -> CandidateProcess:
     """Start train.py through the shim, in a session of its own, with an open end of the judge's socket."""
     ours, theirs = socket_pair()
     log_read, log_write = os.pipe()
@@ -169,4 +171,4 @@ def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None)
     )
     os.close(log_write)
     theirs.close()
-    return Candidate(process, log_read, ours)
+    return CandidateProcess(process, log_read, ours)

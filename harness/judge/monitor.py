@@ -16,7 +16,7 @@ from harness.cache import Cache
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
 from harness.judge.evaluation import transports
-from harness.judge.launch import Candidate
+from harness.judge.launch import CandidateProcess
 from harness.judge.log import JudgeProgress, LogPump
 from harness.judge.output import OutputFolder
 from harness.judge.protocol_session import ProtocolSession
@@ -39,7 +39,7 @@ class CandidateMonitor:
         self,
         args: JudgeArgs,
         cache: Cache,
-        candidate: Candidate,
+        candidate: CandidateProcess,
         output: OutputFolder,
         stop_signal: Callable[[], str | None],
         *,

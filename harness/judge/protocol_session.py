@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 
-from harness.batches import read_rows
 from harness.cache import Cache
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
 from harness.judge.evaluation import Evaluation, Transports
 from harness.judge.exchange_host import ExchangeUnavailable, NoRoom
-from harness.judge.launch import Candidate
+from harness.judge.launch import CandidateProcess
 from harness.judge.report import JudgeVerdict, Telemetry
 from harness.protocol import (
     ATTENTION_NAMES,
@@ -27,6 +26,7 @@ from harness.protocol import (
     receive,
     send,
 )
+from harness.rows import read_rows
 from harness.scoring import ImpossibleLikelihood, NonFinite, Score
 
 _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines
@@ -36,7 +36,7 @@ class ProtocolSession:
     """Judge and candidate over one socket. `verdict` is set by the first thing that decides the run."""
 
     def __init__(
-        self, args: JudgeArgs, cache: Cache, candidate: Candidate, clock: BudgetClock, transports: Transports
+        self, args: JudgeArgs, cache: Cache, candidate: CandidateProcess, clock: BudgetClock, transports: Transports
     ) -> None:
         self._contract = args.contract
         self._expect_attention = args.expect_attention

@@ -2,46 +2,53 @@
 
 Covers: doing the work once however many ask, going on where an interrupted call stopped, sharing data between contracts
 that differ only in what data does not depend on. Every stage leaves its product whole in `<cache>.building`; the cache
-itself appears by one rename, manifest included. Not covered: each stage's own work.
+itself appears by one rename, manifest included. Not covered: each stage's own work, reading the manifest back.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import os
+import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import harness
 from harness.cache import (
     CONTRACT_NAME,
+    FORMAT,
+    MANIFEST_NAME,
     Cache,
     CacheMismatch,
     CacheMissing,
+    FileEntry,
     cache_directory,
-    cache_root,
+    data_digest,
     open_cache,
-    prepared_contract_path,
     sha256_of,
 )
-from harness.contract import Contract, is_shipped
-from harness.files import remove_tree, sync_folder, write_atomic
+from harness.contract import Contract, is_shipped, prepared_contract_path
+from harness.files import cache_root, remove_tree, sync_folder, whole_folder, write_atomic
 from harness.gpu_probe import probe_gpus
-from harness.prepare.corpus import corpus_shards
-from harness.prepare.kernel import fetch_kernel
-from harness.prepare.locks import held
-from harness.prepare.manifest import recipe_digest, versions, write_manifest
-from harness.prepare.progress import Progress
-from harness.prepare.row_files import require_space, rows_of, write_rows
-from harness.prepare.shards import SPLITS, Shard
-from harness.prepare.tokenising import ShardTokeniser
-from harness.prepare.tokenizer_process import train_apart
-from harness.prepare.tokenizer_training import true_token_bytes, upstream_token_bytes
-from harness.prepare.twins import link_twin
+from harness.prepare.corpus import SPLITS, Shard, folder_documents, local_shards, python_documents, write_shards
+from harness.prepare.hub import fetch_kernel, hub_shards
+from harness.prepare.rows import ShardTokeniser, require_space, rows_of, write_rows
+from harness.prepare.stage import PrepareProgress, held
+from harness.prepare.tokenizer import train_apart, true_token_bytes, upstream_token_bytes
 from harness.tokenizer import Tokenizer
 
+PACKER_VERSION = 1  # raised when packing, cutting or sharding changes what comes out
 _ROWS_FILES = {"train": "train/rows.u16", "val": "judge/val.u16", "holdout": "judge/holdout.u16"}
+_LIBRARIES = ("numpy", "pyarrow", "rustbpe", "tiktoken")
+_READ_ONLY = 0o444
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Prepared:
     built: bool
 
 
-def prepare(contract: Contract, brought: Path | None, progress: Progress) -> Prepared:
+def prepare(contract: Contract, brought: Path | None, progress: PrepareProgress) -> Prepared:
     """Open the contract's cache, making it first if need be. Raises PrepareError, OSError when the disk refuses."""
     directory = cache_directory(contract)
     with held(directory.with_suffix(".lock"), progress):
@@ -60,29 +67,10 @@ def prepare(contract: Contract, brought: Path | None, progress: Progress) -> Pre
         if contract.device == "cuda":
             fetch_kernel(progress)
         built = _build_unless_there(contract, directory, brought, progress)
-        if contract.device == "cuda":
-            _try_gpus(contract, progress)
+        if contract.device == "cuda":  # once per node; data may be prepared without a GPU, so nothing here is an error
+            with held(cache_root() / "gpus.lock", progress), progress.stage("trying the GPU"):
+                probe_gpus(contract, progress.print)
         return Prepared(open_cache(contract), built)
-
-
-def _build_unless_there(contract: Contract, directory: Path, brought: Path | None, progress: Progress) -> bool:
-    try:
-        open_cache(contract)
-        discard_build(contract)  # left when an earlier call was killed right after its last step
-        return False
-    except CacheMissing:
-        pass
-    except CacheMismatch as damage:
-        progress.say(f"starting over: {damage}")
-        remove_tree(directory)
-    Build(contract, _building(contract), brought, progress).run(directory)
-    return True
-
-
-def _try_gpus(contract: Contract, progress: Progress) -> None:
-    """Once per node. Data can be prepared on a machine without a GPU, so nothing here is an error."""
-    with held(cache_root() / "gpus.lock", progress), progress.stage("trying the GPU"):
-        probe_gpus(contract, progress.say)
 
 
 def discard_build(contract: Contract) -> None:
@@ -94,6 +82,28 @@ def _building(contract: Contract) -> Path:
     return cache_directory(contract).with_suffix(".building")
 
 
+def _leave_contract(contract: Contract) -> None:
+    """A copy of a shipped contract for this node's processes that cannot read YAML."""
+    if is_shipped(contract):
+        path = prepared_contract_path(contract.name)
+        if not (path.is_file() and path.read_text(encoding="utf-8") == contract.to_json()):
+            write_atomic(path, contract.to_json())
+
+
+def _build_unless_there(contract: Contract, directory: Path, brought: Path | None, progress: PrepareProgress) -> bool:
+    try:
+        open_cache(contract)
+        discard_build(contract)  # left when an earlier call was killed right after its last step
+        return False
+    except CacheMissing:
+        pass
+    except CacheMismatch as damage:
+        progress.print(f"starting over: {damage}")
+        remove_tree(directory)
+    Build(contract, _building(contract), brought, progress).run(directory)
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """One build of one cache; `folder` keeps the finished stages."""
@@ -101,7 +111,7 @@ class Build:
     contract: Contract
     folder: Path
     brought: Path | None
-    progress: Progress
+    progress: PrepareProgress
 
     def run(self, directory: Path) -> None:
         """Run the stages that are not finished yet and put the cache into place."""
@@ -127,14 +137,16 @@ class Build:
     def _fill(self, fresh: Path) -> None:
         shards = corpus_shards(self.contract, self.folder / "shards", self.brought, self.progress)
         tokenizer = self._tokenizer(tuple(shard for shard in shards if shard.split == "train"))
-        tokeniser = self._tokenise(tokenizer, shards)
+        refill, tokens = self.contract.pack_refill_documents, self.folder / "tokens"
+        tokeniser = ShardTokeniser(tokenizer, refill, tokens, self.progress)
+        with self.progress.stage("tokenising"):
+            tokeniser.run(shards, _cores())
         require_space(self.contract, self.folder)
         for split in SPLITS:
             with self.progress.stage(f"packing {split} rows"):
-                places = [tokeniser.place_of(shard) for shard in shards if shard.split == split]
+                sources = [tokeniser.tokens_of(shard) for shard in shards if shard.split == split]
                 epochs = fresh / "train" / "epochs.i32" if split == "train" else None
-                rows = rows_of(self.contract, split)
-                write_rows(self.contract, places, rows, fresh / _ROWS_FILES[split], epochs, self.progress)
+                write_rows(self.contract, split, sources, fresh / _ROWS_FILES[split], epochs, self.progress)
         write_atomic(fresh / "tokenizer.json", tokenizer.to_json())
         write_atomic(fresh / CONTRACT_NAME, self.contract.to_json())
         np.save(fresh / "token_bytes.npy", true_token_bytes(tokenizer))
@@ -151,12 +163,22 @@ class Build:
                 write_atomic(path, tokenizer.to_json())
         return Tokenizer.from_file(path)
 
-    def _tokenise(self, tokenizer: Tokenizer, shards: tuple[Shard, ...]) -> ShardTokeniser:
-        refill = self.contract.pack_refill_documents
-        tokeniser = ShardTokeniser(tokenizer, refill, self.folder / "tokens", self.progress)
-        with self.progress.stage("tokenising"):
-            tokeniser.run(shards, _cores())
-        return tokeniser
+
+def corpus_shards(
+    contract: Contract, folder: Path, brought: Path | None, progress: PrepareProgress
+) -> tuple[Shard, ...]:
+    """Every shard, training ones first and in order. `folder`: for shards made here. `brought`: files by hand.
+
+    Raises PrepareError.
+    """
+    corpus = contract.corpus
+    if corpus.kind == "hub":
+        return hub_shards(corpus, brought, progress)
+    if not folder.is_dir():
+        documents = python_documents if corpus.kind == "python" else folder_documents
+        with progress.stage("corpus"), whole_folder(folder) as fresh:
+            write_shards(documents(corpus.root, progress.show), fresh, corpus.train_shards, corpus.document_chars)
+    return local_shards(folder, corpus.train_shards)
 
 
 def _cores() -> int:
@@ -166,17 +188,74 @@ def _cores() -> int:
 
 def _identity(shard: Shard) -> dict[str, object]:
     """What a shard was, for the manifest."""
-    return {
-        "name": shard.path.name,
-        "split": shard.split,
-        "bytes": shard.path.stat().st_size,
-        "sha256": sha256_of(shard.path),
+    size_bytes = shard.path.stat().st_size
+    return {"name": shard.path.name, "split": shard.split, "bytes": size_bytes, "sha256": sha256_of(shard.path)}
+
+
+# The manifest: every file with its size and sha256
+
+
+def recipe_digest(contract: Contract) -> str:
+    """sha256 (hex) of what the data depends on: contracts that differ in budget or limits alone share it."""
+    shared = ("corpus", "sequence_length", "vocab_size", "tokenizer_chars", "train_tokens", "evaluation_tokens")
+    packing = ("holdout_tokens", "pack_buffer_documents", "pack_refill_documents")
+    fields = dataclasses.asdict(contract)
+    canonical = json.dumps([PACKER_VERSION, *(fields[name] for name in (*shared, *packing))], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that has a say in the data."""
+    own = {"arsched": harness.__version__, "packer": str(PACKER_VERSION), "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, object]], progress: PrepareProgress) -> str:
+    """Hash, chmod and list every file below `folder`; returns the cache's digest. `shards`: what it was made of."""
+    files: dict[str, FileEntry] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        progress.show(name)
+        files[name] = FileEntry(path.stat().st_size, sha256_of(path))
+        path.chmod(_READ_ONLY)
+    manifest = {
+        "format": FORMAT,
+        "contract": contract.name,
+        "contract_digest": contract.digest,
+        "recipe_digest": recipe_digest(contract),
+        "digest": data_digest(files),
+        "rows": {split: rows_of(contract, split) for split in SPLITS},
+        "files": {name: {"bytes": entry.size_bytes, "sha256": entry.sha256} for name, entry in files.items()},
+        "corpus": {"kind": contract.corpus.kind, "root": contract.corpus.root, "shards": shards},
+        "versions": versions(),
     }
+    write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    (folder / MANIFEST_NAME).chmod(_READ_ONLY)
+    return data_digest(files)
 
 
-def _leave_contract(contract: Contract) -> None:
-    """A copy of a shipped contract for this node's processes that cannot read YAML."""
-    if is_shipped(contract):
-        path = prepared_contract_path(contract.name)
-        if not (path.is_file() and path.read_text(encoding="utf-8") == contract.to_json()):
-            write_atomic(path, contract.to_json())
+# Twins: caches of one recipe, which share their rows
+
+
+def link_twin(contract: Contract, fresh: Path, progress: PrepareProgress) -> bool:
+    """Fill `fresh` with hard links to a cache of the same recipe; False when none is whole."""
+    for folder, manifest in _twins(recipe_digest(contract)):
+        with progress.stage(f"linking the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
+            for name in manifest["files"]:
+                if name != CONTRACT_NAME:
+                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.link(folder / name, fresh / name)
+            write_atomic(fresh / CONTRACT_NAME, contract.to_json())
+            if write_manifest(fresh, contract, manifest["corpus"]["shards"], progress) == manifest["digest"]:
+                return True
+        remove_tree(fresh)
+        fresh.mkdir()
+    return False
+
+
+def _twins(recipe: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(cache_root().glob(f"*/{MANIFEST_NAME}")):
+        with contextlib.suppress(OSError, ValueError):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(manifest, dict) and manifest.get("recipe_digest") == recipe:
+                yield path.parent, manifest

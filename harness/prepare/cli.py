@@ -1,7 +1,7 @@
 """`python -m harness.prepare`: arguments, exit codes, and one clear message for everything that can go wrong.
 
 Exit codes: 0 prepared or verified, 1 failed, 2 wrong usage, 3 --verify found the cache wanting, 130 stopped by Ctrl-C.
-stdout is data (nothing, or one JSON line), stderr is talk.
+stdout is data (nothing, or one JSON line), stderr is for people.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from harness.cache import CacheError, cache_directory, cache_root, describe, open_cache, verify_cache
+from harness.cache import Cache, CacheError, cache_directory, describe, open_cache, verify_cache
 from harness.contract import Contract, ContractError, describe_references, load_contract
-from harness.prepare.build import Prepared, discard_build, prepare
-from harness.prepare.errors import PrepareError
-from harness.prepare.progress import Progress, count
+from harness.files import cache_root
+from harness.prepare.build import discard_build, prepare
+from harness.prepare.stage import PrepareError, PrepareProgress, count
 
 _DONE, _FAILED, _USAGE, _NO, _STOPPED = 0, 1, 2, 3, 130
 # EFBIG: a file size limit (ulimit -f) is as much the end of the disk as a full one.
@@ -25,8 +25,7 @@ _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code and never lets an exception through that a person can cause."""
-    parser = _parser()
-    given = parser.parse_args(argv)
+    given = _parser().parse_args(argv)
     try:
         contract = load_contract(given.contract)
     except ContractError as error:
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     except (PrepareError, CacheError) as error:
         return _complain(_FAILED, str(error), error.hint)
     except OSError as error:
-        return _disk_trouble(contract, error)
+        return _report_disk(contract, error)
     except KeyboardInterrupt:
         return _complain(_STOPPED, "stopped", "what is finished is kept; the same command goes on from there")
 
@@ -64,17 +63,22 @@ def _wrong_folder(contract: Contract, brought: Path) -> str:
 
 
 def _prepare(contract: Contract, brought: Path | None, as_json: bool) -> int:
-    done = prepare(contract, brought, Progress())
+    done = prepare(contract, brought, PrepareProgress())
     cache, verb = done.cache, "prepared" if done.built else "already prepared:"
-    _say(
-        f"{verb} {contract.name} at {cache.directory}: {count(cache.train_rows * contract.sequence_length)} training "
-        f"tokens, {count(cache.val_rows * contract.sequence_length)} to validate on, digest {cache.digest[:12]}"
-    )
-    return _answer(done, as_json)
+    tokens = count(cache.train_rows * contract.sequence_length), count(cache.val_rows * contract.sequence_length)
+    summary = f"{verb} {contract.name} at {cache.directory}: {tokens[0]} training tokens, {tokens[1]} to validate on"
+    return _report(summary, cache, as_json, built=done.built)
+
+
+def _report(summary: str, cache: Cache, as_json: bool, *, built: bool) -> int:
+    _print(f"{summary}, digest {cache.digest[:12]}")
+    if as_json:
+        print(json.dumps(describe(cache) | {"built": built}))  # noqa: T201
+    return _DONE
 
 
 def _verify(contract: Contract, as_json: bool) -> int:
-    progress = Progress()
+    progress = PrepareProgress()
     try:
         cache = open_cache(contract)
         with progress.stage(f"reading {cache.directory}"):
@@ -82,17 +86,10 @@ def _verify(contract: Contract, as_json: bool) -> int:
     except CacheError as error:
         hint = f"remove {cache_directory(contract)}, then {error.hint}"
         return _complain(_NO, str(error), hint if cache_directory(contract).exists() else error.hint)
-    _say(f"whole: {cache.directory}, digest {cache.digest[:12]}")
-    return _answer(Prepared(cache, built=False), as_json)
+    return _report(f"whole: {cache.directory}", cache, as_json, built=False)
 
 
-def _answer(done: Prepared, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(describe(done.cache) | {"built": done.built}))  # noqa: T201
-    return _DONE
-
-
-def _disk_trouble(contract: Contract, error: OSError) -> int:
+def _report_disk(contract: Contract, error: OSError) -> int:
     where = error.filename or cache_root()
     if error.errno not in _FULL_DISK:
         return _complain(_FAILED, f"{where}: {error.strerror or error}", "check the folder and its rights")
@@ -105,11 +102,11 @@ def _disk_trouble(contract: Contract, error: OSError) -> int:
 
 
 def _complain(code: int, message: str, hint: str) -> int:
-    _say(f"error: {message}")
+    _print(f"error: {message}")
     if hint:
-        _say(f"hint: {hint}")
+        _print(f"hint: {hint}")
     return code
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201

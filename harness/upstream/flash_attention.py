@@ -14,7 +14,7 @@ import torch
 from harness.attention import attention_backend, make_attention
 
 if TYPE_CHECKING:
-    from harness.attention_kernels import Attend
+    from harness.attention import Attend
 
 _ALONE = "this contract's flash attention computes causal attention with a window and nothing else"
 

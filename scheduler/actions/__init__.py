@@ -1,1 +1,1 @@
-"""What a user does to a lab, one use case a module: init, new, submit, cancel, promote, prepare."""
+"""What a user does to a lab: it is created, candidates are submitted, promoted by hand, cancelled."""

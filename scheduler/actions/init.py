@@ -6,7 +6,6 @@ neither switched nor changed.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 import uuid
@@ -15,23 +14,19 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from scheduler.actions.first_baseline import FirstBaseline, read_first_baseline
-from scheduler.contracts import ContractChoice, choose_contract, prepared_digest
-from scheduler.domain.candidate import Candidate, CandidateState, Origin
+from scheduler.actions.submit import read_train_py
+from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
 from scheduler.domain.decision import PRESETS
-from scheduler.domain.errors import LabProblem, UsageProblem
+from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
-from scheduler.files import write_whole
 from scheduler.git import Repo
+from scheduler.lab import ContractChoice, LabPaths, Workspace, choose_contract, prepared_digest, write_whole
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
-from scheduler.paths import LabPaths
-from scheduler.policy.code_lines import count_code_lines
-from scheduler.policy.fingerprint import fingerprint
-from scheduler.policy.validation import check_train_py
-from scheduler.queue.promotion import follow_ledger
-from scheduler.queue.turn import exclusive
-from scheduler.workspace import Workspace
+from scheduler.policy.constants import read_constants, rewrite_constants
+from scheduler.policy.source import TRAIN_PY, check_train_py, read_source
+from scheduler.queue.decide import follow_ledger
+from scheduler.queue.runtime import exclusive
 
 IGNORED = ("/.arsched/", "/candidates/*", "/results.tsv", "/progress.png", "/report/")
 INIT_LOCK_S = 60.0
@@ -39,8 +34,8 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What `init` was asked for. `train` replaces the train.py of HEAD and is taken as it stands."""
+class InitRequest:
+    """`train` replaces the train.py of HEAD and is taken as it stands."""
 
     tag: str
     contract: str = "cpu"
@@ -52,36 +47,36 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """`baseline` is None in a dry run. `notes` are worth a line each."""
+    """`baseline` is None in a dry run. `notes` are to be shown, a line each."""
 
     lab: Lab
     baseline: Candidate | None
     notes: tuple[str, ...]
 
 
-def create_lab(wish: Wish, start: Path | None = None, clock: Callable[[], float] = time.time) -> Created:
+def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[[], float] = time.time) -> Created:
     """Create the lab, or finish creating it. Raises UsageProblem, LabProblem, CacheProblem, CandidateRejected."""
-    check_tag(wish.tag)
+    _check_tag(request.tag)
     repo = Repo.open(start or Path.cwd())
     paths = LabPaths(repo.root)
     repo.head_commit()
     known: tuple[str, ...] = ()
     if paths.ledger.is_file():
         with Ledger.open(paths.ledger, clock) as ledger:
-            refuse_existing(ledger, wish.tag)
+            _refuse_existing(ledger, request.tag)
             known = tuple(lab.tag for lab in ledger.labs.all())
-    if wish.tag not in known:
-        _refuse_record(repo, wish.tag)
-    choice = choose_contract(wish.contract)
+    if request.tag not in known:
+        _refuse_record(repo, request.tag)
+    choice = choose_contract(request.contract)
     digest = prepared_digest(choice)
-    first = read_first_baseline(repo, choice, wish.train)
-    lab = _lab(wish, choice, digest, clock())
-    if wish.dry_run:
+    first = read_first_baseline(repo, choice, request.train)
+    lab = _lab(request, choice, digest, clock())
+    if request.dry_run:
         return Created(lab, None, first.notes)
-    return _write(repo, paths, wish, lab, first, clock)
+    return _write(repo, paths, request, lab, first, clock)
 
 
-def refuse_existing(ledger: Ledger, tag: str) -> None:
+def _refuse_existing(ledger: Ledger, tag: str) -> None:
     """Raises LabProblem when the lab is there and complete."""
     if all(lab.tag != tag for lab in ledger.labs.all()):
         return
@@ -90,7 +85,7 @@ def refuse_existing(ledger: Ledger, tag: str) -> None:
         raise LabProblem(f"lab {tag!r} exists already", hint)
 
 
-def check_tag(tag: str) -> None:
+def _check_tag(tag: str) -> None:
     """Raises UsageProblem for a tag that cannot be part of a branch's name."""
     if not _TAG.fullmatch(tag) or ".." in tag or tag.endswith((".lock", ".")):
         hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
@@ -98,17 +93,17 @@ def check_tag(tag: str) -> None:
 
 
 def _write(
-    repo: Repo, paths: LabPaths, wish: Wish, lab: Lab, first: FirstBaseline, clock: Callable[[], float]
+    repo: Repo, paths: LabPaths, request: InitRequest, lab: Lab, first: FirstBaseline, clock: Callable[[], float]
 ) -> Created:
     ignored = repo.exclude(IGNORED)
     with exclusive(paths.submit_lock, INIT_LOCK_S), Ledger.open(paths.ledger, clock) as ledger:
-        refuse_existing(ledger, wish.tag)
+        _refuse_existing(ledger, request.tag)
         known = {existing.tag: existing for existing in ledger.labs.all()}
-        lab = known.get(wish.tag, lab)
+        lab = known.get(request.tag, lab)
         if lab.tag not in known:
             _refuse_record(repo, lab.tag)
             ledger.labs.create(lab)
-        baseline = _add_baseline(repo, ledger, lab, first, wish.author)
+        baseline = _add_baseline(repo, ledger, lab, first, request.author)
         space = Workspace(repo, paths, ledger, lab)
         follow_ledger(space)
         repo.keep_ref(lab.tag, baseline.id, baseline.commit)
@@ -121,24 +116,19 @@ def _write(
 def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, author: str) -> Candidate:
     message = f"baseline of {lab.tag}: contract {lab.contract_name}"
     trailers = {"Contract": f"{lab.contract_name} {lab.contract_digest[:12]}"}
-    commit = repo.commit_train_py(first.parent, first.train_py, message, trailers)
-    source = check_train_py(first.train_py)
-    return ledger.candidates.add(
-        lab.tag,
+    new = NewCandidate(
+        first.source,
         name="baseline",
-        commit=commit,
+        commit=repo.commit_train_py(first.parent, first.source.data, message, trailers),
         base_id=None,
-        train_py=first.train_py,
-        train_sha256=hashlib.sha256(first.train_py).hexdigest(),
-        fingerprint=fingerprint(source),
         title="baseline",
         author=author,
         kind=RunKind.BASELINE,
         runs=lab.gates.first_baseline_runs,
         state=CandidateState.BASELINE,
         origin=Origin.BASELINE,
-        code_lines=count_code_lines(source),
     )
+    return ledger.candidates.add(lab.tag, new)
 
 
 def _refuse_record(repo: Repo, tag: str) -> None:
@@ -160,18 +150,73 @@ def _branch(tag: str) -> str:
     return f"autoresearch/{tag}"
 
 
-def _lab(wish: Wish, choice: ContractChoice, cache_digest: str, now: float) -> Lab:
+def _lab(request: InitRequest, choice: ContractChoice, cache_digest: str, now: float) -> Lab:
     contract = choice.contract
     return Lab(
-        tag=wish.tag,
-        lab_id=f"{wish.tag}-{uuid.uuid4().hex[:12]}",
-        branch=_branch(wish.tag),
+        tag=request.tag,
+        lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}",
+        branch=_branch(request.tag),
         contract_name=contract.name,
         contract_digest=contract.digest,
         contract_json=contract.to_json(),
         cache_digest=cache_digest,
         device=contract.device,
         noise_prior_bpb=contract.noise_prior_bpb,
-        gates=PRESETS[wish.preset],
+        gates=PRESETS[request.preset],
         created_at=now,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBaseline:
+    """The train.py a lab starts from. `parent` is the commit it goes on top of; `notes` are to be shown."""
+
+    parent: str
+    source: Source
+    notes: tuple[str, ...]
+
+
+def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) -> FirstBaseline:
+    """HEAD's train.py with the contract's constants set by name, or the file `train` as it stands; commits nothing.
+
+    Raises LabProblem for uncommitted changes in train.py, CandidateRejected or UsageProblem for one of no use.
+    """
+    parent = repo.head_commit()
+    changed = repo.inspect(repo.root, parent).changed
+    notes = []
+    if repo.current_branch() is None:
+        notes.append(f"HEAD is detached: the lab starts from the commit {parent[:12]}")
+    others = [path for path in changed if path != TRAIN_PY]
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        notes.append(f"uncommitted: {shown}; the lab starts from the last commit, without them")
+    if train is not None:
+        if not train.exists():
+            raise UsageProblem(f"--train {train}: no such file", "check the path")
+        return FirstBaseline(parent, read_source(read_train_py(train)), tuple(notes))
+    if TRAIN_PY in changed:
+        raise LabProblem(
+            f"{repo.root / TRAIN_PY} has uncommitted changes",
+            "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE",
+        )
+    try:
+        data = repo.read(parent, TRAIN_PY)
+    except GitProblem:
+        hint = "commit one (git add train.py && git commit), or name a file: --train FILE"
+        raise LabProblem(f"the commit {parent[:12]} has no train.py", hint) from None
+    source, note = _with_constants(data, choice)
+    return FirstBaseline(parent, source, (*notes, note))
+
+
+def _with_constants(data: bytes, choice: ContractChoice) -> tuple[Source, str]:
+    text = check_train_py(data)
+    wanted = dict(choice.contract.train_constants)
+    try:
+        rewritten = rewrite_constants(text, wanted)
+    except CandidateRejected as problem:
+        hint = f"{problem.hint}; or bring a train.py that already fits the contract: --train FILE"
+        raise CandidateRejected(f"{problem.message} for contract {choice.contract.name!r}", hint) from None
+    before = read_constants(text)
+    changed = [f"{name} = {value!r}" for name, value in wanted.items() if before.get(name) != value]
+    note = f"train.py of HEAD with {', '.join(changed)}" if changed else "train.py of HEAD as it is"
+    return read_source(rewritten.encode()), note

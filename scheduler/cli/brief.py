@@ -18,7 +18,7 @@ def command(ask: int, tag: str | None, as_json: bool) -> None:
     At most 150 lines of Markdown.
     """
     from scheduler.brief import read_brief_facts, write_brief
-    from scheduler.workspace import open_workspace
+    from scheduler.lab import open_workspace
 
     with open_workspace(tag) as space:
         text = write_brief(read_brief_facts(space.ledger, space.lab), ask)

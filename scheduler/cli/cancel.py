@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import log, print_json, print_text
 
 
 @click.command(short_help="Take a candidate or a run out of the queue.")
@@ -15,8 +15,8 @@ from scheduler.cli.output import print_json, print_text, say
 @options.as_json
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Cancel an undecided CANDIDATE (id, name or last) with all its runs, or one RUN. What runs is stopped."""
-    from scheduler.actions.cancel import cancel
-    from scheduler.workspace import open_workspace
+    from scheduler.actions.candidate import cancel
+    from scheduler.lab import open_workspace
 
     with open_workspace(tag) as space:
         done = cancel(space, ref, dry_run=dry_run)
@@ -27,4 +27,4 @@ def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     what = " ".join([f"{done.candidate.id} {done.candidate.name}" if done.candidate else "", *done.runs]).strip()
     print_text(f"{'would cancel' if dry_run else 'cancelled'}  {what}")
     if done.running and not dry_run:
-        say(f"{', '.join(done.running)} was running: whoever runs the queue stops it now")
+        log(f"{', '.join(done.running)} was running: whoever runs the queue stops it now")

@@ -1,34 +1,44 @@
-"""`arsched demo`: a real hill climb in a lab of its own, through the same use cases as every other verb."""
+"""`arsched demo`: a real hill climb in a lab of its own, through the same actions as every other verb.
+
+`<dir>/1/`, `<dir>/2/`, … hold a repository each, never the user's. Every step looks at what is there already, so an
+interrupted demo goes on where it stopped. What becomes of the ideas is measured, not promised here.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from scheduler.actions.prepare import prepare_command, run_program
+from scheduler.actions.candidate import new_worktree
+from scheduler.actions.init import InitRequest, create_lab
+from scheduler.actions.submit import SubmitRequest, submit
 from scheduler.cli import options
-from scheduler.cli.output import print_json, say
-from scheduler.cli.program import program
-from scheduler.cli.running import EXIT_CODES
-from scheduler.demo.kept_pool import kept_pool
-from scheduler.demo.place import Place, demo_place
-from scheduler.demo.steps import TAG, climb, open_lab
-from scheduler.queue.ending import Ending
-from scheduler.queue.means import Means
-from scheduler.queue.pools import PoolOptions, connect_ray
-from scheduler.queue.progress import open_screen
-from scheduler.report.write import Report, write_report
-from scheduler.screens.leaderboard import leaderboard_screen
-from scheduler.screens.summary import summary_screen
+from scheduler.cli.output import log, print_json, program
+from scheduler.cli.prepare import prepare_command, run_program
+from scheduler.cli.submit import EXIT_CODES
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.errors import LabProblem, PoolProblem
+from scheduler.domain.lab import Lab
+from scheduler.git import create_repo
+from scheduler.lab import LabPaths, Workspace, open_workspace, write_whole
+from scheduler.policy.constants import read_constants, rewrite_constants
+from scheduler.queue.progress import Screen, open_screen
+from scheduler.queue.runner import has_work, run_queue
+from scheduler.queue.runtime import Connect, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason, connect_ray
+from scheduler.report.page import write_report
+from scheduler.screens.tables import leaderboard_screen, summary_screen
 from scheduler.screens.terminal import paint
-from scheduler.views.facts import read_facts
-from scheduler.views.leaderboard import Leaderboard, leaderboard
-from scheduler.workspace import Workspace, open_workspace
+from scheduler.views.candidates import leaderboard
+from scheduler.views.facts import LabFacts
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+CHECKOUT = Path(__file__).resolve().parents[2]
 SLOTS = 2
 
 
@@ -44,48 +54,35 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
     Takes a few minutes. Interrupted, the next `arsched demo` goes on; finished, it starts another.
     """
     with demo_place(parent, CHECKOUT) as place:
-        _greet(place)
-        say("1/5 the cache: corpus, tokenizer and packed rows of the contract, once per machine")
+        doing = "going on with the demo" if place.resumed else "a demo"
+        log(f"{doing} in {os.path.relpath(place.root)}: a git repository and a lab of its own")
+        log("1/5 the cache: corpus, tokenizer and packed rows of the contract, once per machine")
         code = run_program(prepare_command(contract, None, as_json=False, verify=False))
         if code:
             return code
-        say("2/5 the lab: a branch, a ledger, and its first baseline")
+        log("2/5 the lab: a branch, a ledger, and its first baseline")
         open_lab(place.root, contract)
         with open_workspace(TAG, start=place.root) as space:
             return _play(space, slots, as_json)
 
 
 def _play(space: Workspace, slots: int, as_json: bool) -> int:
-    with open_screen() as screen, kept_pool(connect_ray) as connect:
-        ending = climb(space, screen, Means(PoolOptions(slots=slots), connect))
-    if ending is not Ending.DONE:
-        say("stopped, nothing is lost: the next `arsched demo` goes on with this one")
-        return EXIT_CODES[ending]
-    say("5/5 the report")
+    with open_screen() as screen, shared_pool(connect_ray) as connect:
+        reason = climb(space, screen, Runtime(PoolOptions(slots=slots), connect))
+    if reason is not StopReason.DONE:
+        log("stopped, nothing is lost: the next `arsched demo` goes on with this one")
+        return EXIT_CODES[reason]
+    log("5/5 the report")
     report = write_report(space, space.paths.report)
-    _print(leaderboard(read_facts(space.ledger, space.lab)), report, as_json)
-    _say_farewell(space, report)
-    return 0
-
-
-def _print(board: Leaderboard, report: Report, as_json: bool) -> None:
+    board = leaderboard(LabFacts(space.ledger, space.lab))
     if as_json:
         print_json({"leaderboard": board.to_json(), "report": report.to_json()})
-        return
-    paint(leaderboard_screen(board))
-    paint([""])
-    paint(summary_screen(report.summary))
-
-
-def _greet(place: Place) -> None:
-    where = os.path.relpath(place.root)
-    say(f"{'going on with the demo' if place.resumed else 'a demo'} in {where}: a git repository and a lab of its own")
-
-
-def _say_farewell(space: Workspace, report: Report) -> None:
-    say(f"\nthe plot: {os.path.relpath(report.progress_png)}")
-    say(f"the page: {os.path.relpath(report.index_html)}, everything that was tried and why it won or lost")
-    say("look around:\n  " + "\n  ".join(look_around(space.paths.root)))
+    else:
+        paint([*leaderboard_screen(board), "", *summary_screen(report.summary)])
+    log(f"\nthe plot: {os.path.relpath(report.progress_png)}")
+    log(f"the page: {os.path.relpath(report.index_html)}, everything that was tried and why it won or lost")
+    log("look around:\n  " + "\n  ".join(look_around(space.paths.root)))
+    return 0
 
 
 def look_around(root: Path) -> tuple[str, ...]:
@@ -93,3 +90,168 @@ def look_around(root: Path) -> tuple[str, ...]:
     typed = program(root)
     return (f"cd {shlex.quote(os.path.relpath(root))}",
             f"{typed} status", f"{typed} explain depth-1", f"{typed} show last")  # fmt: skip
+
+
+TAG, AUTHOR = "demo", "arsched demo"
+COPIED = ("train.py", "program.md", "candidates/README.md")
+IGNORED = "/.arsched/\n/candidates/*\n!/candidates/README.md\n/report/\n"
+ATTEMPTS = 50  # numbers tried when other demos run at the same time
+SECOND_ROUND = 2  # ideas tried again on top of what was promoted
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One idea: constants of train.py by name and the values they get."""
+
+    name: str
+    title: str
+    values: Mapping[str, int | float]
+
+    def apply(self, source: str) -> str:
+        """The edited train.py. Raises CandidateRejected for a train.py without these constants."""
+        return rewrite_constants(source, self.values)
+
+    def changes(self, source: str) -> bool:
+        constants = read_constants(source)
+        return any(constants.get(name) != value for name, value in self.values.items())
+
+
+EDITS = (
+    Edit("matrix-lr-0.4", "ten times the learning rate of the matrices", {"MATRIX_LR": 0.4}),
+    Edit("heads-of-33", "heads of 33 dimensions, which rotary embedding cannot split", {"HEAD_DIM": 33}),
+    Edit("batch-of-32", "twice the batch: fewer, better steps", {"DEVICE_BATCH_SIZE": 32, "TOTAL_BATCH_SIZE": 4096}),
+    Edit("no-softcap", "no soft cap on the logits: cheaper steps", {"SOFTCAP": 0.0}),
+    Edit("depth-2", "two layers of the same width: cheaper steps", {"DEPTH": 2, "ASPECT_RATIO": 32}),
+    Edit("unembedding-lr-0.008", "twice the learning rate of the output layer", {"UNEMBEDDING_LR": 0.008}),
+    Edit("depth-1", "one layer of the same width: the cheapest steps", {"DEPTH": 1, "ASPECT_RATIO": 64}),
+)
+_GENTLE = ("no-softcap", "unembedding-lr-0.008", "depth-1")
+
+
+def second_round(source: str, base_name: str) -> tuple[Edit, ...]:
+    """Ideas worth trying again on a new baseline: the gentle ones that are not part of it yet."""
+    chosen = [edit for edit in EDITS if edit.name in _GENTLE and edit.changes(source)][:SECOND_ROUND]
+    return tuple(
+        Edit(f"{edit.name}-on-{base_name}"[:60], f"{edit.title}, on {base_name}", edit.values) for edit in chosen
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`resumed`: an earlier demo was interrupted here."""
+
+    root: Path
+    resumed: bool
+
+
+@contextmanager
+def demo_place(parent: Path, checkout: Path) -> Iterator[Place]:
+    """A demo's folder with its repository, locked against other demos. Raises LabProblem, GitProblem.
+
+    The last folder is gone on with while it is unfinished and no other demo runs in it.
+    """
+    missing = [name for name in COPIED if not (checkout / name).is_file()]
+    if missing:
+        raise LabProblem(
+            f"the demo copies {', '.join(missing)} from a checkout of arsched, and {checkout} is none",
+            "run it from a clone: git clone …, make demo",
+        )
+    root, lock = _take_folder(parent)
+    try:
+        resumed = LabPaths(root).ledger.is_file()
+        for name in COPIED:
+            if not (root / name).exists():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(checkout / name, root / name)
+        write_whole(root / ".gitignore", IGNORED)
+        create_repo(root, "a lab for the demo")
+        yield Place(root, resumed)
+    finally:
+        lock.release()
+
+
+def _take_folder(parent: Path) -> tuple[Path, SchedulerLock]:
+    entries = parent.iterdir() if parent.is_dir() else ()
+    number = max((int(entry.name) for entry in entries if entry.name.isdecimal()), default=1)
+    for _ in range(ATTEMPTS):
+        root = parent / str(number)
+        lock = SchedulerLock(LabPaths(root).state / "demo.lock")
+        finished = (LabPaths(root).report / "progress.png").is_file()
+        if not finished and lock.try_take():
+            return root.resolve(), lock
+        number += 1
+    raise LabProblem(f"no free folder for a demo in {parent}", f"remove old ones: rm -r {parent}")
+
+
+def open_lab(root: Path, contract: str) -> None:
+    """Create the lab with its first baseline, unless it is there."""
+    if not LabPaths(root).ledger.is_file():
+        create_lab(InitRequest(TAG, contract, author=AUTHOR), start=root)
+
+
+@contextmanager
+def shared_pool(connect: Connect) -> Iterator[Connect]:
+    """A `connect` that opens a pool once and gives it again: Ray takes seconds to start. Closed at the end."""
+    kept: list[PoolHandle] = []
+
+    def connect_once(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> PoolHandle:
+        if not kept:
+            kept.append(replace(connect(lab, options, log), kept=True))
+        return kept[0]
+
+    try:
+        yield connect_once
+    finally:
+        for handle in kept:
+            with suppress(PoolProblem):
+                handle.pool.close(stop_runs=not handle.detached)
+
+
+def climb(space: Workspace, screen: Screen, runtime: Runtime) -> StopReason:
+    """Queue the ideas of each step and run the queue until everything is decided. Raises what run_queue raises."""
+    for title, step in STEPS:
+        screen.say(title)
+        for candidate in step(space):
+            screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
+        reason = run_queue(space, screen, runtime, lambda: not has_work(space))
+        if reason is not StopReason.DONE:
+            return reason
+    return StopReason.DONE
+
+
+def first_ideas(space: Workspace) -> tuple[Candidate, ...]:
+    """The built-in edits on the first baseline, queued. Those queued before are left alone."""
+    return _submit(space, EDITS)
+
+
+def next_ideas(space: Workspace) -> tuple[Candidate, ...]:
+    """Edits on top of the baseline that won; none when nothing did, or when they are queued already."""
+    baseline = space.baseline()
+    known = space.ledger.candidates.list(space.tag)
+    ideas = [candidate for candidate in known if not candidate.origin.merged]
+    if baseline.base_id is None or any(idea.base_id not in (None, known[0].id) for idea in ideas):
+        return ()
+    source = space.ledger.candidates.train_py(baseline.id).decode()
+    return _submit(space, second_round(source, baseline.name))
+
+
+def _submit(space: Workspace, edits: Iterable[Edit]) -> tuple[Candidate, ...]:
+    """As a person would: a new worktree each, its train.py edited, submitted."""
+    names = space.ledger.candidates.names(space.tag)
+    queued: list[Candidate] = []
+    for edit in edits:
+        if edit.name in names:
+            continue
+        path = space.paths.candidate(edit.name)
+        if not path.exists():
+            new_worktree(space, edit.name)
+        source = space.repo.read(space.baseline_commit(), "train.py").decode()
+        write_whole(path / "train.py", edit.apply(source))
+        queued += submit(space, SubmitRequest((path,), edit.title, AUTHOR)).candidates
+    return tuple(queued)
+
+
+STEPS: tuple[tuple[str, Callable[[Workspace], tuple[Candidate, ...]]], ...] = (
+    ("3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them", first_ideas),
+    ("4/5 ideas on top of what was promoted", next_ideas),
+)

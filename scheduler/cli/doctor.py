@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
-from scheduler.cli.program import typable
+from scheduler.cli.output import log, print_json, print_text, typable
 
 
-@click.command(short_help="Is everything here that a night needs?")
+@click.command(short_help="Is everything here that a search needs?")
 @click.option("--contract", metavar="C", help="Examine for this contract. Default: the lab's, else cpu.")
 @click.option("--quick", is_flag=True, help="Compare sizes instead of reading every byte of the cache.")
 @options.address
@@ -25,24 +24,24 @@ def command(
 
     One line for each thing; exit code 1 when a problem is in the way.
     """
-    from scheduler.doctor.examine import Wish, examine
-    from scheduler.doctor.findings import Grade
-    from scheduler.queue.pools import PoolOptions
+    from scheduler.doctor import DoctorOptions, run_checks
+    from scheduler.doctor.checks import Grade
     from scheduler.queue.progress import tidy
+    from scheduler.queue.runtime import PoolOptions
 
-    findings = []
-    for finding in examine(Wish(tag, contract, not quick, PoolOptions(address, slots)), say, Path.cwd()):
-        findings.append(finding)
+    results = []
+    for result in run_checks(DoctorOptions(tag, contract, not quick, PoolOptions(address, slots)), log, Path.cwd()):
+        results.append(result)
         if not as_json:
-            print_text(tidy(f"{finding.grade:<8} {finding.about:<10} {finding.said}"))
-            if finding.hint:
-                print_text(tidy(f"{'':<19} → {typable(finding.hint)}"))
-    problems = sum(finding.grade is Grade.PROBLEM for finding in findings)
+            print_text(tidy(f"{result.grade:<8} {result.subject:<10} {result.message}"))
+            if result.hint:
+                print_text(tidy(f"{'':<19} → {typable(result.hint)}"))
+    problems = sum(result.grade is Grade.PROBLEM for result in results)
     if as_json:
         print_json({"ok": not problems, "findings": [
-            {"about": one.about, "grade": one.grade.value, "said": one.said, "hint": typable(one.hint)}
-            for one in findings
+            {"about": one.subject, "grade": one.grade.value, "said": one.message, "hint": typable(one.hint)}
+            for one in results
         ]})  # fmt: skip
     else:
-        say("all is well" if not problems else f"{problems} problem{'s' if problems > 1 else ''} to solve first")
+        log("all is well" if not problems else f"{problems} problem{'s' if problems > 1 else ''} to solve first")
     return 1 if problems else 0

@@ -17,18 +17,20 @@ from scheduler.cli.output import print_json
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Explain a candidate's decisions with the numbers they were taken from, or why a run is not running."""
     from scheduler.domain.run import Run
-    from scheduler.live import read_live
-    from scheduler.lookup import find
-    from scheduler.screens.explanation import explanation_screen
-    from scheduler.screens.terminal import paint
-    from scheduler.views.explanation import explain_candidate, explain_run
-    from scheduler.views.facts import read_facts
+    from scheduler.lab import find, open_workspace, read_live
+    from scheduler.views.candidate import explain_candidate, explain_run
+    from scheduler.views.facts import LabFacts
     from scheduler.views.status import usable_slots
-    from scheduler.workspace import open_workspace
 
-    with open_workspace(tag) as space:
+    with open_workspace(tag) as space, space.ledger.snapshot():
         found = find(space, ref)
         slots = usable_slots(space.tag, read_live(space.paths.live), time.time())
-        facts = read_facts(space.ledger, space.lab)
-    about = explain_run(facts, found, slots) if isinstance(found, Run) else explain_candidate(facts, found, slots)
-    print_json(about.to_json()) if as_json else paint(explanation_screen(about))
+        facts = LabFacts(space.ledger, space.lab, whole=False)
+        about = explain_run(facts, found, slots) if isinstance(found, Run) else explain_candidate(facts, found, slots)
+    if as_json:
+        print_json(about.to_json())
+        return
+    from scheduler.screens.details import explanation_screen
+    from scheduler.screens.terminal import paint
+
+    paint(explanation_screen(about))

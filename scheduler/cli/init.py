@@ -8,7 +8,7 @@ import click
 
 from harness.contract import describe_references
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.decision import PRESETS
 
 
@@ -31,31 +31,32 @@ def command(
 
     Your checkout is not switched. The contract's cache must be prepared.
     """
-    from scheduler.actions.init import Wish, create_lab
-    from scheduler.actions.outcome import describe_outcome
-    from scheduler.cli.running import author, pending_runs, run_and_watch
-    from scheduler.workspace import open_workspace
+    from scheduler.actions.candidate import pending_runs
+    from scheduler.actions.init import InitRequest, create_lab
+    from scheduler.actions.submit import describe_outcome
+    from scheduler.cli.submit import author, run_and_watch
+    from scheduler.lab import open_workspace
 
-    created = create_lab(Wish(tag, contract, train, preset, author(), dry_run))
+    created = create_lab(InitRequest(tag, contract, train, preset, author(), dry_run))
     for note in created.notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
     lab = created.lab
-    said: dict[str, object] = {
+    value: dict[str, object] = {
         "tag": tag, "branch": lab.branch, "contract": lab.contract_name, "contract_digest": lab.contract_digest,
         "cache_digest": lab.cache_digest, "preset": preset, "dry_run": dry_run,
     }  # fmt: skip
     if created.baseline is None:
-        print_json(said) if as_json else print_text(f"would create lab {tag} on branch {lab.branch}")
+        print_json(value) if as_json else print_text(f"would create lab {tag} on branch {lab.branch}")
         return 0
     baseline = created.baseline
-    say(f"lab {tag}: branch {lab.branch}, contract {lab.contract_name}, {lab.gates.first_baseline_runs} baseline runs")
+    log(f"lab {tag}: branch {lab.branch}, contract {lab.contract_name}, {lab.gates.first_baseline_runs} baseline runs")
     with open_workspace(tag) as space:
         code = run_and_watch(space, [baseline], address, slots) if wait else 0
         outcome = describe_outcome(space, baseline)
-        said |= {"baseline": baseline.id, "commit": baseline.commit, "outcome": outcome, "waited": wait,
+        value |= {"baseline": baseline.id, "commit": baseline.commit, "outcome": outcome, "waited": wait,
                  "runs": [run.id for run in space.ledger.runs.of_candidate(baseline.id)],
                  "pending": len(pending_runs(space, baseline.id))}  # fmt: skip
-    print_json(said) if as_json else print_text(f"{baseline.id}  baseline  {outcome}")
-    say("next:\n  arsched new NAME    # then edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
+    print_json(value) if as_json else print_text(f"{baseline.id}  baseline  {outcome}")
+    log("next:\n  arsched new NAME    # then edit candidates/NAME/train.py\n  arsched submit candidates/*" if wait
         else "next: arsched submit runs it; arsched new NAME makes a candidate")  # fmt: skip
     return code

@@ -19,12 +19,18 @@ def command(limit: int, tag: str | None, as_json: bool) -> None:
 
     --json prints all candidates, whatever the limit.
     """
-    from scheduler.screens.leaderboard import leaderboard_screen
-    from scheduler.screens.terminal import paint
-    from scheduler.views.facts import read_facts
-    from scheduler.views.leaderboard import leaderboard
-    from scheduler.workspace import open_workspace
+    from scheduler.lab import open_workspace
+    from scheduler.views.candidates import leaderboard
+    from scheduler.views.facts import LabFacts
 
-    with open_workspace(tag) as space:
-        view = leaderboard(read_facts(space.ledger, space.lab))
-    print_json(view.to_json()) if as_json else paint(leaderboard_screen(view, limit or None))
+    shown = None if as_json else limit or None
+    with open_workspace(tag) as space, space.ledger.snapshot():
+        facts = LabFacts(space.ledger, space.lab, whole=shown is None)
+        view = leaderboard(facts, shown)
+    if as_json:
+        print_json(view.to_json())
+        return
+    from scheduler.screens.tables import leaderboard_screen
+    from scheduler.screens.terminal import paint
+
+    paint(leaderboard_screen(view, len(facts.standings) - len(view.candidates)))

@@ -8,15 +8,14 @@ import time
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, say
+from scheduler.cli.output import log, print_json
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.run import Queued, Run, Running
-from scheduler.lookup import find_run
-from scheduler.views.run_logs import follow_log, has_log, last_lines, log_path, read_log
-from scheduler.workspace import Workspace, open_workspace
+from scheduler.lab import Workspace, find_run, open_workspace
+from scheduler.views.runs import follow_log, has_log, log_path, read_log
 
 LOOK_S = 0.3
-TELL_S = 8.0
+REPORT_S = 8.0
 YOUNG_S = 20.0
 
 
@@ -37,7 +36,8 @@ def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: 
             return
         path = log_path(space, run)
         text = read_log(path)
-    text = text if tail is None else last_lines(text, tail)
+    if tail is not None:
+        text = "\n".join(text.splitlines()[-tail:] if tail else ())
     if as_json:
         print_json({"run": run.id, "candidate": run.candidate_id, "attempt": run.attempts, "log": text})
     else:
@@ -55,15 +55,15 @@ def _follow(space: Workspace, run: Run) -> None:
 
 def _begun(space: Workspace, run: Run) -> Run:
     """The run once it has begun and has a log. Raises LabProblem when its log is not on this machine."""
-    told_at = float("-inf")
+    reported_at = float("-inf")
     while True:
         now = space.ledger.runs.get(run.id, space.tag)
         waits = isinstance(now.state, Queued) or (isinstance(now.state, Running) and _is_young(now.state))
         if not waits or (isinstance(now.state, Running) and has_log(space, now)):
             return now
-        if time.monotonic() - told_at > TELL_S:
-            told_at = time.monotonic()
-            say(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")
+        if time.monotonic() - reported_at > REPORT_S:
+            reported_at = time.monotonic()
+            log(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")
         time.sleep(LOOK_S)
 
 

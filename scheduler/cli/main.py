@@ -17,34 +17,10 @@ from typing import Any, NoReturn
 
 import click
 
-from scheduler.cli.output import print_problem, say
+from scheduler.cli.output import INTERRUPTED, VERBS, log, print_problem
 from scheduler.domain.errors import ArschedError, UsageProblem
 
-# In the order of a lab's life; the order of `arsched --help`.
-VERBS = {
-    "doctor": "Is everything here that a night needs?",
-    "prepare": "Build a contract's cache on this node.",
-    "init": "Start a lab: a branch, a ledger, the runs of the first baseline.",
-    "new": "Make a worktree for a new candidate.",
-    "submit": "Queue candidates and run the queue.",
-    "search": "Search all night: ideas, runs, promotions, and a claim at the end.",
-    "pause": "Let nothing new begin; what runs is finished.",
-    "resume": "End a pause.",
-    "status": "What runs where, what waits.",
-    "watch": "The lab live: slots, queue, leaderboard, staircase.",
-    "show": "Everything about a candidate or a run.",
-    "logs": "What a run printed.",
-    "wait": "Wait until a candidate or a run is over.",
-    "explain": "Why it waits, or why it was promoted, repeated or dropped.",
-    "brief": "What an idea should know: the page every proposer gets.",
-    "leaderboard": "The baseline, effects with errors, dead ends.",
-    "report": "The night on one HTML page, plots, results.tsv.",
-    "promote": "Make a candidate the baseline by hand.",
-    "cancel": "Take a candidate or a run out of the queue.",
-    "demo": "A real parallel hill climb on this machine.",
-}
-INTERRUPTED = 130
-_MACHINE_SAYS_NO = {
+_OS_HINTS = {
     errno.ENOSPC: "make room on that disk and try again",
     errno.EDQUOT: "make room on that disk and try again",
     errno.EACCES: "check the rights of the file and of its folder",
@@ -95,12 +71,12 @@ class Arsched(click.Group):
 
     def _answer(self, problem: Exception, *, as_json: bool) -> int:
         """Print a problem and return the exit code."""
-        if _is_closed_pipe(problem):
+        if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
             # Python flushes stdout once more at exit; give it somewhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         if isinstance(problem, click.Abort):
-            say("\ninterrupted; nothing is lost, and what is queued stays queued")
+            log("\ninterrupted; nothing is lost, and what is queued stays queued")
             return INTERRUPTED
         named = _named(problem)
         print_problem(named, as_json=as_json)
@@ -112,26 +88,17 @@ def _named(problem: Exception) -> ArschedError:
     if isinstance(problem, ArschedError):
         return problem
     if isinstance(problem, click.UsageError):
-        return _usage(problem)
+        where = problem.ctx.command_path if problem.ctx else "arsched"
+        return UsageProblem(problem.format_message().rstrip("."), f"{where} --help")  # click names near options itself
     if isinstance(problem, click.ClickException):
         return UsageProblem(problem.format_message())
     if os.environ.get("ARSCHED_DEBUG"):
         raise problem
-    if isinstance(problem, OSError) and problem.errno in _MACHINE_SAYS_NO:
+    if isinstance(problem, OSError) and problem.errno in _OS_HINTS:
         where = f": {problem.filename}" if problem.filename else ""
-        return ArschedError(f"{problem.strerror}{where}", _MACHINE_SAYS_NO[problem.errno])
+        return ArschedError(f"{problem.strerror}{where}", _OS_HINTS[problem.errno])
     what = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
     return ArschedError(f"arsched has a defect: {what}", "ARSCHED_DEBUG=1 shows where; nothing recorded is lost")
-
-
-def _usage(problem: click.UsageError) -> UsageProblem:
-    """click names near options itself; the hint says where the rest is."""
-    where = problem.ctx.command_path if problem.ctx else "arsched"
-    return UsageProblem(problem.format_message().rstrip("."), f"{where} --help")
-
-
-def _is_closed_pipe(problem: Exception) -> bool:
-    return isinstance(problem, BrokenPipeError) or (isinstance(problem, OSError) and problem.errno == errno.EPIPE)
 
 
 @click.group(cls=Arsched, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,7 +7,7 @@ import os
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import log, print_json, print_text
 
 
 @click.command(short_help="Make a worktree for a new candidate.")
@@ -17,8 +17,8 @@ from scheduler.cli.output import print_json, print_text, say
 @options.as_json
 def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make candidates/NAME, a git worktree on the current baseline. Edit its train.py, then submit it."""
-    from scheduler.actions.new import new_worktree
-    from scheduler.workspace import open_workspace
+    from scheduler.actions.candidate import new_worktree
+    from scheduler.lab import open_workspace
 
     with open_workspace(tag) as space:
         made = new_worktree(space, name, dry_run=dry_run)
@@ -28,5 +28,5 @@ def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
                     "commit": made.commit, "dry_run": dry_run})  # fmt: skip
         return
     print_text(path)
-    say(f"\n{'would be' if dry_run else 'is'} on baseline {made.base.id} {made.base.name} ({made.commit[:12]})")
-    say(f"next:\n  edit {path}/train.py, and nothing else\n  arsched submit {path}")
+    log(f"\n{'would be' if dry_run else 'is'} on baseline {made.base.id} {made.base.name} ({made.commit[:12]})")
+    log(f"next:\n  edit {path}/train.py, and nothing else\n  arsched submit {path}")

@@ -1,26 +1,61 @@
-"""Printing: data on stdout, talk on stderr, problems in one form. Nothing else writes to the terminal directly.
+"""The verbs there are; printing: data on stdout, notes on stderr, problems in one form; and the exit codes.
 
-Names, titles and reasons come from candidates; whoever prints them cleans them first (views.plain).
+Names, titles and reasons come from candidates and are cleaned before they are printed (domain.text). On stderr, command
+lines of ours are spelt as they can be typed, whether or not the .venv is active; tables and pages say `arsched`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
 
 import click
 
-from scheduler.cli.program import typable
 from scheduler.domain.errors import ArschedError
 
+NAME = "arsched"
+# In the order of a lab's life; the order of `arsched --help`.
+VERBS = {
+    "doctor": "Is everything here that a search needs?",
+    "prepare": "Build a contract's cache on this node.",
+    "init": "Start a lab: a branch, a ledger, the runs of the first baseline.",
+    "new": "Make a worktree for a new candidate.",
+    "submit": "Queue candidates and run the queue.",
+    "search": "Search for hours: ideas, runs, promotions, and a claim at the end.",
+    "pause": "Let nothing new begin; what runs is finished.",
+    "resume": "End a pause.",
+    "status": "What runs where, what waits.",
+    "watch": "The lab live: slots, queue, leaderboard, staircase.",
+    "show": "Everything about a candidate or a run.",
+    "logs": "What a run printed.",
+    "wait": "Wait until a candidate or a run is over.",
+    "explain": "Why it waits, or why it was promoted, repeated or dropped.",
+    "brief": "What an idea should know: the page every proposer gets.",
+    "leaderboard": "The baseline, effects with errors, dead ends.",
+    "report": "The lab on one HTML page, plots, results.tsv.",
+    "promote": "Make a candidate the baseline by hand.",
+    "cancel": "Take a candidate or a run out of the queue.",
+    "demo": "A real parallel hill climb on this machine.",
+}
+# 0 done, 1 failed and 2 usage are those of the errors themselves.
+ANSWER_IS_NO, STOP_LOOPING, INTERRUPTED = 3, 4, 130
 
-def say(text: str) -> None:
-    """Talk: one line or several on stderr. Commands of ours in it can be typed as they stand."""
+
+def log(text: str) -> None:
+    """One line or several on stderr. Commands of ours in it can be typed as they stand."""
     click.echo(typable(text), err=True)
 
 
 def print_json(value: object) -> None:
     """The one JSON value of a command on stdout. NaN and infinity are not JSON and are refused."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    from msgspec.json import format  # json's own indenting is slow: a leaderboard may have thousands of rows
+
+    click.echo(format(json.dumps(value, allow_nan=False, ensure_ascii=False), indent=2))
 
 
 def print_text(text: str) -> None:
@@ -33,6 +68,37 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": problem.message, "hint": typable(problem.hint)})
         return
-    say(f"error: {problem.message}")
+    log(f"error: {problem.message}")
     if problem.hint:
-        say(f"\nhint: {problem.hint}")
+        log(f"\nhint: {problem.hint}")
+
+
+def program(folder: Path) -> str:
+    """What to type in `folder`: `arsched` where the PATH has this program, else the shorter one of its two paths."""
+    running = _running()
+    if running is None:
+        return NAME
+    found = shutil.which(NAME)
+    if found and os.path.isabs(found) and os.path.samefile(found, running):
+        return NAME
+    relative = os.path.relpath(running, folder)
+    if os.sep not in relative:
+        relative = os.path.join(os.curdir, relative)
+    return shlex.quote(min(relative, str(running), key=len))
+
+
+def typable(text: str) -> str:
+    """The text with every command line of ours as it can be typed in the current folder."""
+    try:
+        typed = program(Path.cwd())
+    except OSError:  # the current folder was deleted
+        return text
+    return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda found: f"{typed} ", text)
+
+
+def _running() -> Path | None:
+    """The script that was called, or the one next to the Python that runs this; None where neither is there."""
+    for path in (Path(sys.argv[0]), Path(sys.executable).with_name(NAME)):
+        if path.name == NAME and path.is_file():
+            return path.absolute()
+    return None

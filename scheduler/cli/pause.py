@@ -18,14 +18,14 @@ def command(reason: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
 
     Then whoever runs the queue leaves with exit code 4. Pausing twice changes nothing.
     """
-    from scheduler.workspace import open_workspace
+    from scheduler.lab import is_paused, open_workspace
 
     with open_workspace(tag) as space:
-        already = space.ledger.labs.get(space.tag).paused_at is not None
+        already = is_paused(space)
         if not already and not dry_run:
             space.ledger.labs.pause(space.tag, reason or "by hand")
         running = len(space.ledger.runs.running(space.tag))
-    said = "is paused already" if already else "would be paused" if dry_run else "is paused"
-    text = f"lab {space.tag} {said}; {running} run{'s' if running != 1 else ''} going on. Go on with: arsched resume"
+    done = "is paused already" if already else "would be paused" if dry_run else "is paused"
+    text = f"lab {space.tag} {done}; {running} run{'s' if running != 1 else ''} going on. Go on with: arsched resume"
     value = {"tag": space.tag, "paused": not dry_run or already, "already": already, "running": running}
     print_json(value | {"dry_run": dry_run}) if as_json else print_text(text)

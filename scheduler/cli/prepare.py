@@ -1,14 +1,25 @@
-"""`arsched prepare`: a contract's cache on this node."""
+"""`arsched prepare`: a contract's cache on this node, built by the harness's own program on the same terminal.
+
+Signals reach that program first: it keeps what is finished and reports it, and its exit code is ours.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 
 from harness.contract import describe_references
 from scheduler.cli import options
 from scheduler.cli.output import print_json
+from scheduler.domain.errors import LabProblem
 
 
 @click.command(short_help="Build a contract's cache on this node.")
@@ -22,8 +33,6 @@ def command(
     contract: str | None, brought: Path | None, verify: bool, tag: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Download, tokenise and pack the contract's corpus, once per node. Interrupted, it goes on where it stopped."""
-    from scheduler.actions.prepare import prepare_command, run_program
-
     ref = contract or _of_lab(tag)
     program = prepare_command(ref, brought, as_json=as_json, verify=verify)
     if dry_run:
@@ -37,9 +46,7 @@ def command(
 
 def _of_lab(tag: str | None) -> str:
     """The contract of the lab; "cpu" where there is none, unless one was asked for."""
-    from scheduler.contracts import contract_ref
-    from scheduler.domain.errors import LabProblem
-    from scheduler.workspace import open_workspace
+    from scheduler.lab import contract_ref, open_workspace
 
     try:
         with open_workspace(tag) as space:
@@ -48,3 +55,45 @@ def _of_lab(tag: str | None) -> str:
         if tag:
             raise
         return "cpu"
+
+
+def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verify: bool) -> list[str]:
+    """-P: a folder called harness where the command is run is not the judge's."""
+    command = [sys.executable, "-P", "-m", "harness.prepare", "--contract", contract]
+    command += ["--from", str(brought)] if brought else []
+    return command + ["--verify"] * verify + ["--json"] * as_json
+
+
+def run_program(command: Sequence[str]) -> int:
+    """Run a program of the harness on our terminal. Returns its exit code, 130 when a signal ended it."""
+    from scheduler.node.judge_process import CODE_ROOT, site_folders
+
+    path = [str(CODE_ROOT), *site_folders(os.environ.get("PYTHONPATH", ""))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    try:
+        with subprocess.Popen(command, env=environment) as process, _signals_to(process) as received:
+            code = process.wait()
+    except OSError as problem:
+        raise LabProblem(f"{command[0]} cannot be run: {problem.strerror}") from None
+    return 130 if code < 0 or received else code
+
+
+@contextmanager
+def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Ctrl-C reaches both of us from the terminal, and the program answers it; SIGTERM comes to us alone.
+
+    Yields the signals so far: one that comes when the program has just ended is not lost.
+    """
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if number != signal.SIGINT:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

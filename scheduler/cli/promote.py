@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import log, print_json, print_text
 
 
 @click.command(short_help="Make a candidate the baseline by hand.")
@@ -15,20 +15,20 @@ from scheduler.cli.output import print_json, print_text, say
 @options.as_json
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make CANDIDATE (id, name or last) the baseline, whatever the rule says of it. The record says it was by hand."""
-    from scheduler.actions.promote import promote_by_hand
-    from scheduler.workspace import open_workspace
+    from scheduler.actions.candidate import promote_by_hand
+    from scheduler.lab import open_workspace
 
     with open_workspace(tag) as space:
-        done = promote_by_hand(space, ref, dry_run=dry_run)
+        made = promote_by_hand(space, ref, dry_run=dry_run)
         branch = space.lab.branch
-    effect = done.decision.effect
+    effect = made.decision.effect
     if as_json:
         print_json({
-            "candidate": done.candidate.id, "name": done.candidate.name, "base": done.decision.base_id,
-            "commit": done.commit or None, "branch": branch, "effect_bpb": effect.diff, "effect_se_bpb": effect.se,
-            "p_better": effect.p_better, "sentence": done.sentence, "dry_run": dry_run,
+            "candidate": made.candidate.id, "name": made.candidate.name, "base": made.decision.base_id,
+            "commit": made.commit or None, "branch": branch, "effect_bpb": effect.diff, "effect_se_bpb": effect.se,
+            "p_better": effect.p_better, "sentence": made.sentence, "dry_run": dry_run,
         })  # fmt: skip
         return
-    print_text(f"{'would be ' if dry_run else ''}{done.sentence}")
+    print_text(f"{'would be ' if dry_run else ''}{made.sentence}")
     if not dry_run:
-        say(f"{branch} is at {done.commit[:12]}" + (f"; {done.followed} follows" if done.followed else ""))
+        log(f"{branch} is at {made.commit[:12]}" + (f"; {made.followed} follows" if made.followed else ""))

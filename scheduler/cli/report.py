@@ -1,4 +1,4 @@
-"""`arsched report`: the page of the night, its pictures, results.tsv and the totals."""
+"""`arsched report`: one page with everything, its pictures, results.tsv and the totals."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, say
+from scheduler.cli.output import log, print_json
 
 
-@click.command(short_help="The night on one HTML page, plots, results.tsv.")
+@click.command(short_help="The lab on one HTML page, plots, results.tsv.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Default: report/")
 @options.tag
 @options.as_json
 def command(out: Path | None, tag: str | None, as_json: bool) -> None:
-    """Write the night on one HTML page, its plots as PNG and results.tsv in autoresearch's columns; print the totals.
+    """Write the lab on one HTML page, its plots as PNG and results.tsv in autoresearch's columns; print the totals.
 
     index.html needs no other file and no network: every candidate with its effect and error, unions, dead ends,
     failed ideas, and who held which slot when.
     """
-    from scheduler.report.write import write_report
-    from scheduler.screens.summary import summary_screen
+    from scheduler.lab import open_workspace
+    from scheduler.report.page import write_report
+    from scheduler.screens.tables import summary_screen
     from scheduler.screens.terminal import paint
-    from scheduler.workspace import open_workspace
 
     with open_workspace(tag) as space:
         report = write_report(space, out or space.paths.report)
@@ -32,6 +32,6 @@ def command(out: Path | None, tag: str | None, as_json: bool) -> None:
         print_json(report.to_json())
         return
     paint(summary_screen(report.summary))
-    say("")
+    log("")
     for path in (report.index_html, report.progress_png, report.timeline_png, report.results_tsv):
-        say(f"wrote {os.path.relpath(path)}")
+        log(f"wrote {os.path.relpath(path)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import log, print_json, print_text
 
 
 @click.command(short_help="End a pause.")
@@ -16,18 +16,17 @@ def command(tag: str | None, dry_run: bool, as_json: bool) -> None:
     """End the lab's pause. Whoever still runs the queue goes on; otherwise start a search or a submit again."""
     import time
 
-    from scheduler.live import read_live
+    from scheduler.lab import is_paused, open_workspace, read_live
     from scheduler.views.status import fresh_live
-    from scheduler.workspace import open_workspace
 
     with open_workspace(tag) as space:
-        was_paused = space.ledger.labs.get(space.tag).paused_at is not None
+        was_paused = is_paused(space)
         if was_paused and not dry_run:
             space.ledger.labs.resume(space.tag)
         runner = fresh_live(space.tag, read_live(space.paths.live), time.time())
         search = space.ledger.searches.current(space.tag)
-    said = "was not paused" if not was_paused else "would go on" if dry_run else "goes on"
-    value = {"tag": space.tag, "was_paused": was_paused, "somebody_runs_it": runner is not None, "dry_run": dry_run}
-    print_json(value) if as_json else print_text(f"lab {space.tag} {said}")
+    done = "was not paused" if not was_paused else "would go on" if dry_run else "goes on"
+    value = {"tag": space.tag, "was_paused": was_paused, "queue_is_run": runner is not None, "dry_run": dry_run}
+    print_json(value) if as_json else print_text(f"lab {space.tag} {done}")
     if runner is None:
-        say(f"nobody runs it now; start it with: arsched {'search' if search else 'submit'}")
+        log(f"no process runs it now; start it with: arsched {'search' if search else 'submit'}")

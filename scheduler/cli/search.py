@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
 import click
 
+from scheduler.actions.init import InitRequest, create_lab
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
+from scheduler.cli.output import STOP_LOOPING, log, print_json, print_text
+from scheduler.cli.submit import EXIT_CODES, author
 from scheduler.domain.decision import PRESETS
+from scheduler.domain.errors import LabProblem, UsageProblem
+from scheduler.domain.search import SearchSettings
+from scheduler.domain.text import clean
+from scheduler.lab import Workspace, choose_contract, open_workspace
+from scheduler.proposers.agent import PRESETS as AGENTS
+from scheduler.queue.progress import open_screen
+from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
+from scheduler.search.options import NO_SETTINGS, SearchOptions, complete, describe_budget, describe_proposers
+from scheduler.search.session import run_search
+from scheduler.views.facts import LabFacts
+from scheduler.views.search import SearchView, claim_sentence, read_search
 
-AGENTS = ("claude", "codex", "gemini", "opencode")
+
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """What to print and to return."""
+
+    code: int
+    value: dict[str, object]
+    lines: tuple[str, ...]
+    hint: str = ""
 
 
-@click.command(short_help="Search all night: ideas, runs, promotions, and a claim at the end.")
+@click.command(short_help="Search all search: ideas, runs, promotions, and a claim at the end.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Time, the claim's included.")
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Finished runs; the claim's come on top.")
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Rounds of --ideas new ideas each.")
@@ -20,7 +45,7 @@ AGENTS = ("claude", "codex", "gemini", "opencode")
 @click.option("--proposer", "proposers", multiple=True, metavar="NAME[:WEIGHT]",
               help="Where ideas come from: agent, tpe, lines, union, a plug-in; repeatable.")  # fmt: skip
 @click.option("--command", "agent_command", metavar="CMD", help="The agent's command, run in a fresh worktree.")
-@click.option("--agent", type=click.Choice(AGENTS), help="An agent whose command line is known.")
+@click.option("--agent", type=click.Choice(list(AGENTS)), help="An agent whose command line is known.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Agents at work at a time.")
 @click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="Time an agent has for one idea.")  # fmt: skip
@@ -38,35 +63,123 @@ AGENTS = ("claude", "codex", "gemini", "opencode")
 @options.dry_run
 @options.as_json
 def command(
-    hours: float | None, runs: int | None, rounds: int | None, ideas: int | None, target_bpb: float | None,
-    proposers: tuple[str, ...], agent_command: str | None, agent: str | None, workers: int | None,
-    limit_s: float | None, plugin_options: tuple[str, ...], backlog: int | None, seed: int, no_union: bool,
-    claim_runs: int, preset: str | None, contract: str | None, address: str | None, slots: int | None,
-    tag: str | None, dry_run: bool, as_json: bool,
+    preset: str | None, contract: str | None, address: str | None, slots: int | None, tag: str | None,
+    dry_run: bool, as_json: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Search until a budget is over, then measure the claim. An unfinished search goes on where it was.
 
     Ctrl-C once (or touch .arsched/stop, or `arsched pause`): finish what runs and leave; the same command goes on.
     Exit code 4: there was nothing to do, because the budget is spent or the lab is paused.
     """
-    from scheduler.cli.searching import AgentWords, Words, search
+    settings = SearchOptions(**given).settings()
+    lab_tag = _find_or_create_lab(tag, contract, preset, settings, dry_run=dry_run)
+    if lab_tag is None:
+        what = f"would create lab {tag or dated_tag()} and search it"
+        outcome = _would(what, complete(settings or NO_SETTINGS, PRESETS[preset or "default"]))
+    else:
+        with open_workspace(lab_tag) as space:
+            if dry_run:
+                outcome = _dry_run(space, settings)
+            else:
+                outcome = _run(_with_preset(space, preset), settings, Runtime(PoolOptions(address, slots)))
+    print_json(outcome.value) if as_json else print_text("\n".join(outcome.lines))
+    if outcome.hint:
+        log(outcome.hint)
+    return outcome.code
 
-    agent_words = AgentWords(agent_command, agent, workers, limit_s)
-    words = Words(
-        budget=(hours, runs, rounds, ideas, target_bpb),
-        proposers=proposers,
-        agent=agent_words,
-        plugin_options=plugin_options,
-        backlog=backlog,
-        seed=seed,
-        no_union=no_union,
-        claim_runs=claim_runs,
-        preset=preset,
-        contract=contract,
-        tag=tag,
-    )
-    ended = search(words, address, slots, dry_run=dry_run)
-    print_json(ended.value) if as_json else print_text("\n".join(ended.lines))
-    if ended.hint:
-        say(ended.hint)
-    return ended.code
+
+def dated_tag() -> str:
+    """Like "nov23": what a lab is called when no tag was given."""
+    return time.strftime("%b%d").lower()
+
+
+def _find_or_create_lab(
+    tag: str | None, contract: str | None, preset: str | None, settings: SearchSettings | None, *, dry_run: bool
+) -> str | None:
+    """The tag to open, a lab being created for it where there is none; None: a dry run would create it.
+
+    Raises UsageProblem when the lab there is of another contract.
+    """
+    try:
+        with open_workspace(tag) as space:
+            same = contract is None or contract == space.lab.contract_name
+            if not same and choose_contract(contract or "").contract.digest != space.lab.contract_digest:
+                message = f"lab {space.tag!r} is on contract {space.lab.contract_name!r}, not {contract!r}"
+                raise UsageProblem(message, f"a lab for it: arsched search --contract {contract} --tag NAME …")
+            return space.tag
+    except LabProblem:
+        if contract is None:
+            raise
+    complete(settings or NO_SETTINGS, PRESETS[preset or "default"])  # refused before anything is made
+    created = create_lab(InitRequest(tag or dated_tag(), contract, None, preset or "default", author(), dry_run))
+    for note in created.notes:
+        log(f"note: {note}")
+    if dry_run:
+        return None
+    log(f"lab {created.lab.tag}: branch {created.lab.branch}, contract {created.lab.contract_name}")
+    return created.lab.tag
+
+
+def _with_preset(space: Workspace, preset: str | None) -> Workspace:
+    if preset is None or space.lab.gates == PRESETS[preset]:
+        return space
+    space.ledger.labs.set_gates(space.tag, PRESETS[preset])
+    log(f"note: promotions go by the preset {preset} from here on (it was {space.lab.gates.name})")
+    return replace(space, lab=space.ledger.labs.get(space.tag))
+
+
+def _run(space: Workspace, settings: SearchSettings | None, means: Runtime) -> SearchOutcome:
+    with open_screen() as screen:
+        ending = run_search(space, screen, means, settings)
+    code, hint = EXIT_CODES[ending.ending], ""
+    if ending.ending is StopReason.INTERRUPTED:
+        hint = "stopped; nothing is lost. The same search goes on with: arsched search"
+    elif ending.ending is StopReason.PAUSED:
+        hint = "paused; go on with: arsched resume, then: arsched search"
+    elif ending.nothing_to_do:
+        code = STOP_LOOPING
+        hint = f"budget spent: {ending.reason}. Another search: arsched search --hours H (or --runs N …)"
+    facts = LabFacts(space.ledger, space.ledger.labs.get(space.tag))
+    view, utilisation = read_search(facts), facts.slot_time.utilisation
+    value: dict[str, object] = {
+        "tag": space.tag,
+        "ending": ending.ending.value,
+        "utilisation": round(utilisation, 4),
+        "search": view.to_json() if view else None,
+    }
+    idle = ending.ending is StopReason.PAUSED and ending.number is None  # what the last search did is not asked for
+    return SearchOutcome(code, value, tuple(_lines(view, utilisation)) if view and not idle else (), hint)
+
+
+def _lines(view: SearchView, utilisation: float) -> list[str]:
+    spent = view.spent
+    lines = [
+        f"search {view.number} {view.state}{f': {clean(view.reason)}' if view.reason else ''}",
+        f"spent        {spent.hours:.2f} hours, {spent.runs} runs, {spent.ideas} ideas, {view.unions} unions and ports",
+        f"slots        {utilisation:.1%} busy",
+        f"promotions   {view.promotions}",
+    ]
+    for tally in view.proposers:
+        troubles = f" ({tally.troubles})" if tally.troubles else ""
+        lines.append(
+            f"{tally.name:<12} {tally.asked} asked: {tally.queued} new, {tally.known} known, {tally.failed} failed"
+            f"{troubles}, {tally.promoted} promoted"
+        )
+    if view.claim is not None:
+        lines.append(f"claim        {claim_sentence(view.claim)}")
+    return lines
+
+
+def _dry_run(space: Workspace, settings: SearchSettings | None) -> SearchOutcome:
+    unfinished = space.ledger.searches.current(space.tag)
+    if unfinished is not None:
+        return _would(f"would go on with search {unfinished.number}, {unfinished.state}", unfinished.settings)
+    if settings is None and space.ledger.searches.list(space.tag):
+        return SearchOutcome(STOP_LOOPING, {"tag": space.tag, "dry_run": True, "would": "nothing"}, ("budget spent",))
+    return _would("would begin a search", complete(settings or NO_SETTINGS, space.lab.gates))
+
+
+def _would(what: str, settings: SearchSettings) -> SearchOutcome:
+    budget, proposers = describe_budget(settings.budget), describe_proposers(settings.proposers)
+    value: dict[str, object] = {"dry_run": True, "would": what, "budget": budget, "proposers": proposers}
+    return SearchOutcome(0, value, (f"{what}: {budget}; ideas from {proposers}",))

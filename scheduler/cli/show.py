@@ -15,20 +15,19 @@ from scheduler.cli.output import print_json
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Show a candidate (c0007, its name, or `last`) or a run (r0012): figures, decisions, the diff of its train.py."""
     from scheduler.domain.run import Run
-    from scheduler.lookup import find
+    from scheduler.lab import find, open_workspace
+    from scheduler.views.candidate import candidate_view
+    from scheduler.views.facts import LabFacts
+    from scheduler.views.runs import RunView, run_view
+
+    with open_workspace(tag) as space, space.ledger.snapshot():
+        found = find(space, ref)
+        facts = LabFacts(space.ledger, space.lab, whole=False)
+        view = run_view(facts, found) if isinstance(found, Run) else candidate_view(facts, found)
+    if as_json:
+        print_json(view.to_json())
+        return
     from scheduler.screens.details import candidate_screen, run_screen
     from scheduler.screens.terminal import paint
-    from scheduler.views.candidate_details import candidate_view
-    from scheduler.views.facts import read_facts
-    from scheduler.views.run_details import run_view
-    from scheduler.workspace import open_workspace
 
-    with open_workspace(tag) as space:
-        found = find(space, ref)
-        facts = read_facts(space.ledger, space.lab)
-        if isinstance(found, Run):
-            run = run_view(space.ledger, facts, found)
-            print_json(run.to_json()) if as_json else paint(run_screen(run))
-        else:
-            candidate = candidate_view(space.ledger, facts, found)
-            print_json(candidate.to_json()) if as_json else paint(candidate_screen(candidate))
+    paint(run_screen(view) if isinstance(view, RunView) else candidate_screen(view))

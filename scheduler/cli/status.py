@@ -1,4 +1,4 @@
-"""`arsched status`: what runs where, what waits, and whether anybody runs the queue."""
+"""`arsched status`: what runs where, what waits, and whether the queue is run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from scheduler.cli.output import print_json
 @options.as_json
 def command(tag: str | None, as_json: bool) -> None:
     """Show the lab's baseline, its noise, its search and what that has spent, the slots, and what waits and why."""
-    from scheduler.live import read_live
-    from scheduler.screens.status import status_screen
-    from scheduler.screens.terminal import paint
-    from scheduler.views.facts import read_facts
+    from scheduler.lab import open_workspace, read_live
+    from scheduler.views.facts import LabFacts
     from scheduler.views.status import read_status
-    from scheduler.workspace import open_workspace
 
-    with open_workspace(tag) as space:
+    with open_workspace(tag) as space, space.ledger.snapshot():
         live = read_live(space.paths.live)
-        view = read_status(space.ledger, read_facts(space.ledger, space.lab), live, time.time())
-    print_json(view.to_json()) if as_json else paint(status_screen(view))
+        view = read_status(LabFacts(space.ledger, space.lab, whole=False), live, time.time())
+    if as_json:
+        print_json(view.to_json())
+        return
+    from scheduler.screens.tables import status_screen
+    from scheduler.screens.terminal import paint
+
+    paint(status_screen(view))

@@ -1,15 +1,32 @@
-"""`arsched submit PATHS…`: candidates into the queue, and the queue run."""
+"""`arsched submit PATHS…`: candidates into the queue, and the queue run.
+
+Also running the queue on a screen and printing how it ended, which several verbs share.
+"""
 
 from __future__ import annotations
 
+import getpass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from scheduler.actions.candidate import pending_runs
 from scheduler.cli import options
-from scheduler.cli.output import say
+from scheduler.cli.output import ANSWER_IS_NO, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.errors import UsageProblem
+from scheduler.domain.text import one_line
+from scheduler.lab import Workspace
+from scheduler.queue.progress import open_screen
+from scheduler.queue.runner import run_queue
+from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
 
-REFUSED = 3
+if TYPE_CHECKING:
+    from scheduler.actions.submit import Submission
+    from scheduler.domain.candidate import Candidate
+    from scheduler.lab import Workspace
 
 
 @click.command(short_help="Queue candidates and run the queue.")
@@ -31,23 +48,105 @@ def command(
     Then run the queue until all is decided, or watch whoever runs it. Without PATHS: run what is queued.
     Exit code 3 when a path was refused; the good ones are queued all the same. 4 when the lab is paused.
     """
-    from scheduler.actions.submit import Order, submit
-    from scheduler.cli.running import author, run_and_watch
-    from scheduler.cli.submission import print_submission, tell_submission
-    from scheduler.domain.errors import UsageProblem
-    from scheduler.workspace import open_workspace
+    from scheduler.actions.submit import SubmitRequest, submit
+
+    pass
+    from scheduler.lab import open_workspace
 
     if not paths and (no_wait or dry_run):
         raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
     with open_workspace(tag) as space:
-        submission = submit(space, Order(paths, title, author(), again, dry_run))
-        tell_submission(submission, dry_run=dry_run)
+        submission = submit(space, SubmitRequest(paths, title, author(), again, dry_run))
+        _log(submission, dry_run=dry_run)
         if paths and submission.matched_nothing:
             named = ", ".join(map(str, paths[:3])) + (" …" if len(paths) > 3 else "")
             raise UsageProblem(f"nothing to submit in {named}", "make a candidate: arsched new NAME")
         wait = not (no_wait or dry_run) and (not paths or bool(submission.candidates))
         code = run_and_watch(space, submission.candidates, address, slots) if wait else 0
-        print_submission(space, submission, waited=wait, as_json=as_json)
+        _print(space, submission, waited=wait, as_json=as_json)
     if no_wait and submission.queued:
-        say("queued; run the queue with: arsched submit")
-    return code or (REFUSED if submission.refused else 0)
+        log("queued; run the queue with: arsched submit")
+    return code or (ANSWER_IS_NO if submission.refused else 0)
+
+
+def _log(submission: Submission, *, dry_run: bool) -> None:
+    """Refusals, notes and what is queued, on stderr."""
+    for note in submission.skipped:
+        log(f"skipped   {one_line(note)}")
+    for candidate in submission.known:
+        log(f"known     {candidate.id} {one_line(candidate.name)}  submitted before, {candidate.state}")
+    for one in submission.queued:
+        who = f"{one.candidate.id} {one.name}" if one.candidate else f"{one.name} ({one.path})"
+        log(f"{'would be ' if dry_run else ''}queued    {who}{f'  {one_line(one.note)}' if one.note else ''}")
+    for refusal in submission.refused:
+        log(f"refused   {refusal.path}: {one_line(refusal.reason)}")
+        if refusal.hint:
+            log(f"          hint: {one_line(refusal.hint)}")
+
+
+def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: bool) -> None:
+    """The candidates this was about, as they stand now, on stdout."""
+    from scheduler.actions.submit import describe_outcome, last_sentence
+    from scheduler.queue.progress import tidy
+
+    if as_json:
+        print_json({
+            "tag": space.tag,
+            "candidates": [_candidate_json(space, candidate) for candidate in submission.candidates],
+            "dry_run": [{"path": str(one.path), "name": one.name} for one in submission.queued if not one.candidate],
+            "refused": [{"path": str(no.path), "error": no.reason, "hint": no.hint} for no in submission.refused],
+            "skipped": list(submission.skipped),
+            "waited": waited,
+        })  # fmt: skip
+        return
+    for candidate in submission.candidates:
+        now = space.ledger.candidates.get(candidate.id, space.tag)
+        sentence = last_sentence(space, now) if waited else ""
+        print_text(tidy(sentence) or f"{now.id} {now.name}  {describe_outcome(space, now)}")
+
+
+def _candidate_json(space: Workspace, candidate: Candidate) -> dict[str, object]:
+    from scheduler.actions.submit import last_sentence
+
+    now = space.ledger.candidates.get(candidate.id, space.tag)
+    standing = space.ledger.board(space.tag).of(now.id)
+    return {
+        "candidate": now.id,
+        "name": now.name,
+        "title": one_line(now.title),
+        "state": now.state.value,
+        "commit": now.commit,
+        "base": now.base_id,
+        "val_bpb": standing.mean if standing.n else None,
+        "runs": [run.id for run in space.ledger.runs.of_candidate(now.id)],
+        "decision": one_line(last_sentence(space, now)),
+    }
+
+
+EXIT_CODES = {StopReason.DONE: 0, StopReason.INTERRUPTED: INTERRUPTED, StopReason.PAUSED: STOP_LOOPING}
+
+
+def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> int:
+    """Run the queue, or watch it, until these candidates are decided. Returns the exit code, 0 when they are."""
+    ids = tuple(candidate.id for candidate in candidates)
+
+    def settled() -> bool:
+        now = [space.ledger.candidates.get(ref, space.tag) for ref in ids]
+        return not any(one.state.undecided or pending_runs(space, one.id) for one in now)
+
+    with open_screen() as screen:
+        reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), settled)
+    if reason is StopReason.INTERRUPTED:
+        waiting = len(space.ledger.runs.queued(space.tag))
+        log(f"stopped; {waiting} run{'s' if waiting != 1 else ''} queued, nothing is lost. Go on with: arsched submit")
+    elif reason is StopReason.PAUSED:
+        log("paused: nothing new begins. Go on with: arsched resume, then: arsched submit")
+    return EXIT_CODES[reason]
+
+
+def author() -> str:
+    """Who submits."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return "unknown"

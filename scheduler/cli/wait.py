@@ -7,16 +7,14 @@ import time
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text, say
-from scheduler.live import read_live
-from scheduler.queue.waiting import Wait, undecided, wait_for
-from scheduler.screens.waiting import wait_lines, waiting_line
-from scheduler.views.explanation import NOBODY
+from scheduler.cli.output import ANSWER_IS_NO, STOP_LOOPING, log, print_json, print_text
+from scheduler.lab import Workspace, open_workspace, read_live
+from scheduler.queue.wait import Wait, undecided, wait_for
+from scheduler.screens.text import wait_lines, waiting_line
+from scheduler.views.candidate import NOT_RUNNING
 from scheduler.views.status import usable_slots
-from scheduler.workspace import Workspace, open_workspace
 
-ANSWER_IS_NO, STOP_LOOPING = 3, 4
-TELL_S = 8.0
+REPORT_S = 8.0
 
 
 @click.command(short_help="Wait until a candidate or a run is over.")
@@ -33,30 +31,27 @@ def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_
     with open_workspace(tag) as space:
         chosen = refs or undecided(space)
         if not chosen:
-            say("nothing is undecided")
-        teller = _Teller(space)
-        ended = wait_for(space, chosen, timeout_s=timeout_s, clock=time.monotonic, sleep=time.sleep, tell=teller.tell)
+            log("nothing is undecided")
+        report = _Reporter(space).report
+        ended = wait_for(space, chosen, timeout_s=timeout_s, clock=time.monotonic, sleep=time.sleep, report=report)
     print_json(ended.to_json()) if as_json else print_text("\n".join(wait_lines(ended)))
     if ended.paused:
-        say("paused: nothing more will come of it before: arsched resume")
+        log("paused: nothing more will come of it before: arsched resume")
         return STOP_LOOPING
     return 0 if ended.all_ok else ANSWER_IS_NO
 
 
-class _Teller:
-    """Says on stderr what is still waited for: when that changes, and every few seconds while it does not."""
+class _Reporter:
+    """Shows on stderr what is still waited for: when that changes, and every few seconds while it does not."""
 
     def __init__(self, space: Workspace) -> None:
         self._space, self._began_at = space, time.monotonic()
-        self._said, self._said_at = "", float("-inf")
+        self._shown, self._shown_at = "", float("-inf")
 
-    def tell(self, now: Wait) -> None:
-        line = waiting_line(now)
-        quiet_s = time.monotonic() - self._said_at
-        if line != self._said or quiet_s > TELL_S:
-            self._said, self._said_at = line, time.monotonic()
-            say(f"{time.monotonic() - self._began_at:5.0f} s  {line}{self._nobody()}")
-
-    def _nobody(self) -> str:
+    def report(self, now: Wait) -> None:
+        line, at = waiting_line(now), time.monotonic()
+        if line == self._shown and at - self._shown_at <= REPORT_S:
+            return
+        self._shown, self._shown_at = line, at
         slots = usable_slots(self._space.tag, read_live(self._space.paths.live), time.time())
-        return f"; {NOBODY}" if slots is None else ""
+        log(f"{at - self._began_at:5.0f} s  {line}{f'; {NOT_RUNNING}' if slots is None else ''}")

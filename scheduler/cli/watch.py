@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json, say
+from scheduler.cli.output import log, print_json
 from scheduler.domain.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from scheduler.views.watch import Watcher
+    from scheduler.views.status import Watcher
 
 EVERY_S = 1.0
 LINES = 24  # of a frame that goes into a pipe
@@ -26,11 +26,11 @@ LINES = 24  # of a frame that goes into a pipe
 def command(once: bool, tag: str | None, as_json: bool) -> None:
     """Watch the slots, what the search has spent, the leaderboard with its errors and the staircase. Ctrl-C leaves.
 
-    It reads only, and works whether or not anybody runs the queue. Without a terminal it prints one frame; --json needs
+    It reads only, and works whether or not the queue is run. Without a terminal it prints one frame; --json needs
     --once.
     """
-    from scheduler.views.watch import Watcher
-    from scheduler.workspace import open_workspace
+    from scheduler.lab import open_workspace
+    from scheduler.views.status import Watcher
 
     if as_json and not once:
         raise UsageProblem("--json prints one value, and watching never ends", "arsched watch --once --json")
@@ -63,4 +63,4 @@ def _redraw(watcher: Watcher) -> None:
                 draw(lambda width, height: watch_frame(watcher.look(time.time()), width, height))
                 time.sleep(EVERY_S)
     except KeyboardInterrupt:
-        say("left; what runs goes on")
+        log("left; what runs goes on")

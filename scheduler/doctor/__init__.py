@@ -1,1 +1,53 @@
-"""Is everything here that a night needs? examine.py asks, the other files answer for one part of the world each."""
+"""`arsched doctor`: all checks in their order, one result at a time. Changes nothing and starts no run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scheduler.doctor import checks, gpu
+from scheduler.doctor.checks import CheckResult
+from scheduler.lab import choose_contract
+from scheduler.node.gpu import read_driver, read_states
+from scheduler.node.harness_client import installed_version
+from scheduler.queue.runtime import PoolOptions
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """`contract` None: the lab's, else cpu. `full`: read every byte of the cache."""
+
+    tag: str | None = None
+    contract: str | None = None
+    full: bool = True
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+
+def run_checks(options: DoctorOptions, log: Callable[[str], None], start: Path) -> Iterator[CheckResult]:
+    """Every result as soon as there is one. Raises UsageProblem for a contract that does not exist."""
+    given = choose_contract(options.contract) if options.contract else None
+    yield checks.check_system()
+    yield checks.check_packages()
+    yield checks.check_git()
+    yield from checks.check_disk(start)
+    context = checks.find_lab(options.tag, given, start)
+    yield context.result
+    result, cache = checks.check_cache(context, full=options.full)
+    yield result
+    choice, address = context.choice, options.pool.address
+    device = choice.contract.device
+    states = read_states() if device == "cuda" else ()
+    yield from gpu.check_capabilities(device if states or not address else "cpu")  # a cluster's head needs no GPU
+    if states:
+        yield from gpu.check_toolchain()
+        if "digest" in cache:
+            driver = read_driver()
+            here = {"torch": installed_version("torch"), "driver": driver.version if driver else ""}
+            yield from gpu.check_record(choice, cache.get("gpu"), here)
+        yield from gpu.check_gpus(choice.contract, states)
+    if address:
+        yield from checks.check_cluster(context, options.pool, log, start)
+    else:
+        yield from checks.check_this_machine(device)
+        yield from checks.check_cluster_file(start)

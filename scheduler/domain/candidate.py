@@ -1,7 +1,6 @@
-"""A candidate: a commit whose only change is train.py, and where it stands in the lab.
+"""A candidate: a commit whose only change is train.py. The baselines are candidates too.
 
-`Candidate` is what was submitted and never changes; `Standing` is what the policies look at: its scores so far and
-its state. The baseline is a candidate too (the first one is the commit `arsched init` made).
+`Candidate` is what was submitted and never changes; `CandidateStats` is what the policies look at.
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from scheduler.domain.run import RunKind
+
 
 class CandidateState(StrEnum):
-    """Where a candidate stands. `open` and `contender` are the ones a decision is still due for."""
+    """A decision is still due for `open` and `contender`."""
 
     OPEN = "open"  # queued or running its first run, or waiting for the baseline to be measured
     CONTENDER = "contender"  # earned a repeat
@@ -42,11 +43,52 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A train.py that passed every check of scheduler.policy.source, with what its program is known by.
+
+    `data` are the bytes as submitted; `sha256` (hex) is theirs; equal `fingerprint`s mean equal programs.
+    """
+
+    data: bytes
+    sha256: str
+    fingerprint: str
+    code_lines: int
+
+    @property
+    def text(self) -> str:
+        """Decoded, without a byte order mark."""
+        return self.data.decode("utf-8-sig")
+
+
+@dataclass(frozen=True, slots=True)
+class NewCandidate:
+    """A candidate on its way into the ledger, which gives it its id; fields as in `Candidate`.
+
+    `commit` holds the bytes of `source`; `runs` runs of `kind` are queued with it.
+    """
+
+    source: Source
+    name: str
+    commit: str
+    base_id: str | None
+    title: str
+    author: str
+    kind: RunKind = RunKind.NEW
+    runs: int = 1
+    state: CandidateState = CandidateState.OPEN
+    origin: Origin = Origin.SUBMITTED
+    proposer: str = ""
+    hypothesis: str = ""
+    theme: str = ""
+    round: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One submitted train.py. `id` is like "c0007"; `base_id` is the baseline it was made from (None: the first).
 
     `hypothesis` is why its author expects a gain, `theme` a word for the kind of change, `proposer` the name of the
-    proposer that made it, `round` a label for one batch of ideas; all are said, not checked, and may be empty.
+    proposer that made it, `round` a label for one batch of ideas; none is checked, and all may be empty.
     `code_lines` counts the lines that hold code.
     """
 
@@ -70,8 +112,8 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A candidate in the eyes of the policies. `scores` are val_bpb of its finished, scored runs, oldest first."""
+class CandidateStats:
+    """What decisions are taken from. `scores` are val_bpb of its finished, scored runs, oldest first."""
 
     candidate_id: str
     name: str

@@ -1,10 +1,14 @@
-"""What the promotion rule says of a candidate, with every number it was said from."""
+"""The promotion rule's settings and decisions with every number they were taken from, the merges and the claim.
+
+Values only: how a decision is taken is scheduler.policy's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from scheduler.domain.candidate import Standing
+from scheduler.domain.candidate import CandidateStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class GateSettings:
     max_baseline_runs: int = 4
     max_repeat_share: float = 0.5  # of all slots
     prior_df: float = 4.0  # weight of the contract's noise prior, degrees of freedom
-    combine: bool = True  # whether runners-up, near-misses and late candidates are merged onto the new baseline
+    combine: bool = True  # whether runners-up, near-misses and candidates of an older baseline are merged onto the new
     combine_from: float = 0.50  # a contender left by a promotion goes into the union
     shelve_from: float = 0.65  # a dropped candidate is kept as a near-miss
     shelve_runs: int = 2  # after so many runs at least: one run says too little to build on
@@ -74,12 +78,25 @@ class Effect:
     shrunken: float  # what to expect of diff on fresh runs
 
 
+class Rule(StrEnum):
+    """The part of the promotion rule that a decision comes from."""
+
+    GATES = "gates"  # P(better) over all runs at the bars of the two gates
+    SIMPLICITY = "simplicity"  # not worse, with fewer lines of code
+    STALE_BASELINE = "stale-baseline"  # the baseline moved since the candidate was made
+    LEFT_BEHIND = "left-behind"  # contenders of an older baseline, united on the new one
+    REBASE_PENDING = "rebase-pending"  # former baselines whose patches the current one lacks
+    FAILED_UNION = "failed-union"  # the better half of a union that failed
+    NEAR_MISSES = "near-misses"  # candidates that were each not clear enough, united
+
+
 @dataclass(frozen=True, slots=True)
 class Promote:
     candidate_id: str
     base_id: str
     effect: Effect
     reason: str
+    rule: Rule = Rule.GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,7 @@ class Replicate:
     base_id: str
     effect: Effect
     reason: str
+    rule: Rule = Rule.GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ class Discard:
     base_id: str
     effect: Effect | None  # None: it never got a score
     reason: str
+    rule: Rule = Rule.GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,7 @@ class Shelve:
     base_id: str
     effect: Effect
     reason: str
+    rule: Rule = Rule.GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +157,7 @@ class Combine:
     halving: int
     predicted: float
     reason: str
+    rule: Rule = Rule.GATES
 
 
 Decision = Promote | Replicate | Discard | MeasureBaseline | Retry | Shelve | Combine
@@ -146,18 +167,18 @@ Decision = Promote | Replicate | Discard | MeasureBaseline | Retry | Shelve | Co
 class DecisionRecord:
     """A decision with all it was taken from: judging `candidate` against `base` again gives the same.
 
-    `base` is the baseline of that moment; `own_base` the older one the candidate was made from, None where it is the
+    `base` is the baseline at `decided_at`; `own_base` the older one the candidate was made from, None where it is the
     same or has no score.
     """
 
     decided_at: float
     decision: Decision
-    candidate: Standing
-    base: Standing
+    candidate: CandidateStats
+    base: CandidateStats
     noise: Noise
     gates: GateSettings
     sentence: str
-    own_base: Standing | None = None
+    own_base: CandidateStats | None = None
     result_mark: int = 0  # number of the last result there was: noise and scores are those of results up to it
 
     @property
@@ -187,3 +208,64 @@ class Promotion:
     commit: str
     effect: Effect
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Patches of earlier candidates put together on the current baseline: a union of several `parts`, a port of one.
+
+    `merged` are the parts that went in; the others conflicted. `candidate_id` is None when nothing came of it: every
+    part conflicted, or the result was a program known already. `predicted` is the sum of the parts' shrunken effects
+    in bpb (negative is better); `halving` counts the failed unions it is a half of.
+    """
+
+    number: int
+    base_id: str
+    parts: tuple[str, ...]
+    merged: tuple[str, ...]
+    candidate_id: str | None
+    halving: int
+    predicted: float
+    problem: str = ""  # why `candidate_id` is None
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What merging gave: a program on the commit of the baseline it was merged onto, still to be measured.
+
+    `skipped` are the parts that did not go in, each with the reason.
+    """
+
+    name: str
+    title: str
+    commit: str
+    train_py: bytes
+    train_sha256: str
+    fingerprint: str
+    code_lines: int
+    merged: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a search gained, from fresh runs of its first and last baseline, made alternately on the same slots.
+
+    `diff` = mean(final) − mean(first) in bpb over those runs alone; `se` its standard error from `df` degrees.
+    `low` and `high` bound the 95 % interval. With no promotion first and final are one candidate, `diff` is 0 and
+    there is nothing to measure (both score tuples are empty, `se` is 0).
+    """
+
+    first_id: str
+    final_id: str
+    first_scores: tuple[float, ...]
+    final_scores: tuple[float, ...]
+    diff: float
+    se: float
+    df: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.high < 0 or self.low > 0

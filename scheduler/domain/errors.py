@@ -8,6 +8,7 @@
     ├── CacheProblem                 exit 1   the contract's cache is missing or is another one
     ├── PoolProblem                  exit 1   no slot can run this, or Ray cannot be reached
     ├── ProposerProblem              exit 1   a source of ideas cannot be started
+    ├── ResultError                  exit 1   a result.json is none, or of an unknown format (scheduler.domain.run)
     ├── CandidateRejected            exit 3   a candidate breaks a rule of the game
     └── NotYet                       exit 3   the answer is no: a run failed, a wait ran out
 

@@ -1,13 +1,12 @@
-"""A lab: one tag of one repository, its contract and its settings. `Board` is the lab as the policies see it."""
+"""A lab: one tag of one repository, its contract and settings; a snapshot of it for the policies; its history."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import GateSettings
-from scheduler.domain.merge import Merge
+from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.decision import GateSettings, Merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +28,23 @@ class Lab:
 
 
 @dataclass(frozen=True)
-class Board:
+class LabSnapshot:
     """Every candidate of a lab with its scores. The current baseline is one of `standings`.
 
     `merges` are all unions and ports there have been, the failed included, oldest first. `left_out` counts scored
-    candidates of the current baseline that are not among `standings`, for boards that keep only what decisions need.
+    candidates of the current baseline that are not among `standings`, where only what decisions need is kept.
     """
 
     baseline_id: str
     first_baseline: bool
-    standings: tuple[Standing, ...]
+    standings: tuple[CandidateStats, ...]
     noise_prior_bpb: float
     gates: GateSettings
     merges: tuple[Merge, ...] = ()
     left_out: int = 0
 
     @property
-    def baseline(self) -> Standing:
+    def baseline(self) -> CandidateStats:
         return self.of(self.baseline_id)
 
     @cached_property
@@ -54,16 +53,33 @@ class Board:
         return self.left_out + sum(s.base_id == self.baseline_id and bool(s.scores) for s in self.standings)
 
     @cached_property
-    def undecided(self) -> tuple[Standing, ...]:
+    def undecided(self) -> tuple[CandidateStats, ...]:
         return tuple(s for s in self.standings if s.state.undecided)
 
-    def of(self, candidate_id: str) -> Standing:
-        """Standing of one candidate. Raises KeyError."""
+    def of(self, candidate_id: str) -> CandidateStats:
+        """Raises KeyError."""
         return self._by_id[candidate_id]
 
-    def in_state(self, state: CandidateState) -> tuple[Standing, ...]:
+    def in_state(self, state: CandidateState) -> tuple[CandidateStats, ...]:
         return tuple(s for s in self.standings if s.state is state)
 
     @cached_property
-    def _by_id(self) -> dict[str, Standing]:
+    def _by_id(self) -> dict[str, CandidateStats]:
         return {standing.candidate_id: standing for standing in self.standings}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the ledger's append-only history: `subject` left `from_state` ("" at its start) for `to_state`.
+
+    A subject is a candidate ("c0007"), a run ("r0012"), the lab ("lab"), or an attempt whose result was refused
+    ("r0012.1"). `at` is in seconds since the epoch.
+    """
+
+    number: int
+    at: float
+    tag: str
+    subject: str
+    from_state: str
+    to_state: str
+    reason: str

@@ -1,19 +1,178 @@
-"""A run: one attempt at a score for one candidate, with one seed, on one slot. Its states carry their own data.
+"""A run, one attempt at a score for one candidate with one seed on one slot, and what the judge's result.json proved.
 
     Queued ──lease──> Running ──result──> Finished
        │  ^              │
        │  └──lost/infra──┘ (a new attempt)
        └──> Cancelled <──┘
 
-Running without a slot, or finished without a result, cannot be written down.
+Each state carries its own data: a run that is running without a slot, or finished without a result, cannot be written
+down. A verdict decides; measurements, what the candidate reported of itself among them, are only shown.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from typing import Any
 
-from scheduler.domain.result import Result
+from scheduler.domain.errors import ArschedError
+
+RESULT_FORMAT = 1
+
+
+class ResultError(ArschedError):
+    """The text is not a result of a format this program knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The judge's own score. `suspect` holds the doubt ("" for none): such a score never promotes by itself."""
+
+    val_bpb: float
+    val_bpb_upstream: float | None
+    suspect: str = ""
+
+    @property
+    def status(self) -> str:
+        return f"suspect: {self.suspect}" if self.suspect else "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The candidate's fault: crash, oom, no-eval, `timeout: …`, `invalid: …`. No score exists."""
+
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Infra:
+    """The lab's fault (`infra: …`): retried, never charged to the candidate."""
+
+    status: str
+    reason: str
+
+
+Verdict = Scored | Failed | Infra
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Figures of one run; None where unknown. Seconds, tokens, MB (2**20 bytes)."""
+
+    phases_s: tuple[tuple[str, float], ...] = ()
+    wall_s: float | None = None
+    budget_used_s: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    last_loss: float | None = None
+    loss_at: tuple[tuple[float, float], ...] = ()  # share of the budget used, loss
+    mfu: float | None = None  # share of the device's peak FLOP/s, as reported
+    peak_memory_mb: float | None = None
+    attention: str | None = None
+    exchange: str | None = None  # how logits reached the judge
+    device: str | None = None
+    contract_digest: str = ""
+    cache_digest: str = ""
+    train_sha256: str = ""
+    seed: int | None = None
+    compile_cache: str | None = None  # cold or seeded
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One run's verdict and the judge's text. The text is parsed for `measured` only when that is asked for.
+
+    Results of any subclass are equal when both are.
+    """
+
+    verdict: Verdict
+    text: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and (self.verdict, self.text) == (other.verdict, other.text)
+
+    def __hash__(self) -> int:
+        return hash((self.verdict, self.text))
+
+    @cached_property
+    def measured(self) -> Measurements:
+        """Raises ResultError when the text is not a result."""
+        raw = _load(self.text)
+        try:
+            return _measurements(raw)
+        except (AttributeError, TypeError, ValueError, OverflowError) as problem:
+            raise ResultError(f"result with unreadable measurements: {problem}") from None
+
+
+def parse_result(text: str) -> Result:
+    """Read a judge's result.json, its measurements included. Raises ResultError when it is not one."""
+    result = Result(_verdict(_load(text)), text)
+    _ = result.measured  # refused here rather than by whoever shows it
+    return result
+
+
+def infra_result(word: str, reason: str) -> Result:
+    """A result of the lab's own, where no judge wrote one."""
+    status = f"infra: {word}"
+    return Result(Infra(status, reason), json.dumps({"format": RESULT_FORMAT, "status": status, "reason": reason}))
+
+
+def _load(text: str) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(text)
+    except ValueError as problem:
+        raise ResultError(f"result is not JSON: {problem}") from None
+    if not isinstance(raw, dict) or raw.get("format") != RESULT_FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise ResultError(f"result format {found!r}, expected {RESULT_FORMAT}")
+    return raw
+
+
+def _verdict(raw: Mapping[str, Any]) -> Verdict:
+    status, reason = str(raw.get("status", "")), str(raw.get("reason") or "")
+    family, _, detail = status.partition(": ")
+    if family == "infra":
+        return Infra(status, reason)
+    if family in ("invalid", "timeout", "crash", "oom", "no-eval"):
+        return Failed(status, reason)
+    if family not in ("ok", "suspect"):
+        raise ResultError(f"unknown status {status!r}")
+    score, upstream = raw.get("val_bpb"), raw.get("val_bpb_upstream")
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        raise ResultError(f"status {status!r} without a finite val_bpb")
+    return Scored(float(score), None if upstream is None else float(upstream), detail if family == "suspect" else "")
+
+
+def _measurements(raw: Mapping[str, Any]) -> Measurements:
+    training, budget = raw.get("training") or {}, raw.get("budget") or {}
+    digests, device = raw.get("digests") or {}, raw.get("device") or {}
+    phases = raw.get("phases_s") or {}
+    return Measurements(
+        phases_s=tuple((name, float(value)) for name, value in phases.items() if value is not None),
+        wall_s=raw.get("wall_s"),
+        budget_used_s=budget.get("used_s"),
+        steps=training.get("steps"),
+        tokens=training.get("tokens"),
+        tokens_per_s=training.get("tokens_per_s"),
+        last_loss=training.get("last_loss"),
+        loss_at=tuple((float(share), float(loss)) for share, loss in training.get("loss_at") or ()),
+        mfu=training.get("mfu"),
+        peak_memory_mb=raw.get("peak_memory_mb"),
+        attention=raw.get("attention"),
+        exchange=raw.get("exchange"),
+        device=device.get("name"),
+        contract_digest=str(digests.get("contract") or ""),
+        cache_digest=str(digests.get("cache") or ""),
+        train_sha256=str(digests.get("train_py") or ""),
+        seed=raw.get("seed"),
+        compile_cache=raw.get("compile_cache"),
+    )
 
 
 class RunKind(StrEnum):
@@ -73,7 +232,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One lease of a run on a slot, told apart by its number (1, 2, …). `outcome` is "" while it lasts.
+    """One lease of a run on a slot, distinguished by its number (1, 2, …). `outcome` is "" while it lasts.
 
     Past `expires_at` (seconds since the epoch) a scheduler may hand the run to another slot; until one does, the
     attempt still holds the lease and its result counts.

@@ -1,4 +1,4 @@
-"""Text as a reader may see it: no control characters, one line, cut to a length; probabilities that never flatter.
+"""Text as a reader may see it: no control characters, cut to a length; probabilities never rounded up; ids in order.
 
 Names, titles and logs come from candidates, so they are data: whatever could move a cursor, recolour a terminal or
 turn the direction of writing is taken out. Not covered: other numbers and times.
@@ -6,9 +6,9 @@ turn the direction of writing is taken out. Not covered: other numbers and times
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
+from decimal import ROUND_FLOOR, Decimal
 
 # Terminal sequences: CSI (colours, cursor), OSC (titles, links; ended by BEL or ESC \), and the two-character ones.
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -~]?", re.DOTALL)
@@ -17,6 +17,8 @@ _KEPT = {"\n", "\t"}
 
 def clean(text: str) -> str:
     """The text without terminal sequences and control characters; newlines and tabs stay, a lone \\r ends a line."""
+    if text.isprintable():  # no control, format or separator character but the space
+        return text
     text = _SEQUENCE.sub("", text.replace("\r\n", "\n")).replace("\r", "\n")
     return "".join(c for c in text if c in _KEPT or not _is_control(c))
 
@@ -43,7 +45,13 @@ def tail(text: str, characters: int) -> str:
 
 def probability(p: float, places: int = 2) -> str:
     """P cut, never rounded up: 0.979 must not read as the 0.98 that promotes, nor 0.999 as certainty."""
-    return f"{math.floor(p * 10**places + 1e-9) / 10**places:.{places}f}"
+    return f"{Decimal(repr(float(p))).quantize(Decimal(1).scaleb(-places), ROUND_FLOOR):f}"
+
+
+def id_order(ref: str) -> tuple[str, int]:
+    """Sort key of an id: its letter, then its number, so that c9 is before c10 and r9999 before r10000."""
+    letters = ref.rstrip("0123456789")
+    return letters, int(ref[len(letters) :] or 0)
 
 
 def _is_control(character: str) -> bool:

@@ -1,8 +1,7 @@
 """The git adapter: commits, branches, refs and worktrees. Nothing else imports GitPython or runs git."""
 
-from scheduler.git.create import create_repo
-from scheduler.git.plumbing import git_version
-from scheduler.git.repo import Repo
+from scheduler.git.commits import git_version
+from scheduler.git.repo import Repo, create_repo
 from scheduler.git.worktrees import WorktreeState
 
 __all__ = ["Repo", "WorktreeState", "create_repo", "git_version"]

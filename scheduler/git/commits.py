@@ -1,20 +1,38 @@
-"""Commits of train.py made in git's object store alone: no checkout and no index is touched.
+"""Git commands, one at a time through GitPython, and objects of its store read and made with them.
 
-A candidate's commit differs from its parent in train.py only, by construction: the parent's tree with one entry
-replaced. Moves no branch.
+Every command runs without the user's hooks (a failing one must not stop the lab), without prompts and in plain
+English. No checkout, index or branch is touched. A candidate's commit differs from its parent in train.py only, by
+construction: the parent's tree with one entry replaced.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from scheduler.domain.errors import GitProblem
-from scheduler.git.plumbing import identity, line, run_git, try_git
 
 TRAIN_PY = "train.py"
+MOST_CONFLICTS = 127  # git counts no further; a higher status of merge-file is a failure
 _TRAILER_KEY = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_NO_USER = re.compile("auto-detection is disabled|empty ident name")
+_ARSCHED = {
+    **{"GIT_AUTHOR_NAME": "arsched", "GIT_AUTHOR_EMAIL": "arsched@localhost"},
+    **{"GIT_COMMITTER_NAME": "arsched", "GIT_COMMITTER_EMAIL": "arsched@localhost"},
+}
+
+
+class GitObject(NamedTuple):
+    """`kind` is blob, tree, commit or tag."""
+
+    id: str
+    kind: str
+    data: bytes
 
 
 def resolve(folder: Path, revision: str) -> str:
@@ -27,28 +45,49 @@ def resolve(folder: Path, revision: str) -> str:
     return line(output)
 
 
-def read_file(folder: Path, commit: str, path: str) -> bytes:
-    """Bytes of a file in a commit. Raises GitProblem when it is not there."""
-    status, output, errors = try_git(folder, "cat-file", "blob", f"{commit}:{path}")
-    if status != 0:
-        raise GitProblem(f"cannot read {path} of commit {commit[:12]}: {errors.strip().removeprefix('fatal: ')}")
-    return output
+def read_objects(folder: Path, *names: str) -> tuple[GitObject | None, ...]:
+    """The objects of these names, like "HEAD" or "<commit>:train.py", in one command; None for one that is not there.
+
+    A name has no line end.
+    """
+    output = run_git(folder, "cat-file", "--batch", data="".join(f"{name}\n" for name in names).encode())
+    found: list[GitObject | None] = []
+    for name in names:
+        head, _, output = output.partition(b"\n")
+        if head in (f"{name} missing".encode(), f"{name} ambiguous".encode()):
+            found.append(None)
+            continue
+        object_id, kind, size = head.decode().split(" ")
+        found.append(GitObject(object_id, kind, output[: int(size)]))
+        output = output[int(size) + 1 :]
+    return tuple(found)
 
 
-def subject(folder: Path, commit: str) -> str:
-    """First line of a commit's message."""
-    return run_git(folder, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
+def make_commit(
+    folder: Path, parent: str, blob: str, tree: bytes, message: str, trailers: Mapping[str, str] | None = None
+) -> str:
+    """A commit on `parent`, whose tree object is `tree`, with train.py replaced by `blob` or added. Returns its id."""
+    mode = "100644"
+    entries = []
+    for entry_mode, name, object_id in _tree_entries(tree, len(blob) // 2):
+        if name == TRAIN_PY.encode():
+            mode = entry_mode if entry_mode.startswith("100") else mode
+        else:
+            kind = {"40000": "tree", "160000": "commit"}.get(entry_mode, "blob")
+            entries.append(f"{entry_mode} {kind} {object_id}\t".encode() + name)
+    entries.append(f"{mode} blob {blob}\t{TRAIN_PY}".encode())
+    new_tree = line(run_git(folder, "mktree", "-z", data=b"\0".join(entries) + b"\0"))
+    text = compose(message, trailers or {}).encode("utf-8", "replace")
+    return line(run_as_user(folder, "commit-tree", new_tree, "-p", parent, data=text))
 
 
-def write_blob(folder: Path, data: bytes) -> str:
-    return line(run_git(folder, "hash-object", "-w", "--stdin", data=data))
-
-
-def commit_blob(folder: Path, parent: str, blob: str, message: str, trailers: Mapping[str, str]) -> str:
-    """A commit on `parent` whose train.py is `blob`. Returns its id."""
-    tree = _tree_with(folder, parent, blob)
-    text = compose(message, trailers).encode("utf-8", "replace")
-    return line(run_git(folder, "commit-tree", tree, "-p", parent, data=text, environment=identity(folder)))
+def run_as_user(folder: Path, *arguments: str, data: bytes = b"") -> bytes:
+    """Run a git command that commits, as arsched where no user is configured. Raises GitProblem."""
+    status, output, errors = try_git(folder, *arguments, data=data)
+    if status != 0 and _NO_USER.search(errors):
+        named = {name: os.environ.get(name) or value for name, value in _ARSCHED.items()}
+        return run_git(folder, *arguments, data=data, environment=named)
+    return output if status == 0 else run_git(folder, *arguments, data=data)
 
 
 def compose(message: str, trailers: Mapping[str, str]) -> str:
@@ -61,16 +100,127 @@ def compose(message: str, trailers: Mapping[str, str]) -> str:
     return "\n\n".join([body, *(["\n".join(lines).replace("\0", " ")] if lines else [])]) + "\n"
 
 
-def _tree_with(folder: Path, parent: str, blob: str) -> str:
-    """The parent's tree with train.py replaced (or added), every other entry as it stands, byte for byte."""
-    entries = [entry for entry in run_git(folder, "ls-tree", "-z", parent).split(b"\0") if entry]
-    mode = b"100644"
-    kept = []
-    for entry in entries:
-        about, _, name = entry.partition(b"\t")
-        if name == TRAIN_PY.encode():
-            mode = about.split(b" ")[0] if about.startswith(b"100") else mode
-        else:
-            kept.append(entry)
-    added = b"%b blob %b\t%b" % (mode, blob.encode(), TRAIN_PY.encode())
-    return line(run_git(folder, "mktree", "-z", data=b"\0".join([*kept, added]) + b"\0"))
+def merge_file(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+    """`ours` with the changes from `base` to `theirs`, as git merges a file.
+
+    None when both changed the same lines to different ones. Raises GitProblem: no text, no git, no room.
+    """
+    with tempfile.TemporaryDirectory(prefix="arsched-merge-") as folder:
+        names = ("ours", "base", "theirs")
+        for name, data in zip(names, (ours, base, theirs), strict=True):
+            Path(folder, name).write_bytes(data)
+        status, merged, errors = try_git(Path(folder), "merge-file", "-p", *names)
+    if status == 0:
+        return merged
+    if 0 < status <= MOST_CONFLICTS:
+        return None
+    raise GitProblem(f"git merge-file failed: {errors.strip().removeprefix('error: ') or f'status {status}'}")
+
+
+def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, str]]:
+    """Mode, name and id of each entry of a tree object."""
+    at = 0
+    while at < len(tree):
+        end = tree.index(b"\0", at)
+        mode, _, name = tree[at:end].partition(b" ")
+        at = end + 1 + hash_bytes
+        yield mode.decode(), name, tree[end + 1 : at].hex()
+
+
+# Set by git for its hooks: they would lead every command to another repository or index than the one named.
+_INHERITED = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
+    *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CEILING_DIRECTORIES"),
+)
+_OPTIONS = (
+    *("-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", "-c", "core.quotePath=false"),
+    *("-c", "user.useConfigOnly=true"),  # a commit without a configured user fails, rather than guess one
+)
+_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1"}
+_HINTS = {
+    "dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
+    "index.lock": "another git command is at work in this repository, or one was killed: remove the file if none is",
+    "No space left": "the disk is full: make room and try again",
+}
+
+
+def run_git(folder: Path, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+    """Standard output of `git ARGUMENTS` in `folder`, with `data` on its input. Raises GitProblem when it fails."""
+    status, output, errors = try_git(folder, *arguments, data=data, environment=environment)
+    if status != 0:
+        raise _problem(arguments[0], errors)
+    return output
+
+
+def try_git(
+    folder: Path, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None
+) -> tuple[int, bytes, str]:
+    """Exit status, output and error text, for commands whose failure is an answer."""
+    _forget_inherited()
+    try:
+        import git
+    except ImportError:
+        raise _no_git() from None
+    with tempfile.TemporaryFile() as source:
+        source.write(data)
+        source.seek(0)
+        try:
+            status, output, errors = git.Git(folder).execute(
+                ["git", *_OPTIONS, *arguments],
+                istream=source,
+                with_extended_output=True,
+                with_exceptions=False,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                env={**_ENVIRONMENT, **(environment or {})},
+            )
+        except git.exc.GitCommandNotFound:
+            raise _no_git() if folder.is_dir() else GitProblem(f"the folder {folder} is gone") from None
+    return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
+
+
+def check_access(git_folder: Path) -> None:
+    """Raises GitProblem for git's own objections to a repository, such as a foreign owner.
+
+    Without GitPython, whose import takes longer than most commands do.
+    """
+    _forget_inherited()
+    environment = {**os.environ, **_ENVIRONMENT, "LC_ALL": "C", "LANGUAGE": "C"}
+    command = ["git", *_OPTIONS, "rev-parse", "--git-dir"]
+    try:
+        done = subprocess.run(command, cwd=git_folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise _no_git() from None
+    if done.returncode != 0:
+        raise _problem("rev-parse", done.stderr.decode("utf-8", "replace"))
+
+
+def git_version() -> str:
+    """Like "git version 2.43.0". Raises GitProblem when git cannot be run."""
+    return line(run_git(Path.cwd(), "version"))
+
+
+def line(output: bytes) -> str:
+    """The one line a command printed."""
+    return os.fsdecode(output).removesuffix("\n")
+
+
+def names(output: bytes) -> tuple[str, ...]:
+    """What a command printed with -z: names ended by NUL, whatever bytes they hold."""
+    return tuple(os.fsdecode(name) for name in output.split(b"\0") if name)
+
+
+def _forget_inherited() -> None:
+    for name in _INHERITED:
+        os.environ.pop(name, None)
+
+
+def _no_git() -> GitProblem:
+    return GitProblem("git cannot be run", "see that git is installed and on the PATH")
+
+
+def _problem(command: str, errors: str) -> GitProblem:
+    reasons = [text for text in errors.strip().splitlines() if text.strip()]
+    hint = next((hint for sign, hint in _HINTS.items() if sign in errors), "")
+    what = "; ".join(text.removeprefix("fatal: ").removeprefix("error: ") for text in reasons[:3])
+    return GitProblem(f"git {command} failed: {what or 'no reason given'}", hint)

@@ -7,13 +7,27 @@ uncommitted changes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.files import write_atomic
 from scheduler.domain.errors import GitProblem, LabProblem
-from scheduler.git import branches, commits, excludes, merging, worktrees
-from scheduler.git.plumbing import library, run_git, try_git
-from scheduler.git.worktrees import WorktreeState
+from scheduler.git import worktrees
+from scheduler.git.commits import (
+    check_access,
+    line,
+    make_commit,
+    merge_file,
+    read_objects,
+    resolve,
+    run_as_user,
+    run_git,
+    try_git,
+)
+from scheduler.git.worktrees import WorktreeState, common_folder_of, git_folder_of, worktrees_lock
+
+HEADING = "# arsched"  # of the lines in .git/info/exclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,126 +40,193 @@ class Repo:
     @classmethod
     def open(cls, start: Path) -> Repo:
         """Find the repository that `start` is in. Raises LabProblem when there is none, or it is bare."""
-        git = library()
-        try:
-            with git.Repo(start.resolve(), search_parent_directories=True, expand_vars=False) as found:
-                common_dir, git_dir, top = Path(found.common_dir), Path(found.git_dir), found.working_tree_dir
-        except (git.exc.InvalidGitRepositoryError, git.exc.NoSuchPathError):
-            raise LabProblem(
-                f"no git repository at {start}", "run arsched inside a clone of autoresearch (or `git init` first)"
-            ) from None
-        run_git(common_dir, "rev-parse", "--git-dir")  # git's own objections come first, such as a foreign owner
-        if top is not None and common_dir.resolve() == git_dir.resolve():
-            return cls(Path(top).resolve(), common_dir.resolve())
-        return cls(_main_worktree(start, common_dir), common_dir.resolve())
+        start = start.resolve()
+        for folder in (start, *start.parents):
+            git_folder = git_folder_of(folder)
+            if git_folder is not None or _is_git_folder(folder):
+                break
+        else:
+            hint = "run arsched inside a clone of autoresearch (or `git init` first)"
+            raise LabProblem(f"no git repository at {start}", hint)
+        common = common_folder_of(git_folder or folder)
+        check_access(common)
+        if git_folder == common:
+            return cls(folder, common)
+        main = worktrees.list_worktrees(common)[0]  # seen from a linked worktree, or from inside the git folder
+        if main.bare or not (main.path / ".git").exists():
+            raise LabProblem(f"the repository of {start} is bare", "arsched needs a clone with a working tree")
+        return cls(main.path.resolve(), common)
 
     def head_commit(self) -> str:
         """The commit checked out in the main worktree. Raises LabProblem before the first commit."""
         try:
-            return commits.resolve(self.root, "HEAD")
+            return resolve(self.root, "HEAD")
         except GitProblem:
             hint = "commit train.py first: git add train.py && git commit"
             raise LabProblem(f"{self.root} has no commit yet", hint) from None
 
     def current_branch(self) -> str | None:
         """The branch checked out in the main worktree; None when HEAD is detached."""
-        return worktrees.branch_of(self.root)
-
-    def is_dirty(self) -> bool:
-        """Whether a tracked file of the main worktree has uncommitted changes, staged or not."""
-        return bool(worktrees.changes(self.root, untracked=False))
-
-    def resolve(self, revision: str) -> str:
-        """Full id of the commit a revision names."""
-        return commits.resolve(self.root, revision)
+        status, output, _ = try_git(self.root, "symbolic-ref", "--quiet", "HEAD")
+        return line(output).removeprefix("refs/heads/") if status == 0 else None
 
     def read(self, commit: str, path: str) -> bytes:
         """A file as it is in a commit."""
-        return commits.read_file(self.root, commit, path)
+        (found,) = read_objects(self.root, f"{commit}:{path}")
+        if found is None or found.kind != "blob":
+            raise GitProblem(f"cannot read {path} of commit {commit[:12]}: it is no file there")
+        return found.data
 
     def subject(self, commit: str) -> str:
         """First line of a commit's message."""
-        return commits.subject(self.root, commit)
-
-    def exclude(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Have git ignore these patterns in this clone alone. Returns those it did not ignore already."""
-        return excludes.exclude(self.root, self.common_dir, patterns)
+        return run_git(self.root, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
 
     def commit_train_py(self, parent: str, data: bytes, message: str, trailers: Mapping[str, str]) -> str:
         """A commit on `parent` with this train.py and nothing else changed; no branch, index or file is touched."""
-        return commits.commit_blob(self.root, parent, commits.write_blob(self.root, data), message, trailers)
+        blob = line(run_git(self.root, "hash-object", "-w", "--stdin", data=data))
+        (tree,) = read_objects(self.root, f"{parent}^{{tree}}")
+        if tree is None:
+            raise GitProblem(f"no commit {parent!r} in {self.root}", "see `git log`")
+        return make_commit(self.root, parent, blob, tree.data, message, trailers)
 
-    def merge_train_py(self, ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+    @staticmethod
+    def merge_train_py(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
         """`ours` with what changed from `base` to `theirs`; None when that conflicts with what `ours` changed."""
-        return merging.merge_file(ours, base, theirs)
+        return merge_file(ours, base, theirs)
 
-    def create_branch(self, name: str, commit: str) -> None:
-        """Raises LabProblem when the branch exists."""
-        branches.create_branch(self.root, name, commit)
+    # Branches and refs.
 
     def branch_commit(self, name: str) -> str | None:
-        return branches.branch_commit(self.root, name)
+        """The commit a branch is at; None when there is no such branch."""
+        status, output, _ = try_git(self.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{name}^{{commit}}")
+        return line(output) if status == 0 else None
+
+    def create_branch(self, name: str, commit: str) -> None:
+        """Raises LabProblem when the branch exists, GitProblem when git refuses the name."""
+        ref = f"refs/heads/{name}"
+        status, _, errors = try_git(self.root, "update-ref", "-m", "arsched: created", ref, commit, "")
+        if status == 0:
+            return
+        if self.branch_commit(name) is not None:
+            raise LabProblem(f"the branch {name!r} exists already", "choose another tag: arsched init --tag NAME")
+        raise self._refused(ref, errors)
 
     def move_branch(self, name: str, new: str, old: str) -> str:
-        """Move a branch from `old` to `new`, its checkout following. Returns the folder that followed, or "".
+        """Move a branch from `old` to `new` if it still is at `old`. Returns the folder that followed, or "".
 
-        Raises LabProblem when the branch is at neither, GitProblem when an uncommitted edit is in the way.
+        Where the branch is checked out the files follow first, as far as no edit is in the way, and the branch after:
+        a crash in between is healed by calling again. Raises LabProblem when the branch is at neither commit,
+        GitProblem when an uncommitted edit is in the way: then nothing changes.
         """
-        with worktrees.worktrees_lock(self.common_dir):
-            return branches.move_branch(self.root, name, new, old)
+        with worktrees_lock(self.common_dir):
+            current = self.branch_commit(name)
+            if current == new:
+                return ""
+            if current != old:
+                where = (current or "no commit")[:12]
+                hint = "another program moved it; see `git log` of the branch, and put it back or start a new lab"
+                raise LabProblem(f"the branch {name!r} is at {where}, not at {old[:12]}", hint)
+            trees = worktrees.list_worktrees(self.root)
+            home = next((tree.path for tree in trees if tree.branch == name and tree.path.is_dir()), None)
+            if home is not None:
+                worktrees.follow(home, resolve(self.root, old), resolve(self.root, new))
+            try:
+                run_git(self.root, "update-ref", "-m", "arsched: promotion", f"refs/heads/{name}", new, old)
+            except GitProblem:
+                if home is not None:
+                    with suppress(GitProblem):
+                        worktrees.follow(home, new, old)
+                raise
+            return str(home or "")
 
     def keep_ref(self, tag: str, candidate_id: str, commit: str) -> str:
-        """Keep a commit for ever. Returns the ref, refs/arsched/<tag>/<id>."""
-        return branches.keep_ref(self.root, tag, candidate_id, commit)
+        """Keep a commit permanently. Returns the ref, refs/arsched/<tag>/<id>. Doing it again changes nothing."""
+        ref = f"refs/arsched/{tag}/{candidate_id}"
+        status, _, errors = try_git(self.root, "update-ref", ref, commit)
+        if status != 0:
+            raise self._refused(ref, errors)
+        return ref
 
     def kept_tags(self) -> tuple[str, ...]:
-        """Tags of the labs that have kept a commit here, whether or not there is a ledger that knows them."""
-        return branches.kept_tags(self.root)
+        """Tags of the labs that have kept a commit here, whether or not there is a ledger that knows them; sorted."""
+        refs = run_git(self.root, "for-each-ref", "--format=%(refname)", "refs/arsched/").decode().split()
+        return tuple(sorted({ref.split("/")[2] for ref in refs}))
+
+    def _refused(self, ref: str, errors: str) -> GitProblem:
+        if try_git(self.root, "check-ref-format", ref)[0] != 0:
+            return GitProblem(f"{ref!r} is no valid name in git", "use letters, digits, '-', '_' and '.'")
+        return GitProblem(f"git update-ref failed: {errors.strip().removeprefix('fatal: ')}")
+
+    # Worktrees.
 
     def add_worktree(self, path: Path, commit: str, branch: str | None) -> None:
         """A new worktree at `path` with `commit` on a new branch (None: detached). Safe from several processes."""
-        with worktrees.worktrees_lock(self.common_dir):
+        with worktrees_lock(self.common_dir):
             worktrees.add_worktree(self.root, path, commit, branch)
-
-    def remove_worktree(self, path: Path) -> None:
-        """Remove a worktree in which everything is committed."""
-        with worktrees.worktrees_lock(self.common_dir):
-            worktrees.remove_worktree(self.root, path)
 
     def drop_worktree(self, path: Path) -> None:
         """Delete a worktree with all that is in it, edits and what git ignores too; the branch it had stays."""
-        with worktrees.worktrees_lock(self.common_dir):
+        with worktrees_lock(self.common_dir):
             worktrees.drop_worktree(self.root, path)
 
     def has_worktree(self, path: Path) -> bool:
         """Whether `path` is the top of a worktree of this repository (a folder inside one is not)."""
-        return worktrees.is_worktree(path) and _common_dir(path) == self.common_dir
+        git_folder = git_folder_of(path)
+        return git_folder is not None and common_folder_of(git_folder) == self.common_dir
 
-    def inspect(self, path: Path, base: str) -> WorktreeState:
-        """What a worktree holds, against the commit `base`. Raises LabProblem when it is none of this repository."""
+    def inspect(self, path: Path, *bases: str) -> WorktreeState:
+        """What a worktree holds, against the last of the commits `bases` that it descends from.
+
+        That is the last of all when it descends from none. `bases` are given oldest first, each a descendant of the
+        one before. Raises LabProblem when `path` is no worktree of this repository.
+        """
         if not self.has_worktree(path):
             raise LabProblem(f"{path} is no worktree of {self.root}", "make one with `arsched new NAME`")
-        return worktrees.inspect(path, base)
+        return worktrees.inspect(path, bases)
 
-    def commit_worktree(self, path: Path, message: str) -> str:
-        """Commit train.py, and only that, as it stands in a worktree. Returns the commit."""
+    def commit_worktree(self, path: Path, message: str) -> tuple[str, bytes]:
+        """Commit train.py, and only that, as it stands in a worktree.
+
+        Returns the commit (HEAD when nothing was changed) and train.py as git has it: line ends may be git's.
+        """
         return worktrees.commit_train_py(path, message)
 
-    def is_ancestor(self, ancestor: str, commit: str) -> bool:
-        """Whether `commit` is `ancestor` or descends from it."""
-        status, _, errors = try_git(self.root, "merge-base", "--is-ancestor", ancestor, commit)
-        if status not in (0, 1):
-            raise GitProblem(f"cannot compare {ancestor[:12]} and {commit[:12]}: {errors.strip()}")
-        return status == 0
+    def exclude(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Have git ignore patterns like "/.arsched/" or "/candidates/*" in this clone alone: in .git/info/exclude.
+
+        Returns those it did not ignore already. The user's own .gitignore stays as it is.
+        """
+        new = tuple(pattern for pattern in patterns if not self._is_ignored(pattern))
+        if new:
+            path = self.common_dir / "info" / "exclude"
+            try:
+                before = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+                start = before if not before or before.endswith("\n") else before + "\n"
+                text = "\n".join([f"{start}{HEADING}", *new, ""])
+                write_atomic(path, text.encode("utf-8", "surrogateescape"), durable=False)
+            except OSError as problem:
+                raise GitProblem(f"cannot write {path}: {problem.strerror}", "is the repository writable?") from None
+        return new
+
+    def _is_ignored(self, pattern: str) -> bool:
+        """Asked of a file the pattern would match; the index is left out: tracked files would hide the answer."""
+        probe = pattern.strip("/").replace("*", "arsched-probe") + ("/arsched-probe" if pattern.endswith("/") else "")
+        command = ("check-ignore", "--quiet", "--no-index", "--", probe)
+        # The path is spelled out, so git's literal pathspecs, which this command refuses, are not needed.
+        return try_git(self.root, *command, environment={"GIT_LITERAL_PATHSPECS": "0"})[0] == 0
 
 
-def _common_dir(path: Path) -> Path:
-    return (path / Path(run_git(path, "rev-parse", "--git-common-dir").decode().rstrip("\n"))).resolve()
+def create_repo(folder: Path, message: str) -> None:
+    """Put everything in `folder` into the first commit of a repository there. One that has a commit stays as it is.
+
+    Raises GitProblem. Works without a configured user and inside another repository's checkout.
+    """
+    run_git(folder, "init", "--quiet", "--initial-branch", "main")
+    status, _, _ = try_git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    if status != 0:
+        run_git(folder, "add", "--all")
+        run_as_user(folder, "commit", "--quiet", "--no-gpg-sign", "--message", message)
 
 
-def _main_worktree(start: Path, common_dir: Path) -> Path:
-    """The main worktree, seen from a linked one or from inside the .git folder."""
-    main = worktrees.list_worktrees(common_dir)[0]
-    if main.bare or not (main.path / ".git").exists():
-        raise LabProblem(f"the repository of {start} is bare", "arsched needs a clone with a working tree")
-    return main.path.resolve()
+def _is_git_folder(folder: Path) -> bool:
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()

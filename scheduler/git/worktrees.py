@@ -1,4 +1,4 @@
-"""Git worktrees: listed, added one at a time, looked into, committed.
+"""Git worktrees: listed, added one at a time, looked into, committed, moved along with their branch.
 
 Two `git worktree add` at once race for the repository's configuration, so a file lock serialises them. A worktree
 that was deleted by hand is forgotten when its place is needed again. Removes nothing that is not committed, but for
@@ -10,37 +10,35 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
-from scheduler.git.commits import TRAIN_PY, commit_blob, resolve
-from scheduler.git.plumbing import line, names, run_git, try_git
+from scheduler.domain.errors import CandidateRejected, GitProblem
+from scheduler.git.commits import TRAIN_PY, line, make_commit, names, read_objects, resolve, run_git, try_git
 
 LOCK_TIMEOUT_S = 120.0
 _BRANCHES = "refs/heads/"
+_HINT = "commit them on a branch of their own or stash them, then run the command again; nothing was changed"
 
 
 @dataclass(frozen=True, slots=True)
 class WorktreeState:
-    """What a worktree holds. `changed` are the paths that differ from a base commit, committed or not."""
+    """What a worktree holds. `changed` are the paths that differ from the commit `base`, committed or not."""
 
     head: str
     branch: str | None  # None: detached
+    base: str
     changed: tuple[str, ...]
     dirty: bool  # anything uncommitted, untracked files included
 
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """One line of `git worktree list`: `head` is "" before the first commit, `branch` None when detached."""
+    """One line of `git worktree list`; `branch` is None when detached."""
 
     path: Path
-    head: str
     branch: str | None
     bare: bool
 
@@ -48,6 +46,8 @@ class Worktree:
 @contextmanager
 def worktrees_lock(common_dir: Path) -> Iterator[None]:
     """Held while worktrees or checked-out branches change. Released by the kernel if its holder dies."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(common_dir / "arsched-worktrees.lock", timeout=LOCK_TIMEOUT_S)
     try:
         lock.acquire()
@@ -83,15 +83,6 @@ def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> Non
     run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
 
 
-def remove_worktree(root: Path, path: Path) -> None:
-    """Remove a worktree without edits. Its branch stays. Raises GitProblem when something in it is uncommitted."""
-    if path.resolve() not in {worktree.path for worktree in list_worktrees(root)[1:]}:
-        raise GitProblem(f"{path} is no worktree of {root}")
-    status, _, errors = try_git(root, "worktree", "remove", "--", str(path.resolve()))
-    if status != 0:
-        raise GitProblem(f"{path} is kept: {errors.strip().removeprefix('fatal: ')}", "commit or delete what is in it")
-
-
 def drop_worktree(root: Path, path: Path) -> None:
     """Delete a folder and git's memory of it, whatever is in it. Caller holds the lock. Raises GitProblem."""
     try:
@@ -102,61 +93,119 @@ def drop_worktree(root: Path, path: Path) -> None:
         run_git(root, "worktree", "remove", "--force", "--force", "--", str(path.parent.resolve() / path.name))
 
 
-def is_worktree(path: Path) -> bool:
-    """Whether `path` is the top of a worktree, not just a folder inside one."""
-    if not path.is_dir():
-        return False
-    status, output, _ = try_git(path, "rev-parse", "--show-toplevel")
-    return status == 0 and Path(line(output)).resolve() == path.resolve()
+def git_folder_of(folder: Path) -> Path | None:
+    """The git folder of the worktree whose top is `folder`, as its .git names it; None when it is no top of one."""
+    entry = folder / ".git"
+    with suppress(OSError):
+        if entry.is_dir():
+            return entry.resolve()
+        kind, _, target = os.fsdecode(entry.read_bytes()).rstrip("\n").partition(": ")
+        if kind == "gitdir" and (folder / target).is_dir():
+            return (folder / target).resolve()
+    return None
 
 
-def inspect(path: Path, base: str) -> WorktreeState:
-    """What a worktree holds, against the commit `base`. Raises LabProblem when `path` is no worktree."""
-    if not is_worktree(path):
-        raise LabProblem(f"{path} is no git worktree", "make one with `arsched new NAME`, or submit a single file")
-    head = resolve(path, "HEAD")
-    committed = names(run_git(path, "diff-tree", "-r", "-z", "--name-only", "--no-renames", base, head))
-    uncommitted = changes(path)
-    return WorktreeState(
-        head=head,
-        branch=branch_of(path),
-        changed=tuple(sorted({*committed, *uncommitted})),
-        dirty=bool(uncommitted),
-    )
+def common_folder_of(git_folder: Path) -> Path:
+    """Where the objects and refs are: the git folder of the main worktree."""
+    with suppress(OSError):
+        return (git_folder / os.fsdecode((git_folder / "commondir").read_bytes()).rstrip("\n")).resolve()
+    return git_folder
 
 
-def branch_of(folder: Path) -> str | None:
-    """The branch checked out in a worktree, without refs/heads/; None when detached."""
-    status, output, _ = try_git(folder, "symbolic-ref", "--quiet", "HEAD")
-    return line(output).removeprefix(_BRANCHES) if status == 0 else None
+def inspect(path: Path, bases: Sequence[str]) -> WorktreeState:
+    """What a worktree holds, against the last of the commits `bases` that its HEAD descends from.
+
+    That is the last of all when it descends from none. `bases` is a line of descent, oldest first. Raises GitProblem
+    when there is no commit.
+    """
+    head, branch, uncommitted = _status(path)
+    base = _nearest(path, head, bases)
+    committed = _differing(path, base, head) if head != base else ()
+    return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted))
 
 
-def changes(path: Path, *, untracked: bool = True) -> tuple[str, ...]:
-    """Paths that are not as committed. Ignored files do not count."""
-    every = f"--untracked-files={'all' if untracked else 'no'}"
-    status = run_git(path, "status", "--porcelain=v1", "-z", every, "--no-renames", "--ignore-submodules=none")
-    return tuple(entry[3:] for entry in names(status))
-
-
-def commit_train_py(path: Path, message: str) -> str:
+def commit_train_py(path: Path, message: str) -> tuple[str, bytes]:
     """Commit train.py as it stands in the worktree, and nothing else that was changed or staged there.
 
-    Returns the new commit, or HEAD when train.py is as committed. Raises CandidateRejected without a train.py.
+    Returns the new commit, or HEAD when train.py is as committed, and train.py as git has it (line ends may be
+    git's). Raises CandidateRejected without a train.py.
     """
     source = path / TRAIN_PY
     if source.is_symlink() or not source.is_file():
         raise CandidateRejected(f"{source} is no regular file", "a candidate is one file, train.py")
-    head = resolve(path, "HEAD")
     # With the filters of `git add`, so that git sees the file as unchanged afterwards (line ends, for one).
     blob = line(run_git(path, "hash-object", "-w", "--", TRAIN_PY))
-    status, committed, _ = try_git(path, "rev-parse", "--verify", "--quiet", f"{head}:{TRAIN_PY}")
-    if status == 0 and line(committed) == blob:
-        return head
-    commit = commit_blob(path, head, blob, message, {})
-    run_git(path, "update-ref", "-m", "arsched: commit train.py", "HEAD", commit, head)
+    head, tree, committed, new = read_objects(path, "HEAD^{commit}", "HEAD^{tree}", f"HEAD:{TRAIN_PY}", blob)
+    if head is None or tree is None or new is None:
+        raise GitProblem(f"no commit 'HEAD' in {path}", "see `git log`")
+    if committed is not None and committed.id == blob:
+        return head.id, new.data
+    commit = make_commit(path, head.id, blob, tree.data, message)
+    run_git(path, "update-ref", "-m", "arsched: commit train.py", "HEAD", commit, head.id)
     # The commit stands; should the index be locked, `git status` only shows more than there is.
     try_git(path, "update-index", "--add", "--", TRAIN_PY)
-    return commit
+    return commit, new.data
+
+
+def follow(home: Path, old: str, new: str) -> None:
+    """Take index and files of a worktree from commit `old` to `new`. Raises GitProblem, changing nothing, if it cannot.
+
+    Edits of files that are the same in both commits stay as they are. git's own two-way merge does the moving and
+    refuses for tracked files; ignored files, which it would overwrite, are looked after here. Moves no branch.
+    """
+    for path in _differing(home, old, new):
+        # A file that already is as in `new` (an earlier move was cut short) is no edit: the index takes it over.
+        unstaged = try_git(home, "diff-index", "--cached", "--quiet", old, "--", path)[0] == 0
+        if unstaged and _is_as_in(home, path, new):
+            run_git(home, "update-index", "--add", "--", path)
+    for path in _differing(home, old, new, "--diff-filter=A"):
+        if os.path.lexists(home / path) and not _is_as_in(home, path, new):
+            raise GitProblem(f"uncommitted changes in {home} are in the way: {path} would be overwritten", _HINT)
+    try_git(home, "update-index", "-q", "--refresh")
+    status, _, errors = try_git(home, "read-tree", "-m", "-u", old, new)
+    if status != 0:
+        reasons = "; ".join(part.strip().removeprefix("error: ") for part in errors.strip().splitlines())
+        raise GitProblem(f"uncommitted changes in {home} are in the way: {reasons}", _HINT)
+
+
+def _status(path: Path) -> tuple[str, str | None, list[str]]:
+    """HEAD's commit, the branch, and the paths that are not as committed; ignored files do not count."""
+    head, branch, changed = "", None, []
+    options = ("--untracked-files=all", "--no-renames", "--ignore-submodules=none")
+    for entry in names(run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options)):
+        kind, _, rest = entry.partition(" ")
+        if rest.startswith("branch.oid "):
+            head = rest.removeprefix("branch.oid ")
+        elif rest.startswith("branch.head "):
+            branch = rest.removeprefix("branch.head ")
+        elif kind in _FIELDS_BEFORE_PATH:
+            changed.append(rest.split(" ", _FIELDS_BEFORE_PATH[kind])[-1])
+    if head == "(initial)":
+        raise GitProblem(f"no commit 'HEAD' in {path}", "see `git log`")
+    return head, None if branch == "(detached)" else branch, changed
+
+
+_FIELDS_BEFORE_PATH = {"1": 7, "u": 9, "?": 0}  # of an entry in git's porcelain format 2: changed, unmerged, untracked
+
+
+def _nearest(path: Path, head: str, bases: Sequence[str]) -> str:
+    if head == bases[-1] or len(bases) == 1:
+        return bases[-1]
+    # What HEAD descends from, without what the oldest base does.
+    ancestors = set(run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
+    return next((base for base in reversed(bases) if base in ancestors), bases[-1])
+
+
+def _differing(folder: Path, old: str, new: str, *options: str) -> tuple[str, ...]:
+    return names(run_git(folder, "diff-tree", "-r", "-z", "--name-only", "--no-renames", *options, old, new))
+
+
+def _is_as_in(home: Path, path: str, commit: str) -> bool:
+    file = home / path
+    if file.is_symlink() or not file.is_file():
+        return False
+    status, wanted, _ = try_git(home, "rev-parse", "--verify", "--quiet", f"{commit}:{path}")
+    return status == 0 and run_git(home, "hash-object", "--", path) == wanted
 
 
 def _on_branch(root: Path, branch: str, commit: str) -> list[str]:
@@ -183,7 +232,7 @@ def _delete(path: Path) -> None:
 
 
 def _forget_deleted(root: Path, path: Path) -> None:
-    """Drop git's memory of a worktree whose folder somebody deleted."""
+    """Drop git's memory of a worktree whose folder was deleted by hand."""
     if not path.exists() and path.resolve() in {worktree.path for worktree in list_worktrees(root)[1:]}:
         run_git(root, "worktree", "remove", "--force", "--", str(path.resolve()))
 
@@ -191,10 +240,4 @@ def _forget_deleted(root: Path, path: Path) -> None:
 def _parse_worktree(fields: tuple[str, ...]) -> Worktree:
     values = dict(field.partition(" ")[::2] for field in fields)
     branch = values.get("branch")
-    head = values.get("HEAD", "")
-    return Worktree(
-        path=Path(values["worktree"]),
-        head=head if head.strip("0") else "",
-        branch=branch.removeprefix(_BRANCHES) if branch else None,
-        bare="bare" in values,
-    )
+    return Worktree(Path(values["worktree"]), branch.removeprefix(_BRANCHES) if branch else None, "bare" in values)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from scheduler.domain.candidate import Candidate, CandidateState, Origin
+from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate
 from scheduler.domain.errors import CandidateRejected, LedgerProblem, UsageProblem
-from scheduler.domain.run import Run, RunKind, Running
+from scheduler.domain.run import Run, Running
 from scheduler.ledger.db import Database
-from scheduler.ledger.events import Events
-from scheduler.ledger.ids import candidate_id, is_reserved, number_of, unknown
-from scheduler.ledger.rows import parse_candidate
+from scheduler.ledger.rows import CANDIDATES, Events, candidate_id, is_reserved, number_of, parse_candidate, unknown
 from scheduler.ledger.runs import Runs
 
 
@@ -19,87 +16,69 @@ class Candidates:
     def __init__(self, database: Database, events: Events, runs: Runs, clock: Callable[[], float]) -> None:
         self._database, self._events, self._runs, self._clock = database, events, runs, clock
 
-    def add(
-        self,
-        tag: str,
-        *,
-        name: str,
-        commit: str,
-        base_id: str | None,
-        train_py: bytes,
-        train_sha256: str,
-        fingerprint: str,
-        title: str,
-        author: str,
-        kind: RunKind,
-        runs: int = 1,
-        state: CandidateState = CandidateState.OPEN,
-        origin: Origin = Origin.SUBMITTED,
-        proposer: str = "",
-        hypothesis: str = "",
-        theme: str = "",
-        round: int | None = None,
-        code_lines: int = 0,
-    ) -> Candidate:
-        """Add a candidate, its source and `runs` queued runs, all or nothing.
+    def add(self, tag: str, new: NewCandidate) -> Candidate:
+        """Add a candidate, its source and its queued runs, all or nothing.
 
         Raises CandidateRejected when the name is taken or reads like an id, LedgerProblem when the base is of no lab
         like this or a second baseline would arise.
         """
-        if runs < 1:
+        if new.runs < 1:
             raise ValueError("a candidate needs a run")
         with self._database.transaction():
-            self._check(tag, name, base_id, state)
+            self._check(tag, new)
             number = self._database.insert(
                 "candidate",
                 tag=tag,
-                name=name,
-                commit_id=commit,
-                base=None if base_id is None else number_of(base_id, "c"),
-                train_sha256=train_sha256,
-                fingerprint=fingerprint,
-                title=title,
-                author=author,
+                name=new.name,
+                commit_id=new.commit,
+                base=None if new.base_id is None else number_of(new.base_id, "c"),
+                train_sha256=new.source.sha256,
+                fingerprint=new.source.fingerprint,
+                title=new.title,
+                author=new.author,
                 submitted_at=self._clock(),
-                state=state.value,
-                origin=origin.value,
-                proposer=proposer,
-                hypothesis=hypothesis,
-                theme=theme,
-                round=round,
-                code_lines=code_lines,
+                state=new.state.value,
+                origin=new.origin.value,
+                proposer=new.proposer,
+                hypothesis=new.hypothesis,
+                theme=new.theme,
+                round=new.round,
+                code_lines=new.source.code_lines,
             )
-            self._database.insert("source", candidate=number, train_py=train_py)
-            self._events.write(tag, candidate_id(number), "", state.value, title)
-            for _ in range(runs):
-                self._runs.add(candidate_id(number), kind, "submitted")
+            self._database.insert("source", candidate=number, train_py=new.source.data)
+            self._events.write(tag, candidate_id(number), "", new.state.value, new.title)
+            for _ in range(new.runs):
+                self._runs.add(candidate_id(number), new.kind, "submitted")
             return self._of(number)
 
     def get(self, ref: str, tag: str) -> Candidate:
         """By id, name or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
         number = number_of(ref, "c")
         if ref == "last":
-            rows = self._all("number = (SELECT max(number) FROM candidate WHERE tag = ?)", tag)
+            found = self._all("number = (SELECT max(number) FROM candidate WHERE tag = ?)", tag)
         elif number is not None:
-            rows = self._all("tag = ? AND number = ?", tag, number)
+            found = self._all("tag = ? AND number = ?", tag, number)
         else:
-            rows = self._all("tag = ? AND name = ?", tag, ref)
-        if not rows:
+            found = self._all("tag = ? AND name = ?", tag, ref)
+        if not found:
             raise self._unknown(ref, tag)
-        return parse_candidate(rows[0])
+        return found[0]
 
     def list(self, tag: str) -> tuple[Candidate, ...]:
         """All of a lab, in the order of their submission."""
-        return tuple(map(parse_candidate, self._all("tag = ?", tag)))
+        return self._all("tag = ?", tag)
+
+    def first(self, tag: str) -> Candidate | None:
+        """The first baseline; None while `arsched init` has not come so far."""
+        return next(iter(self._all("tag = ? AND base IS NULL", tag)), None)
 
     def names(self, tag: str) -> set[str]:
         """Every name that is taken."""
         return {row["name"] for row in self._database.all("SELECT name FROM candidate WHERE tag = ?", tag)}
 
     def find_fingerprint(self, tag: str, fingerprint: str) -> Candidate | None:
-        """The first candidate whose source says the same."""
-        rows = self._all("tag = ? AND fingerprint = ?", tag, fingerprint)
-        return parse_candidate(rows[0]) if rows else None
+        """The first candidate whose program is the same."""
+        return next(iter(self._all("tag = ? AND fingerprint = ?", tag, fingerprint)), None)
 
     def train_py(self, ref: str) -> bytes:
         """Source of a candidate by its id. Raises LedgerProblem for an unknown one."""
@@ -133,28 +112,29 @@ class Candidates:
                 self._runs.cancel(run.id, reason)
             return tuple(run for run in runs if isinstance(run.state, Running))
 
-    def _check(self, tag: str, name: str, base_id: str | None, state: CandidateState) -> None:
-        if is_reserved(name) or not name:
-            raise CandidateRejected(f"a candidate cannot be called {name!r}", "choose a name that is no id")
-        taken = self._all("tag = ? AND name = ?", tag, name)
+    def _check(self, tag: str, new: NewCandidate) -> None:
+        if is_reserved(new.name) or not new.name:
+            raise CandidateRejected(f"a candidate cannot be called {new.name!r}", "choose a name that is no id")
+        taken = self._all("tag = ? AND name = ?", tag, new.name)
         if taken:
-            message = f"the name {name!r} is taken in lab {tag!r} by {candidate_id(taken[0]['number'])}"
-            raise CandidateRejected(message, "choose another name: a candidate keeps its name for ever")
-        if base_id is not None and not self._all("tag = ? AND number = ?", tag, number_of(base_id, "c")):
-            raise LedgerProblem(f"base {base_id!r} is no candidate of lab {tag!r}")
-        if state is CandidateState.BASELINE and self._all("tag = ? AND state = 'baseline'", tag):
+            message = f"the name {new.name!r} is taken in lab {tag!r} by {taken[0].id}"
+            raise CandidateRejected(message, "choose another name: a candidate keeps its name permanently")
+        if new.base_id is not None and not self._all("tag = ? AND number = ?", tag, number_of(new.base_id, "c")):
+            raise LedgerProblem(f"base {new.base_id!r} is no candidate of lab {tag!r}")
+        if new.state is CandidateState.BASELINE and self._all("tag = ? AND state = 'baseline'", tag):
             raise LedgerProblem(f"lab {tag!r} already has a baseline")
 
     def _unknown(self, ref: str, tag: str) -> UsageProblem:
         elsewhere = self._all("number = ? OR name = ?", number_of(ref, "c"), ref)
         if elsewhere:
-            other = elsewhere[0]["tag"]
+            other = elsewhere[0].tag
             return UsageProblem(f"candidate {ref!r} is of lab {other!r}, not {tag!r}", f"add --tag {other}")
         known = [word for candidate in self.list(tag) for word in (candidate.name, candidate.id)]
         return unknown("candidate", ref, tag, known)
 
     def _of(self, number: int | None) -> Candidate:
-        return parse_candidate(self._all("number = ?", number)[0])
+        return self._all("number = ?", number)[0]
 
-    def _all(self, condition: str, *values: object) -> Any:
-        return self._database.all(f"SELECT * FROM candidate WHERE {condition} ORDER BY number", *values)
+    def _all(self, condition: str, *values: object) -> tuple[Candidate, ...]:
+        rows = self._database.all(f"{CANDIDATES} WHERE {condition} ORDER BY number", *values)
+        return tuple(map(parse_candidate, rows))

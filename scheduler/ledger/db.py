@@ -1,45 +1,56 @@
 """The connection to the ledger's SQLite file: write-ahead log, one kind of transaction, errors translated.
 
-Several processes may hold the file open at once. Every write happens inside `transaction()`, which takes the write
-lock at its start, so what is read inside it cannot change before the commit. Once `guard` was called, every statement
-outside a transaction, every begin and every commit asks whether the files are still there. Holds no SQL of its own
-tables.
+Several processes may hold the file open at once, and others may delete it: that is noticed. Every write happens inside
+`transaction()`, which takes the write lock at its start, so what is read inside it cannot change before the commit.
 """
 
 from __future__ import annotations
 
-import secrets
+import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from scheduler.domain.errors import LedgerProblem
-from scheduler.ledger.presence import Presence
 
 BUSY_TIMEOUT_S = 30.0
 RETRY_S = 0.01
+DESCRIPTORS = Path("/dev/fd")  # one entry for each descriptor of this process
+HEADER_BYTES = 100
+SUFFIXES = ("", "-wal", "-shm")
 WHAT_IS_LEFT = (
     "keep the branch autoresearch/<tag> (it has every promotion) and refs/arsched/<tag>/ (they have every candidate); "
     "if the file is in `git stash list` or in a backup, end every arsched, put it back with the ledger.db-wal of the "
-    "same moment and no other, and run the same command again"
+    "same time and no other, and run the same command again"
 )
+Inode = tuple[int, int]  # device, number
+Stamp = tuple[int, int]  # commits by other connections, rows changed by this one
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R", bound=NamedTuple)
 
 
 class Database:
     """One connection, for one thread. Raises LedgerProblem for everything the file or its neighbours do wrong."""
 
-    def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S, *, durable: bool = True) -> None:
+        """`durable=False` does not wait for the disk: what a power cut may undo then is a whole transaction."""
         self.path = path
         self.is_writing = False  # inside a transaction that may yet be undone
         self._busy_timeout_s = busy_timeout_s
         self._presence: Presence | None = None
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        # FULL: a result is acknowledged to its node once recorded, so it must outlive a power cut, too.
+        synchronous = "FULL" if durable else "OFF"
         try:
-            self._prepare()
+            for pragma in ("foreign_keys = ON", f"synchronous = {synchronous}", "recursive_triggers = ON"):
+                self.execute(f"PRAGMA {pragma}")
         except BaseException:
             self._connection.close()
             raise
@@ -48,11 +59,14 @@ class Database:
         self._connection.close()
 
     def guard(self) -> None:
-        """From here on, raise LedgerProblem when a file of the database is no longer the one that was opened."""
+        """From here on, raise LedgerProblem when a file of the database is no longer the one that was opened.
+
+        Every statement outside a transaction, every begin and every commit then asks whether the files are there.
+        """
         if not self._database_id():
-            with suppress(LedgerProblem), self.transaction():  # whoever may only read does without
+            with suppress(LedgerProblem), self.transaction():  # a reader without permission to write does without
                 if not self._database_id():
-                    self.execute(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
+                    self.execute(f"PRAGMA user_version = {1 + int.from_bytes(os.urandom(4)) % (2**31 - 1)}")
         self._presence = Presence(self.path, self._database_id())
 
     def ensure_present(self) -> None:
@@ -78,18 +92,25 @@ class Database:
             return self.execute(sql, *values).fetchall()
 
     def insert(self, table: str, **columns: object) -> int:
-        """Insert one row and return its rowid. `table` and the column names are the program's own words."""
+        """Insert one row and return its rowid. `table` and the column names are never a user's."""
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         cursor = self.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())
         return int(cursor.lastrowid or 0)
 
-    def stamp(self) -> tuple[int, int]:
-        """SQLite's own counters: commits by other connections, rows changed by this one."""
+    def rows(self, kind: type[R], sql: str, *values: object) -> list[R]:
+        """All rows as values of a NamedTuple that has the query's columns in its order."""
+        with self._translated():
+            cursor = self.execute(sql, *values)
+            cursor.row_factory = None
+            return list(map(kind._make, cursor))
+
+    def stamp(self) -> Stamp:
+        """Equal stamps mean that nothing was written in between, by this process or another."""
         return int(self.one("PRAGMA data_version")[0]), self._connection.total_changes
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Several reads of one moment, whatever others write meanwhile. Locks nobody out."""
+        """Several reads of one state, whatever others write meanwhile. Locks no other process out."""
         if self._connection.in_transaction:
             yield
             return
@@ -130,29 +151,20 @@ class Database:
         finally:
             self.execute("PRAGMA foreign_keys = ON")
 
-    def _database_id(self) -> int:
-        return int(self.one("PRAGMA user_version")[0])
-
-    def _prepare(self) -> None:
-        self._connection.row_factory = sqlite3.Row
-        self._use_write_ahead_log()
-        # FULL: a result is acknowledged to its node once recorded, so it must outlive a power cut, too.
-        for pragma in ("foreign_keys = ON", "synchronous = FULL", "recursive_triggers = ON"):
-            self.execute(f"PRAGMA {pragma}")
-
-    def _use_write_ahead_log(self) -> None:
+    def use_write_ahead_log(self) -> None:
         """SQLite does not wait for a lock while it changes the journal, so two first openings may collide."""
         deadline = time.monotonic() + self._busy_timeout_s
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 return
-            except sqlite3.OperationalError as problem:
+            except sqlite3.DatabaseError as problem:
                 if not _is_busy(problem) or time.monotonic() > deadline:
                     raise self._problem(problem) from None
-            except sqlite3.DatabaseError as problem:
-                raise self._problem(problem) from None
             time.sleep(RETRY_S)
+
+    def _database_id(self) -> int:
+        return int(self.one("PRAGMA user_version")[0])
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -178,6 +190,29 @@ class Database:
         return LedgerProblem(f"the ledger {self.path} is damaged: {problem}", hint)
 
 
+class PerStamp(Generic[P, T]):
+    """Wraps a function that reads the ledger: equal arguments are read again only after something was written.
+
+    Inside a transaction, which may be undone, every call reads.
+    """
+
+    def __init__(self, database: Database, read: Callable[P, T]) -> None:
+        self._database, self._read = database, read
+        self._stamp: Stamp | None = None
+        self._known: dict[object, T] = {}
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> T:
+        if self._database.is_writing:
+            return self._read(*arguments, **named)
+        stamp, key = self._database.stamp(), (arguments, *named.items())
+        if stamp != self._stamp:
+            self._known.clear()
+            self._stamp = stamp
+        if key not in self._known:
+            self._known[key] = self._read(*arguments, **named)
+        return self._known[key]
+
+
 def storable(value: object) -> object:
     """Text as SQLite can hold it. A candidate may print half a surrogate pair, and that must not stop the lab."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
@@ -185,3 +220,86 @@ def storable(value: object) -> object:
 
 def _is_busy(problem: sqlite3.DatabaseError) -> bool:
     return isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Of the SQLite file format, 1.3: change counter (offset 24), size in pages (28), user version (60)."""
+
+    changes: int
+    pages: int
+    database_id: int
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Header | None:
+        """None for what is no SQLite file."""
+        if len(raw) < HEADER_BYTES or not raw.startswith(b"SQLite format 3\0"):
+            return None
+        changes, pages, database_id = (int.from_bytes(raw[at : at + 4], "big") for at in (24, 28, 60))
+        return cls(changes, pages, database_id)
+
+    def may_follow(self, earlier: Header, database_id: int) -> bool:
+        """Whether a checkpoint can have made this of `earlier`: a ledger is never vacuumed, so it only grows."""
+        grown = self.changes >= earlier.changes and self.pages >= earlier.pages
+        return grown and self.database_id in (earlier.database_id, database_id)
+
+
+class Presence:
+    """Whether the files of an open ledger are still those at their paths: not deleted, moved, replaced, overwritten.
+
+    SQLite does not look: it goes on writing to files that have no name any more. An inode cannot be used again while
+    SQLite holds it open, so device and inode tell every other file; a copy written into the same inode is known by the
+    header on disk. No descriptor is opened here: closing one would drop every lock this process has on the file.
+    Make it after the first statement, when all files are there. `database_id` is the user version, random for each.
+    """
+
+    def __init__(self, path: Path, database_id: int) -> None:
+        self._path, self._database_id = path, database_id
+        paths = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+        self._inodes = {one: inode for one in paths if (inode := _inode(one)) is not None}
+        self._written: tuple[int, int] | None = None  # size and time of change when the header was last read
+        self._header = self._read_header()
+
+    def loss(self) -> str:
+        """What happened to the files, as a sentence without its end; "" while all is well. Costs microseconds."""
+        for path, inode in self._inodes.items():
+            try:
+                found = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{path} was deleted or moved away"
+            except OSError as problem:
+                return f"{path} cannot be reached ({problem.strerror})"
+            if (found.st_dev, found.st_ino) != inode:
+                return f"{path} was replaced by another file"
+            if path == self._path and (found.st_size, found.st_mtime_ns) != self._written:
+                if not self._is_continued():
+                    return f"{path} was overwritten"
+                self._written = found.st_size, found.st_mtime_ns
+        return "" if self._path in self._inodes else f"{self._path} was deleted or moved away"
+
+    def _is_continued(self) -> bool:
+        """Whether what is on disk can come from this database's own checkpoints."""
+        earlier, now = self._header, self._read_header()
+        if earlier is None:
+            return True  # descriptors cannot be listed here
+        if now is None or not now.may_follow(earlier, self._database_id):
+            return False
+        self._header = now
+        return True
+
+    def _read_header(self) -> Header | None:
+        with suppress(OSError):
+            for entry in os.listdir(DESCRIPTORS):
+                with suppress(OSError, ValueError):
+                    descriptor = int(entry)
+                    found = os.fstat(descriptor)
+                    if (found.st_dev, found.st_ino) == self._inodes.get(self._path):
+                        return Header.parse(os.pread(descriptor, HEADER_BYTES, 0))
+        return None
+
+
+def _inode(path: Path) -> Inode | None:
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None

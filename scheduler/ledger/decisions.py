@@ -1,4 +1,4 @@
-"""Decisions applied to the ledger, each in one transaction that names the state it leaves, and read back.
+"""Decisions applied to the ledger, each in one transaction that names the states it leaves, and read back.
 
 A decision is stored with the standings, the noise and the settings it was taken from, and with the last result there
 was, so that it can be judged again. Deciding is the policies' business; moving the branch and merging are git's.
@@ -6,36 +6,91 @@ was, so that it can be judged again. Deciding is the policies' business; moving 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from scheduler.domain.decision import Combine, Decision, DecisionRecord, Noise, Promotion
-from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Assembled
-from scheduler.ledger.board import Boards
+from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats, NewCandidate, Origin, Source
+from scheduler.domain.decision import (
+    KINDS,
+    Assembled,
+    Combine,
+    Decision,
+    DecisionRecord,
+    Discard,
+    Effect,
+    GateSettings,
+    MeasureBaseline,
+    Noise,
+    Promote,
+    Promotion,
+    Replicate,
+    Retry,
+    Shelve,
+)
+from scheduler.domain.errors import CandidateRejected, LedgerProblem
+from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.run import Queued, RunKind
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.carrying import Carrier, Outcome
 from scheduler.ledger.db import Database
-from scheduler.ledger.decision_rows import DECISIONS, decision_columns, parse_decision, parse_effect
-from scheduler.ledger.ids import candidate_id, number_of
-from scheduler.ledger.labs import Labs
-from scheduler.ledger.parties import find_parties
+from scheduler.ledger.rows import candidate_id, decode, encode, from_row, number_of
 from scheduler.ledger.runs import Runs
+from scheduler.ledger.snapshot import Snapshots
+
+AUTHOR = "arsched"  # of the programs the scheduler merges
+_TYPES: dict[str, type] = {kind: type_ for type_, kind in KINDS.items()}
+_AGAIN = "decide again on the board as it is"
+_LATE = "another was first; nothing was changed"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenFrom:
+    """What a decision was taken from. `candidate` is the first part of a merge, `base` the baseline of that time.
+
+    `own_base` is the older baseline the candidate was made from; None where it is the same, or has no score.
+    """
+
+    candidate: CandidateStats
+    base: CandidateStats
+    own_base: CandidateStats | None
+    noise: Noise
+    gates: GateSettings
+
+
+class DecisionLine(NamedTuple):
+    """A decision as text, without the figures it was taken from."""
+
+    decided_at: float
+    kind: str
+    candidate: int
+    base: int
+    p_better: float | None
+    reason: str
+    sentence: str
+    parts: str | None  # JSON of a merge's
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Ids of the candidates it is on: one, or the parts of a merge."""
+        return tuple(json.loads(self.parts)) if self.parts else (candidate_id(self.candidate),)
+
+    @property
+    def base_id(self) -> str:
+        return candidate_id(self.base)
 
 
 class Decisions:
     def __init__(
         self,
         database: Database,
-        boards: Boards,
-        labs: Labs,
+        snapshots: Snapshots,
         candidates: Candidates,
         runs: Runs,
         clock: Callable[[], float],
     ) -> None:
-        self._database, self._boards, self._labs, self._runs, self._clock = database, boards, labs, runs, clock
-        self._carrier = Carrier(database, candidates, runs, clock)
+        self._database, self._snapshots, self._clock = database, snapshots, clock
+        self._candidates, self._runs = candidates, runs
 
     def apply(
         self,
@@ -58,55 +113,228 @@ class Decisions:
         the decision starts from or has other scores than it was taken from, or when there was a merge since.
         """
         with self._database.transaction():
-            board = self._boards.read(self._labs.get(tag))
-            _check_merges(board, decision, merges_seen)
-            parties = find_parties(board, decision)
+            board = self._snapshots.read(tag)
+            if isinstance(decision, Combine) and merges_seen not in (None, len(board.merges)):
+                raise LedgerProblem("there was another merge since", _AGAIN)
+            taken_from = _taken_from(board, decision, noise)
+            effect = _effect_in(decision)
             number = self._database.insert(
                 "decision",
                 tag=tag,
                 decided_at=self._clock(),
+                kind=KINDS[type(decision)],
+                candidate=number_of(taken_from.candidate.candidate_id, "c"),
+                base=number_of(_base_of(board, decision), "c"),
+                p_better=effect.p_better if effect else None,
+                reason=decision.reason,
                 sentence=sentence,
                 result_mark=self._runs.last_result() if result_mark is None else result_mark,
-                **decision_columns(decision, parties, noise, board.gates),
+                decision=encode(decision),
+                taken_from=encode(taken_from),
             )
-            made = Outcome(commit, assembled, problem)
-            self._carrier.carry_out(tag, number, decision, parties.candidate, board, made)
+            candidate = taken_from.candidate
+            match decision:
+                case Promote():
+                    self._promote(tag, number, decision, candidate, commit)
+                case Replicate(reason=reason):
+                    self._leave_undecided(candidate, CandidateState.CONTENDER, reason)
+                    self._runs.add(candidate.candidate_id, RunKind.REPEAT, reason)
+                case Discard(reason=reason):
+                    self._drop(candidate, CandidateState.DISCARDED if effect else CandidateState.FAILED, reason)
+                case Shelve(reason=reason):
+                    self._drop(candidate, CandidateState.SHELVED, reason)
+                case MeasureBaseline(reason=reason):
+                    _require(candidate, CandidateState.BASELINE)
+                    self._runs.add(candidate.candidate_id, RunKind.BASELINE, reason)
+                case Retry(reason=reason):
+                    _require(candidate, CandidateState.CONTENDER)
+                    self._runs.add(candidate.candidate_id, RunKind.REPEAT, reason)
+                case Combine():
+                    self._combine(tag, number, decision, board, assembled, problem)
 
     def history(self, tag: str) -> tuple[DecisionRecord, ...]:
         """Every decision of a lab, oldest first."""
-        return self._parsed("decision.tag = ?", tag)
+        return self._records("tag = ?", tag)
 
     def of_candidate(self, ref: str) -> tuple[DecisionRecord, ...]:
         """Every decision on one candidate, oldest first; merges it was a part of are among them."""
         number = number_of(ref, "c")
-        quoted = f'"{candidate_id(number)}"' if number else ""
-        return self._parsed("decision.candidate = ? OR instr(merge.parts, ?)", number, quoted)
+        quoted = json.dumps(candidate_id(number)) if number else ""
+        merges = "SELECT decision FROM merge WHERE instr(parts, ?)"
+        return self._records(f"candidate = ? OR number IN ({merges})", number, quoted)
 
     def promotions(self, tag: str) -> tuple[Promotion, ...]:
         """Oldest first: the lineage of baselines after the first."""
         rows = self._database.all(
-            "SELECT promotion.*, decision.effect, decision.sentence FROM promotion"
+            "SELECT promotion.*, decision.decision AS text, decision.sentence FROM promotion"
             " JOIN decision ON decision.number = promotion.decision WHERE promotion.tag = ? ORDER BY promotion.number",
             tag,
         )
         return tuple(map(_parse_promotion, rows))
 
-    def _parsed(self, condition: str, *values: object) -> tuple[DecisionRecord, ...]:
-        rows = self._database.all(f"{DECISIONS} WHERE {condition} ORDER BY decision.number", *values)
-        return tuple(map(parse_decision, rows))
+    def lines(self, tag: str, last: int | None = None) -> tuple[DecisionLine, ...]:
+        """The last decisions of a lab (all without a number), oldest first."""
+        found = self._database.rows(
+            DecisionLine,
+            "SELECT decided_at, kind, decision.candidate, decision.base, p_better, reason, sentence, merge.parts"
+            " FROM decision LEFT JOIN merge ON merge.decision = decision.number"
+            " WHERE decision.tag = ? ORDER BY decision.number DESC LIMIT ?",
+            *(tag, -1 if last is None else last),
+        )
+        return tuple(reversed(found))
+
+    def _records(self, condition: str, *values: object) -> tuple[DecisionRecord, ...]:
+        rows = self._database.all(f"SELECT * FROM decision WHERE {condition} ORDER BY number", *values)
+        return tuple(map(_parse_record, rows))
+
+    def _promote(self, tag: str, number: int, decision: Promote, candidate: CandidateStats, commit: str | None) -> None:
+        if not commit:
+            raise ValueError("a promotion needs its commit")
+        self._leave(decision.base_id, CandidateState.BASELINE, CandidateState.PROMOTED, decision.reason)
+        self._leave_undecided(candidate, CandidateState.BASELINE, decision.reason)
+        self._cancel_queued(decision.base_id, f"{candidate.candidate_id} took its place", RunKind.BASELINE)
+        self._database.insert(
+            "promotion",
+            decision=number,
+            tag=tag,
+            candidate=number_of(decision.candidate_id, "c"),
+            base=number_of(decision.base_id, "c"),
+            commit_id=commit,
+            promoted_at=self._clock(),
+        )
+
+    def _combine(
+        self, tag: str, number: int, decision: Combine, board: LabSnapshot, made: Assembled | None, problem: str
+    ) -> None:
+        if (made is None) != bool(problem):
+            raise ValueError("a merge needs what was assembled, or else the problem")
+        parts = [board.of(part) for part in decision.parts]
+        for part in parts:
+            if part.state.undecided:
+                self._drop(part, CandidateState.SHELVED, decision.reason)
+        new = self._add_merged(tag, decision, parts, made) if made else None
+        self._database.insert(
+            "merge",
+            decision=number,
+            tag=tag,
+            base=number_of(decision.base_id, "c"),
+            parts=encode(decision.parts),
+            merged=encode(made.merged if made else ()),
+            candidate=number_of(new.id, "c") if new else None,
+            halving=decision.halving,
+            predicted=decision.predicted,
+            problem=problem,
+        )
+
+    def _add_merged(self, tag: str, decision: Combine, parts: list[CandidateStats], made: Assembled) -> Candidate:
+        known = self._candidates.find_fingerprint(tag, made.fingerprint)
+        if known is not None:
+            raise LedgerProblem(f"the merged program is {known.id} by now", _LATE)
+        names = " + ".join(part.name for part in parts)
+        predicted = f"{decision.predicted:+.4f}".replace("-", "−")
+        new = NewCandidate(
+            source=Source(made.train_py, made.train_sha256, made.fingerprint, made.code_lines),
+            name=made.name,
+            commit=made.commit,
+            base_id=decision.base_id,
+            title=made.title,
+            author=AUTHOR,
+            kind=RunKind.UNION,
+            state=CandidateState.CONTENDER,
+            origin=Origin.UNION if len(made.merged) > 1 else Origin.PORT,
+            hypothesis=f"{names}: effects add up to {predicted} bpb",
+        )
+        try:
+            return self._candidates.add(tag, new)
+        except CandidateRejected as problem:
+            raise LedgerProblem(problem.message, _LATE) from None
+
+    def _drop(self, candidate: CandidateStats, to: CandidateState, reason: str) -> None:
+        """Its queued runs have no use any more; what already runs is recorded and never judged."""
+        self._leave_undecided(candidate, to, reason)
+        self._cancel_queued(candidate.candidate_id, f"decided without it: {reason}")
+
+    def _leave_undecided(self, candidate: CandidateStats, to: CandidateState, reason: str) -> None:
+        _require(candidate, CandidateState.OPEN, CandidateState.CONTENDER)
+        if candidate.state is not to:
+            self._leave(candidate.candidate_id, candidate.state, to, reason)
+
+    def _leave(self, ref: str, from_: CandidateState, to: CandidateState, reason: str) -> None:
+        if not self._candidates.set_state(ref, from_, to, reason):
+            raise LedgerProblem(f"{ref} is not {from_} any more", "another decision was first; nothing was changed")
+
+    def _cancel_queued(self, ref: str, reason: str, *kinds: RunKind) -> None:
+        """Queued runs of these kinds; without kinds, all."""
+        for run in self._runs.of_candidate(ref):
+            if isinstance(run.state, Queued) and (not kinds or run.kind in kinds):
+                self._runs.cancel(run.id, reason)
 
 
-def _check_merges(board: Board, decision: Decision, seen: int | None) -> None:
-    if isinstance(decision, Combine) and seen is not None and seen != len(board.merges):
-        raise LedgerProblem("there was another merge since", "decide again on the board as it is")
+def _taken_from(board: LabSnapshot, decision: Decision, noise: Noise) -> TakenFrom:
+    """Raises LedgerProblem for a candidate that is not there, for a baseline of the past and for scores of the past."""
+    match decision:
+        case MeasureBaseline(base_id=ref):
+            about: tuple[str, ...] = (ref,)
+        case Combine(parts=about):
+            if not about:
+                raise ValueError("a merge needs a part")
+        case _:
+            about = (decision.candidate_id,)
+    base_id = _base_of(board, decision)
+    for ref in (*about, base_id):
+        try:
+            board.of(ref)
+        except KeyError:
+            raise LedgerProblem(f"cannot decide: no candidate {ref!r} in this lab") from None
+    candidate, baseline = board.of(about[0]), board.baseline
+    own_base = None
+    if candidate.base_id is not None and baseline.candidate_id not in (candidate.base_id, candidate.candidate_id):
+        own_base = board.of(candidate.base_id) if board.of(candidate.base_id).scores else None
+    # A merge goes onto today's baseline; an effect may be against the candidate's own as well.
+    is_own = own_base is not None and base_id == own_base.candidate_id and not isinstance(decision, Combine)
+    if base_id != baseline.candidate_id and not is_own:
+        raise LedgerProblem(f"{base_id} is not the baseline, {baseline.candidate_id} is", _AGAIN)
+    effect, base = _effect_in(decision), board.of(base_id)
+    if effect is not None and (effect.n_candidate, effect.n_base) != (candidate.n, base.n):
+        message = f"{candidate.candidate_id} has {candidate.n} scores and {base.candidate_id} {base.n}, not"
+        raise LedgerProblem(f"{message} {effect.n_candidate} and {effect.n_base}", _AGAIN)
+    return TakenFrom(candidate, baseline, own_base, noise, board.gates)
+
+
+def _base_of(board: LabSnapshot, decision: Decision) -> str:
+    """What a decision's effect is against."""
+    return board.baseline_id if isinstance(decision, Retry) else decision.base_id
+
+
+def _effect_in(decision: Decision) -> Effect | None:
+    return None if isinstance(decision, MeasureBaseline | Retry | Combine) else decision.effect
+
+
+def _require(standing: CandidateStats, *states: CandidateState) -> None:
+    if standing.state not in states:
+        wanted = " or ".join(states)
+        raise LedgerProblem(
+            f"{standing.candidate_id} is {standing.state}, not {wanted}", "another decision was first; nothing changed"
+        )
+
+
+def _parse_record(row: Any) -> DecisionRecord:
+    what = f"decision {row['number']}"
+    taken_from = decode(row["taken_from"], TakenFrom, what)
+    return DecisionRecord(
+        decided_at=row["decided_at"],
+        decision=decode(row["decision"], _TYPES[row["kind"]], what),
+        candidate=taken_from.candidate,
+        base=taken_from.base,
+        noise=taken_from.noise,
+        gates=taken_from.gates,
+        sentence=row["sentence"],
+        own_base=taken_from.own_base,
+        result_mark=row["result_mark"],
+    )
 
 
 def _parse_promotion(row: Any) -> Promotion:
-    return Promotion(
-        promoted_at=row["promoted_at"],
-        candidate_id=candidate_id(row["candidate"]),
-        base_id=candidate_id(row["base"]),
-        commit=row["commit_id"],
-        effect=parse_effect(row["effect"]),
-        sentence=row["sentence"],
-    )
+    effect = decode(row["text"], Promote, f"decision {row['decision']}").effect
+    ids = {"candidate_id": candidate_id(row["candidate"]), "base_id": candidate_id(row["base"])}
+    return from_row(Promotion, row, commit=row["commit_id"], effect=effect, **ids)

@@ -1,4 +1,4 @@
-"""Runs in the ledger: added, found, leased to a slot, finished once.
+"""Runs in the ledger: added, found, counted, leased to a slot, finished once.
 
     queued ──lease──> running ──record──> finished
        ^                 │ requeue (the third that counts finishes the run)
@@ -6,89 +6,193 @@
 
 Every move names the state it leaves, so of two movers one changes nothing. An attempt holds the lease from `lease`
 until it is recorded, requeued or cancelled: only then is its result refused, not when the clock passes `expires_at`,
-because a result that nobody else is computing is still the truth.
+because a result that no other slot is computing is still the truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.result import Result, infra_result
-from scheduler.domain.run import Attempt, Run, RunKind, RunState
+from scheduler.domain.run import (
+    Attempt,
+    Failed,
+    Infra,
+    Queued,
+    Result,
+    Run,
+    RunKind,
+    Running,
+    RunState,
+    Scored,
+    infra_result,
+)
 from scheduler.domain.slot import Slot
-from scheduler.ledger.db import Database
-from scheduler.ledger.events import Events
-from scheduler.ledger.ids import number_of, run_id, unknown
-from scheduler.ledger.rows import RUNS, parse_attempt, parse_run
-from scheduler.ledger.run_steps import STOPPED, RunSteps
+from scheduler.ledger.db import Database, PerStamp
+from scheduler.ledger.rows import RUNS, Events, candidate_id, number_of, parse_run, run_id, unknown
 
 MAX_INFRA_ATTEMPTS = 3  # attempts the lab may lose before it gives a run up
 LOST, CANCELLED = "lost", "cancelled"  # outcomes of an attempt without a result
+STOPPED = "stopped"  # outcome of an attempt ended on purpose: the one that never counts against a run
+_FAMILIES: dict[type, str] = {Scored: "scored", Failed: "failed", Infra: "infra"}
+
+
+class RunCount(NamedTuple):
+    """How many runs of a lab are alike. `family` is scored, failed or infra, "" for a run without a result."""
+
+    kind: str
+    state: str
+    family: str
+    runs: int
+
+
+class AttemptRow(NamedTuple):
+    """One attempt. `queued_at` is since when its run could have been placed; times in seconds since the epoch.
+
+    `has_result`: the run's result is of this attempt; then `wall_s` is how long its judge lived and `train_s` how long
+    the candidate trained, by the judge's clock, where known.
+    """
+
+    run: int
+    candidate: int
+    kind: str
+    number: int
+    slot_id: str
+    queued_at: float
+    started_at: float
+    ended_at: float | None
+    outcome: str
+    has_result: int
+    wall_s: float | None
+    train_s: float | None
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.run)
+
+    @property
+    def candidate_id(self) -> str:
+        return candidate_id(self.candidate)
 
 
 class Runs:
     def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
         self._database, self._events, self._clock = database, events, clock
-        self._steps = RunSteps(database, events, clock)
+        self._pending = PerStamp(database, self._read_pending)
 
     def get(self, ref: str, tag: str) -> Run:
         """By id or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
         if ref == "last":
-            rows = self._all("run.tag = ? ORDER BY run.number DESC LIMIT 1", tag)
+            runs = self._read("run.tag = ? ORDER BY run.number DESC LIMIT 1", tag)
         else:
-            rows = self._all("run.tag = ? AND run.number = ?", tag, number_of(ref, "r"))
-        if not rows:
-            raise unknown("run", ref, tag, [run.id for run in self.list(tag)])
-        return parse_run(rows[0])
+            runs = self._read("run.tag = ? AND run.number = ?", tag, number_of(ref, "r"))
+        if not runs:
+            known = self._database.all("SELECT number FROM run WHERE tag = ? ORDER BY number", tag)
+            raise unknown("run", ref, tag, [run_id(row["number"]) for row in known])
+        return runs[0]
 
     def list(self, tag: str) -> tuple[Run, ...]:
         """All of a lab, in the order of their queueing."""
-        return self._parsed("run.tag = ? ORDER BY run.number", tag)
+        return self._read("run.tag = ? ORDER BY run.number", tag)
 
-    def of_candidate(self, candidate_id: str) -> tuple[Run, ...]:
-        return self._parsed("run.candidate = ? ORDER BY run.number", number_of(candidate_id, "c"))
+    def of_candidate(self, ref: str) -> tuple[Run, ...]:
+        return self._read("run.candidate = ? ORDER BY run.number", number_of(ref, "c"))
 
     def queued(self, tag: str) -> tuple[Run, ...]:
         """Runs that lost an attempt through no fault of theirs come first, then in the order of their queueing."""
-        return self._parsed("run.tag = ? AND run.state = 'queued' ORDER BY run.in_front DESC, run.number", tag)
+        return self._pending(tag)[0]
 
     def running(self, tag: str) -> tuple[Run, ...]:
-        return self._parsed("run.tag = ? AND run.state = 'running' ORDER BY run.number", tag)
+        """In the order of their queueing."""
+        return self._pending(tag)[1]
 
     def expired(self, tag: str, now: float) -> tuple[Run, ...]:
-        """Running runs whose lease nobody renewed in time: harvest them if their node has a result, else requeue."""
+        """Running runs whose lease was not renewed in time: harvest them if their node has a result, else requeue."""
         condition = "run.tag = ? AND run.state = 'running' AND attempt.expires_at <= ? ORDER BY run.number"
-        return self._parsed(condition, tag, now)
+        return self._read(condition, tag, now)
 
     def last_result(self) -> int:
         """Number of the latest result of any lab, 0 before the first: results up to it are known by now."""
         return int(self._database.one("SELECT coalesce(max(number), 0) FROM result")[0])
 
     def attempts(self, ref: str) -> tuple[Attempt, ...]:
-        rows = self._database.all("SELECT * FROM attempt WHERE run = ? ORDER BY number", number_of(ref, "r"))
-        return tuple(map(parse_attempt, rows))
+        rows = self._database.all(
+            "SELECT number, slot_id, boot_id, started_at, expires_at, ended_at, outcome FROM attempt"
+            " WHERE run = ? ORDER BY number",
+            number_of(ref, "r"),
+        )
+        return tuple(Attempt(*row) for row in rows)
 
-    def add(self, candidate_id: str, kind: RunKind, reason: str) -> Run:
-        """Queue a run with a seed no other run of the lab has: 1, 2, 3, … Raises LedgerProblem: no such candidate."""
+    # Figures of many runs, without a value for each run.
+
+    def all_attempts(self, tag: str) -> tuple[AttemptRow, ...]:
+        """Every attempt of a lab, by run and number."""
+        return tuple(self._database.rows(AttemptRow, _ATTEMPTS, tag))
+
+    def counts(self, tag: str) -> tuple[RunCount, ...]:
+        """Of every kind, state and family of results there is."""
+        return tuple(self._database.rows(RunCount, _COUNTS, tag))
+
+    def count_finished(self, tag: str, since: float) -> int:
+        """Finished runs of every kind but claims whose result was recorded at `since` or later."""
+        return int(self._database.one(_FINISHED, tag, since)[0])
+
+    def last_lengths_s(self, tag: str, last: int = 25) -> tuple[float, ...]:
+        """How long the last scored runs held their slots, the latest first."""
+        return tuple(row["seconds"] for row in self._database.all(_LENGTHS, tag, last))
+
+    def last_failures(self, tag: str) -> dict[str, str]:
+        """Candidate id -> status of its last finished run without a score; only candidates that have one."""
+        rows = self._database.all(_FAILURES, tag)
+        return {candidate_id(row["candidate"]): row["status"] for row in rows}
+
+    def peak_memory_mb(self, tag: str) -> dict[str, float]:
+        """Candidate id -> the largest peak of its finished runs; only candidates of which one is known."""
+        rows = self._database.all(_PEAKS, tag)
+        return {candidate_id(row["candidate"]): row["peak"] for row in rows}
+
+    # Moves.
+
+    def add(self, ref: str, kind: RunKind, reason: str) -> Run:
+        """Queue a run of a candidate with a seed no other run of the lab has: 1, 2, 3, … Raises LedgerProblem."""
         with self._database.transaction():
-            candidate = number_of(candidate_id, "c")
+            candidate = number_of(ref, "c")
             owner = self._database.one("SELECT tag FROM candidate WHERE number = ?", candidate)
             if owner is None:
-                raise LedgerProblem(f"cannot queue a run: no candidate {candidate_id!r}")
+                raise LedgerProblem(f"cannot queue a run: no candidate {ref!r}")
             tag = owner["tag"]
             seed = self._database.one("SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?", tag)[0]
             number = self._database.insert(
                 "run", tag=tag, candidate=candidate, kind=kind.value, seed=seed, state="queued", since=self._clock()
             )
             self._events.write(tag, run_id(number), "", "queued", reason)
-            return parse_run(self._steps.row(run_id(number)))
+            return parse_run(self._row(run_id(number)))
 
     def lease(self, ref: str, slot: Slot, expires_at: float) -> int | None:
         """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more."""
         with self._database.transaction():
-            return self._steps.open_attempt(ref, slot, expires_at) if self._steps.take(ref, slot) else None
+            now, before = self._clock(), self._row(ref)
+            moved = self._database.execute(
+                "UPDATE run SET state = 'running', attempts = attempts + 1, pool = ?, in_front = 0, note = '',"
+                " since = ? WHERE number = ? AND state = 'queued'",
+                *(slot.pool, now, before["number"]),
+            )
+            if not moved.rowcount:
+                return None
+            attempt = int(before["attempts"]) + 1
+            self._database.insert(
+                "attempt",
+                run=before["number"],
+                number=attempt,
+                slot_id=slot.id,
+                boot_id=slot.boot_id,
+                queued_at=before["since"],
+                started_at=now,
+                expires_at=expires_at,
+            )
+            self._events.write(before["tag"], ref, "queued", "running", f"attempt {attempt} on {slot.id}")
+            return attempt
 
     def renew(self, ref: str, attempt: int, expires_at: float) -> bool:
         """Push the expiry of a lease. False when that attempt does not hold it."""
@@ -105,51 +209,141 @@ class Runs:
         False when another does or none: then nothing but an event is written, and the result is worth nothing.
         """
         with self._database.transaction():
-            if not self._steps.end_attempt(ref, attempt, result.verdict.status):
-                self._steps.refuse(ref, attempt, f"result {result.verdict.status!r}")
+            if not self._end_attempt(ref, attempt, result.verdict.status):
+                self._refuse(ref, attempt, f"result {result.verdict.status!r}")
                 return False
-            self._steps.finish(ref, attempt, result)
+            self._finish(ref, attempt, result)
             return True
 
     def requeue(
-        self,
-        ref: str,
-        attempt: int,
-        reason: str,
-        front: bool = True,
-        *,
-        counts: bool = True,
-        result: Result | None = None,
+        self, ref: str, attempt: int, reason: str, *, counts: bool = True, result: Result | None = None
     ) -> RunState:
-        """Take the lease from an attempt that will give no score, and queue the run again.
+        """Take the lease from an attempt that will give no score, and queue the run again, in front of the others.
 
-        The third attempt that counts finishes the run instead, with `result` (what an infra judge wrote) or one saying
-        why. `counts=False` is for attempts ended on purpose, as by Ctrl-C. An attempt without the lease changes
-        nothing. Returns the state the run is in now.
+        The third attempt that counts finishes the run instead, with `result` (what an infra judge wrote) or one that
+        gives the reason. `counts=False` is for attempts ended on purpose, as by Ctrl-C. An attempt without the lease
+        changes nothing. Returns the state the run is in now.
         """
         with self._database.transaction():
             outcome = STOPPED if not counts else result.verdict.status if result else LOST
-            if not self._steps.end_attempt(ref, attempt, outcome):
-                self._steps.refuse(ref, attempt, f"requeue: {reason}")
-            elif counts and self._steps.infra_attempts(ref) >= MAX_INFRA_ATTEMPTS:
-                self._steps.finish(ref, attempt, result or infra_result(LOST, reason))
+            if not self._end_attempt(ref, attempt, outcome):
+                self._refuse(ref, attempt, f"requeue: {reason}")
+            elif counts and self._counted_attempts(ref) >= MAX_INFRA_ATTEMPTS:
+                self._finish(ref, attempt, result or infra_result(LOST, reason))
             else:
-                self._steps.move(ref, "running", "queued", reason, in_front=front)
-            return parse_run(self._steps.row(ref)).state
+                self._move(ref, "running", "queued", reason, in_front=True)
+            return parse_run(self._row(ref)).state
 
     def cancel(self, ref: str, reason: str) -> bool:
-        """Cancel a queued or running run. False when it is already over. Stopping its attempt is the caller's."""
+        """Cancel a queued or running run. False when it is finished already. Stopping its attempt is the caller's."""
         with self._database.transaction():
-            row = self._steps.row(ref)
+            row = self._row(ref)
             if row["state"] not in ("queued", "running"):
                 return False
             if row["state"] == "running":
-                self._steps.end_attempt(ref, row["attempts"], CANCELLED)
-            self._steps.move(ref, row["state"], "cancelled", reason)
+                self._end_attempt(ref, row["attempts"], CANCELLED)
+            self._move(ref, row["state"], "cancelled", reason)
             return True
 
-    def _all(self, condition: str, *values: object) -> Any:
-        return self._database.all(f"{RUNS} WHERE {condition}", *values)
+    def _read(self, condition: str, *values: object) -> tuple[Run, ...]:
+        return tuple(map(parse_run, self._database.all(f"{RUNS} WHERE {condition}", *values)))
 
-    def _parsed(self, condition: str, *values: object) -> tuple[Run, ...]:
-        return tuple(map(parse_run, self._all(condition, *values)))
+    def _read_pending(self, tag: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """Queued and running runs. One that runs is not in front any more, so both orders are those of the query."""
+        runs = self._read(
+            "run.tag = ? AND run.state IN ('queued', 'running') ORDER BY run.in_front DESC, run.number", tag
+        )
+        queued = tuple(run for run in runs if isinstance(run.state, Queued))
+        return queued, tuple(run for run in runs if isinstance(run.state, Running))
+
+    def _row(self, ref: str) -> Any:
+        """The run with its last attempt and result. Raises LedgerProblem when there is none."""
+        row = self._database.one(f"{RUNS} WHERE run.number = ?", number_of(ref, "r"))
+        if row is None:
+            raise LedgerProblem(f"no run {ref!r} in the ledger")
+        return row
+
+    def _end_attempt(self, ref: str, attempt: int, outcome: str) -> bool:
+        ended = self._database.execute(
+            "UPDATE attempt SET ended_at = ?, outcome = ? WHERE run = ? AND number = ? AND ended_at IS NULL",
+            *(self._clock(), outcome, number_of(ref, "r"), attempt),
+        )
+        return bool(ended.rowcount)
+
+    def _counted_attempts(self, ref: str) -> int:
+        """Ended attempts of a run that count against it: all but those stopped on purpose."""
+        sql = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
+        return int(self._database.one(sql, number_of(ref, "r"), STOPPED)[0])
+
+    def _finish(self, ref: str, attempt: int, result: Result) -> None:
+        verdict, measured = result.verdict, result.measured
+        scored = verdict if isinstance(verdict, Scored) else None
+        reason = "" if isinstance(verdict, Scored) else verdict.reason
+        self._database.insert(
+            "result",
+            run=number_of(ref, "r"),
+            attempt=attempt,
+            family=_FAMILIES[type(verdict)],
+            status=verdict.status,
+            reason=reason,
+            val_bpb=scored and scored.val_bpb,
+            val_bpb_upstream=scored and scored.val_bpb_upstream,
+            suspect=scored.suspect if scored else "",
+            wall_s=measured.wall_s,
+            train_s=dict(measured.phases_s).get("train"),
+            peak_memory_mb=measured.peak_memory_mb,
+            recorded_at=self._clock(),
+            text=result.text,
+        )
+        why = f"val_bpb {scored.val_bpb:.6f}" if scored else reason
+        self._move(ref, "running", "finished", f"{verdict.status}: {why}" if why else verdict.status)
+
+    def _move(self, ref: str, from_: str, to: str, reason: str, in_front: bool = False) -> None:
+        moved = self._database.execute(
+            "UPDATE run SET state = ?, since = ?, note = ?, in_front = ? WHERE number = ? AND state = ?",
+            *(to, self._clock(), reason, in_front, number_of(ref, "r"), from_),
+        )
+        if not moved.rowcount:
+            raise LedgerProblem(f"{ref} is not {from_}, as its attempts say: the ledger contradicts itself")
+        self._events.write(self._row(ref)["tag"], ref, from_, to, reason)
+
+    def _refuse(self, ref: str, attempt: int, what: str) -> None:
+        """Write down that an attempt came too late. It is the attempt's story, not the run's: that did not move."""
+        reason = f"{what}: refused, the attempt does not hold the lease"
+        self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
+
+
+_ATTEMPTS = """
+SELECT run.number, run.candidate, run.kind, attempt.number, attempt.slot_id, attempt.queued_at, attempt.started_at,
+       attempt.ended_at, attempt.outcome, result.run IS NOT NULL, result.wall_s, result.train_s
+FROM run JOIN attempt ON attempt.run = run.number
+LEFT JOIN result ON result.run = attempt.run AND result.attempt = attempt.number
+WHERE run.tag = ? ORDER BY run.number, attempt.number
+"""
+
+_COUNTS = """
+SELECT run.kind, run.state, coalesce(result.family, ''), count(*)
+FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 1, 2, 3
+"""
+
+_FINISHED = """
+SELECT count(*) FROM run JOIN result ON result.run = run.number
+WHERE run.tag = ? AND run.kind != 'claim' AND result.recorded_at >= ?
+"""
+
+_LENGTHS = """
+SELECT result.recorded_at - attempt.started_at AS seconds FROM result
+JOIN run ON run.number = result.run JOIN attempt ON attempt.run = result.run AND attempt.number = result.attempt
+WHERE run.tag = ? AND result.family = 'scored' ORDER BY result.number DESC LIMIT ?
+"""
+
+# SQLite takes the other columns of a group from the row that has its max().
+_FAILURES = """
+SELECT run.candidate, result.status, max(run.number) FROM run JOIN result ON result.run = run.number
+WHERE run.tag = ? AND result.family != 'scored' GROUP BY run.candidate
+"""
+
+_PEAKS = """
+SELECT run.candidate, max(result.peak_memory_mb) AS peak FROM run JOIN result ON result.run = run.number
+WHERE run.tag = ? AND result.peak_memory_mb IS NOT NULL GROUP BY run.candidate
+"""

@@ -1,24 +1,23 @@
-"""Searches in the ledger: one per lab that has not ended, with its settings and the time it was run.
-
-running ──> claiming ──> ended
-"""
+"""Searches in the ledger, with their proposals and their claims."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
+from scheduler.domain.decision import Claim
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.search import Budget, ProposerChoice, Search, SearchSettings, SearchState
+from scheduler.domain.search import Proposal, ProposalFailure, ProposalState, Search, SearchSettings, SearchState
 from scheduler.ledger.db import Database
-from scheduler.ledger.events import Events
-from scheduler.ledger.ids import search_id
-from scheduler.ledger.rows import known_fields
+from scheduler.ledger.rows import Events, candidate_id, decode, encode, from_row, number_of, proposal_id, search_id
 
 
 class Searches:
+    """Searches: at most one per lab that has not ended, with its settings and the time it was run.
+
+    running ──> claiming ──> ended
+    """
+
     def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
         self._database, self._events, self._clock = database, events, clock
 
@@ -32,7 +31,7 @@ class Searches:
             number = self._database.insert(
                 "search",
                 tag=tag,
-                settings=_settings_text(settings),
+                settings=encode(settings),
                 started_at=self._clock(),
                 state=SearchState.RUNNING.value,
             )
@@ -64,7 +63,7 @@ class Searches:
         """Go on under other settings. Raises LedgerProblem for an unknown one."""
         with self._database.transaction():
             search = self.get(number)
-            self._database.execute("UPDATE search SET settings = ? WHERE number = ?", _settings_text(settings), number)
+            self._database.execute("UPDATE search SET settings = ? WHERE number = ?", encode(settings), number)
             self._events.write(search.tag, search_id(number), search.state, search.state, reason)
 
     def move(self, number: int, from_: SearchState, to: SearchState, reason: str) -> bool:
@@ -79,29 +78,107 @@ class Searches:
             return bool(moved.rowcount)
 
 
-def _settings_text(settings: SearchSettings) -> str:
-    return json.dumps(asdict(settings))
+class Proposals:
+    """Asks to proposers, and what became of each: answered once, or lost with the scheduler that asked.
+
+    asked ──> queued (a new candidate) | known (an earlier one) | failed (no idea)
+    """
+
+    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        self._database, self._events, self._clock = database, events, clock
+
+    def ask(self, tag: str, search: int, proposer: str, base_id: str, round: int, seed: int) -> str:
+        """Write an ask down before it goes out. Returns its id."""
+        with self._database.transaction():
+            number = self._database.insert(
+                "proposal",
+                tag=tag,
+                search=search,
+                proposer=proposer,
+                base=number_of(base_id, "c"),
+                round=round,
+                seed=seed,
+                state=ProposalState.ASKED.value,
+                asked_at=self._clock(),
+            )
+            self._events.write(tag, proposal_id(number), "", ProposalState.ASKED, proposer)
+            return proposal_id(number)
+
+    def queued(self, ref: str, candidate_id: str, title: str, *, log: str = "", warning: str = "") -> None:
+        """It brought a new candidate: call it in the transaction that adds that. Raises LedgerProblem: answered."""
+        self._answer(ref, ProposalState.QUEUED, candidate_id, title=title, reason=warning, log=log)
+
+    def known(self, ref: str, candidate_id: str, title: str, *, log: str = "", warning: str = "") -> None:
+        """It brought the program of an earlier candidate again. Raises LedgerProblem when it is answered already."""
+        self._answer(ref, ProposalState.KNOWN, candidate_id, title=title, reason=warning, log=log)
+
+    def failed(self, ref: str, trouble: ProposalFailure, reason: str, title: str = "", log: str = "") -> None:
+        """It brought no idea. Raises LedgerProblem when it is answered already."""
+        self._answer(ref, ProposalState.FAILED, None, title=title, trouble=trouble.value, reason=reason, log=log)
+
+    def lose_open(self, tag: str, reason: str) -> int:
+        """Fail the asks that are still open: their proposers are gone. Returns how many."""
+        with self._database.transaction():
+            rows = self._database.all("SELECT number FROM proposal WHERE tag = ? AND state = 'asked'", tag)
+            for row in rows:
+                self.failed(proposal_id(row["number"]), ProposalFailure.STOPPED, reason)
+            return len(rows)
+
+    def list(self, tag: str) -> tuple[Proposal, ...]:
+        """All of a lab, in the order of asking."""
+        rows = self._database.all("SELECT * FROM proposal WHERE tag = ? ORDER BY number", tag)
+        return tuple(map(_parse_proposal, rows))
+
+    def _answer(self, ref: str, to: ProposalState, candidate: str | None, **columns: str) -> None:
+        columns |= {"state": to.value}
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        with self._database.transaction():
+            moved = self._database.execute(
+                f"UPDATE proposal SET {changes}, candidate = ?, answered_at = ? WHERE number = ? AND state = 'asked'",
+                *(*columns.values(), candidate and number_of(candidate, "c"), self._clock(), number_of(ref, "p")),
+            )
+            if not moved.rowcount:
+                raise LedgerProblem(f"{ref} is no open ask: it was answered already, or never went out")
+            row = self._database.one("SELECT tag FROM proposal WHERE number = ?", number_of(ref, "p"))
+            why = f"{columns['trouble']}: {columns['reason']}" if "trouble" in columns else candidate or ""
+            self._events.write(row["tag"], ref, ProposalState.ASKED, to, why)
 
 
-def _parse_settings(text: str) -> SearchSettings:
-    """Settings an older program did not know take their default, ones this program does not know are left out."""
-    raw = known_fields(SearchSettings, json.loads(text))
-    budget = Budget(**known_fields(Budget, raw["budget"]))
-    return SearchSettings(**(raw | {"budget": budget, "proposers": tuple(map(_parse_choice, raw["proposers"]))}))
+class Claims:
+    """One for each search, written once and never changed."""
 
+    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        self._database, self._events, self._clock = database, events, clock
 
-def _parse_choice(raw: dict[str, Any]) -> ProposerChoice:
-    known = known_fields(ProposerChoice, raw)
-    return ProposerChoice(**(known | {"options": tuple((key, value) for key, value in known.get("options", ()))}))
+    def record(self, tag: str, search: int, claim: Claim) -> None:
+        """Raises LedgerProblem when the search has one already."""
+        with self._database.transaction():
+            if self.of_search(search) is not None:
+                raise LedgerProblem(f"the search {search_id(search)} has its claim already", "nothing was changed")
+            self._database.insert("claim", tag=tag, search=search, claim=encode(claim), recorded_at=self._clock())
+            what = f"{claim.first_id} to {claim.final_id}: {claim.diff:+.6f} ± {claim.se:.6f} bpb"
+            self._events.write(tag, f"{search_id(search)}.claim", "", "recorded", what)
+
+    def of_search(self, search: int) -> Claim | None:
+        row = self._database.one("SELECT search, claim FROM claim WHERE search = ?", search)
+        return _parse_claim(row) if row else None
+
+    def list(self, tag: str) -> tuple[Claim, ...]:
+        """Oldest first."""
+        rows = self._database.all("SELECT search, claim FROM claim WHERE tag = ? ORDER BY number", tag)
+        return tuple(map(_parse_claim, rows))
 
 
 def _parse_search(row: Any) -> Search:
-    return Search(
-        number=row["number"],
-        tag=row["tag"],
-        settings=_parse_settings(row["settings"]),
-        started_at=row["started_at"],
-        active_s=row["active_s"],
-        state=SearchState(row["state"]),
-        reason=row["reason"],
-    )
+    settings = decode(row["settings"], SearchSettings, f"the settings of search {search_id(row['number'])}")
+    return from_row(Search, row, settings=settings)
+
+
+def _parse_proposal(row: Any) -> Proposal:
+    candidate = None if row["candidate"] is None else candidate_id(row["candidate"])
+    ids = {"id": proposal_id(row["number"]), "base_id": candidate_id(row["base"]), "candidate_id": candidate}
+    return from_row(Proposal, row, **ids)
+
+
+def _parse_claim(row: Any) -> Claim:
+    return decode(row["claim"], Claim, f"the claim of search {search_id(row['search'])}")

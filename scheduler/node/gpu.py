@@ -1,12 +1,15 @@
-"""GPUs of this machine, asked of NVML: who they are, who computes on them, and what limits them just now.
-The only module that says pynvml.
+"""GPUs of this machine as NVML describes them, and what a run on one needs besides: compiler, headers, device files.
 
-Does not touch CUDA and changes no setting. A machine without a driver simply has no GPUs and says why.
+The only module that imports pynvml. Does not touch CUDA and changes no setting. A machine without a driver has no GPUs
+and gives the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 MPS_PROCESS_PREFIX = "nvidia-cuda-mps"  # control daemon and server; /proc/<pid>/comm cuts names at 15 characters
 CPU_MASK_BITS = 64
-LEAST_FREE_SHARE = 0.9  # of a GPU's memory while nobody uses it; drivers and desktops keep some for themselves
+LEAST_FREE_SHARE = 0.9  # of an unused GPU's memory; drivers and desktops keep some for themselves
 # Answers of WSL, vGPU, gVisor and drivers older than the binding: the question cannot be answered, the GPU is well.
 CANNOT_TELL = (
     "NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_FUNCTION_NOT_FOUND",
@@ -30,6 +33,8 @@ SLOWDOWNS = (
     ("ApplicationsClocksSetting", "its clocks are set by hand"),
     ("SyncBoost", "it waits for a slower GPU (sync boost)"),
 )
+UNSEEN_PROCESSES = "NVML may not list processes here: whether another process uses this GPU is unknown"
+NO_DEVICE_FILES_NEEDED = ("dxg", "nvmap")  # WSL and Tegra reach their GPUs through these instead
 
 
 class GpuUnavailable(Exception):
@@ -55,10 +60,13 @@ class GpuProcess:
     pid: int
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.name})"
+
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The NVIDIA driver: its version, and the newest CUDA (major, minor) it runs, None when it does not say."""
+    """The NVIDIA driver: its version, and the newest CUDA (major, minor) it runs, None where it does not report one."""
 
     version: str
     cuda: tuple[int, int] | None
@@ -66,9 +74,9 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """What limits one GPU just now. Memory in bytes, power in W, clocks of the SMs in MHz.
+    """What limits one GPU at present. Memory in bytes, power in W, clocks of the SMs in MHz.
 
-    None: the GPU or its driver does not say. `minor` is N of /dev/nvidiaN. `slowdowns`: reasons, in words.
+    None: the GPU or its driver does not report it. `minor` is N of /dev/nvidiaN. `slowdowns`: reasons, in words.
     """
 
     index: int
@@ -89,21 +97,35 @@ class GpuState:
 
     @property
     def memory_in_use(self) -> bool:
-        """Whether somebody holds memory here; False when the GPU does not say."""
+        """Whether a process holds memory here; False where the GPU does not report it."""
         total, free = self.memory_total_bytes, self.memory_free_bytes
         return total is not None and free is not None and free < LEAST_FREE_SHARE * total
 
     @property
     def memory_text(self) -> str:
-        """Figures for a person, in GiB."""
+        """Like "60.0 of 80.0 GiB free"."""
         return f"{(self.memory_free_bytes or 0) / 2**30:.1f} of {(self.memory_total_bytes or 0) / 2**30:.1f} GiB free"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something a run needs and the node does not have, and what to do about it."""
+
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}"
 
 
 def read_gpus() -> tuple[Gpu, ...]:
     """Every GPU of this machine in PCI bus order. Raises GpuUnavailable."""
     with _nvml() as nvml:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
-        return tuple(_read_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
+        return tuple(
+            Gpu(index, *_identity(nvml, handle), driver, _mig_enabled(nvml, handle), _local_cpus(nvml, handle))
+            for index, handle in _handles(nvml)
+        )
 
 
 def compute_processes(uuid: str) -> tuple[GpuProcess, ...] | None:
@@ -116,7 +138,9 @@ def compute_processes(uuid: str) -> tuple[GpuProcess, ...] | None:
             if getattr(problem, "value", None) in {getattr(nvml, name) for name in CANNOT_TELL}:
                 return None
             raise
-        return tuple(GpuProcess(int(entry.pid), _process_name(nvml, int(entry.pid))) for entry in running)
+        # NVML names no process of another container, and none that has ended meanwhile.
+        names = [_answer(nvml, "nvmlSystemGetProcessName", int(entry.pid)) or "unknown" for entry in running]
+        return tuple(GpuProcess(int(entry.pid), _text(name)) for entry, name in zip(running, names, strict=True))
 
 
 def read_driver() -> Driver | None:
@@ -131,18 +155,90 @@ def read_driver() -> Driver | None:
 
 
 def read_states() -> tuple[GpuState, ...]:
-    """Every GPU of this machine in PCI bus order as it stands now; none without a driver."""
+    """Every GPU of this machine in PCI bus order as it is at present; none without a driver."""
     try:
         with _nvml() as nvml:
-            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-            return tuple(_read_state(nvml, index, handle) for index, handle in enumerate(handles))
+            return tuple(_read_state(nvml, index, handle) for index, handle in _handles(nvml))
     except GpuUnavailable:
         return ()
 
 
 def mps_running(proc: Path = Path("/proc")) -> bool:
     """Whether an MPS daemon or server runs here: its clients share one GPU, so their budgets are not comparable."""
-    return any(_command(entry).startswith(MPS_PROCESS_PREFIX) for entry in proc.glob("[0-9]*/comm"))
+    for comm in proc.glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().startswith(MPS_PROCESS_PREFIX):
+                return True
+        except OSError:  # the process ended meanwhile
+            continue
+    return False
+
+
+def gpu_notes(uuid: str) -> tuple[str, ...]:
+    """What is worth knowing of one GPU while no run of ours is on it."""
+    states = [state for state in read_states() if state.uuid == uuid]
+    unusable = unusable_device_files(state.minor for state in states if state.minor is not None)
+    notes = [f"device files {one}" for one in unusable]
+    notes += [f"another process holds memory of it: {state.memory_text}" for state in states if state.memory_in_use]
+    try:
+        unseen = compute_processes(uuid) is None
+    except GpuUnavailable:  # a problem of the slot, reported as such
+        unseen = False
+    return (*notes, *([UNSEEN_PROCESSES] if unseen else []))
+
+
+def missing_toolchain(environ: Mapping[str, str]) -> tuple[Missing, ...]:
+    """What Triton would miss in a run with these variables: it compiles a C file against Python.h there."""
+    return tuple(one for one in (_missing_compiler(environ), _missing_headers(environ)) if one is not None)
+
+
+def unusable_device_files(minors: Iterable[int], dev: Path = Path("/dev")) -> tuple[Missing, ...]:
+    """Device files that are absent or that this user may not open; `minors`: N of each /dev/nvidiaN.
+
+    A process that opens CUDA has an absent one made by nvidia-modprobe, which is setuid root. A run may gain no
+    privileges (no_new_privs), so they must be there before it.
+    """
+    if any((dev / name).exists() for name in NO_DEVICE_FILES_NEEDED):
+        return ()
+    paths = [dev / name for name in ("nvidiactl", "nvidia-uvm", *(f"nvidia{minor}" for minor in minors))]
+    absent = [str(path) for path in paths if not path.exists()]
+    closed = [str(path) for path in paths if path.exists() and not os.access(path, os.R_OK | os.W_OK)]
+    found = []
+    if absent:
+        hint = (
+            "run `sudo nvidia-modprobe -u -c=0` after every boot (nvidia-persistenced, started at boot, keeps them); "
+            "in a container: start it with --gpus all"
+        )
+        found.append(Missing(f"not there: {', '.join(absent)}; a run may not make them itself", hint))
+    if closed:
+        hint = "add this user to the group that owns them (ls -l shows it), then log in again"
+        found.append(Missing(f"this user may not open {', '.join(closed)}", hint))
+    return tuple(found)
+
+
+def _missing_compiler(environ: Mapping[str, str]) -> Missing | None:
+    """Triton takes $CC, else gcc, else clang."""
+    path, chosen = environ.get("PATH"), environ.get("CC")
+    if chosen is not None:
+        hint = "unset CC, or set it to the path of gcc or clang, without options"
+        return None if shutil.which(chosen, path=path) else Missing(f"the C compiler CC={chosen} is not there", hint)
+    if any(shutil.which(name, path=path) for name in ("gcc", "clang")):
+        return None
+    if shutil.which("cc", path=path):
+        return Missing("there is no gcc or clang, only cc, which Triton does not look for", "export CC=cc")
+    return Missing("there is no C compiler, and Triton compiles in every run", "apt install gcc python3-dev")
+
+
+def _missing_headers(environ: Mapping[str, str]) -> Missing | None:
+    """Triton asks the scheme posix_prefix where Debian's own is posix_local."""
+    scheme = sysconfig.get_default_scheme()
+    include = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    extra = [folder for folder in environ.get("CPATH", "").split(os.pathsep) if folder]
+    if any(Path(folder, "Python.h").is_file() for folder in (include, *extra)):
+        return None
+    version = sysconfig.get_python_version()
+    hint = f"apt install gcc python{version}-dev (python3-dev where {version} is the system's Python)"
+    return Missing(f"Python's headers are missing: no Python.h in {include}", hint)
 
 
 @contextmanager
@@ -161,27 +257,39 @@ def _nvml() -> Iterator[Any]:
         raise GpuUnavailable(f"NVML: {problem}") from None
 
 
-def _read_gpu(nvml: Any, index: int, driver: str) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
-    return Gpu(index, uuid, name, driver, _mig_enabled(nvml, handle), _local_cpus(nvml, handle))
+def _handles(nvml: Any) -> list[tuple[int, Any]]:
+    return [(index, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def _identity(nvml: Any, handle: Any) -> tuple[str, str]:
+    """UUID and name."""
+    return _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+
+
+def _answer(nvml: Any, name: str, *arguments: Any) -> Any:
+    """NVML's answer; None where this GPU, driver or binding does not know the question."""
+    try:
+        return getattr(nvml, name)(*arguments)
+    except (nvml.NVMLError, AttributeError, ValueError):
+        return None
 
 
 def _read_state(nvml: Any, index: int, handle: Any) -> GpuState:
-    memory = _answer(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    persistence = _answer(nvml, "nvmlDeviceGetPersistenceMode", handle)
     clock = nvml.NVML_CLOCK_SM
+    memory, persistence, limit_mw, default_mw = (
+        _answer(nvml, f"nvmlDeviceGet{name}", handle)
+        for name in ("MemoryInfo", "PersistenceMode", "EnforcedPowerLimit", "PowerManagementDefaultLimit")
+    )
     return GpuState(
         index,
-        _text(nvml.nvmlDeviceGetUUID(handle)),
-        _text(nvml.nvmlDeviceGetName(handle)),
+        *_identity(nvml, handle),
         mig=_mig_enabled(nvml, handle),
         minor=_answer(nvml, "nvmlDeviceGetMinorNumber", handle),
         persistence=None if persistence is None else persistence == nvml.NVML_FEATURE_ENABLED,
         memory_total_bytes=None if memory is None else int(memory.total),
         memory_free_bytes=None if memory is None else int(memory.free),
-        power_limit_w=_watts(_answer(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)),
-        power_default_w=_watts(_answer(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", handle)),
+        power_limit_w=None if limit_mw is None else limit_mw / 1000,
+        power_default_w=None if default_mw is None else default_mw / 1000,
         clock_set_mhz=_answer(nvml, "nvmlDeviceGetApplicationsClock", handle, clock),
         clock_default_mhz=_answer(nvml, "nvmlDeviceGetDefaultApplicationsClock", handle, clock),
         clock_ceiling_mhz=_answer(nvml, "nvmlDeviceGetMaxCustomerBoostClock", handle, clock),
@@ -190,69 +298,32 @@ def _read_state(nvml: Any, index: int, handle: Any) -> GpuState:
     )
 
 
-def _answer(nvml: Any, name: str, *arguments: Any) -> Any:
-    """What NVML says; None where this GPU, driver or binding does not know the question."""
-    try:
-        return getattr(nvml, name)(*arguments)
-    except (nvml.NVMLError, AttributeError, ValueError):
-        return None
-
-
 def _slowdowns(nvml: Any, handle: Any) -> tuple[str, ...]:
-    """Older drivers and bindings say Throttle where newer ones say Event; the bits are the same."""
+    """Older drivers and bindings have Throttle where newer ones have Event in the name; the bits are the same."""
     mask = _answer(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
     if mask is None:
         mask = _answer(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
     return tuple(words for name, words in SLOWDOWNS if mask & getattr(nvml, f"nvmlClocksThrottleReason{name}", 0))
 
 
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
-
-
 def _mig_enabled(nvml: Any, handle: Any) -> bool:
-    try:
-        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError:  # GPUs that cannot do MIG refuse the question
-        return False
+    """GPUs that cannot do MIG refuse the question."""
+    current, _pending = _answer(nvml, "nvmlDeviceGetMigMode", handle) or (None, None)
     return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
 
 
 def _local_cpus(nvml: Any, handle: Any) -> tuple[int, ...]:
-    """Cores of the GPU's NUMA node; empty where the driver does not say (virtual machines)."""
-    words = (max(_possible_cpus(), 1) + CPU_MASK_BITS - 1) // CPU_MASK_BITS
-    try:
-        mask = list(nvml.nvmlDeviceGetCpuAffinity(handle, words))
-    except nvml.NVMLError:
-        return ()
-    return tuple(
-        word * CPU_MASK_BITS + bit
-        for word, value in enumerate(mask)
-        for bit in range(CPU_MASK_BITS)
-        if int(value) >> bit & 1
-    )
-
-
-def _possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
-    """Highest core number plus one, from a list like "0-127"."""
-    try:
-        return int(path.read_text().strip().replace(",", "-").rsplit("-", 1)[-1]) + 1
+    """Cores of the GPU's NUMA node; empty where the driver does not report them (virtual machines)."""
+    try:  # a list like "0-127"
+        possible = Path("/sys/devices/system/cpu/possible").read_text()
+        count = int(possible.strip().replace(",", "-").rsplit("-", 1)[-1]) + 1
     except (OSError, ValueError):
-        return CPU_MASK_BITS
-
-
-def _process_name(nvml: Any, pid: int) -> str:
-    try:
-        return _text(nvml.nvmlSystemGetProcessName(pid))
-    except nvml.NVMLError:  # of another container, or gone meanwhile
-        return "unknown"
-
-
-def _command(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # the process ended meanwhile
-        return ""
+        count = CPU_MASK_BITS
+    words = (max(count, 1) + CPU_MASK_BITS - 1) // CPU_MASK_BITS
+    mask = _answer(nvml, "nvmlDeviceGetCpuAffinity", handle, words) or ()
+    bits = ((word * CPU_MASK_BITS + bit, int(value) >> bit & 1) for word, value in enumerate(mask)
+            for bit in range(CPU_MASK_BITS))  # fmt: skip
+    return tuple(cpu for cpu, is_set in bits if is_set)
 
 
 def _text(value: str | bytes) -> str:

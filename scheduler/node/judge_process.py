@@ -1,11 +1,7 @@
-"""Starts, watches and ends the outer process of a judge. Linux first: flock, PDEATHSIG by setpriv.
+"""Starts, watches and ends the outer process of a judge, in an environment of its own. Linux: flock, PDEATHSIG.
 
-A judge gets a pipe, on which it says the digest of its result: the one thing here that a candidate cannot write. It
-holds two locks. `alive.lock` of its spool is inherited as an open descriptor, so whoever finds the spool later knows
-whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the slot is
-free when that one is. Containing what a candidate starts is the judge's work, not done here.
-
-Must be called from a thread that lives as long as the judge may: PDEATHSIG follows the thread that forked.
+Must be called from a thread that lives as long as the judge may: PDEATHSIG follows the thread that forked. Not covered:
+containing what a candidate starts, which is the judge's work.
 """
 
 from __future__ import annotations
@@ -22,33 +18,62 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import scheduler
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import RunOrder
-from scheduler.node.slot_layout import SlotSpec
-from scheduler.node.spool import Spool, tail
+from scheduler.node.machine import SlotSpec
+from scheduler.node.spool import Spool, read_tail
 
 TERMINATE_GRACE_S = 3.0
 KILL_WAIT_S = 10.0
 POLL_S = 0.01
+# The node's own variables that a judge gets: the rest may be Ray's (RAY_*, niceness, OMP_NUM_THREADS=1, its token) or a
+# shell's (cloud keys, tokens of all kinds). The judge sets threads and scrubs again for the candidate.
+ALLOWED = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX",
+    "CPATH", "LIBRARY_PATH", "TRITON_PTXAS_PATH", "TRITON_LIBCUDA_PATH",  # headers and libcuda that lie elsewhere
+    "ARSCHED_CACHE", "XDG_CACHE_HOME", "SYSTEMROOT",
+})  # fmt: skip
+ALLOWED_PREFIXES = ("LC_",)
+CODE_ROOT = Path(scheduler.__file__).resolve().parents[1]
+RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
 _PIPE_READ_BYTES, _PIPE_READS = 4096, 16  # at a time: more than any judge writes
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Command lines of the referee's two programs; tests put their own here."""
+    """Command lines of the harness's two programs. -P: they start in folders that candidates may write to."""
 
-    judge: tuple[str, ...] = (sys.executable, "-m", "harness.judge")
-    cache: tuple[str, ...] = (sys.executable, "-m", "harness.cache")
+    judge: tuple[str, ...] = (sys.executable, "-P", "-m", "harness.judge")
+    cache: tuple[str, ...] = (sys.executable, "-P", "-m", "harness.cache")
+
+
+def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:
+    """Variables for a judge on the GPU of that UUID, or on no GPU for "": a short allow-list of the node's own."""
+    kept = {name: value for name, value in environ.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
+    kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuid, "PYTHONUNBUFFERED": "1"}
+    path = site_folders(environ.get("PYTHONPATH", ""))
+    if CODE_ROOT.name not in ("site-packages", "dist-packages"):  # a checkout that may not be installed
+        path = [str(CODE_ROOT), *path]
+    if path:
+        kept["PYTHONPATH"] = os.pathsep.join(path)
+    return kept
+
+
+def site_folders(python_path: str) -> list[str]:
+    """The absolute folders of a PYTHONPATH that pip filled (`pip install --target`): torch may lie there."""
+    folders = [folder for folder in python_path.split(os.pathsep) if os.path.isabs(folder)]
+    return [folder for folder in folders if next(Path(folder).glob("*.dist-info"), None) is not None]
 
 
 def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -> list[str]:
     """Arguments of `python -m harness.judge` for one order on one slot."""
     arguments = [
-        "--contract", str(spool.contract_path), "--train", str(spool.train_path), "--seed", str(order.seed),
-        "--out", str(spool.out), "--device", spec.uuid or "cpu", "--cpus", ",".join(map(str, spec.cpus)),
-        "--expect-cache", order.cache_digest, "--lock", str(lock),
+        "--contract", str(spool.directory / "contract.json"), "--train", str(spool.directory / "train.py"),
+        "--seed", str(order.seed), "--out", str(spool.out), "--device", spec.uuid or "cpu",
+        "--cpus", ",".join(map(str, spec.cpus)), "--expect-cache", order.cache_digest, "--lock", str(lock),
     ]  # fmt: skip
     if order.expect_attention is not None:
         arguments += ["--expect-attention", order.expect_attention]
@@ -56,16 +81,15 @@ def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -
 
 
 class StartedJudge:
-    """A judge that this process started: its outer process, and the pipe every process of it holds open."""
+    """A judge that this process started: its outer process, and the pipe every process of it holds open.
+
+    On the pipe it writes the digest of its result: the one thing that a candidate cannot write.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], digest_fd: int) -> None:
         self._process = process
         self._digest_fd: int | None = digest_fd
         self.digest_line = b""  # what has come through the pipe, cut where it is too long to be a digest
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -77,14 +101,9 @@ class StartedJudge:
         self._read()
         return self._process.poll() is None or self._digest_fd is not None
 
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def forget(self) -> None:
-        """Let go of the pipe."""
-        if self._digest_fd is not None:
-            os.close(self._digest_fd)
-            self._digest_fd = None
+    def end(self, slot_lock: Path) -> bool:
+        """Ask, then kill it if it lives; True once it is dead and the slot's lock free."""
+        return not self.is_alive() or _end(self._process.send_signal, self.is_alive, slot_lock)
 
     def _read(self) -> None:
         if self._digest_fd is None:
@@ -92,12 +111,19 @@ class StartedJudge:
         with contextlib.suppress(BlockingIOError):
             for _ in range(_PIPE_READS):
                 if not (data := os.read(self._digest_fd, _PIPE_READ_BYTES)):
-                    return self.forget()
+                    os.close(self._digest_fd)
+                    self._digest_fd = None
+                    return
                 self.digest_line = (self.digest_line + data)[:_PIPE_READ_BYTES]
 
 
 def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]) -> StartedJudge:
-    """Start a judge with the spool's alive lock in its hands. Returns at once. Raises PoolProblem."""
+    """Start a judge. Returns at once. Raises PoolProblem.
+
+    It holds two locks. The spool's `alive.lock` is inherited as an open descriptor, so whoever finds the spool later
+    knows whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the
+    slot is free when that one has ended.
+    """
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     try:
@@ -151,14 +177,9 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def end_judge(judge: StartedJudge, slot_lock: Path) -> bool:
-    """Ask, then kill a living judge; True once it is dead and the slot's lock free."""
-    return _end(judge.send, judge.is_alive, slot_lock)
-
-
 def end_inherited_judge(spool: Spool, slot_lock: Path) -> bool:
-    """The same for a judge that an earlier supervisor started."""
-    return _end(lambda number: _signal(spool, number), lambda: is_alive(spool), slot_lock)
+    """Ask, then kill a judge that an earlier supervisor started; True once it is dead and the slot's lock free."""
+    return not is_alive(spool) or _end(lambda number: _signal(spool, number), lambda: is_alive(spool), slot_lock)
 
 
 def _end(send: Callable[[signal.Signals], None], alive: Callable[[], bool], slot_lock: Path) -> bool:
@@ -181,9 +202,9 @@ def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(spool: Spool, number: signal.Signals) -> None:
-    """Signal the process whose pid is noted there, if it has the alive lock open: anybody could have noted a pid."""
+    """Signal the process whose pid is noted there, if it has the alive lock open: a candidate may have written it."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int(tail(spool.pid_path))
+        pid = int(read_tail(spool.pid_path))
         lock = os.stat(spool.alive_path, follow_symlinks=False)
         if any(os.path.samestat(lock, os.stat(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")):
             os.kill(pid, number)
@@ -201,7 +222,7 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
 def _die_with_parent() -> list[str]:
     """Prefix that has the kernel kill the judge with its supervisor, from its first instruction on.
 
-    Asking for that is too late when the supervisor is dead by then: so the shell looks who its parent is, afterwards.
+    Asking for that is too late when the supervisor is dead by then: so the shell checks who its parent is, afterwards.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:  # the judge asks for it too, some milliseconds later

@@ -1,13 +1,14 @@
-"""What this machine is: its boot id, its processor, the cores this process may use, its GPUs.
+"""What this machine is (boot id, processor, usable cores, GPUs), and which slots it offers, with which cores.
 
-Read once when a slot's supervisor starts. Decides nothing: `slot_layout` does.
+One core per slot for contracts without a GPU; one whole GPU and an equal share of the cores for the others. The layout
+is pure: facts of a machine in, slot specs out.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scheduler.node.gpu import Gpu, GpuUnavailable, mps_running, read_gpus
@@ -27,19 +28,39 @@ class Machine:
     gpu_problem: str = ""  # why no GPU here may be used; "" when they may
 
 
-def read_machine(*, gpus: bool) -> Machine:
-    """Facts of the machine this process runs on. GPUs are asked for only when `gpus` says so."""
-    cores = usable_cores()
-    ordered, physical = order_cores(cores, {core: _siblings(core) for core in cores})
-    found, problem = _gpus() if gpus else ((), "")
+@dataclass(frozen=True, slots=True)
+class SlotSpec:
+    """One slot as its supervisor knows it. `siblings` are all slot ids of the node; the first of them also answers
+    for attempts of slots that are no longer offered."""
+
+    slot_id: str
+    node: str
+    device: str  # "cpu" or "cuda"
+    device_name: str
+    index: int
+    cpus: tuple[int, ...]
+    boot_id: str = ""
+    uuid: str = ""
+    driver: str = ""
+    siblings: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def read_machine(gpus: bool) -> Machine:
+    """Facts of the machine this process runs on. NVML is asked only with `gpus`."""
+    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    ordered, physical = order_cores(tuple(cores), {core: _siblings(core) for core in cores})
+    found: tuple[Gpu, ...] = ()
+    problem = ""
+    if gpus:
+        try:
+            found = read_gpus()
+            problem = "" if found else "NVML lists no GPU"
+            if mps_running():
+                problem = "an MPS daemon runs on this node: GPUs are shared and budgets not comparable; stop it first"
+        except GpuUnavailable as raised:
+            problem = str(raised)
     return Machine(boot_id(), cpu_name(), ordered, physical, found, problem)
-
-
-def usable_cores() -> tuple[int, ...]:
-    """Logical cores this process may run on, in order."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def order_cores(cores: tuple[int, ...], siblings: dict[int, frozenset[int]]) -> tuple[tuple[int, ...], int]:
@@ -71,6 +92,37 @@ def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def lay_out(machine: Machine, node: str, device: str, count: int | None = None) -> tuple[SlotSpec, ...]:
+    """All slots of a node for contracts of one device ("cpu" or "cuda"), at most `count` of them."""
+    if device == "cuda":
+        shares = share_cores(tuple(sorted(machine.cores)), machine.gpus)
+        specs = [_gpu_slot(machine, node, gpu, cpus) for gpu, cpus in zip(machine.gpus, shares, strict=True)][:count]
+    else:
+        cores = machine.cores[: machine.physical_cores if count is None else count]
+        specs = [
+            SlotSpec(_slot_id(node, "cpu", index), node, "cpu", machine.cpu_name, index, (core,))
+            for index, core in enumerate(cores)
+        ]
+    ids = tuple(spec.slot_id for spec in specs)
+    return tuple(replace(spec, siblings=ids, boot_id=machine.boot_id) for spec in specs)
+
+
+def broken_slot(machine: Machine, node: str, device: str, index: int, problem: str) -> SlotSpec:
+    """A slot that exists in Ray's books but cannot be used, with the reason."""
+    slot_id = _slot_id(node, device, index)
+    return SlotSpec(slot_id, node, device, "", index, (), boot_id=machine.boot_id, problem=problem)
+
+
+def share_cores(cores: tuple[int, ...], gpus: tuple[Gpu, ...]) -> tuple[tuple[int, ...], ...]:
+    """As many cores for each GPU as for every other, near ones first. Fewer cores than GPUs: all share all."""
+    share = len(cores) // max(len(gpus), 1)
+    if share == 0:
+        return tuple(cores for _ in gpus)
+    left = list(cores)
+    near = [_take(left, gpu.local_cpus, share) for gpu in gpus]
+    return tuple(tuple(sorted([*own, *_take(left, cores, share - len(own))])) for own in near)
+
+
 def _siblings(core: int) -> frozenset[int]:
     """Logical cores on the same physical core, from a list like "0,64" or "0-1"."""
     try:
@@ -84,11 +136,23 @@ def _siblings(core: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    try:
-        found = read_gpus()
-    except GpuUnavailable as problem:
-        return (), str(problem)
-    if mps_running():
-        return found, "an MPS daemon runs on this node: GPUs are shared and budgets not comparable; stop it first"
-    return found, "" if found else "NVML lists no GPU"
+def _gpu_slot(machine: Machine, node: str, gpu: Gpu, cpus: tuple[int, ...]) -> SlotSpec:
+    problem = machine.gpu_problem
+    if gpu.mig:
+        problem = f"MIG is on for GPU {gpu.index}: a slice is not a whole GPU; switch it off (nvidia-smi -mig 0)"
+    return SlotSpec(
+        _slot_id(node, "cuda", gpu.index), node, "cuda", gpu.name, gpu.index, cpus,
+        uuid=gpu.uuid, driver=gpu.driver, problem=problem,
+    )  # fmt: skip
+
+
+def _slot_id(node: str, device: str, index: int) -> str:
+    return f"{node}/{'gpu' if device == 'cuda' else 'cpu'}{index}"
+
+
+def _take(left: list[int], wanted: tuple[int, ...], count: int) -> list[int]:
+    """Remove up to `count` of the wanted cores from `left` and return them."""
+    taken = [core for core in wanted if core in left][:count]
+    for core in taken:
+        left.remove(core)
+    return taken

@@ -1,26 +1,21 @@
-"""The spool: one folder on the node for every attempt at a run, from its order to its result.
+"""The spool: one folder on the node for every attempt at a run, from its order to its result; and the compile caches.
 
-    <root>/<lab id>/<run>.<attempt>/   order.json train.py contract.json   written whole, by one rename: the guard
-                                       judge.pid judge.log alive.lock      of the judge's own process
-                                       out/                                the judge's --out; its scratch lies beside
-    <root>/<lab id>/acknowledged/      one empty file for every attempt whose report was recorded
-    <root>/locks/                      one lock file for every GPU and core
-
-The rename makes an order whole or absent, also after a crash. Files only; processes are
-`judge_process`. Candidates run as the same user and may write anything here, so nothing here proves anything: a
-supervisor believes its own memory and its judge's pipe. Everything here may be deleted when no run is going on.
+Files only; processes are `judge_process`. Candidates run as the same user and may write anything here, so nothing here
+proves anything: a supervisor believes its own memory and its judge's pipe.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +25,8 @@ from scheduler.domain.slot import Progress, RunOrder
 
 ACKNOWLEDGED = "acknowledged"
 LOCKS = "locks"
+COMPILED = ".compiled"
+MOST_SEEDS = 8
 LOG_LIMIT_BYTES = 4 * 2**20  # carried to the driver: the judge caps run.log far below, a hostile file may not
 TAIL_BYTES = 4096
 FILE_LIMIT_BYTES = 4 * 2**20  # result.json, progress.json, order.json: kilobytes each
@@ -56,14 +53,6 @@ class Spool:
     attempt: int
 
     @property
-    def train_path(self) -> Path:
-        return self.directory / "train.py"
-
-    @property
-    def contract_path(self) -> Path:
-        return self.directory / "contract.json"
-
-    @property
     def pid_path(self) -> Path:
         return self.directory / "judge.pid"
 
@@ -79,20 +68,16 @@ class Spool:
     def out(self) -> Path:
         return self.directory / "out"
 
-    @property
-    def key(self) -> str:
-        return self.directory.name
-
     def result(self) -> bytes | None:
-        """result.json as it lies there, whoever wrote it; None without one, and when no judge writes one so large."""
+        """result.json as it lies there, whoever wrote it; None without one, or where it is larger than any judge's."""
         return _read(self.out / "result.json")
 
     def log(self, limit_bytes: int = LOG_LIMIT_BYTES) -> str:
         """The end of the candidate's log, "" without one."""
-        return tail(self.out / "run.log", limit_bytes)
+        return read_tail(self.out / "run.log", limit_bytes)
 
     def progress(self) -> Progress:
-        """What the judge last said; the default before it says anything."""
+        """The judge's last progress report; the default before its first."""
         try:
             raw = json.loads(_read(self.out / "progress.json") or b"{}")
             step, loss = raw.get("step"), raw.get("loss")
@@ -108,7 +93,16 @@ class Spool:
 
 
 class SpoolRoot:
-    """All spools of one node."""
+    """All spools of one node. Everything below `root` may be deleted when no run is going on.
+
+    <lab id>/<run>.<attempt>/   order.json train.py contract.json   whole or absent, also after a crash: by one rename
+                                judge.pid judge.log alive.lock      of the judge's own process
+                                out/                                the judge's --out, its scratch next to it
+    <lab id>/acknowledged/      one empty file for every attempt whose report was recorded
+    locks/                      one lock file for every GPU and core
+    .compiled/<key>/            left by a first baseline, whole, by the judge's rename; mtime: when last used
+    .compiled/.<name>...        being written or removed, or left so by a process that was killed
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -119,13 +113,18 @@ class SpoolRoot:
 
     def create(self, slot_id: str, order: RunOrder) -> Spool:
         """Lay out an attempt's folder, where nothing may be. Raises PoolProblem."""
-        lab = self.root / _safe(order.lab_id)
-        key = _safe(order.key)
-        try:
-            (lab / ACKNOWLEDGED).mkdir(parents=True, exist_ok=True)
-            return self._place(lab, key, slot_id, order)
-        except OSError as problem:
-            raise _disk_problem(self.root, problem) from None
+        place = self.place(order.lab_id, order.run_id, order.attempt)
+        temporary = place.with_name(f".{order.key}.{os.getpid()}")
+        with self._disk():
+            (place.parent / ACKNOWLEDGED).mkdir(parents=True, exist_ok=True)
+            self.discard(temporary)
+            try:
+                _fill(temporary, slot_id, order)
+                temporary.rename(place)
+            except OSError:
+                self.discard(temporary)
+                raise
+        return Spool(place, slot_id, order.lab_id, order.run_id, order.attempt)
 
     def was_acknowledged(self, order: RunOrder) -> bool:
         """Whether this attempt was here before, reported and done with."""
@@ -135,60 +134,92 @@ class SpoolRoot:
         return _open(self.place(lab_id, run_id, attempt))
 
     def everything(self) -> tuple[Spool, ...]:
-        """Attempts of all labs that were not acknowledged, by whoever they were made."""
+        """Attempts of all labs that were not acknowledged, whichever supervisor made them."""
         labs = [entry for entry in _folders(self.root) if entry.name != LOCKS]
         return tuple(spool for lab in labs for spool in self._scan(lab))
 
     def acknowledge(self, spool: Spool) -> None:
         """Remember the attempt's key and remove its folder. Raises PoolProblem."""
-        lab = spool.directory.parent
-        try:
-            (lab / ACKNOWLEDGED).mkdir(exist_ok=True)
-            (lab / ACKNOWLEDGED / spool.key).touch()
-            self.discard(spool.directory)
-        except OSError as problem:
-            raise _disk_problem(self.root, problem) from None
+        acknowledged = spool.directory.parent / ACKNOWLEDGED
+        with self._disk():
+            acknowledged.mkdir(exist_ok=True)
+            (acknowledged / spool.directory.name).touch()
+        self.discard(spool.directory)
 
     def discard(self, place: Path) -> None:
-        """Remove an attempt's folder, or whatever is there instead, as if it had never come."""
-        _remove(place)
+        """Free an attempt's place at once, whatever lies there, then delete that; what resists stays behind under a
+        hidden name."""
+        removed = place.with_name(f".removed.{secrets.token_hex(8)}")
+        with contextlib.suppress(OSError, RecursionError):
+            place.rename(removed)
+            if not removed.is_dir() or removed.is_symlink():
+                return removed.unlink()
+            for folder, _, _ in os.walk(removed, followlinks=False):
+                if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                    os.chmod(folder, 0o700)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def lock_path(self, name: str) -> Path:
         """Lock file of one GPU or core; its folder exists afterwards. Raises PoolProblem."""
-        try:
+        with self._disk():
             (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise _disk_problem(self.root, problem) from None
         return self.root / LOCKS / f"{_safe(name)}.lock"
 
     def free_mb(self) -> float:
         """Free space in MB (2**20 bytes). Raises PoolProblem when the folder cannot be made."""
-        try:
+        with self._disk():
             self.root.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self.root).free / 2**20
-        except OSError as problem:
-            raise _disk_problem(self.root, problem) from None
 
-    def _place(self, lab: Path, key: str, slot_id: str, order: RunOrder) -> Spool:
-        beside = lab / f".{key}.{os.getpid()}"
-        _remove(beside)
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
         try:
-            _fill(beside, slot_id, order)
-            beside.rename(lab / key)
-        except OSError:
-            _remove(beside)
-            raise
-        return Spool(lab / key, slot_id, order.lab_id, order.run_id, order.attempt)
+            yield
+        except OSError as problem:
+            hint = "free some space there, or point ARSCHED_SPOOL at another disk"
+            reason = problem.strerror or problem
+            raise PoolProblem(f"the spool at {self.root} cannot be written: {reason}", hint) from None
 
     def _scan(self, lab: Path) -> Iterator[Spool]:
         for entry in _folders(lab):
             if (lab / ACKNOWLEDGED / entry.name).exists():  # removal was interrupted
-                _remove(entry)
+                self.discard(entry)
             elif spool := _open(entry):
                 yield spool
 
 
-def tail(path: Path, limit_bytes: int = TAIL_BYTES) -> str:
+class CompileSeeds:
+    """Compile caches that runs on this node start with, below one spool. Nothing here fails a run: without a seed it
+    starts cold. A judge copies a seed and holds a lock on the folder it reads or writes: one without may go."""
+
+    def __init__(self, spool_root: Path) -> None:
+        self._root = spool_root / COMPILED
+
+    def options(self, order: RunOrder) -> list[str]:
+        """The judge's options for an order, none without a key; notes the use and removes what is long unused."""
+        if not order.compile_key:
+            return []
+        seed = self._root / order.compile_key
+        with contextlib.suppress(OSError):
+            os.utime(seed)
+        with contextlib.suppress(OSError):
+            self._prune()
+        keep = ["--keep-caches", str(seed)] if order.may_keep_caches else []
+        return ["--seed-caches", str(seed), *keep]
+
+    def _prune(self) -> None:
+        """Remove leftovers, and all but the latest used seeds. One process at a time; others leave it to that one."""
+        with contextlib.suppress(BlockingIOError), _locked(self._root):
+            folders = [Path(entry.path) for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False)]
+            for leftover in (folder for folder in folders if folder.name.startswith(".")):
+                _remove_seed(leftover, leftover)
+            seeds = [folder for folder in folders if not folder.name.startswith(".")]
+            seeds.sort(key=lambda seed: seed.stat().st_mtime, reverse=True)
+            for seed in seeds[MOST_SEEDS:]:
+                _remove_seed(seed, seed.with_name(f".{seed.name}.old"))
+
+
+def read_tail(path: Path, limit_bytes: int = TAIL_BYTES) -> str:
     """Last bytes of a text file, "" when it cannot be read."""
     try:
         with _open_plain(path) as file:
@@ -240,7 +271,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _open_plain(path: Path) -> BinaryIO:
-    """Open a regular file that no link leads to, and wait for nobody: candidates write here too. Raises OSError."""
+    """Open a regular file that no link leads to, without ever blocking: candidates write here too. Raises OSError."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
@@ -252,19 +283,6 @@ def _open_plain(path: Path) -> BinaryIO:
     return os.fdopen(fd, "rb")
 
 
-def _remove(path: Path) -> None:
-    """Free a path at once, whatever lies there, then delete that; what resists stays behind under a hidden name."""
-    aside = path.with_name(f".removed.{secrets.token_hex(8)}")
-    with contextlib.suppress(OSError, RecursionError):
-        path.rename(aside)
-        if not aside.is_dir() or aside.is_symlink():
-            return aside.unlink()
-        for folder, _, _ in os.walk(aside, followlinks=False):
-            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                os.chmod(folder, 0o700)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def _safe(name: str) -> str:
     """A name that is one path component. Raises PoolProblem."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
@@ -272,6 +290,19 @@ def _safe(name: str) -> str:
     return name
 
 
-def _disk_problem(root: Path, problem: OSError) -> PoolProblem:
-    hint = "free some space there, or point ARSCHED_SPOOL at another disk"
-    return PoolProblem(f"the spool at {root} cannot be written: {problem.strerror or problem}", hint)
+def _remove_seed(folder: Path, hidden: Path) -> None:
+    """Remove a folder that no judge holds; a seed disappears by one rename first."""
+    with contextlib.suppress(BlockingIOError), _locked(folder):
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises BlockingIOError while another process, or another thread, holds the folder."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)

@@ -1,44 +1,41 @@
-"""Supervises one slot of a node: starts judges there, reports on them, ends them. Knows no Ray and no torch.
+"""Supervises one slot of a node: starts judges there, reports on them, ends them; as an object and as a Ray actor.
 
-A supervisor believes what it has in memory: the judges it started and the pipe to each. An attempt is Done when its
-judge is dead and vouched for its result, else Lost. Spools that were here before it, an earlier supervisor's, are Busy
-while their judge lives and then Lost, with or without a result: nobody is left who could vouch for one. A folder that
-turns up later was made by nobody who may, and is no attempt. One attempt at a time per slot. Calls return at once, but
-for those that end a judge, which return when it is dead.
+Imports no Ray and no torch. Which results are believed is decided by `domain.slot.refusal`; processes are
+`judge_process`, files are `spool`. The actor finds out which slot it is for and digests the code it runs; its
+constructor never fails, or Ray would call it again without end.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
-from scheduler.domain.acceptance import longest_run_s, refusal
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot
-from scheduler.node.cache_probe import CacheFacts, probe_cache
-from scheduler.node.compile_seeds import CompileSeeds
-from scheduler.node.gpu import GpuProcess, GpuUnavailable, compute_processes
-from scheduler.node.gpu_node import Lack, gpu_notes, toolchain_lacks
-from scheduler.node.judge_environment import judge_environment
+from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
+from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
+from scheduler.node.harness_client import CacheFacts, probe_cache
 from scheduler.node.judge_process import (
+    CODE_ROOT,
     Commands,
     StartedJudge,
     end_inherited_judge,
-    end_judge,
     is_alive,
     is_locked,
     judge_arguments,
+    judge_environment,
     start_judge,
 )
-from scheduler.node.slot_layout import SlotSpec
-from scheduler.node.spool import TAIL_BYTES, Spool, SpoolRoot, tail
+from scheduler.node.machine import Machine, SlotSpec, broken_slot, lay_out, read_machine
+from scheduler.node.spool import TAIL_BYTES, CompileSeeds, Spool, SpoolRoot, default_spool_root, read_tail
 
 LEAST_FREE_MB = 256.0
-FOREIGN_PATIENCE_S = 2.0  # NVML may list a process for a moment after its death
+FOREIGN_WAIT_S = 2.0  # NVML may list a process for a while after its death
 
 
 @dataclass(slots=True)
@@ -54,7 +51,14 @@ class _Attempt:
 
 
 class SlotSupervisor:
-    """The one who starts and ends runs on one slot. Not thread-safe; judges must not outlive the calling thread."""
+    """Starts and ends all runs on one slot, one at a time. Not thread-safe; judges must not outlive the calling thread.
+
+    It believes what it has in memory: the judges it started and the pipe to each. An attempt is Done when its judge is
+    dead and vouched for its result, else Lost. Spools that were here before it, an earlier supervisor's, are Busy while
+    their judge lives and then Lost, with or without a result: none is left that could vouch for one. A folder that
+    turns up later was made by no supervisor and is no attempt. Calls return at once, but for those that end a judge,
+    which return when it is dead.
+    """
 
     def __init__(
         self,
@@ -64,9 +68,6 @@ class SlotSupervisor:
         *,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
-        gpu_processes: Callable[[str], tuple[GpuProcess, ...] | None] = compute_processes,
-        gpu_lacks: Callable[[Mapping[str, str]], tuple[Lack, ...]] = toolchain_lacks,
-        gpu_notes: Callable[[str], tuple[str, ...]] = gpu_notes,
     ) -> None:
         self.spec = spec
         self._spools = SpoolRoot(spool_root)
@@ -74,22 +75,21 @@ class SlotSupervisor:
         self._commands = commands or Commands()
         self._environ = environ
         self._clock = clock
-        self._gpu_processes = gpu_processes
-        self._gpu_lacks = gpu_lacks
-        self._gpu_notes = gpu_notes
+        self._retired = False
         self._attempts: dict[Path, _Attempt] = {}
         self._inherited = {spool.directory: spool for spool in self._spools.everything() if self._is_mine(spool)}
 
     def probe(self, contract_json: str, lab_id: str = "") -> Slot:
         """The slot as it is now for runs of that contract and lab. Never raises: a broken slot has a `problem`."""
-        cache = CacheFacts.none()
+        spec, cache = self.spec, CacheFacts()
         notes: tuple[str, ...] = ()
         try:
-            problem, notes = self._own_problem(lab_id), self._notes()
+            problem = self._own_problem(lab_id)
+            if spec.uuid and not self.busy():  # a run of ours holds memory and a context
+                notes = gpu_notes(spec.uuid)
             cache = probe_cache(self._commands.cache, contract_json, self._spools.root, self._environ)
         except PoolProblem as raised:
-            problem = _with_hint(raised)
-        spec = self.spec
+            problem = f"{raised.message}; {raised.hint}" if raised.hint else raised.message
         return Slot(
             spec.slot_id, spec.node, spec.boot_id, spec.device, spec.device_name,
             pool=cache.pool_name(spec.device_name, spec.driver), cache_digest=cache.digest,
@@ -97,8 +97,10 @@ class SlotSupervisor:
         )  # fmt: skip
 
     def start(self, order: RunOrder) -> bool:
-        """Start an attempt and return. A second start of the same attempt changes nothing; False says that this one
-        was acknowledged before and will not be reported again. Raises PoolProblem."""
+        """Start an attempt and return. A second start of the same attempt changes nothing; False: this one was
+        acknowledged before and will not be reported again. Raises PoolProblem."""
+        if self._retired:
+            raise PoolProblem("this slot's supervisor is being replaced by one of other code", "try again")
         if hashlib.sha256(order.train_py).hexdigest() != order.train_sha256:
             raise PoolProblem(f"train.py of {order.key} arrived damaged on {self.spec.slot_id}", "submit it again")
         place = self._spools.place(order.lab_id, order.run_id, order.attempt)
@@ -106,8 +108,13 @@ class SlotSupervisor:
             return True
         if self._spools.was_acknowledged(order):
             return False
-        self._refuse_unless_free(order.lab_id)
-        self._clear(place, order)
+        if problem := self._own_problem(order.lab_id) or ("a run is already going on" if self.busy() else ""):
+            raise PoolProblem(f"{self.spec.slot_id} takes no run: {problem}")
+        left = self._spools.find(order.lab_id, order.run_id, order.attempt)
+        if left is not None and is_alive(left):
+            raise PoolProblem(f"{self.spec.slot_id} takes no run: another supervisor's judge is running {order.key}")
+        self._inherited.pop(place, None)
+        self._spools.discard(place)  # what an earlier supervisor, or a candidate, left there
         self._launch(self._spools.create(self.spec.slot_id, order), order)
         return True
 
@@ -132,8 +139,8 @@ class SlotSupervisor:
         place = self._spools.place(lab_id, run_id, attempt)
         dead = True
         if (own := self._attempts.get(place)) is not None:
-            dead = not own.judge.is_alive() or end_judge(own.judge, self._lock())
-        elif (spool := self._inherited.get(place)) is not None and is_alive(spool):
+            dead = own.judge.end(self._lock())
+        elif (spool := self._inherited.get(place)) is not None:
             dead = end_inherited_judge(spool, self._lock())
         if not dead:
             raise PoolProblem(f"{place.name} on {self.spec.slot_id} does not die", "look for its processes on the node")
@@ -141,6 +148,11 @@ class SlotSupervisor:
     def busy(self) -> bool:
         """Whether any lab's judge lives on this slot."""
         return bool(self._labs_at_work())
+
+    def retire(self) -> bool:
+        """Take no order any more, unless a run is going on; whether that is so."""
+        self._retired = not self.busy()
+        return self._retired
 
     def close(self) -> None:
         """End every run on this slot, of whatever lab."""
@@ -158,26 +170,20 @@ class SlotSupervisor:
         longest_s = longest_run_s(order.contract_json)
         self._attempts[spool.directory] = _Attempt(spool, judge, longest_s, self._clock() + longest_s)
 
-    def _clear(self, place: Path, order: RunOrder) -> None:
-        """Remove what an earlier supervisor, or a candidate, left where an attempt is to be. Raises PoolProblem."""
-        left = self._spools.find(order.lab_id, order.run_id, order.attempt)
-        if left is not None and is_alive(left):
-            raise PoolProblem(f"{self.spec.slot_id} takes no run: somebody else is at work on {order.key}")
-        self._inherited.pop(place, None)
-        self._spools.discard(place)
-
     def _report(self, attempt: _Attempt) -> Report:
         spool, judge = attempt.spool, attempt.judge
         if attempt.report is not None:
             return attempt.report
         if judge.is_alive() and not attempt.ended and self._clock() > attempt.overdue_at:
             attempt.ended = f"its judge did not end within {attempt.longest_s:.0f} s and was ended"
-            end_judge(judge, self._lock())
+            judge.end(self._lock())
         if judge.is_alive():
             return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
         result = spool.result()
         if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code):
-            attempt.report = Lost(*_names(spool), _obituary(spool, why, judge.exit_code))
+            output = read_tail(spool.judge_log_path).strip()
+            last = f"; its last output:\n{output}" if output else ""
+            attempt.report = Lost(*_names(spool), f"{why} (exit code {judge.exit_code}){last}")
         else:
             assert result is not None
             attempt.report = Done(*_names(spool), result.decode(), spool.log())
@@ -196,13 +202,6 @@ class SlotSupervisor:
         others = {spool.lab_id for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)}
         return frozenset(own | others)
 
-    def _refuse_unless_free(self, lab_id: str) -> None:
-        problem = self._own_problem(lab_id)
-        if not problem and self.busy():
-            problem = "a run is already going on"
-        if problem:
-            raise PoolProblem(f"{self.spec.slot_id} takes no run: {problem}")
-
     def _own_problem(self, lab_id: str) -> str:
         """Why that lab can place no run here, as far as it does not depend on the contract; "" when all is well."""
         if self.spec.problem:
@@ -214,25 +213,20 @@ class SlotSupervisor:
             return "" if at_work == {lab_id} else "a run of another lab is going on"
         if is_locked(self._lock()):
             return f"another judge of this user holds {self._lock()}"
-        return (self._foreign_processes() or self._toolchain_problem()) if self.spec.uuid else ""
-
-    def _notes(self) -> tuple[str, ...]:
-        """A run of ours holds memory and a context: of its GPU nothing is said meanwhile."""
-        return self._gpu_notes(self.spec.uuid) if self.spec.uuid and not self.busy() else ()
-
-    def _toolchain_problem(self) -> str:
-        """Every candidate would end as a crash, and be blamed for it."""
-        return "; ".join(map(str, self._gpu_lacks(judge_environment(self._environ, self.spec.uuid))))
+        if not self.spec.uuid:
+            return ""
+        # Without a compiler every candidate would end as a crash, and be blamed for it.
+        toolchain = missing_toolchain(judge_environment(self._environ, self.spec.uuid))
+        return self._foreign_processes() or "; ".join(map(str, toolchain))
 
     def _foreign_processes(self) -> str:
         """Processes on the slot's GPU that no judge of ours started: named, never killed. Where NVML may not list
         them nothing stands against a run: the slot has a note."""
-        deadline = time.monotonic() + FOREIGN_PATIENCE_S
+        deadline = time.monotonic() + FOREIGN_WAIT_S
         try:
-            while foreign := self._gpu_processes(self.spec.uuid):
+            while foreign := compute_processes(self.spec.uuid):
                 if time.monotonic() > deadline:
-                    names = ", ".join(f"{process.pid} ({process.name})" for process in foreign)
-                    return f"GPU {self.spec.index} is in use by process {names}"
+                    return f"GPU {self.spec.index} is in use by process {', '.join(map(str, foreign))}"
                 time.sleep(0.1)
         except GpuUnavailable as problem:
             return str(problem)
@@ -255,10 +249,94 @@ def _names(spool: Spool) -> tuple[str, str, int]:
     return spool.slot_id, spool.run_id, spool.attempt
 
 
-def _obituary(spool: Spool, why: str, exit_code: int | None) -> str:
-    said = tail(spool.judge_log_path).strip()
-    return f"{why} (exit code {exit_code})" + (f"; it said last:\n{said}" if said else "")
+ENTRY = "scheduler.node.supervisor"
+HARNESS_SUFFIXES = (".py", ".yaml")
 
 
-def _with_hint(problem: PoolProblem) -> str:
-    return f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How supervisors work on every node. `spool_root` None: each node's own default."""
+
+    spool_root: Path | None = None
+    commands: Commands = field(default_factory=Commands)
+    read: Callable[[bool], Machine] = read_machine
+
+
+@dataclass(frozen=True, slots=True)
+class SlotAssignment:
+    """A place for one actor: the `index`-th of `count` on a node, for contracts of one device."""
+
+    node: str
+    device: str  # "cpu" or "cuda"
+    index: int
+    count: int
+    code: str  # digest of the code that asks for it
+
+
+class SlotActor(SlotSupervisor):
+    """The supervisor of the slot that Ray assigned to this process."""
+
+    def __init__(self, assignment: SlotAssignment, settings: NodeSettings) -> None:
+        machine = settings.read(assignment.device == "cuda")
+        spec = find_spec(assignment, machine, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        super().__init__(spec, settings.spool_root or default_spool_root(), settings.commands)
+
+
+def find_spec(assignment: SlotAssignment, machine: Machine, visible_gpus: str) -> SlotSpec:
+    """The slot of an assignment. A GPU is the one Ray reserved, which its environment names by index or UUID.
+
+    Ray's own books count GPUs in NVML's order.
+    """
+    node, device, index = assignment.node, assignment.device, assignment.index
+    specs = lay_out(machine, node, device, assignment.count if device == "cpu" else None)
+    if device == "cuda":
+        visible = visible_gpus or "none"
+        found = [spec for spec in specs if visible == str(spec.index) or spec.uuid.startswith(visible)]
+        problem = machine.gpu_problem or f"Ray reserved GPU {visible_gpus!r}, NVML lists no such one"
+    else:
+        found = list(specs[index : index + 1])
+        problem = f"the node lets arsched use {len(machine.cores)} cores, this would be number {index + 1}"
+    spec = found[0] if found else broken_slot(machine, node, device, index, problem)
+    here = code_digest()
+    if here != assignment.code:
+        other = f"node {node} runs other arsched code ({here}) than this driver ({assignment.code}); update the node"
+        return replace(spec, problem=other)
+    return spec
+
+
+@cache
+def code_digest(root: Path = CODE_ROOT) -> str:
+    """Twelve hex digits naming the code a node runs, below `root`: a supervisor of other code is noticed and replaced.
+
+    Covers the harness, and the modules of the scheduler that this one imports; the rest may change without a node.
+    """
+    digest = hashlib.sha256()
+    harness = {path for path in (root / "harness").rglob("*") if path.suffix in HARNESS_SUFFIXES}
+    for path in sorted(harness | import_closure(root)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def import_closure(root: Path) -> set[Path]:
+    """The files of `scheduler` that importing ENTRY loads, sooner or later, itself among them."""
+    found: set[Path] = set()
+    pending = [ENTRY]
+    while pending:
+        module = pending.pop()
+        place = root.joinpath(*module.split("."))
+        files = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+        if files and files[0] not in found:
+            found.add(files[0])
+            package = module.rpartition(".")[0]
+            pending += [*([package] if package else []), *_imported(ast.parse(files[0].read_bytes()))]
+    return found
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Every name of `scheduler` in an import statement; of `from a import b`, both a and a.b may be modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("scheduler."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scheduler"):
+            yield from (name for alias in node.names for name in (str(node.module), f"{node.module}.{alias.name}"))

@@ -1,18 +1,24 @@
-"""Budgets of a search: what was spent of them, which one is over, and how much time the claim needs.
+"""Budgets of a search: what was spent of them, which one is used up, how much time the claim needs, whose turn it is.
 
-Values in, values out. Does not count anything itself, and ends nothing.
+Ideas are shared by weight: the proposer furthest below its share is next, so that a slow one is asked whenever it is
+free and a quick one cannot crowd it out. Does not count anything itself, ends nothing, asks no proposer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from scheduler.domain.search import Budget
+from scheduler.domain.search import SearchBudget
 
 HOUR_S = 3600.0
 TARGET_RUNS = 2  # runs of a baseline before its mean can end a search
 LEAST_SHARE_FOR_IDEAS = 0.5  # of the hours, however long the claim takes
+FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
+PATIENCE = 8  # failures in a row after which a proposer is given up that has brought nothing new yet, or only repeats
+PROVEN_PATIENCE = 40  # the same for one that has brought ideas: about six hours, longer than a usage limit lasts
+KNOWN_PATIENCE = 3  # repeats in a row that are no failure yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Spent:
     baseline_runs: int = 0
 
 
-def why_over(spent: Spent, budget: Budget, ideas_per_round: int, claim_s: float = 0.0) -> str | None:
+def why_over(spent: Spent, budget: SearchBudget, ideas_per_round: int, claim_s: float = 0.0) -> str | None:
     """Why no new idea is to be begun, like "8 of 8 hours are spent"; None while there is budget left.
 
     `claim_s` is what the claim will take: it belongs to the hours. Runs that go on count as spent, so that a budget of
@@ -46,17 +52,17 @@ def why_over(spent: Spent, budget: Budget, ideas_per_round: int, claim_s: float 
     )
 
 
-def ideas_wanted(budget: Budget, ideas_per_round: int) -> int | None:
+def ideas_wanted(budget: SearchBudget, ideas_per_round: int) -> int | None:
     """Ideas in all; None when rounds are no limit."""
     return None if budget.rounds is None else budget.rounds * ideas_per_round
 
 
-def ideas_per_round(budget: Budget, slots: int) -> int:
+def ideas_per_round(budget: SearchBudget, slots: int) -> int:
     """As asked for, else one for every slot."""
     return budget.ideas or max(1, slots)
 
 
-def time_left_s(spent: Spent, budget: Budget, claim_s: float = 0.0) -> float | None:
+def time_left_s(spent: Spent, budget: SearchBudget, claim_s: float = 0.0) -> float | None:
     """Seconds until the claim has to begin, not below 0; None without a limit of hours."""
     if budget.hours is None:
         return None
@@ -73,14 +79,30 @@ def claim_time_s(claim_runs: int, slots: int, run_s: float, promoted: bool = Tru
     return (2 + rounds) * run_s
 
 
-def _target(spent: Spent, budget: Budget) -> str | None:
+def next_proposer(weights: Mapping[str, float], ideas: Mapping[str, int], able: Collection[str]) -> str | None:
+    """The able proposer furthest below its share of all ideas, the first named among equals; None without any.
+
+    `ideas` counts what each has brought and what it is asked for now; `weights` are positive.
+    """
+    total = sum(weights.values())
+    count = sum(ideas.get(name, 0) for name in weights) + 1
+    lag = {name: weight / total * count - ideas.get(name, 0) for name, weight in weights.items() if name in able}
+    return max(lag, key=lambda name: lag[name], default=None)
+
+
+def rest_s(failures: int) -> float:
+    """Seconds without an ask after so many failures in a row: 5, 10, 20 … at most 600."""
+    return min(FIRST_REST_S * 2.0 ** max(0, failures - 1), LONGEST_REST_S)
+
+
+def _target(spent: Spent, budget: SearchBudget) -> str | None:
     mean = spent.baseline_mean
     if budget.target_bpb is None or mean is None or spent.baseline_runs < TARGET_RUNS or mean > budget.target_bpb:
         return None
     return f"the baseline is at {mean:.4f} bpb, the target was {budget.target_bpb:g}"
 
 
-def _hours(spent: Spent, budget: Budget, claim_s: float) -> str | None:
+def _hours(spent: Spent, budget: SearchBudget, claim_s: float) -> str | None:
     left_s = time_left_s(spent, budget, claim_s)
     if left_s is None or left_s > 0:
         return None
@@ -88,12 +110,12 @@ def _hours(spent: Spent, budget: Budget, claim_s: float) -> str | None:
     return f"{hours}, the rest is the claim's" if spent.active_s < (budget.hours or 0) * HOUR_S else hours
 
 
-def _runs(spent: Spent, budget: Budget) -> str | None:
+def _runs(spent: Spent, budget: SearchBudget) -> str | None:
     begun = spent.runs + spent.running
     return None if budget.runs is None or begun < budget.runs else f"{begun} of {budget.runs} runs are spent"
 
 
-def _ideas(spent: Spent, budget: Budget, per_round: int) -> str | None:
+def _ideas(spent: Spent, budget: SearchBudget, per_round: int) -> str | None:
     wanted = ideas_wanted(budget, per_round)
     if wanted is None or spent.ideas < wanted or spent.undecided:
         return None

@@ -8,15 +8,36 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
+import math
+import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.literals import Constant, NoLiteral, evaluate, has_value, spell
-from scheduler.policy.validation import parse_source
+from scheduler.policy.source import parse_source
+
+Constant = int | float | str | bool | tuple["Constant", ...]
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+_MAX_BITS = 256  # of an intermediate number: 2**19 is meant, 9**9**9 would never end
+
+
+class NoLiteral(ValueError):
+    """The expression has no value without running the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +65,37 @@ def rewrite_constants(source: str, values: Mapping[str, Constant]) -> str:
     for name in values:
         if name not in found:
             raise _no_constant(name, [b.line for b in bindings if b.name == name], found)
-    lines = source.encode().splitlines(keepends=True)
+    lines = source.encode().splitlines(keepends=True)  # bytes: columns of the syntax tree count UTF-8 bytes
     for name in sorted(values, key=lambda name: _place(found[name]), reverse=True):  # from the end: places stay good
-        _replace(lines, found[name], _spelled(name, values[name]))
+        try:
+            text = to_source(values[name])
+        except NoLiteral as problem:
+            raise CandidateRejected(f"{name} cannot be set: {problem}", "give a number, a string or a tuple") from None
+        node = found[name]
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+        lines[first : last + 1] = [head + text.encode() + tail]
     return b"".join(lines).decode()
+
+
+def evaluate(node: ast.expr) -> Constant:
+    """The value of numbers, strings, tuples of them, signs and arithmetic such as 2**19. Raises NoLiteral."""
+    try:
+        return _evaluate(node)
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
+        raise NoLiteral(str(problem)) from None
+
+
+def to_source(value: Constant) -> str:
+    """Source text that evaluates to the value, strings in double quotes. Raises NoLiteral for infinities and NaN."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(to_source, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, str):
+        # JSON's escapes are Python's too; what UTF-8 cannot hold (half a surrogate pair) is escaped as well.
+        return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    if not math.isfinite(value):
+        raise NoLiteral(f"{value} cannot be written as a literal")
+    return repr(value)
 
 
 def _constants(bindings: Iterable[_Binding]) -> dict[str, ast.expr]:
@@ -58,7 +106,7 @@ def _constants(bindings: Iterable[_Binding]) -> dict[str, ast.expr]:
 def _bindings(source: str) -> list[_Binding]:
     """Every binding of a name of the module, in the order of the file; those inside functions are other names."""
     tree = parse_source(source)
-    literals = {id(target): value for statement in tree.body for target, value in _plain_pairs(statement)}
+    literals = {id(target): value for statement in tree.body for target, value in _literal_pairs(statement)}
     found: list[_Binding] = []
     todo: list[tuple[ast.AST, bool]] = [(tree, False)]
     while todo:
@@ -87,7 +135,7 @@ def _names_bound(node: ast.AST, local: bool) -> list[str]:
     return []
 
 
-def _plain_pairs(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
+def _literal_pairs(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
     """Target and value of assignments that give each name its own literal; `A = B = 1` gives two names the same."""
     match statement:
         case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
@@ -96,25 +144,47 @@ def _plain_pairs(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
             pairs = [(target, value)]
         case _:
             pairs = []
-    yield from ((target, value) for target, value in pairs if isinstance(target, ast.Name) and has_value(value))
+    for target, value in pairs:
+        if isinstance(target, ast.Name):
+            try:
+                evaluate(value)
+            except NoLiteral:
+                continue
+            yield target, value
 
 
 def _place(node: ast.AST) -> tuple[int, int]:
     return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
 
 
-def _replace(lines: list[bytes], node: ast.expr, text: str) -> None:
-    """Columns of the syntax tree count UTF-8 bytes, so the lines are bytes."""
-    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-    head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
-    lines[first : last + 1] = [head + text.encode() + tail]
+def _evaluate(node: ast.expr) -> Constant:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(_evaluate(element) for element in node.elts)
+    return _number(node)
 
 
-def _spelled(name: str, value: Constant) -> str:
-    try:
-        return spell(value)
-    except NoLiteral as problem:
-        raise CandidateRejected(f"{name} cannot be set: {problem}", "give a number, a string or a tuple") from None
+def _number(node: ast.expr) -> int | float:
+    if isinstance(node, ast.Constant):
+        value = node.value
+    elif isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
+        value = _UNARY[type(node.op)](_number(node.operand))
+    elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+        value = _combined(node.op, _number(node.left), _number(node.right))
+    else:
+        raise NoLiteral(f"a {type(node).__name__} has no value before the program runs")
+    if not isinstance(value, int | float):
+        raise NoLiteral("not a number")
+    return value
+
+
+def _combined(op: ast.operator, left: int | float, right: int | float) -> Any:
+    if isinstance(op, ast.Pow | ast.LShift) and isinstance(left, int) and isinstance(right, int):
+        grown = left.bit_length() * right if isinstance(op, ast.Pow) else left.bit_length() + right
+        if grown > _MAX_BITS:
+            raise NoLiteral("too large a number")
+    return _BINARY[type(op)](left, right)
 
 
 def _no_constant(name: str, lines: list[int], constants: Iterable[str]) -> CandidateRejected:

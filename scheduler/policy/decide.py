@@ -1,133 +1,120 @@
-"""The next decision due on a board, one at a time: apply it, look at the new board, ask again.
+"""The next decision due in a lab, one at a time: apply it, look at the lab again, ask again.
 
-Decisions fall on every result, never at a round's end. Before the first baseline has all its runs nothing is judged;
-a later baseline is comparable from its first run on. Does not apply anything, and remembers nothing.
+Decisions fall on every result, never at a round's end. Before the first baseline has all its runs nothing is judged; a
+later baseline is comparable from its first run on. Does not apply anything, and remembers nothing.
 
 What a decision is taken from: the baselines past and present, the undecided, the shelved, the merged, and whoever has
-two scores or more. A board without the others gives the same decisions.
+two scores or more. A snapshot without the others gives the same decisions.
 """
 
 from __future__ import annotations
 
 import math
 
-from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import (
-    Decision,
-    Discard,
-    MeasureBaseline,
-    Noise,
-    Promote,
-    Replicate,
-    Retry,
-)
-from scheduler.domain.lab import Board
-from scheduler.policy.combine import halve_failed_union, own_base, settle_left_behind
-from scheduler.policy.displaced import recover_displaced
-from scheduler.policy.gates import MAX_FAILED, Verdict, judge_candidate
-from scheduler.policy.noise import board_noise
+from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.text import id_order
+from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate
+from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
+from scheduler.policy.stats import lab_noise
 
 
-def decide(board: Board) -> Decision | None:
-    """The most urgent decision, or None when the board waits for results (or for nothing at all)."""
-    return _measure_baseline(board) or _settle_scoreless(board) or _judge(board)
+def decide(lab: LabSnapshot) -> Decision | None:
+    """The most urgent decision, or None when the lab waits for results (or for nothing at all)."""
+    return _measure_baseline(lab) or _settle_scoreless(lab) or _judge(lab)
 
 
-def baseline_is_hopeless(board: Board) -> bool:
-    """True when the baseline has no score, no run on its way and has failed often enough: the lab cannot go on."""
-    base = board.baseline
-    return not base.scores and not base.pending_runs and base.failed_runs >= _failures_allowed(board)
+def baseline_is_hopeless(lab: LabSnapshot) -> bool:
+    """True when the baseline has no score, no run under way and has failed often enough: the lab cannot go on."""
+    base = lab.baseline
+    return not base.scores and not base.pending_runs and base.failed_runs >= _failures_allowed(lab)
 
 
-def _measure_baseline(board: Board) -> MeasureBaseline | None:
-    base, wanted = board.baseline, _runs_wanted(board) + _runs_earned(board)
-    if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(board):
+def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
+    base, wanted = lab.baseline, _runs_wanted(lab) + _runs_earned(lab)
+    if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(lab):
         return None
-    if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(board):
+    if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(lab):
         return None  # whether it runs at all is about to be known
-    which = "the first baseline" if board.first_baseline else "a baseline"
+    which = "the first baseline" if lab.first_baseline else "a baseline"
     return MeasureBaseline(base.candidate_id, f"{which} is measured {wanted} times, {base.n} so far")
 
 
-def _runs_wanted(board: Board) -> int:
-    return board.gates.first_baseline_runs if board.first_baseline else board.gates.baseline_runs
+def _runs_wanted(lab: LabSnapshot) -> int:
+    return lab.gates.first_baseline_runs if lab.first_baseline else lab.gates.baseline_runs
 
 
-def _runs_earned(board: Board) -> int:
+def _runs_earned(lab: LabSnapshot) -> int:
     """A baseline that lasts is what every idea is held against: it earns another run now and then, up to a limit."""
-    gates = board.gates
+    gates = lab.gates
     if not gates.baseline_every:
         return 0
-    return min(board.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - _runs_wanted(board)))
+    return min(lab.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - _runs_wanted(lab)))
 
 
-def _failures_allowed(board: Board) -> int:
+def _failures_allowed(lab: LabSnapshot) -> int:
     """Failed runs after which a baseline is not tried again; one that has a score is then compared with as it is."""
-    return max(_runs_wanted(board), board.gates.max_runs, MAX_FAILED)
+    return max(_runs_wanted(lab), lab.gates.max_runs, MAX_FAILED)
 
 
-def _settle_scoreless(board: Board) -> Discard | None:
+def _settle_scoreless(lab: LabSnapshot) -> Discard | None:
     """A candidate that can get no score any more needs no baseline to be settled."""
-    for standing in board.undecided:
-        if not standing.scores and not standing.pending_runs:
-            reason = standing.failure or "its runs were cancelled"
-            return Discard(standing.candidate_id, board.baseline_id, None, reason)
+    for stats in lab.undecided:
+        if not stats.scores and not stats.pending_runs:
+            reason = stats.failure or "its runs were cancelled"
+            return Discard(stats.candidate_id, lab.baseline_id, None, reason)
     return None
 
 
-def _is_comparable(board: Board) -> bool:
-    """The first baseline is compared with once it is measured, or as far as it ever will be."""
-    base = board.baseline
-    if not board.first_baseline:
-        return bool(base.scores)
-    return base.n >= _runs_wanted(board) or (bool(base.scores) and not base.pending_runs)
-
-
-def _judge(board: Board) -> Decision | None:
+def _judge(lab: LabSnapshot) -> Decision | None:
     """Promotions first, then what a promotion left behind, then everything else in the order of submission."""
-    if not _is_comparable(board):
+    base = lab.baseline
+    # The first baseline is compared with once it is measured, or as far as it ever will be.
+    if not base.scores or (lab.first_baseline and base.n < _runs_wanted(lab) and base.pending_runs):
         return None
-    noise = board_noise(board)
-    due = [standing for standing in board.undecided if not standing.pending_runs]
-    verdicts = [_verdict(standing, board, noise) for standing in due]
+    noise = lab_noise(lab)
+    due = [stats for stats in lab.undecided if not stats.pending_runs]
+    verdicts = [_verdict(stats, lab, noise) for stats in due]
     promotions = [verdict for verdict in verdicts if isinstance(verdict, Promote)]
     if promotions:
-        return _best(promotions, board)
-    unsettled = settle_left_behind(board, noise) or recover_displaced(board, noise) or halve_failed_union(board)
+        return _best(promotions, lab)
+    unsettled = settle_left_behind(lab, noise) or rebase_pending(lab, noise) or halve_failed_union(lab)
     if unsettled:
         return unsettled
     return _as_retry(due[0], verdicts[0]) if verdicts else None
 
 
-def _verdict(standing: Standing, board: Board, noise: Noise) -> Verdict:
-    own = own_base(standing, board)
-    moved = own.candidate_id != board.baseline_id
-    return judge_candidate(standing, board.baseline, noise, board.gates, own if moved else None)
+def _verdict(stats: CandidateStats, lab: LabSnapshot, noise: Noise) -> GateVerdict:
+    own = own_base(stats, lab)
+    moved = own.candidate_id != lab.baseline_id
+    return judge_candidate(stats, lab.baseline, noise, lab.gates, own if moved else None)
 
 
-def _best(promotions: list[Promote], board: Board) -> Promote:
-    """The lowest mean; among those within a standard error of it, the one with the fewest lines of code."""
-    of = {promotion.candidate_id: board.of(promotion.candidate_id) for promotion in promotions}
-    lowest = min(promotions, key=lambda promotion: _by_mean(of[promotion.candidate_id]))
-    best, sigma = of[lowest.candidate_id], lowest.effect.sigma
+def _best(promotions: list[Promote], lab: LabSnapshot) -> Promote:
+    """The lowest mean; among those within a standard error of it, the one with the fewest lines of code.
+
+    Ids break ties, so that the order of the candidates does not choose.
+    """
+
+    def by_mean(promotion: Promote) -> tuple[float, tuple[str, int]]:
+        return lab.of(promotion.candidate_id).mean, id_order(promotion.candidate_id)
+
+    lowest = min(promotions, key=by_mean)
+    best = lab.of(lowest.candidate_id)
     if not best.code_lines:
         return lowest
-    near = [p for p in promotions if _within_noise(of[p.candidate_id], best, sigma) and of[p.candidate_id].code_lines]
-    return min(near, key=lambda p: (of[p.candidate_id].code_lines, *_by_mean(of[p.candidate_id])))
+
+    def within_noise(stats: CandidateStats) -> bool:
+        return stats.mean - best.mean <= lowest.effect.sigma * math.sqrt(1 / stats.n + 1 / best.n)
+
+    near = [p for p in promotions if lab.of(p.candidate_id).code_lines and within_noise(lab.of(p.candidate_id))]
+    return min(near, key=lambda p: (lab.of(p.candidate_id).code_lines, *by_mean(p)))
 
 
-def _within_noise(standing: Standing, best: Standing, sigma: float) -> bool:
-    return standing.mean - best.mean <= sigma * math.sqrt(1 / standing.n + 1 / best.n)
-
-
-def _by_mean(standing: Standing) -> tuple[float, int, str]:
-    """Ids break ties, so that the order of the board does not choose."""
-    return standing.mean, len(standing.candidate_id), standing.candidate_id
-
-
-def _as_retry(standing: Standing, verdict: Verdict) -> Verdict | Retry:
+def _as_retry(stats: CandidateStats, verdict: GateVerdict) -> GateVerdict | Retry:
     """The first repeat of a contender that failed is run again for that reason, not for its probability."""
-    failed = standing.state is CandidateState.CONTENDER and standing.n == 1 and standing.failed_runs == 1
+    failed = stats.state is CandidateState.CONTENDER and stats.n == 1 and stats.failed_runs == 1
     if failed and isinstance(verdict, Replicate):
-        return Retry(standing.candidate_id, f"its repeat failed ({standing.failure}): one more try")
+        return Retry(stats.candidate_id, f"its repeat failed ({stats.failure}): one more try")
     return verdict

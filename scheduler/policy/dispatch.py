@@ -3,7 +3,7 @@
 Order: runs of the current baseline (everything is compared with it), repeats of contenders within their share of the
 slots, new candidates, then what only fills slots that nothing else wants: repeats beyond their share, and runs of a
 baseline that is none any more. First runs of merged candidates count as repeats. Runs of a claim come last, and they
-alone are given to a slot, because each slot has to measure both baselines. Nothing waits for a round to end.
+alone are given to a particular slot, because each slot has to measure both baselines. Nothing waits for a round to end.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from scheduler.domain.candidate import Standing
+from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import GateSettings
-from scheduler.domain.lab import Board
+from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Finished, Run, RunKind, Running
 
 _REPEATS = (RunKind.REPEAT, RunKind.UNION)
 
 
-def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, board: Board | None) -> tuple[Run, ...]:
-    """All queued runs in the order to place them, equals in the order given. Without a board, by kind alone."""
+def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, lab: LabSnapshot | None) -> tuple[Run, ...]:
+    """All queued runs in the order to place them, equals in the order given. Without a lab, by kind alone."""
     repeats = [run for run in queued if run.kind in _REPEATS]
-    if board is not None:
-        standings = {standing.candidate_id: standing for standing in board.standings}
-        repeats.sort(key=lambda run: _neediness(run, standings[run.candidate_id]))
-    now, later = _split(repeats, repeats_allowed(slots, board) - _count_repeats(running))
+    if lab is not None:
+        repeats.sort(key=lambda run: _neediness(run, lab.of(run.candidate_id)))
+    allowed = max(0, repeats_allowed(slots, lab) - _count_repeats(running))
     baselines = [run for run in queued if run.kind is RunKind.BASELINE]
-    current = [run for run in baselines if board is None or run.candidate_id == board.baseline_id]
+    current = [run for run in baselines if lab is None or run.candidate_id == lab.baseline_id]
     former = [run for run in baselines if run not in current]
     new = [run for run in queued if run.kind is RunKind.NEW]
     claims = [run for run in queued if run.kind is RunKind.CLAIM]
-    return (*current, *now, *new, *later, *former, *claims)
+    return (*current, *repeats[:allowed], *new, *repeats[allowed:], *former, *claims)
 
 
-def repeats_allowed(slots: int, board: Board | None) -> int:
+def repeats_allowed(slots: int, lab: LabSnapshot | None) -> int:
     """How many repeats may hold slots that others want: at least one, so that no contender starves."""
-    gates = board.gates if board else GateSettings()
+    gates = lab.gates if lab else GateSettings()
     return max(1, int(slots * gates.max_repeat_share))
 
 
@@ -69,6 +68,26 @@ def pair_claims(queued: Sequence[Run], free: Sequence[str], begun: Sequence[Run]
     return tuple(pairs)
 
 
+def explain_waiting(
+    run: Run, queued: Sequence[Run], running: Sequence[Run], slots: int, lab: LabSnapshot | None = None
+) -> str:
+    """One sentence: why this run is not running although the queue is being run. The run is one of `queued`."""
+    if slots == 0:
+        return "no slot can take it: run `arsched doctor` to see why"
+    ahead = order_runs(queued, running, slots, lab).index(run)
+    if ahead < slots - len(running):
+        return "a slot is free for it: it starts at once"
+    if ahead == 0:
+        return f"it is next: all {slots} slots are busy"
+    why = ""
+    if run.kind in _REPEATS and _count_repeats(running) >= repeats_allowed(slots, lab):
+        why = " because repeats have their share of the slots"
+    elif lab is not None and run.kind is RunKind.BASELINE and run.candidate_id != lab.baseline_id:
+        why = " because its candidate is no longer the baseline"
+    first = "1 run goes" if ahead == 1 else f"{ahead} runs go"
+    return f"{first} first{why}, and {len(running)} of {slots} slots are busy"
+
+
 def _next_claim(left: Sequence[Run], slot: str, history: Sequence[tuple[str, str]], owed: Counter[str]) -> Run | None:
     """The run this slot needs most, of those that no other slot is owed; one that is owed itself goes first."""
     waiting = Counter(run.candidate_id for run in left)
@@ -95,37 +114,10 @@ def _slot_of(run: Run) -> str:
     return run.state.slot_id if isinstance(run.state, Running | Finished) else ""
 
 
-def explain_waiting(
-    run: Run, queued: Sequence[Run], running: Sequence[Run], slots: int, board: Board | None = None
-) -> str:
-    """One sentence: why this run is not running while somebody runs the queue. The run is one of `queued`."""
-    if slots == 0:
-        return "no slot can take it: run `arsched doctor` to see why"
-    ahead = order_runs(queued, running, slots, board).index(run)
-    if ahead < slots - len(running):
-        return "a slot is free for it: it starts in a moment"
-    if ahead == 0:
-        return f"it is next: all {slots} slots are busy"
-    first = "1 run goes" if ahead == 1 else f"{ahead} runs go"
-    return f"{first} first{_why(run, running, slots, board)}, and {len(running)} of {slots} slots are busy"
-
-
-def _neediness(run: Run, standing: Standing) -> tuple[bool, int, float]:
+def _neediness(run: Run, stats: CandidateStats) -> tuple[bool, int, float]:
     """Repeats that lost a slot through no fault of theirs first, then the contender with fewest runs, then the best."""
-    return run.attempts == 0, standing.n, standing.mean if standing.n else 0.0
-
-
-def _split(runs: list[Run], allowed: int) -> tuple[list[Run], list[Run]]:
-    return runs[: max(0, allowed)], runs[max(0, allowed) :]
+    return run.attempts == 0, stats.n, stats.mean if stats.n else 0.0
 
 
 def _count_repeats(running: Sequence[Run]) -> int:
     return sum(run.kind in _REPEATS for run in running)
-
-
-def _why(run: Run, running: Sequence[Run], slots: int, board: Board | None) -> str:
-    if run.kind in _REPEATS and _count_repeats(running) >= repeats_allowed(slots, board):
-        return " because repeats have their share of the slots"
-    if board is not None and run.kind is RunKind.BASELINE and run.candidate_id != board.baseline_id:
-        return " because its candidate is no longer the baseline"
-    return ""

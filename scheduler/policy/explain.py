@@ -1,14 +1,14 @@
-"""Decisions as sentences, with every number they were taken from. Bits per byte; negative effects are better.
+"""Decisions as sentences with every number they were taken from; why an idea came to nothing; the kinds of ideas.
 
-Explains what was decided; decides nothing.
+Bits per byte; negative effects are better. Explains and groups; decides nothing.
 """
 
 from __future__ import annotations
 
-import math
+import re
 
-from scheduler.domain.claim import Claim
 from scheduler.domain.decision import (
+    Claim,
     Combine,
     Decision,
     Discard,
@@ -17,41 +17,57 @@ from scheduler.domain.decision import (
     Promote,
     Replicate,
     Retry,
+    Rule,
     Shelve,
 )
+from scheduler.domain.text import one_line, probability
 
-_CLEAR = 2.0  # standard errors; less is called noise
+CLEAR = 2.0  # standard errors; less is called noise
+SAME_SPEED = {"wall": 0.03, "cpu": 0.15}  # by the contract's clock: runs of one program differ by less
+
+THEMES = ("architecture", "optimiser", "schedule", "initialisation", "throughput", "removal")
+OTHER = "other"
+THEME_CHARACTERS = 24
+_THEME_WORDS = {
+    "removal": r"remov|delet|simplif|without|get rid|strip",
+    "schedule": r"WARM(UP|DOWN)\w*|FINAL_LR\w*|warm.?up|warm.?down|schedul|cosine|anneal|cooldown",
+    "optimiser": r"\w+_LR|WEIGHT_DECAY|ADAM\w*|learning rate|\blr\b|adam|muon|momentum|weight decay|optimi[sz]|beta",
+    "throughput": r"\w*BATCH_SIZE|COMPILE\w*|batch|compil|faster|speed|kernel|fuse|throughput|tokens/s",
+    "initialisation": r"\binit|regulari[sz]|dropout|SOFTCAP|softcap|orthogonal|z.?loss|noise",
+    "architecture": r"DEPTH|ASPECT\w*|HEAD_DIM|WINDOW\w*|layer|width|wider|depth|deep|head|attention|mlp|rotary|norm",
+}
+_NO_THEME = ("", OTHER, "constants")
+_SYNONYMS = {"optimizer": "optimiser", "regularisation": "initialisation", "regularization": "initialisation"}
 
 
 def explain_decision(decision: Decision, name: str) -> str:
     """One line. `name` is the candidate's, or the baseline's where the baseline is measured."""
     match decision:
-        case Promote(candidate_id=ref, effect=effect, reason=reason):
-            why = f"  {_one_line(reason)}" if "simpler by" in reason else ""
-            return f"promoted  {ref} {name}  {describe_effect(effect)}  {_expected(effect)}{why}"
+        case Promote(candidate_id=ref, effect=effect, reason=reason, rule=rule):
+            why = f"  {one_line(reason)}" if rule is Rule.SIMPLICITY else ""
+            return f"promoted  {ref} {name}  {_outlook(effect)}{why}"
         case Replicate(candidate_id=ref, effect=effect):
-            return f"repeat    {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; one more run"
+            return f"repeat    {ref} {name}  {_outlook(effect)}; one more run"
         case Discard(candidate_id=ref, effect=Effect() as effect, reason=reason):
-            said = _verdict(effect) or _one_line(reason)
-            return f"dropped   {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; {said}"
+            return f"dropped   {ref} {name}  {_outlook(effect)}; {_verdict(effect) or one_line(reason)}"
         case Shelve(candidate_id=ref, effect=effect):
-            return f"shelved   {ref} {name}  {describe_effect(effect)}  {_expected(effect)}; kept for a union"
+            return f"shelved   {ref} {name}  {_outlook(effect)}; kept for a union"
         case Discard(candidate_id=ref, reason=reason):
-            return f"failed    {ref} {name}  {_one_line(reason)}"
+            return f"failed    {ref} {name}  {one_line(reason)}"
         case Combine(parts=parts, base_id=base, predicted=predicted, reason=reason):
             kind = "port " if len(parts) == 1 else "union"
             whole = f"{kind}     {' + '.join(parts)} onto {base}  predicted {signed(predicted)}"
-            return f"{whole}  {_one_line(reason)}"
+            return f"{whole}  {one_line(reason)}"
         case MeasureBaseline(base_id=ref, reason=reason):
             return f"baseline  {ref} {name}  one more run: {reason}"
         case Retry(candidate_id=ref, reason=reason):
-            return f"retry     {ref} {name}  {_one_line(reason)}"
+            return f"retry     {ref} {name}  {one_line(reason)}"
 
 
 def describe_effect(effect: Effect) -> str:
     """`−0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
-    runs = f"{_runs(effect.n_candidate)} vs {effect.n_base}"
-    return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={_probability(effect.p_better)}"
+    runs = f"{effect.n_candidate} run{'' if effect.n_candidate == 1 else 's'} vs {effect.n_base}"
+    return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={probability(effect.p_better)}"
 
 
 def describe_claim(claim: Claim) -> str:
@@ -63,31 +79,72 @@ def describe_claim(claim: Claim) -> str:
     return f"{means}, {signed(claim.diff)} ± {claim.se:.4f} ({len(first)} + {len(final)} runs)"
 
 
-def _expected(effect: Effect) -> str:
-    return f"expect about {signed(effect.shrunken)} after shrinkage"
-
-
 def signed(bpb: float) -> str:
     """`−0.0130`, `+0.0001`; never a signed zero."""
     text = f"{bpb:+.4f}"
     return "0.0000" if text.strip("+-") == "0.0000" else text.replace("-", "−")
 
 
-def _probability(p: float) -> str:
-    """Cut, not rounded: 0.979 must not read as the 0.98 that would have promoted, nor 0.999 as certainty."""
-    return f"{math.floor(p * 100 + 1e-9) / 100:.2f}"
+def why_dead(
+    effect: Effect, tokens_per_s: float | None, base_tokens_per_s: float | None, same_speed: float = SAME_SPEED["wall"]
+) -> str:
+    """Why an idea gained nothing, in one clause: fewer tokens in the budget, or less learnt from each.
+
+    Tokens per second are the candidate's and those of the baseline it was made from, as they reported them themselves;
+    None where unknown. `same_speed`: the share by which the speeds of two runs of one program may differ.
+    """
+    speed = _speed(tokens_per_s, base_tokens_per_s, same_speed)
+    if abs(effect.diff) <= CLEAR * effect.se:
+        return f"within noise{f', {speed}' if speed else ''}"
+    if effect.diff < 0:
+        return f"better, not by enough{f', {speed}' if speed else ''}"
+    if not speed:
+        return "worse per token at the same speed" if tokens_per_s and base_tokens_per_s else "worse"
+    return f"{speed}, and not worth it" if speed.startswith("slower") else f"{speed}, but worse per token"
+
+
+def why_failed(status: str, reason: str) -> str:
+    """A verdict without a score in the words of whoever wants to do better."""
+    words = {"oom": "out of memory", "no-eval": "never asked for its evaluation"}
+    what = words.get(status.partition(":")[0], status)
+    return f"{what}: {reason}" if reason else what
+
+
+def theme_of(word: str, title: str) -> str:
+    """The kind of change: its author's word, shortened; else the theme most words of the title belong to, else OTHER.
+
+    Guessing knows the constants of train.py and the field's usual words. Among equals the one named first.
+    """
+    word = " ".join(word.split()).lower()[:THEME_CHARACTERS]
+    if word not in _NO_THEME:
+        return _SYNONYMS.get(word, word)
+    places = {
+        theme: [m.start() for m in re.finditer(words, title, re.IGNORECASE)] for theme, words in _THEME_WORDS.items()
+    }
+    named = [theme for theme, found in places.items() if found]
+    return min(named, key=lambda theme: (-len(places[theme]), places[theme][0]), default=OTHER)
+
+
+def suggested_theme(ask_number: int) -> str:
+    """Asks go through the themes in turn, so that agents that know nothing of each other differ."""
+    return THEMES[ask_number % len(THEMES)]
+
+
+def _outlook(effect: Effect) -> str:
+    return f"{describe_effect(effect)}  expect about {signed(effect.shrunken)} after shrinkage"
 
 
 def _verdict(effect: Effect) -> str:
     """ "" for a gain that was clear enough and dropped for another reason."""
-    if abs(effect.diff) <= _CLEAR * effect.se:
+    if abs(effect.diff) <= CLEAR * effect.se:
         return "within noise"
     return "worse" if effect.diff > 0 else ""
 
 
-def _runs(n: int) -> str:
-    return f"{n} run{'' if n == 1 else 's'}"
-
-
-def _one_line(reason: str) -> str:
-    return " ".join(reason.split())
+def _speed(tokens_per_s: float | None, base_tokens_per_s: float | None, same_speed: float) -> str:
+    if not tokens_per_s or not base_tokens_per_s:
+        return ""
+    change = tokens_per_s / base_tokens_per_s - 1
+    if abs(change) <= same_speed:
+        return ""
+    return f"{'slower' if change < 0 else 'faster'} (tokens/s {change:+.0%})".replace("-", "−")

@@ -1,94 +1,151 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with a fresh seed, and promotes at
-P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. One
-candidate against one baseline; which candidate is looked at first is scheduler.policy.decide's, one whose baseline has
-moved scheduler.policy.late's.
+P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Two rules of
+their own: for candidates of a stale baseline, and for those with less code. One candidate against one baseline.
 """
 
 from __future__ import annotations
 
-from scheduler.domain.candidate import CandidateState, Standing
-from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Shelve
-from scheduler.policy.effects import effect_of, trusted_chance, without_suspects
-from scheduler.policy.late import judge_late
-from scheduler.policy.simpler import judge_simpler
+from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
+from scheduler.domain.text import probability
+from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
-__all__ = ["MAX_FAILED", "Verdict", "effect_of", "judge_candidate"]
-
-Verdict = Promote | Replicate | Discard | Shelve | Combine
+GateVerdict = Promote | Replicate | Discard | Shelve | Combine
 
 MAX_FAILED = 2  # runs of a candidate with a score: the first failure is retried, the second ends it
 
 
 def judge_candidate(
-    candidate: Standing,
-    base: Standing,
+    candidate: CandidateStats,
+    base: CandidateStats,
     noise: Noise,
     gates: GateSettings,
-    own_base: Standing | None = None,
+    own_base: CandidateStats | None = None,
     *,
     may_port: bool = True,
-) -> Verdict:
+) -> GateVerdict:
     """The verdict on an undecided candidate with at least one score and no run on its way that matters.
 
     `base` is the current baseline, `own_base` the one it was made from where that is another; `may_port` is False for
     a patch that was carried to a newer baseline often enough.
     """
     if own_base is not None and gates.combine:
-        return judge_late(candidate, base, own_base, noise, gates, may_port)
+        return _stale_baseline(candidate, base, own_base, noise, gates, may_port)
     effect = effect_of(candidate, base, noise)
-    verdict = _judge(candidate, base, effect, noise, gates)
+    verdict = _two_gates(candidate, base, effect, noise, gates)
     if not isinstance(verdict, Discard):
         return verdict
-    spent = _is_spent(candidate, gates)
-    simpler = judge_simpler(candidate, base, effect, gates, spent)
-    return simpler or _keep_near_miss(verdict, effect, trusted_chance(candidate, base, noise), gates)
+    simpler = _simplicity(candidate, base, effect, gates)
+    return simpler or _keep_near_miss(verdict, effect, p_better_without_suspects(candidate, base, noise), gates)
 
 
-def _judge(
-    candidate: Standing, base: Standing, effect: Effect, noise: Noise, gates: GateSettings
+def _two_gates(
+    candidate: CandidateStats, base: CandidateStats, effect: Effect, noise: Noise, gates: GateSettings
 ) -> Promote | Replicate | Discard:
-    said = f"P(better) {effect.p_better:.3f}"
-    parties = (candidate.candidate_id, base.candidate_id, effect)
+    about = (candidate.candidate_id, base.candidate_id, effect)
     promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), _continuation_bar(candidate, gates)
-    trusted = not candidate.suspect_scores or _passes_without_suspects(candidate, base, noise, gates)
-    doubt = "" if trusted else ", and suspect scores do not promote by themselves"
-    if trusted and effect.p_better >= promotes_at:
-        return Promote(*parties, f"{said} ≥ {promotes_at:.2f} over {_runs(candidate)}")
+    trusted = without_suspects(candidate)
+    doubtful = candidate.suspect_scores > 0 and not (
+        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, gates)
+    )
+    doubt = ", and suspect scores do not promote by themselves" if doubtful else ""
+    if not doubtful and effect.p_better >= promotes_at:
+        return Promote(*about, f"{_p(effect)} ≥ {promotes_at:.2f} over {_runs(candidate)}")
+    after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
-        return Discard(*parties, f"{said} < {goes_on_at:.2f} after {_runs(candidate)}: not worth another")
+        return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
     if _is_spent(candidate, gates):
-        return Discard(*parties, f"{said} after {_runs(candidate)}{doubt or ': no clear gain'}")
-    return Replicate(*parties, f"{said} after {_runs(candidate)}{doubt}: one more with a fresh seed")
-
-
-def _keep_near_miss(verdict: Discard, effect: Effect, chance: float, gates: GateSettings) -> Discard | Shelve:
-    if not gates.combine or chance < gates.shelve_from or effect.n_candidate < gates.shelve_runs:
-        return verdict
-    reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
-    return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)
+        return Discard(*about, f"{_p(effect)} {after}{doubt or ': no clear gain'}")
+    return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with a fresh seed")
 
 
 def _promotion_bar(n: int, gates: GateSettings) -> float:
     return gates.promote_now if n == 1 else min(gates.promote, gates.promote_now)
 
 
-def _continuation_bar(candidate: Standing, gates: GateSettings) -> float:
+def _continuation_bar(candidate: CandidateStats, gates: GateSettings) -> float:
     """A first look asks for more than a look at a contender, whose first run already passed."""
     first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
     return gates.repeat_from if first_look else gates.drop
 
 
-def _passes_without_suspects(candidate: Standing, base: Standing, noise: Noise, gates: GateSettings) -> bool:
-    trusted = without_suspects(candidate)
-    return trusted.n > 0 and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, gates)
+def _keep_near_miss(verdict: Discard, effect: Effect, p_better: float, gates: GateSettings) -> Discard | Shelve:
+    if not gates.combine or p_better < gates.shelve_from or effect.n_candidate < gates.shelve_runs:
+        return verdict
+    reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
+    return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)
 
 
-def _is_spent(candidate: Standing, gates: GateSettings) -> bool:
+def _simplicity(
+    candidate: CandidateStats, base: CandidateStats, effect: Effect, gates: GateSettings
+) -> Promote | Replicate | None:
+    """What a candidate that would be dropped or shelved deserves for having less code; None when nothing.
+
+    It is promoted when it is not worse: P(true difference < simpler_margin·sigma) at the bars of the two gates, over
+    two runs or more. One removal costs that margin at most, on average. Many are bounded: each has to leave fewer lines
+    than the baseline has, a baseline that luck promoted has a mean too good for the next removal to hold against, and
+    the claim counts whatever they cost.
+    """
+    lines = base.code_lines - candidate.code_lines if candidate.code_lines and base.code_lines else 0
+    if lines <= 0 or gates.simpler_margin <= 0 or candidate.suspect_scores:
+        return None
+    p = p_not_worse(effect, gates.simpler_margin * effect.sigma)
+    about = (candidate.candidate_id, base.candidate_id, effect)
+    reason = f"simpler by {lines} line{'s' if lines > 1 else ''}, P(not worse) {probability(p, 3)}"
+    reason += f" after {candidate.n} run{'s' if candidate.n > 1 else ''}"
+    if candidate.n > 1 and p >= gates.promote:
+        return Promote(*about, f"{reason} ≥ {gates.promote:.2f}", Rule.SIMPLICITY)
+    if not _is_spent(candidate, gates) and p >= (gates.repeat_from if candidate.n == 1 else 0.5):
+        return Replicate(*about, f"{reason}: one more with a fresh seed", Rule.SIMPLICITY)
+    return None
+
+
+def _stale_baseline(
+    candidate: CandidateStats,
+    base: CandidateStats,
+    own_base: CandidateStats,
+    noise: Noise,
+    gates: GateSettings,
+    may_port: bool,
+) -> Promote | Combine | Shelve | Discard:
+    """The baseline moved while the candidate waited or ran: its effect on its own baseline is never lost.
+
+    One that beats the new baseline as clearly as a first run must is promoted; one that was clearly good on its own has
+    its patch carried over (a port, measured anew); a near-miss is shelved, the rest dropped. Both have scores.
+    """
+    rule = Rule.STALE_BASELINE
+    if p_better_without_suspects(candidate, base, noise) >= gates.promote_now:
+        against = effect_of(candidate, base, noise)
+        reason = f"{_p(against)} ≥ {gates.promote_now:.2f} against a baseline newer than its own"
+        return Promote(candidate.candidate_id, base.candidate_id, against, reason, rule)
+    own, p = effect_of(candidate, own_base, noise), p_better_without_suspects(candidate, own_base, noise)
+    about = (candidate.candidate_id, own_base.candidate_id, own)
+    finding = f"the baseline has moved; {_p(own)} against its own {own_base.candidate_id}"
+    port_from = gates.combine_from if candidate.state is CandidateState.CONTENDER else gates.repeat_from
+    if may_port and p >= port_from:
+        reason = f"{finding} ≥ {port_from:.2f}: its patch goes onto {base.candidate_id}"
+        return Combine(base.candidate_id, (candidate.candidate_id,), 0, own.shrunken, reason, rule)
+    measured = candidate.n >= gates.shelve_runs
+    if p >= gates.shelve_from and measured:
+        return Shelve(*about, f"{finding} ≥ {gates.shelve_from:.2f}: kept as a near-miss", rule)
+    # The lowest bar it had to reach to be ported or kept.
+    lowest = port_from if not measured else min(port_from, gates.shelve_from) if may_port else gates.shelve_from
+    if own.p_better < lowest:
+        return Discard(*about, f"{finding} < {lowest:.2f}", rule)
+    why = "suspect scores do not carry it" if p < lowest else "it was carried over often enough"
+    return Discard(*about, f"{finding}, and {why}", rule)
+
+
+def _is_spent(candidate: CandidateStats, gates: GateSettings) -> bool:
     return candidate.n >= gates.max_runs or candidate.failed_runs >= MAX_FAILED
 
 
-def _runs(candidate: Standing) -> str:
+def _p(effect: Effect) -> str:
+    return f"P(better) {probability(effect.p_better, 3)}"
+
+
+def _runs(candidate: CandidateStats) -> str:
     runs = f"{candidate.n} run{'s' if candidate.n > 1 else ''}"
     return f"{runs} and {candidate.failed_runs} failed" if candidate.failed_runs else runs

@@ -1,1 +1,1 @@
-"""Sources of ideas: every one implements scheduler.domain.proposal.Proposer and is found by its entry point."""
+"""Sources of ideas: every one implements scheduler.domain.search.Proposer and is found by its entry point."""

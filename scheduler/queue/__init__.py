@@ -1,1 +1,1 @@
-"""Running a lab's queue: the turn, the loop and its steps, and what it shows of itself."""
+"""A lab's queue: the scheduler lock, the loop with its steps, and what a terminal shows of it."""

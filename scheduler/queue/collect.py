@@ -1,8 +1,8 @@
 """The collect step: what the slots report becomes results in the ledger, or runs back in the queue.
 
 A result counts once, and only from the attempt that holds the run's lease. Its artefacts are on disk before it is
-recorded, and recorded before its slot may forget it, so a crash anywhere in between is healed by asking again.
-Does not decide what a result means for the candidate.
+recorded, and recorded before its slot may forget it, so after a crash anywhere in between asking again is enough.
+What a result means for the candidate is decide.py's.
 """
 
 from __future__ import annotations
@@ -10,34 +10,47 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem, UsageProblem
-from scheduler.domain.result import Infra, Result
-from scheduler.domain.run import Finished, Run, Running
+from scheduler.domain.lab import Lab
+from scheduler.domain.run import (
+    Finished,
+    Infra,
+    Result,
+    ResultError,
+    Run,
+    RunKind,
+    Running,
+    Scored,
+    infra_result,
+    parse_result,
+)
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot
-from scheduler.files import write_whole
-from scheduler.queue.means import Patience
-from scheduler.queue.pools import Joined
-from scheduler.queue.results import describe_result, read_report
-from scheduler.workspace import Workspace
+from scheduler.lab import Workspace, write_whole
+from scheduler.queue.runtime import PoolHandle, Timeouts
 
 Key = tuple[str, int]  # run id, attempt
 
 
 class Collector:
-    """Remembers between two polls only what makes waiting fair: since when a run has not been heard of."""
+    """Keeps between two polls what makes waiting fair: since when a run has not been heard of.
+
+    `held` are the runs that had a lease when `collect` returned, by their attempt; `progress` is that of the busy ones.
+    """
 
     def __init__(
         self,
         space: Workspace,
-        joined: Joined,
+        handle: PoolHandle,
         clock: Callable[[], float],
-        say: Callable[[str], None],
-        patience: Patience,
+        log: Callable[[str], None],
+        timeouts: Timeouts,
     ) -> None:
-        self._space, self._pool, self._clock, self._say = space, joined.pool, clock, say
-        self._patience = patience
+        self._space, self._pool, self._clock, self._log = space, handle.pool, clock, log
+        self._timeouts = timeouts
+        self.held = held_runs(space)
         # Where runs end with their driver, those of an earlier one were lost with it: not the runs' fault.
-        self._orphans = set() if joined.outlives_us else set(held_runs(space))
+        self._orphans = set() if handle.detached else set(self.held)
         self._heard_at: dict[Key, float] = {}
         self._renewed_at: dict[Key, float] = {}
         self._stopped: set[Key] = set()
@@ -46,21 +59,24 @@ class Collector:
     def collect(self) -> bool:
         """Take every report once. Returns whether any run changed its state. Raises PoolProblem, LabProblem."""
         reports = self._pool.poll()
-        held = held_runs(self._space)
+        self.held = held_runs(self._space)
         self.progress = {key_of(report): report.progress for report in reports if isinstance(report, Busy)}
-        taken = [self._take(report, held.get(key_of(report))) for report in reports]
-        unheard = {key: run for key, run in held.items() if key not in {key_of(report) for report in reports}}
-        return any([*taken, *self._requeue_unheard(unheard)])
+        taken = [self._take(report, self.held.get(key_of(report))) for report in reports]
+        heard = {key_of(report) for report in reports}
+        unheard = {key: run for key, run in self.held.items() if key not in heard}
+        changed = any([*taken, *self._requeue_unheard(unheard)])
+        if changed:
+            self.held = held_runs(self._space)
+        return changed
 
     def stop_all(self) -> None:
-        """Stop what runs and queue it again, uncounted: this is our doing, not the candidates'."""
+        """Stop what runs and queue it again, uncounted: it is not the candidates' fault."""
         for (run_id, attempt), run in held_runs(self._space).items():
             assert isinstance(run.state, Running)
             self._stopped.add((run_id, attempt))
             _stop_if_possible(self._pool, run.state.slot_id, run_id, attempt)
         self.collect()
-        for (run_id, attempt), run in held_runs(self._space).items():
-            assert isinstance(run.state, Running)
+        for run_id, attempt in held_runs(self._space):
             self._space.ledger.runs.requeue(run_id, attempt, "stopped by hand", counts=False)
 
     def _take(self, report: Report, run: Run | None) -> bool:
@@ -104,7 +120,7 @@ class Collector:
         if isinstance(result.verdict, Infra):
             self._requeue(key_of(report), f"{result.verdict.status}: {result.verdict.reason}", result)
         elif self._space.ledger.runs.record(run.id, report.attempt, result):
-            self._say(describe_result(run, candidate, report.slot_id, result))
+            self._log(describe_result(run, candidate, report.slot_id, result))
 
     def _harvest(self, report: Done) -> None:
         paths = self._space.paths
@@ -118,15 +134,15 @@ class Collector:
         state = self._space.ledger.runs.requeue(*key, reason, counts=counts, result=result)
         self._forget(key)
         if isinstance(state, Finished):
-            self._say(f"given up  {key[0]} after {key[1]} attempts: {reason}")
+            self._log(f"given up  {key[0]} after {key[1]} attempts: {reason}")
         elif not stopped:
-            self._say(f"again     {key[0]} goes back to the queue: {reason}")
+            self._log(f"again     {key[0]} goes back to the queue: {reason}")
 
     def _renew(self, report: Busy) -> None:
         key, now = key_of(report), self._clock()
         self._heard_at[key] = now
-        if now - self._renewed_at.get(key, 0.0) > self._patience.lease_s / 4:
-            self._space.ledger.runs.renew(*key, expires_at=now + self._patience.lease_s)
+        if now - self._renewed_at.get(key, 0.0) > self._timeouts.lease_s / 4:
+            self._space.ledger.runs.renew(*key, expires_at=now + self._timeouts.lease_s)
             self._renewed_at[key] = now
 
     def _requeue_unheard(self, unheard: Mapping[Key, Run]) -> list[bool]:
@@ -134,16 +150,16 @@ class Collector:
             return []
         slots = {slot.id: slot for slot in self._pool.slots()}
         expired = {run.id for run in self._space.ledger.runs.expired(self._space.tag, self._clock())}
-        return [self._judge_unheard(key, run, slots, run.id in expired) for key, run in unheard.items()]
+        return [self._requeue_if_lost(key, run, slots, run.id in expired) for key, run in unheard.items()]
 
-    def _judge_unheard(self, key: Key, run: Run, slots: Mapping[str, Slot], expired: bool) -> bool:
-        """Queue a run again once it is sure that nobody computes it, or its lease is over."""
+    def _requeue_if_lost(self, key: Key, run: Run, slots: Mapping[str, Slot], expired: bool) -> bool:
+        """Queue a run again once it is sure that no slot computes it, or its lease has expired."""
         assert isinstance(run.state, Running)
         slot, now = slots.get(run.state.slot_id), self._clock()
         silent_s = now - self._heard_at.setdefault(key, now)
         if slot is not None and slot.boot_id and slot.boot_id != run.state.boot_id:
             self._requeue(key, f"{slot.node} was restarted", None)
-        elif slot is not None and not slot.problem and silent_s >= self._patience.unknown_s:
+        elif slot is not None and not slot.problem and silent_s >= self._timeouts.unknown_s:
             self._space.ledger.runs.requeue(*key, f"{slot.id} never began it", counts=False)
             self._forget(key)
         elif expired:
@@ -168,6 +184,50 @@ def key_of(report: Report) -> Key:
 
 
 def _stop_if_possible(pool: Pool, slot_id: str, run_id: str, attempt: int) -> None:
-    """A slot cut off cannot be told; without the lease its result will not count either."""
+    """A slot that is cut off cannot be asked; without the lease its result will not count either."""
     with suppress(PoolProblem):
         pool.stop(slot_id, run_id, attempt)
+
+
+def read_report(
+    report: Done, run: Run | None = None, candidate: Candidate | None = None, lab: Lab | None = None
+) -> Result:
+    """The result in a report; an `infra` one when it cannot be read or is about something else.
+
+    It counts only when it is about what was ordered: this contract, cache, train.py and seed. Anything else is the
+    lab's fault, never the candidate's.
+    """
+    try:
+        result = parse_result(report.result_text)
+    except ResultError as problem:
+        return infra_result("result", f"{report.slot_id} sent no readable result: {problem}")
+    if run is None or candidate is None or lab is None:
+        return result
+    strange = _mismatch(result, run, candidate, lab)
+    return infra_result("mismatch", f"{report.slot_id} judged something else: {strange}") if strange else result
+
+
+def _mismatch(result: Result, run: Run, candidate: Candidate, lab: Lab) -> str:
+    """What the result is about that was not ordered; "" when all it says agrees."""
+    measured = result.measured
+    pairs = (
+        ("contract", measured.contract_digest, lab.contract_digest),
+        ("cache", measured.cache_digest, lab.cache_digest),
+        ("train.py", measured.train_sha256, candidate.train_sha256),
+        ("seed", "" if measured.seed is None else str(measured.seed), str(run.seed)),
+    )
+    return ", ".join(
+        f"{what} {got[:12]} instead of {asked[:12]}" for what, got, asked in pairs if got not in ("", asked)
+    )
+
+
+def describe_result(run: Run, candidate: Candidate, slot_id: str, result: Result) -> str:
+    """One line for a finished run."""
+    verdict, wall_s = result.verdict, result.measured.wall_s
+    took = f", {wall_s:.0f} s" if wall_s is not None else ""
+    if isinstance(verdict, Scored):
+        text = f"val_bpb {verdict.val_bpb:.4f}" + (f" ({verdict.status})" if verdict.suspect else "")
+    else:
+        text = f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
+    what = "claim run" if run.kind is RunKind.CLAIM else "result   "
+    return f"{what} {candidate.id} {candidate.name}  {text}  ({run.id} on {slot_id}, seed {run.seed}{took})"

@@ -1,32 +1,53 @@
-"""The loop that runs a lab's queue: collect, decide, place, tell; until nothing is queued, running or undecided.
+"""The loop that runs a lab's queue, until nothing is queued, running or undecided.
 
     collect   reports of the slots -> results in the ledger, or runs back in the queue
     decide    the board -> promotions, repeats, discards
-    step      a search, where one is on -> new candidates in the queue
+    hook      a search, where one runs -> new candidates in the queue
     place     queued runs -> free slots, unless the lab is paused
-    tell      what the slots do -> the screen and the live file
+    show      what the slots do -> the screen and the live file
 
-Each step is a room of its own; this file is their order and their pace. Nothing is remembered here that a crash
-would lose. Not covered: whose turn it is and where the pool comes from (drive.py).
+This file is the order of the steps and their pace; it keeps nothing that a crash would lose. Not covered: which
+process may run the queue, and where the pool comes from (runner.py).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Protocol
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.live import Live, write_live
-from scheduler.queue.collect import Collector, held_runs
-from scheduler.queue.companion import Companion, Nobody
-from scheduler.queue.deciding import decide_all, next_decision
-from scheduler.queue.interrupt import Interrupt
-from scheduler.queue.means import Means
+from scheduler.domain.run import Run
+from scheduler.domain.slot import Slot
+from scheduler.lab import Live, Workspace, is_paused, write_live
+from scheduler.queue.collect import Collector
+from scheduler.queue.decide import decide_all, is_decision_due
 from scheduler.queue.place import Placer, nothing_usable
-from scheduler.queue.pools import Joined
-from scheduler.queue.progress import Screen
-from scheduler.queue.telling import describe_slots
-from scheduler.queue.turn import Turn
-from scheduler.workspace import Workspace
+from scheduler.queue.progress import Screen, describe_slots
+from scheduler.queue.runtime import Interrupt, PoolHandle, Runtime, SchedulerLock
+
+
+class LoopHook(Protocol):
+    """Brings candidates while the queue is run. Asked once a round; no call may block for the length of a run."""
+
+    @property
+    def search(self) -> int:
+        """Its number, for the live file; 0 = none."""
+
+    def step(self, slots: int, *, resting: bool) -> None:
+        """After the decisions, before placing. `slots` are usable now; `resting`: nothing new is to begin."""
+
+    def placeable(self, queued: Sequence[Run]) -> Sequence[Run]:
+        """The queued runs that may start now."""
+
+    def wants_more(self) -> bool:
+        """Whether something is still to come although nothing is queued, running or undecided."""
+
+    def is_busy(self) -> bool:
+        """Whether something works for it now outside the slots."""
+
+    def note(self) -> str:
+        """What it does, in a few words for the screen; "" when there is nothing to show."""
 
 
 class Loop:
@@ -35,38 +56,37 @@ class Loop:
     def __init__(
         self,
         space: Workspace,
-        joined: Joined,
+        handle: PoolHandle,
         screen: Screen,
         interrupt: Interrupt,
-        means: Means,
-        turn: Turn,
-        companion: Companion | None = None,
+        runtime: Runtime,
+        lock: SchedulerLock,
+        hook: LoopHook | None = None,
     ) -> None:
-        self._companion = companion or Nobody()
-        self._space, self._pool, self._screen, self._interrupt = space, joined.pool, screen, interrupt
-        self._turn = turn
-        self._clock, self._sleep, self._pace = means.clock, means.sleep, means.pace
-        self._collector = Collector(space, joined, means.clock, screen.say, means.patience)
-        self._placer = Placer(space, joined.pool, means.clock, screen.say, means.patience.lease_s)
-        self._decide_due = self._tell_due = float("-inf")
+        self._space, self._pool, self._screen, self._interrupt = space, handle.pool, screen, interrupt
+        self._runtime, self._lock, self._hook, self._clock = runtime, lock, hook, runtime.clock
+        self._collector = Collector(space, handle, runtime.clock, screen.say, runtime.timeouts)
+        self._placer = Placer(space, handle.pool, runtime.clock, screen.say, runtime.timeouts.lease_s)
+        self._decide_due = self._show_due = float("-inf")
         self._lost_slots_at: float | None = None
-        self._said_level = 0
+        self._shown_level = 0
         self.paused = False
 
     def run(self) -> None:
         """Returns when nothing is left to do or the lab is paused, or after Ctrl-C when what was asked for is done.
 
         Raises PoolProblem when no slot can run the lab, LabProblem when its baseline gets no score, the disk refuses or
-        the turn was lost, LedgerProblem when the ledger was.
+        the lock was lost, LedgerProblem when the ledger was.
         """
-        if not self._placer.usable() and not held_runs(self._space):
+        held = tuple(self._collector.held.values())
+        if not self._placer.usable(held) and not held:
             raise nothing_usable(self._pool.slots(), self._space.lab)
         while not self._interrupt.stopping:
-            self._round()
-            if self._is_over():
+            running, queued = self._round()
+            if self._is_finished(running, queued):
                 return
-            self._sleep(self._pace.round_s)
-        self._tell_interrupt()
+            self._runtime.sleep(self._runtime.intervals.round_s)
+        self._show_interrupt(len(self._collector.held))
         self._ensure_ours()
         self.stop_all()
 
@@ -75,53 +95,59 @@ class Loop:
         self._collector.stop_all()
 
     def _ensure_ours(self) -> None:
-        """Before anything is collected or written: ledger and turn are still those that this process opened."""
+        """Before anything is collected or written: ledger and lock are still those that this process opened."""
         self._space.ledger.ensure_present()
-        self._turn.ensure_held()
+        self._lock.ensure_held()
 
-    def _round(self) -> None:
+    def _round(self) -> tuple[int, int]:
+        """The runs that hold a slot and the runs that are queued when it ends. The ledger is asked for each once."""
         self._ensure_ours()
         changed = self._collector.collect()
         if changed or self._clock() >= self._decide_due:
             decide_all(self._space, self._screen.say)
-            self._decide_due = self._clock() + self._pace.decide_s
-        self._heed_stop_file()
-        self._heed_pause()
-        resting = self._interrupt.finishing or self.paused
-        self._companion.step(len(self._placer.usable()), resting=resting)
-        if not resting:
-            self._placer.place(self._companion.placeable)
-            self._mind_lost_slots()
-        self._tell_interrupt()
-        self._tell()
-
-    def _heed_stop_file(self) -> None:
+            self._decide_due = self._clock() + self._runtime.intervals.decide_s
         if self._space.paths.stop.exists():
             self._space.paths.stop.unlink(missing_ok=True)
             self._interrupt.finish()
+        self._follow_pause()
+        resting = self._interrupt.finishing or self.paused
+        held = tuple(self._collector.held.values())
+        usable = self._placer.usable(held)
+        if self._hook is not None:
+            self._hook.step(len(usable), resting=resting)
+        queued, started = self._space.ledger.runs.queued(self._space.tag), 0
+        if not resting:
+            placeable = self._hook.placeable(queued) if self._hook is not None else queued
+            started = self._placer.place(placeable, held, usable)
+            self._watch_lost_slots(usable, lost=bool(queued) and not held and not started)
+        running, waiting = len(held) + started, len(queued) - started
+        self._show_interrupt(running)
+        if self._clock() >= self._show_due:
+            self._show(waiting)
+        return running, waiting
 
-    def _heed_pause(self) -> None:
-        paused = self._space.ledger.labs.get(self._space.tag).paused_at is not None
+    def _follow_pause(self) -> None:
+        paused = is_paused(self._space)
         if paused != self.paused:
             self.paused = paused
-            said = "paused: what runs is finished, nothing new begins; go on with: arsched resume"
-            self._screen.say(said if paused else "resumed")
+            text = "paused: what runs is finished, nothing new begins; go on with: arsched resume"
+            self._screen.say(text if paused else "resumed")
 
-    def _is_over(self) -> bool:
-        if held_runs(self._space):
+    def _is_finished(self, running: int, queued: int) -> bool:
+        if running:
             return False
         if self._interrupt.finishing:
             return True
         if self.paused:
-            return not self._companion.is_busy()
-        if self._companion.wants_more():
+            return self._hook is None or not self._hook.is_busy()
+        if self._hook is not None and self._hook.wants_more():
             return False
         self._decide_due = float("-inf")
-        return not self._space.ledger.runs.queued(self._space.tag) and next_decision(self._space) is None
+        return not queued and not is_decision_due(self._space)
 
-    def _mind_lost_slots(self) -> None:
-        """Runs are queued and no slot can take one: wait for nodes to come back, but not for ever."""
-        if held_runs(self._space) or self._placer.usable() or not self._space.ledger.runs.queued(self._space.tag):
+    def _watch_lost_slots(self, usable: Sequence[Slot], *, lost: bool) -> None:
+        """Runs are queued and no slot can take one: wait for nodes to come back, but not without end."""
+        if usable or not lost:
             self._lost_slots_at = None
             return
         now = self._clock()
@@ -129,38 +155,34 @@ class Loop:
         if self._lost_slots_at is None:
             self._lost_slots_at = now
             self._screen.say(f"note: {problem.message}; waiting for one to come back")
-        if now - self._lost_slots_at > self._pace.no_slot_s:
+        if now - self._lost_slots_at > self._runtime.timeouts.no_slot_s:
             raise PoolProblem(problem.message, problem.hint)
 
-    def _tell(self) -> None:
+    def _show(self, queued: int) -> None:
         now = self._clock()
-        if now < self._tell_due:
-            return
-        self._tell_due = now + self._pace.tell_s
-        slots = describe_slots(self._space, self._pool.slots(), self._placer.pool_name, self._collector.progress)
-        queued = len(self._space.ledger.runs.queued(self._space.tag))
+        self._show_due = now + self._runtime.intervals.show_s
+        pool_name = self._placer.pool_name
         live = Live(
             at=now,
             pid=os.getpid(),
             tag=self._space.tag,
-            pool=self._placer.pool_name,
+            pool=pool_name,
             queued=queued,
             stopping=self._interrupt.finishing,
-            slots=slots,
-            note=self._companion.note(),
-            search=self._companion.search,
+            slots=describe_slots(self._space, self._pool.slots(), pool_name, self._collector.progress),
+            note=self._hook.note() if self._hook is not None else "",
+            search=self._hook.search if self._hook is not None else 0,
         )
         write_live(self._space.paths.live, live)
         self._screen.show(live)
 
-    def _tell_interrupt(self) -> None:
+    def _show_interrupt(self, running: int) -> None:
         level = self._interrupt.level
-        if level == self._said_level:
+        if level == self._shown_level:
             return
-        self._said_level = level
+        self._shown_level = level
         if self._interrupt.stopping:
             self._screen.say("stopping what runs; it goes back to the queue")
         else:
-            running = len(held_runs(self._space))
             what = f"{running} run{'s' if running != 1 else ''}"
             self._screen.say(f"finishing {what}, placing no more; Ctrl-C again stops them and queues them again")

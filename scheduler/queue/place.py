@@ -12,52 +12,44 @@ from collections.abc import Callable, Iterable, Sequence
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.domain.result import Scored
-from scheduler.domain.run import Finished, Run, RunKind, Running
+from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
 from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
+from scheduler.lab import Workspace
 from scheduler.policy.dispatch import order_runs, pair_claims
-from scheduler.workspace import Workspace
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
 
 
 class Placer:
-    """Remembers which slots refused an order lately, so that a broken one is not asked five times a second."""
+    """Remembers which slots refused an order lately, so that a broken one is not asked in every round."""
 
     def __init__(
-        self, space: Workspace, pool: Pool, clock: Callable[[], float], say: Callable[[str], None], lease_s: float
+        self, space: Workspace, pool: Pool, clock: Callable[[], float], log: Callable[[str], None], lease_s: float
     ) -> None:
-        self._space, self._pool, self._clock, self._say, self._lease_s = space, pool, clock, say, lease_s
+        self._space, self._pool, self._clock, self._log, self._lease_s = space, pool, clock, log, lease_s
         self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
         self._named: set[str] = set()
         self._first_score: Run | None = None  # found once, it stays the first
         self._first: Candidate | None = None
         self.pool_name = ""
 
-    def usable(self) -> tuple[Slot, ...]:
-        """Healthy slots of the lab's pool. Raises PoolProblem."""
-        slots = self._pool.slots()
-        healthy = [slot for slot in slots if not problem_of(slot, self._space.lab)]
-        self.pool_name = self._measured_pool() or most_common_pool(healthy)
+    def usable(self, running: Sequence[Run]) -> tuple[Slot, ...]:
+        """Healthy slots of the lab's pool. `running` are the runs that hold a slot now. Raises PoolProblem."""
+        healthy = [slot for slot in self._pool.slots() if not problem_of(slot, self._space.lab)]
+        # The pool of the lab's first score, else one that a run is going on.
+        self._first_score = self._first_score or _first_score(self._space)
+        measured = self._first_score or next(iter(running), None)
+        self.pool_name = (measured.pool if measured else "") or _most_common_pool(healthy)
         self._name_strangers(healthy)
         return tuple(slot for slot in healthy if slot.pool == self.pool_name)
 
-    def place(self, placeable: Callable[[Sequence[Run]], Sequence[Run]] = lambda queued: queued) -> int:
-        """Start as many of the placeable queued runs as there are free slots. Returns how many.
-
-        Raises PoolProblem, LedgerProblem.
-        """
-        usable = self.usable()
-        running = self._space.ledger.runs.running(self._space.tag)
+    def place(self, queued: Sequence[Run], running: Sequence[Run], usable: Sequence[Slot]) -> int:
+        """Start queued runs on all free slots. Returns how many. Raises PoolProblem, LedgerProblem."""
         taken = {run.state.slot_id for run in running if isinstance(run.state, Running)}
         free = [slot for slot in usable if slot.id not in taken and not self._rests_now(slot.id)]
-        if not free:
+        if not free or not queued:
             return 0
-        queued = placeable(self._space.ledger.runs.queued(self._space.tag))
-        if not queued:
-            return 0
-        pairs = self._pair(queued, running, free, len(usable))
-        return sum(self._start(run, slot) for run, slot in pairs)
+        return sum(self._start(run, slot) for run, slot in self._pair(queued, running, free, len(usable)))
 
     def _pair(
         self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: int
@@ -69,7 +61,7 @@ class Placer:
         claims, left = [run for run in queued if run.kind is RunKind.CLAIM], free[len(pairs) :]
         if claims and left:
             slots = {slot.id: slot for slot in left}
-            paired = pair_claims(claims, tuple(slots), claims_begun(self._space))
+            paired = pair_claims(claims, tuple(slots), _claims_begun(self._space))
             pairs += [(run, slots[slot_id]) for run, slot_id in paired]
         return pairs
 
@@ -78,7 +70,7 @@ class Placer:
         order = self._order(run, slot)
         attempt = runs.lease(run.id, slot, expires_at=self._clock() + self._lease_s)
         if attempt is None:
-            return False  # cancelled this moment
+            return False  # cancelled meanwhile
         try:
             self._pool.start(slot.id, order(attempt))
         except PoolProblem as problem:
@@ -109,13 +101,6 @@ class Placer:
             may_keep_caches=on_gpu and candidate.id == first.id,
         )
 
-    def _measured_pool(self) -> str:
-        """The pool of the lab's first score, else one a run is going on, else ""."""
-        self._first_score = self._first_score or first_score(self._space)
-        if self._first_score is not None:
-            return self._first_score.pool
-        return next((run.pool for run in self._space.ledger.runs.running(self._space.tag)), "")
-
     def _first_baseline(self) -> Candidate:
         """The train.py the lab was opened with: the person's own, whatever was promoted since."""
         if self._first is None:
@@ -129,21 +114,20 @@ class Placer:
         return self._first_score.state.result.measured.attention
 
     def _rests_now(self, slot_id: str) -> bool:
-        until, _ = self._rests.get(slot_id, (0.0, 0.0))
-        return self._clock() < until
+        return self._clock() < self._rests.get(slot_id, (0.0, 0.0))[0]
 
     def _rest(self, slot_id: str, problem: PoolProblem) -> None:
-        _, before_s = self._rests.get(slot_id, (0.0, 0.0))
+        before_s = self._rests.get(slot_id, (0.0, 0.0))[1]
         pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
         self._rests[slot_id] = (self._clock() + pause_s, pause_s)
-        self._say(f"note: {problem.message}; next try in {pause_s:.0f} s")
+        self._log(f"note: {problem.message}; next try in {pause_s:.0f} s")
 
     def _name_strangers(self, healthy: Iterable[Slot]) -> None:
         for slot in healthy:
             if slot.pool != self.pool_name and slot.id not in self._named:
                 self._named.add(slot.id)
-                self._say(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
-                self._say(f"      this lab measures on: {self.pool_name}")
+                self._log(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
+                self._log(f"      this lab measures on: {self.pool_name}")
 
 
 def problem_of(slot: Slot, lab: Lab) -> str:
@@ -162,26 +146,26 @@ def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
         kind = "GPU" if lab.device == "cuda" else "core"
         return PoolProblem(f"no slot: contract {lab.contract_name!r} needs a {kind}", "see `arsched doctor`")
     problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
-    said = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
+    shown = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
     hint = f"on every node: arsched prepare --contract {lab.contract_name}; then `arsched doctor`"
-    return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {said}", hint)
+    return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {shown}", hint)
 
 
-def most_common_pool(slots: Sequence[Slot]) -> str:
+def _most_common_pool(slots: Sequence[Slot]) -> str:
     """The pool most slots are of, the first by name among equals; "" without slots."""
     counts = Counter(slot.pool for slot in slots)
     return min(counts, key=lambda pool: (-counts[pool], pool), default="")
 
 
-def claims_begun(space: Workspace) -> tuple[Run, ...]:
-    """Claim runs of the search that is on which hold or held a slot, in the order of their queueing."""
+def _claims_begun(space: Workspace) -> tuple[Run, ...]:
+    """Claim runs of the running search which hold or held a slot, in the order of their queueing."""
     search = space.ledger.searches.current(space.tag)
     since = search.started_at if search else 0.0
     claims = [run for run in space.ledger.runs.list(space.tag) if run.kind is RunKind.CLAIM]
     return tuple(run for run in claims if isinstance(run.state, Running | Finished) and run.state.started_at >= since)
 
 
-def first_score(space: Workspace) -> Run | None:
+def _first_score(space: Workspace) -> Run | None:
     """The first run of the lab that has a score, a baseline's; None before there is any."""
     runs = space.ledger.runs.of_candidate(space.lineage()[0][0])
     scored = [run for run in runs if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]

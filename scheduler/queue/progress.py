@@ -1,4 +1,4 @@
-"""What a person sees while the queue runs: lines that stay, and below them the slots as they are now.
+"""What a person sees while the queue runs: lasting lines, and below them the slots as they are now.
 
 On a terminal a table that is redrawn in place; elsewhere a line now and then, so that a log is never silent for ten
 seconds. Everything goes to stderr. Names and reasons come from candidates: they are cleaned here, once.
@@ -9,18 +9,21 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live as Redrawn
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from scheduler.domain.text import clean
-from scheduler.live import Live, LiveSlot
+from scheduler.domain.run import Run, Running
+from scheduler.domain.slot import Progress, Slot
+from scheduler.domain.text import clean, shorten
+from scheduler.lab import Live, LiveSlot, Workspace
+from scheduler.queue.place import problem_of
+from scheduler.screens.tables import slots_screen
+from scheduler.screens.text import slot_text
 
 QUIET_S = 8.0
 SHOWN_SLOTS = 4  # on one line
@@ -29,14 +32,14 @@ LONGEST_LINE = 400
 
 class Screen(Protocol):
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A lasting line."""
 
     def show(self, live: Live) -> None:
         """The slots as they are now."""
 
 
 class PlainScreen:
-    """For pipes and logs: the slots as one line whenever nothing was said for a while."""
+    """For pipes and logs: the slots as one line whenever nothing was printed for a while."""
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
@@ -77,7 +80,7 @@ def open_screen() -> Iterator[Screen]:
 
 @contextmanager
 def heartbeat(screen: Screen, what: str) -> Iterator[None]:
-    """Say that something slow is still going on, every few seconds while it is."""
+    """Print that something slow is still going on, every few seconds while it is."""
     over, began_at = threading.Event(), time.monotonic()
 
     def beat() -> None:
@@ -94,16 +97,26 @@ def heartbeat(screen: Screen, what: str) -> Iterator[None]:
 
 
 def tidy(text: str) -> str:
-    """One line that cannot move the cursor, of bearable length. Blanks stay: they align."""
-    line = clean(text).replace("\n", " ").replace("\t", " ").rstrip()
-    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
+    """One line that cannot move the cursor, of bearable length. Blanks are kept: they align."""
+    return shorten(clean(text).replace("\n", " ").replace("\t", " ").rstrip(), LONGEST_LINE)
+
+
+def describe_slots(
+    space: Workspace, slots: Sequence[Slot], pool_name: str, progress: Mapping[tuple[str, int], Progress]
+) -> tuple[LiveSlot, ...]:
+    """One entry for every slot with its run, the unusable included. `progress` by run and attempt."""
+    on = {run.state.slot_id: run for run in space.ledger.runs.running(space.tag) if isinstance(run.state, Running)}
+    return tuple(
+        _busy_slot(space, slot, on[slot.id], progress) if slot.id in on else _free_slot(space, slot, pool_name)
+        for slot in slots
+    )
 
 
 def slots_line(live: Live) -> str:
     """All slots on one line, the busy ones first."""
     busy = [slot for slot in live.slots if slot.run]
     shown = [*busy, *(slot for slot in live.slots if not slot.run)][:SHOWN_SLOTS]
-    parts = [f"{_short(slot)} {_doing(slot)}" for slot in shown]
+    parts = [slot_text(slot).line() for slot in shown]
     if len(live.slots) > SHOWN_SLOTS:
         parts.append(f"{len(busy)} of {len(live.slots)} slots busy")
     return " · ".join([*parts, f"{live.queued} queued", *([live.note] if live.note else [])])
@@ -111,39 +124,29 @@ def slots_line(live: Live) -> str:
 
 def slots_table(live: Live) -> Group:
     """One row for every slot, and what waits below them."""
-    table = Table.grid(padding=(0, 2))
-    for slot in live.slots:
-        table.add_row(Text(_short(slot)), *_cells(slot))
     ending = ", finishing what runs; Ctrl-C again stops it now" if live.stopping else ""
     note = f", {tidy(live.note)}" if live.note else ""
-    return Group(table, Text(f"{live.queued} queued{note}{ending}"))
+    return Group(*slots_screen(live.slots), Text(f"{live.queued} queued{note}{ending}"))
 
 
-def _cells(slot: LiveSlot) -> tuple[Text | ProgressBar, ...]:
-    """Text, not strings: a name in brackets is no markup."""
-    if not slot.run:
-        return (Text(tidy(slot.problem)[:60] or "free"),)
-    bar = ProgressBar(total=slot.budget_s or 1.0, completed=min(slot.elapsed_s, slot.budget_s), width=16)
-    words = (f"{slot.run} {slot.candidate}", tidy(slot.name)[:24], _phase(slot), _learning(slot))
-    who, name, phase, learning = map(Text, words)
-    return (who, name, bar, phase, learning)
+def _free_slot(space: Workspace, slot: Slot, pool_name: str) -> LiveSlot:
+    problem = problem_of(slot, space.lab) or ("" if slot.pool == pool_name else f"of another pool: {slot.pool}")
+    return LiveSlot(slot.id, problem)
 
 
-def _doing(slot: LiveSlot) -> str:
-    if not slot.run:
-        return slot.problem[:60] or "free"
-    return " ".join(word for word in (slot.run, slot.candidate, slot.name, _phase(slot), _learning(slot)) if word)
-
-
-def _phase(slot: LiveSlot) -> str:
-    return f"{slot.phase} {slot.elapsed_s:.0f}/{slot.budget_s:.0f} s" if slot.phase == "train" else slot.phase
-
-
-def _learning(slot: LiveSlot) -> str:
-    step = "" if slot.step is None else f"step {slot.step}"
-    loss = "" if slot.loss is None else f"loss {slot.loss:.3f}"
-    return " ".join(word for word in (step, loss) if word)
-
-
-def _short(slot: LiveSlot) -> str:
-    return slot.slot.rpartition("/")[2] if slot.slot.count("/") == 1 else slot.slot
+def _busy_slot(space: Workspace, slot: Slot, run: Run, progress: Mapping[tuple[str, int], Progress]) -> LiveSlot:
+    candidate = space.ledger.candidates.get(run.candidate_id, space.tag)
+    now = progress.get((run.id, run.state.attempt), Progress()) if isinstance(run.state, Running) else Progress()
+    return LiveSlot(
+        slot=slot.id,
+        problem=slot.problem,
+        run=run.id,
+        candidate=candidate.id,
+        name=candidate.name,
+        kind=run.kind.value,
+        phase=now.phase,
+        elapsed_s=now.elapsed_s,
+        budget_s=now.budget_s,
+        step=now.step,
+        loss=now.loss,
+    )

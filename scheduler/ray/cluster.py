@@ -1,29 +1,49 @@
-"""Every sentence spoken to Ray once it is joined: nodes, actors, questions and answers, in arsched's own words.
+"""Everything asked of the ray module, which the pool passes in: starting or joining Ray, nodes, actors, calls.
 
-Gets the ray module handed in by `ray_pool`, the one that imports it. Turns Ray's exceptions into three: the node said
-no (PoolProblem), no answer yet (NoAnswer), the actor will never answer (ActorGone).
+Ray's exceptions become three: the node refused (PoolProblem), no answer yet (NoAnswer), the actor will never answer
+(ActorGone). Joining a cluster changes nothing on it. Not covered: which slots there are, and their runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scheduler.domain.errors import ArschedError, PoolProblem
-from scheduler.node.actor import NodeSettings, Seat, SlotActor
-from scheduler.ray.session import NAMESPACE, Session, first_line
+from scheduler.node.judge_process import CODE_ROOT
+from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
+from scheduler.ray.sentinel import start_sentinel
 
+NAMESPACE = "arsched"
+OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
+SENTINEL_WAIT_S = 20.0
+LISTENS_S = 5.0
 RETIRE_ANSWER_S = 5.0
+JOIN_HINT = (
+    "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
+    "or leave --address away to use this machine alone"
+)
+# Below any `uv run` (an agent's loop, a notebook) Ray would start its workers by that command line, in a copy of the
+# current folder: with another Python, or none. Ours need this program's own. Ray reads it when it is imported.
+OWN_PYTHON = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
 
 
 class NoAnswer(Exception):
-    """Nothing was heard in time, or the actor is being restarted: ask again later."""
+    """Nothing came in time, or the actor is being restarted: ask again later."""
 
 
 class ActorGone(Exception):
-    """The actor is dead and stays dead; the text says why, in Ray's words."""
+    """The actor is dead and will not be restarted; the text gives the reason, in Ray's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,61 +57,75 @@ class RayNode:
 
 
 class RayCluster:
-    """A joined Ray. Not thread-safe."""
+    """A connection to Ray. Not thread-safe.
 
-    def __init__(self, ray: Any, session: Session) -> None:
+    An embedded one has a sentinel process, which ends what is left of that Ray, also when this process cannot.
+    """
+
+    def __init__(self, ray: Any, sentinel: subprocess.Popen[bytes] | None = None) -> None:
         self._ray = ray
-        self._session = session
+        self._sentinel = sentinel
 
     @property
     def embedded(self) -> bool:
-        return self._session.embedded
+        return self._sentinel is not None
 
     def nodes(self) -> tuple[RayNode, ...]:
         """All living nodes, in a stable order."""
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        return tuple(sorted((_read_node(node) for node in alive), key=lambda node: (node.host, node.id)))
+        found = []
+        for node in self._ray.nodes():
+            resources = node.get("Resources") or {}
+            host = str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress"))
+            if node["Alive"]:
+                cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+                found.append(RayNode(str(node["NodeID"]), host, cpus, gpus))
+        return tuple(sorted(found, key=lambda node: (node.host, node.id)))
 
-    def place(self, seat: Seat, node_id: str, settings: NodeSettings) -> Any:
-        """The actor of a seat: the one that is there, or a new one. Returns at once, before it is placed."""
+    def place(self, assignment: SlotAssignment, node_id: str, settings: NodeSettings) -> Any:
+        """The actor of an assignment: an existing one, or a new one. Returns at once, before it is placed."""
         on_node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-        gpus, cpus = (1, 0) if seat.device == "cuda" else (0, 1)
+        gpus, cpus = (1, 0) if assignment.device == "cuda" else (0, 1)
         actor_class = self._ray.remote(max_restarts=-1, max_task_retries=0)(SlotActor)
+        name = f"slot-{node_id[:12]}-{assignment.device}{assignment.index}-{assignment.code}"
         return actor_class.options(
-            name=f"slot-{node_id[:12]}-{seat.device}{seat.index}-{seat.code}", namespace=NAMESPACE, get_if_exists=True,
-            lifetime="detached", num_gpus=gpus, num_cpus=cpus, scheduling_strategy=on_node,
-        ).remote(seat, settings)  # fmt: skip
+            name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached",
+            num_gpus=gpus, num_cpus=cpus, scheduling_strategy=on_node,
+        ).remote(assignment, settings)  # fmt: skip
 
     def ask(self, actor: Any, method: str, *arguments: object) -> Any:
-        """Send a question; the answer is fetched by `answer`."""
+        """Call a method of an actor; `answer` fetches what it returns."""
         return getattr(actor, method).remote(*arguments)
 
-    def answered(self, questions: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Those of the questions that have an answer, after waiting for all at most so long."""
-        if not questions:
+    def answered(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Those of the calls that have an answer, after waiting at most `timeout_s` for all of them."""
+        if not calls:
             return []
-        ready, _ = self._ray.wait(list(questions), num_returns=len(questions), timeout=timeout_s)
+        ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)
         return list(ready)
 
-    def answer(self, question: Any, timeout_s: float) -> Any:
-        """The answer to a question. Raises PoolProblem, NoAnswer or ActorGone."""
+    def answer(self, call: Any, timeout_s: float) -> Any:
+        """What a call returned. Raises PoolProblem, NoAnswer or ActorGone."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(question, timeout=timeout_s)
+            return self._ray.get(call, timeout=timeout_s)
         except errors.RayTaskError as problem:
-            raise _said_by_node(problem.cause) from None
+            cause = problem.cause
+            if isinstance(cause, ArschedError):
+                raise PoolProblem(cause.message, cause.hint) from None
+            failure = f"{type(cause).__name__}: {first_line(cause)}"
+            raise PoolProblem(f"a slot's supervisor failed: {failure}") from None
         except (errors.ActorUnavailableError, errors.GetTimeoutError) as problem:
             raise NoAnswer(first_line(problem)) from None
         except errors.RayError as problem:
             raise ActorGone(_why_gone(problem)) from None
 
     def kill(self, actor: Any) -> None:
-        """End an actor for good."""
+        """End an actor permanently."""
         with suppress(Exception):  # it may be dead already, and Ray's complaints about that differ
             self._ray.kill(actor, no_restart=True)
 
     def retire_others(self, code: str) -> int:
-        """End idle actors of other code; how many are still at work and stay."""
+        """End idle actors of other code; how many still have a run and are left."""
         left = 0
         for entry in self._ray.util.list_named_actors(all_namespaces=True):
             name = entry["name"]
@@ -105,7 +139,13 @@ class RayCluster:
         return ", ".join(f"{left.get(kind, 0):g} of {all_of_it.get(kind, 0):g} {kind} free" for kind in ("GPU", "CPU"))
 
     def leave(self) -> None:
-        self._session.leave(self._ray)
+        """Disconnect; an embedded Ray ends with everything it started."""
+        try:
+            self._ray.shutdown()
+        finally:
+            if self._sentinel is not None and self._sentinel.stdin is not None:
+                self._sentinel.stdin.close()
+                self._sentinel.wait(SENTINEL_WAIT_S)
 
     def _retire(self, name: str) -> bool:
         try:
@@ -123,22 +163,115 @@ class RayCluster:
         return bool(idle)
 
 
-def _read_node(node: dict[str, Any]) -> RayNode:
-    resources = node.get("Resources") or {}
-    host = str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress"))
-    return RayNode(str(node["NodeID"]), host, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+def start_embedded(ray: Any, cores: int, gpus: int) -> RayCluster:
+    """Start a Ray of our own on this machine. Raises PoolProblem.
+
+    It keeps its files, its address and its token to itself: nothing lands in the home folder, and no other driver on
+    this machine takes it for a cluster.
+    """
+    folder = tempfile.mkdtemp(prefix="arsched-ray-")
+    cluster = RayCluster(ray, start_sentinel(Path(folder)))
+    settings = {
+        **OWN_PYTHON,
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # one of its own, or Ray would write one to ~/.ray
+    }
+    with _starting(cluster, settings):
+        try:
+            ray.init(
+                address="local", num_cpus=cores, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False, _temp_dir=folder, **QUIET,
+            )  # fmt: skip
+        except Exception as problem:  # Ray raises whatever went wrong inside
+            hint = "look for other Ray processes on this machine, and for room in /tmp and /dev/shm"
+            raise PoolProblem(f"Ray could not be started on this machine: {first_line(problem)}", hint) from None
+    return cluster
 
 
-def _said_by_node(cause: BaseException) -> PoolProblem:
-    if isinstance(cause, PoolProblem):
-        return PoolProblem(cause.message, cause.hint)
-    if isinstance(cause, ArschedError):
-        return PoolProblem(cause.message, cause.hint)
-    return PoolProblem(f"a slot's supervisor failed: {type(cause).__name__}: {first_line(cause)}")
+def join_cluster(ray: Any, address: str) -> RayCluster:
+    """Become a driver of a running cluster. Raises PoolProblem."""
+    if address.startswith("ray://"):
+        raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
+    where = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if where == "auto":
+        with suppress(Exception):  # private to Ray, and only there to fail sooner
+            where = str(ray._private.utils.read_ray_address() or "")
+    _refuse_unless_listening(where)
+    cluster = RayCluster(ray)
+    known = OWN_PYTHON if address == "auto" else {**OWN_PYTHON, "RAY_ADDRESS": address}
+    with _starting(cluster, known):
+        _use_token(ray)
+        try:
+            ray.init(address="auto", **QUIET)
+        except Exception as problem:
+            where = os.environ.get("RAY_ADDRESS") or "this machine"
+            raise PoolProblem(f"no Ray cluster could be joined at {where}: {first_line(problem)}", JOIN_HINT) from None
+    return cluster
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the block, and undo what Ray itself sets meanwhile."""
+    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an exception's text, or its type."""
+    return next(iter(_lines(problem)), type(problem).__name__)
+
+
+def _lines(problem: BaseException) -> list[str]:
+    return [line.strip() for line in str(problem).splitlines() if line.strip()]
 
 
 def _why_gone(problem: BaseException) -> str:
-    """Ray's long stories about dead actors, cut to the line that says what happened."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    telling = [line for line in lines if "ModuleNotFoundError" in line or "ImportError" in line]
-    return (telling or lines or [type(problem).__name__])[-1 if telling else 0]
+    """Ray's long texts about dead actors, cut to the line that names the cause."""
+    imports = [line for line in _lines(problem) if "ModuleNotFoundError" in line or "ImportError" in line]
+    return imports[-1] if imports else first_line(problem)
+
+
+def _use_token(ray: Any) -> None:
+    """Use the token in Ray's usual places, if there is one. Ray does so by itself only where no address is given."""
+    with suppress(Exception):  # private to Ray; without it a cluster with a token needs RAY_AUTH_MODE=token set
+        setup = ray._private.authentication.authentication_token_setup
+        logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it would announce what we do for the user
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _refuse_unless_listening(where: str) -> None:
+    """Ray itself would try for minutes. Raises PoolProblem when nothing listens at that "host:port"."""
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENS_S).close()
+    except OSError as problem:
+        why = problem.strerror or first_line(problem)
+        raise PoolProblem(f"no Ray cluster could be joined at {where}: {why}", JOIN_HINT) from None
+
+
+@contextmanager
+def _starting(cluster: RayCluster, settings: Mapping[str, str]) -> Iterator[None]:
+    """An interrupted start leaves no process and no folder.
+
+    Ray puts the folder it is started from on the module path of its processes. That is our own code's: a command run
+    inside a candidate's worktree must not pass that candidate's copy of this program to the slots.
+    """
+    try:
+        with environment(settings), chdir(CODE_ROOT):
+            yield
+    except BaseException:
+        with suppress(Exception):
+            cluster.leave()
+        raise

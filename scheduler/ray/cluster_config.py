@@ -1,7 +1,7 @@
 """Reads cluster.yaml and finds what Ray itself would only notice half-way through `ray up`, or never.
 
 Ray checks the form (its schema) and stops at typos with a readable message; it accepts a file without SSH login, with
-mounts from paths that do not exist, with addresses left as they were shipped. Nothing is contacted, no Ray is needed.
+mounts from paths that do not exist, with addresses left as they were shipped. Contacts and runs nothing, needs no Ray.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from scheduler.domain.errors import UsageProblem
-from scheduler.ray.shell_words import Call, find_calls
 
 KNOWN_KEYS = (
     "cluster_name", "max_workers", "upscaling_speed", "idle_timeout_minutes", "provider", "auth", "docker",
@@ -34,6 +35,10 @@ PATH_LINE = (  # begins with a line end: the last line of a .bashrc may lack its
 HOME = re.compile(r"^(~|\$HOME|\$\{HOME\}|/home/[^/]+|/root)/")
 STARTUP_FILE = re.compile(r"(>|\btee\b|\bsed\b)[^|;&]*(\.(bashrc|bash_profile|bash_login|profile)\b|/etc/profile)")
 EXAMPLE_NETWORK = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737: for documents, never routed
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+SEPARATORS = frozenset(";&|()")
+EXPORTS = ("export", "declare")
+SHELLS = ("bash", "sh", "dash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,28 @@ class ClusterConfig:
 
     @property
     def is_example(self) -> bool:
-        """Whether this is the file as shipped: nobody has put an address in."""
+        """Whether this is the file as shipped, without an address of the user's."""
         return _is_example(self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A program with its arguments (`words`, quotes removed), and the variables that the line sets for it."""
+
+    words: tuple[str, ...]
+    environ: dict[str, str]
 
 
 def read_cluster_config(path: Path) -> ClusterConfig:
     """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""
-    raw = _load(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
+    if not isinstance(raw, dict):
+        raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
     provider = _mapping(raw, "provider")
     workers = provider.get("worker_ips")
     commands = raw.get("worker_start_ray_commands") or [""]
@@ -72,20 +92,11 @@ def read_cluster_config(path: Path) -> ClusterConfig:
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
-    if not isinstance(raw, dict):
-        raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
-    return raw
-
-
 def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    yield from _unknown_keys(raw)
+    for key in raw:
+        if key not in KNOWN_KEYS:
+            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
+            yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
     yield from _address_problems(_mapping(raw, "provider"))
     yield from _login_problems(_mapping(raw, "auth"))
     yield from _mount_problems(_mapping(raw, "file_mounts"), folder)
@@ -93,13 +104,6 @@ def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
     if _mapping(raw, "provider").get("worker_ips"):
         yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
     yield from _path_problems(raw)
-
-
-def _unknown_keys(raw: Mapping[str, Any]) -> Iterator[str]:
-    for key in raw:
-        if key not in KNOWN_KEYS:
-            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
-            yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
 
 
 def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
@@ -153,7 +157,7 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str
     if start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
         yield (
             f"{key} starts Ray without RAY_enable_autoscaler_v2=0: `ray up` turns version 2 of its autoscaler on, "
-            "which leaves out one worker and says nothing; write RAY_enable_autoscaler_v2=0 in front of `ray start`"
+            "which silently leaves out one worker; write RAY_enable_autoscaler_v2=0 in front of `ray start`"
         )
     if start.environ.get("RAY_worker_niceness") != "0":
         yield f"{key} starts Ray without RAY_worker_niceness=0: runs would be starved on a busy node"
@@ -163,7 +167,7 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str
 
 def _ray_start(raw: Mapping[str, Any], key: str) -> Call | None:
     """The last call of `ray start` among the commands. Raises ValueError where a quote is left open."""
-    starts = [call for command in _commands(raw, key) for call in find_calls(command, "ray", "start")]
+    starts = [call for command in _commands(raw, key) for call in _ray_starts(command, {})]
     return starts[-1] if starts else None
 
 
@@ -205,3 +209,46 @@ def _is_example(address: str) -> bool:
 def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = raw.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _ray_starts(line: str, outer: dict[str, str]) -> Iterator[Call]:
+    """Every call of `ray start …` in a line for the shell, in order, whatever folder and launchers precede it.
+
+    Reads lists (`;`, `&&`, `||`, `|`, brackets), assignments, `env`, `export` and `bash -c`; not loops, functions,
+    here-documents or redirections, whose words stand among those of a call. `outer`: variables exported before the
+    line. Raises ValueError where a quote is left open.
+    """
+    exported = dict(outer)
+    for words in _simple_commands(line):
+        if words[:1] and words[0] in EXPORTS:
+            exported |= _assigned(words)
+        for place, pair in enumerate(pairwise([*words, ""])):
+            here = exported | _assigned(words[:place])
+            name = pair[0].rpartition("/")[2]
+            if (name, pair[1]) == ("ray", "start"):
+                yield Call(tuple(words[place:]), here)
+            elif name in SHELLS:  # what stands behind its -c (or -lc)
+                options = pairwise(words[place:])
+                script = next((script for option, script in options if re.fullmatch(r"-[a-z]*c[a-z]*", option)), "")
+                yield from _ray_starts(script, here)
+
+
+def _simple_commands(line: str) -> Iterator[list[str]]:
+    for part in line.replace("\\\n", " ").splitlines():
+        reader = shlex.shlex(part, posix=True, punctuation_chars="".join(SEPARATORS))
+        reader.whitespace_split, reader.commenters = True, ""
+        words: list[str] = []
+        for word in reader:
+            if word.startswith("#"):
+                break
+            if set(word) <= SEPARATORS:
+                yield words
+                words = []
+            else:
+                words.append(word)
+        yield words
+
+
+def _assigned(words: list[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words if ASSIGNMENT.match(word)]
+    return {name: value for name, _, value in pairs}

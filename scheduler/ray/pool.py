@@ -1,6 +1,6 @@
 """The pool on Ray: one detached, named actor per slot, on this machine's embedded Ray or on a cluster.
 
-Ray carries orders and answers and says which nodes live; nothing that matters is kept in it. A driver that dies leaves
+Ray carries orders and answers and knows which nodes live; nothing that matters is kept in it. A driver that dies leaves
 the actors and runs of a cluster going, and the next one finds them by name. The only module that imports ray, and only
 when a pool is connected. To be used from one thread, the one that connected it.
 """
@@ -12,25 +12,92 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Report, RunOrder, Slot
-from scheduler.node.actor import NodeSettings
-from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster
-from scheduler.ray.session import OWN_PYTHON, environment, join_cluster, start_embedded
-from scheduler.ray.slot_book import SlotBook
-from scheduler.ray.slot_hands import Hand, SlotHands
+from scheduler.domain.slot import Busy, Lost, Progress, Report, RunOrder, Slot
+from scheduler.node.supervisor import NodeSettings, SlotAssignment, code_digest
+from scheduler.ray.cluster import (
+    OWN_PYTHON,
+    ActorGone,
+    NoAnswer,
+    RayCluster,
+    RayNode,
+    environment,
+    join_cluster,
+    start_embedded,
+)
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
 POLL_WAIT_S = 0.5
-SAY_EVERY_S = 5.0
+LOG_EVERY_S = 5.0
 NODES_JOIN_S = 15.0
 PLACEMENT_BASE_S, PLACEMENT_PER_SLOT_S = 60.0, 1.5  # eight actors take 5 s at once, sixty-four a minute
+NODES_EVERY_S = 2.0
+PROBE_EVERY_S = 30.0
+PROBE_BROKEN_EVERY_S = 5.0
+REVIVE_EVERY_S = 10.0
+RETIRE_EVERY_S = 10.0
+SILENT_AFTER_S = 30.0
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
 NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
 BUSY_HINT = "something else on this Ray cluster holds them: see `ray status`"
+
+
+class PendingReports:
+    """The last report on every attempt that was started or reported and not acknowledged, by slot. Pure bookkeeping.
+
+    Holds no truth: it only makes sure that every attempt started here gets a report in the end, also when its node is
+    gone or its supervisor came back without it.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, dict[tuple[str, int], Report]] = {}  # slot id -> (run id, attempt) -> report
+
+    def started(self, slot_id: str, run_id: str, attempt: int) -> None:
+        """An attempt was ordered there; until the slot reports it, it counts as busy."""
+        known = self._last.setdefault(slot_id, {})
+        known.setdefault((run_id, attempt), Busy(slot_id, run_id, attempt, Progress()))
+
+    def update(self, slot_id: str, reports: tuple[Report, ...]) -> None:
+        """A whole answer of one slot. A busy attempt that it does not contain any more is lost."""
+        known = self._last.get(slot_id, {})
+        for key in {key for key, report in known.items() if isinstance(report, Busy)}:
+            known[key] = Lost(slot_id, *key, "the slot knows nothing of this attempt any more")
+        self._last[slot_id] = known | {(report.run_id, report.attempt): report for report in reports}
+
+    def lose(self, slot_id: str, reason: str) -> None:
+        """The slot will not answer again: what it was busy with is lost."""
+        known = self._last.get(slot_id, {})
+        for key, report in known.items():
+            if isinstance(report, Busy):
+                known[key] = Lost(slot_id, *key, reason)
+
+    def forget(self, slot_id: str, run_id: str, attempt: int) -> None:
+        self._last.get(slot_id, {}).pop((run_id, attempt), None)
+
+    def all(self) -> tuple[Report, ...]:
+        return tuple(report for reports in self._last.values() for report in reports.values())
+
+
+@dataclass(slots=True)
+class ActorHandle:
+    """One slot's actor and the calls to it that have no answer yet."""
+
+    assignment: SlotAssignment
+    node_id: str
+    actor: Any
+    slot: Slot
+    placed_at: float
+    answered: bool = False  # ever
+    probe: Any = None
+    probe_due_at: float = 0.0
+    poll: Any = None
+    poll_since: float = 0.0
+    gone: bool = False
 
 
 class RayPool:
@@ -43,13 +110,21 @@ class RayPool:
         lab_id: str,
         settings: NodeSettings,
         most: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
-        self._lab_id = lab_id
+        self._contract_json = contract_json
         self._device = contract_device(contract_json)
-        self._book = SlotBook()
-        gone = self._book.gone
-        self._hands = SlotHands(cluster, self._device, contract_json, lab_id, settings, most=most, on_gone=gone)
+        self._lab_id = lab_id
+        self._settings = settings
+        self._most = most
+        self._clock = clock
+        self._pending = PendingReports()
+        self._handles: dict[tuple[str, int], ActorHandle] = {}  # by node id and index
+        self._names: dict[str, str] = {}  # node id -> name
+        self._nodes_due_at = self._retire_due_at = float("-inf")
+        self._older_at_work = 0  # actors of other code that still have a run
 
     @classmethod
     def connect(
@@ -60,150 +135,231 @@ class RayPool:
         lab_id: str,
         *,
         settings: NodeSettings | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         placement_s: float | None = None,
     ) -> RayPool:
         """Join the cluster at `address` ("auto", "host:port", else RAY_ADDRESS), or start Ray on this machine.
 
         `slots` limits how many are used; None takes every GPU, or every physical core. Returns when every slot has
-        answered or `placement_s` is over. Raises PoolProblem when none did.
+        answered or `placement_s` has passed. Raises PoolProblem when none did.
         """
         settings = settings or NodeSettings()
         address = address or os.environ.get("RAY_ADDRESS") or None
         size = None if address else embedded_size(settings, contract_device(contract_json), slots)
-        say(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
+        log(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
         with environment(OWN_PYTHON):
             import ray
 
-        cluster = RayCluster(ray, start_embedded(ray, *size) if size else join_cluster(ray, address or "auto"))
+        cluster = start_embedded(ray, *size) if size else join_cluster(ray, address or "auto")
         try:
             pool = cls(cluster, contract_json, lab_id, settings, slots)
-            pool._await_slots(say, placement_s)
+            pool._await_slots(log, placement_s)
         except BaseException:
             cluster.leave()
             raise
         return pool
 
+    @property
+    def detached(self) -> bool:
+        """Whether runs go on when this process leaves: on a cluster. An embedded Ray ends with it."""
+        return not self._cluster.embedded
+
     def slots(self) -> tuple[Slot, ...]:
-        self._hands.look_around()
-        return tuple(sorted((hand.slot for hand in self._hands.all()), key=lambda slot: slot.id))
+        self._refresh()
+        return tuple(sorted((handle.slot for handle in self._handles.values()), key=lambda slot: slot.id))
 
     def start(self, slot_id: str, order: RunOrder) -> None:
-        hand = self._hands.of_slot(slot_id)
-        hand.poll = None  # an answer under way knows nothing of this order
-        self._book.begun(slot_id, order.run_id, order.attempt)
+        handle = self._handle_of(slot_id)
+        handle.poll = None  # an answer under way knows nothing of this order
+        self._pending.started(slot_id, order.run_id, order.attempt)
         try:
-            known = self._ask(hand, ANSWER_S, "start", order)
+            known = self._call(handle, ANSWER_S, "start", order)
         except (NoAnswer, ActorGone):
             return  # whether it began will show: the slot reports it, or it is lost
         except PoolProblem as problem:
-            self._book.forget(slot_id, order.run_id, order.attempt)
-            self._hands.complain(hand, problem.message)
+            self._pending.forget(slot_id, order.run_id, order.attempt)
+            self._mark_broken(handle, problem.message)
             raise
         if not known:
-            self._book.forget(slot_id, order.run_id, order.attempt)
+            self._pending.forget(slot_id, order.run_id, order.attempt)
 
     def poll(self) -> tuple[Report, ...]:
-        self._hands.look_around()
-        fresh = [hand for hand in self._hands.all() if hand.poll is None and hand.answered and not hand.gone]
-        for hand in fresh:
-            hand.poll, hand.poll_since = self._cluster.ask(hand.actor, "poll", self._lab_id), time.monotonic()
-        self._cluster.answered([hand.poll for hand in fresh], POLL_WAIT_S)
-        asked = {hand.poll: hand for hand in self._hands.all() if hand.poll is not None}
-        for question in self._cluster.answered(list(asked), 0.0):
-            self._hear(asked[question])
-        return self._book.reports()
+        self._refresh()
+        due = [h for h in self._handles.values() if h.poll is None and h.answered and not h.gone]
+        for handle in due:
+            handle.poll = self._cluster.ask(handle.actor, "poll", self._lab_id)
+            handle.poll_since = self._clock()
+        self._cluster.answered([handle.poll for handle in due], POLL_WAIT_S)
+        open_polls = {handle.poll: handle for handle in self._handles.values() if handle.poll is not None}
+        for call in self._cluster.answered(list(open_polls), 0.0):
+            handle = open_polls[call]
+            handle.poll = None
+            reports = self._receive(handle, call)
+            if reports is not None:
+                self._pending.update(handle.slot.id, reports)
+        return self._pending.all()
 
     def acknowledge(self, slot_id: str, run_id: str, attempt: int) -> None:
-        self._book.forget(slot_id, run_id, attempt)
+        self._pending.forget(slot_id, run_id, attempt)
         with suppress(PoolProblem):  # a slot that is gone remembers nothing either
-            hand = self._hands.of_slot(slot_id)
-            hand.poll = None
-            self._cluster.ask(hand.actor, "acknowledge", self._lab_id, run_id, attempt)
+            handle = self._handle_of(slot_id)
+            handle.poll = None
+            self._cluster.ask(handle.actor, "acknowledge", self._lab_id, run_id, attempt)
 
     def stop(self, slot_id: str, run_id: str, attempt: int) -> None:
         try:
-            hand = self._hands.of_slot(slot_id)
+            handle = self._handle_of(slot_id)
         except PoolProblem:
             return  # its node is gone, and its runs with it
-        hand.poll = None
+        handle.poll = None
         try:
-            self._ask(hand, STOP_ANSWER_S, "stop", self._lab_id, run_id, attempt)
+            self._call(handle, STOP_ANSWER_S, "stop", self._lab_id, run_id, attempt)
         except ActorGone:
             return  # judges die with their supervisor
         except NoAnswer:
-            raise PoolProblem(f"{slot_id} did not say whether {run_id} is dead", "its node may be cut off") from None
+            raise PoolProblem(f"{slot_id} did not report whether {run_id} is dead", "its node may be cut off") from None
 
     def close(self, *, stop_runs: bool) -> None:
-        """Leave the pool. An embedded Ray ends here and its runs with it, whatever `stop_runs` says."""
+        """Leave the pool. An embedded Ray ends here and its runs with it, whatever `stop_runs` is."""
         try:
             if self._cluster.embedded:
-                questions = [self._cluster.ask(hand.actor, "close") for hand in self._hands.all()]
-                self._cluster.answered(questions, STOP_ANSWER_S)
+                calls = [self._cluster.ask(handle.actor, "close") for handle in self._handles.values()]
+                self._cluster.answered(calls, STOP_ANSWER_S)
             elif stop_runs:
-                self._stop_all()
+                for report in self._pending.all():
+                    if isinstance(report, Busy):
+                        self.stop(report.slot_id, report.run_id, report.attempt)
         finally:
             self._cluster.leave()
 
-    def _stop_all(self) -> None:
-        for report in self._book.reports():
-            if isinstance(report, Busy):
-                self.stop(report.slot_id, report.run_id, report.attempt)
-
-    def _ask(self, hand: Hand, timeout_s: float, method: str, *arguments: object) -> object:
-        return self._cluster.answer(self._cluster.ask(hand.actor, method, *arguments), timeout_s)
-
-    def _hear(self, hand: Hand) -> None:
-        question, hand.poll = hand.poll, None
-        try:
-            self._book.heard(hand.slot.id, self._cluster.answer(question, 0.0))
-        except NoAnswer:
-            self._hands.silent(hand)
-        except ActorGone as death:
-            self._hands.bury(hand, str(death))
-        except PoolProblem as problem:
-            self._hands.complain(hand, problem.message)
-
-    def _await_slots(self, say: Callable[[str], None], placement_s: float | None) -> None:
+    def _await_slots(self, log: Callable[[str], None], placement_s: float | None) -> None:
         """Return once every slot answered or was found dead, or time is up and some answered."""
-        begun_at = said_at = time.monotonic()
-        while not self._settled(time.monotonic() - begun_at, placement_s):
-            self._hands.look_around()
-            self._hands.take_probes(0.2)
-            if not self._hands.all():
+        begun_at = logged_at = self._clock()
+        while not self._settled(self._clock() - begun_at, placement_s):
+            self._refresh()
+            self._take_probes(0.2)
+            if not self._handles:
                 time.sleep(0.2)
-            if time.monotonic() - said_at > SAY_EVERY_S:
-                said_at = time.monotonic()
-                answered = sum(hand.answered for hand in self._hands.all())
-                say(f"waiting for slots: {answered} of {len(self._hands.all())} answered")
-        if not any(hand.answered for hand in self._hands.all()):
-            raise self._nothing_came()
+            if self._clock() - logged_at > LOG_EVERY_S:
+                logged_at = self._clock()
+                answered = sum(handle.answered for handle in self._handles.values())
+                log(f"waiting for slots: {answered} of {len(self._handles)} answered")
+        if not any(handle.answered for handle in self._handles.values()):
+            raise self._why_none()
 
     def _settled(self, waited_s: float, placement_s: float | None) -> bool:
-        hands = self._hands.all()
-        if not hands:
+        handles = self._handles.values()
+        if not handles:
             return waited_s > (NODES_JOIN_S if placement_s is None else placement_s)
-        patience_s = PLACEMENT_BASE_S + PLACEMENT_PER_SLOT_S * len(hands) if placement_s is None else placement_s
-        return all(hand.answered or hand.gone for hand in hands) or waited_s > patience_s
+        limit_s = PLACEMENT_BASE_S + PLACEMENT_PER_SLOT_S * len(handles) if placement_s is None else placement_s
+        return all(handle.answered or handle.gone for handle in handles) or waited_s > limit_s
 
-    def _nothing_came(self) -> PoolProblem:
-        hands = self._hands.all()
+    def _why_none(self) -> PoolProblem:
+        handles = list(self._handles.values())
         free = self._cluster.free_resources()
-        if not hands:
+        if not handles:
             kind = "GPU" if self._device == "cuda" else "core"
             return PoolProblem(f"no node of this Ray cluster offers a {kind} ({free})", NODES_HINT)
-        if self._hands.older_at_work:
+        if self._older_at_work:
             return PoolProblem(
-                f"{self._hands.older_at_work} slots are finishing runs for another version of arsched",
+                f"{self._older_at_work} slots are finishing runs for another version of arsched",
                 "wait for them, or stop that lab with: arsched cancel",
             )
-        if all(hand.gone for hand in hands):
-            return PoolProblem(f"no slot came up: {hands[0].slot.problem}", NODES_HINT)
-        return PoolProblem(f"Ray gave none of {len(hands)} slots a place in time ({free})", BUSY_HINT)
+        if all(handle.gone for handle in handles):
+            return PoolProblem(f"no slot came up: {handles[0].slot.problem}", NODES_HINT)
+        return PoolProblem(f"Ray gave none of {len(handles)} slots a place in time ({free})", BUSY_HINT)
+
+    def _handle_of(self, slot_id: str) -> ActorHandle:
+        """Raises PoolProblem naming the slots there are."""
+        by_id = {handle.slot.id: handle for handle in self._handles.values()}
+        if slot_id not in by_id:
+            raise PoolProblem(f"no slot {slot_id}", f"slots now: {', '.join(sorted(by_id)) or 'none at all'}")
+        return by_id[slot_id]
+
+    def _call(self, handle: ActorHandle, timeout_s: float, method: str, *arguments: object) -> object:
+        return self._cluster.answer(self._cluster.ask(handle.actor, method, *arguments), timeout_s)
+
+    def _receive(self, handle: ActorHandle, call: Any) -> Any:
+        """The answer of a call that has one; None where the slot has a problem instead."""
+        try:
+            return self._cluster.answer(call, 0.0)
+        except NoAnswer:
+            self._mark_silent(handle)
+        except ActorGone as death:  # a dead node takes its slots along; on a living one the actor is made anew
+            handle.gone, handle.probe, handle.poll = True, None, None
+            handle.slot = replace(handle.slot, problem=f"its supervisor ended: {death}")
+            self._nodes_due_at = float("-inf")
+        except PoolProblem as problem:
+            self._mark_broken(handle, problem.message)
+        return None
+
+    def _mark_broken(self, handle: ActorHandle, problem: str) -> None:
+        """Nothing is to be placed there until a probe, soon, finds it well."""
+        handle.slot = replace(handle.slot, problem=problem)
+        handle.probe_due_at = min(handle.probe_due_at, self._clock() + PROBE_BROKEN_EVERY_S)
+
+    def _mark_silent(self, handle: ActorHandle) -> None:
+        self._mark_broken(handle, "its supervisor does not answer; the node may be restarting or cut off")
+
+    def _refresh(self) -> None:
+        """Notice nodes that joined or left, revive dead actors, probe slots. Never blocks for long."""
+        now = self._clock()
+        if now >= self._retire_due_at:
+            self._older_at_work = self._cluster.retire_others(code_digest())
+            self._retire_due_at = now + RETIRE_EVERY_S
+        if now >= self._nodes_due_at:
+            self._follow_nodes(self._cluster.nodes())
+            self._nodes_due_at = now + NODES_EVERY_S
+        for handle in self._handles.values():
+            if handle.gone and now - handle.placed_at > REVIVE_EVERY_S:
+                handle.actor = self._cluster.place(handle.assignment, handle.node_id, self._settings)
+                handle.gone, handle.placed_at, handle.probe_due_at = False, now, now
+            if handle.probe is None and not handle.gone and now >= handle.probe_due_at:
+                handle.probe = self._cluster.ask(handle.actor, "probe", self._contract_json, self._lab_id)
+            if handle.poll is not None and now - handle.poll_since > SILENT_AFTER_S:
+                self._mark_silent(handle)
+        self._take_probes(0.0)
+
+    def _take_probes(self, timeout_s: float) -> None:
+        """Read the probes that have an answer, waiting at most `timeout_s` for all."""
+        open_probes = {handle.probe: handle for handle in self._handles.values() if handle.probe is not None}
+        for call in self._cluster.answered(list(open_probes), timeout_s):
+            handle = open_probes[call]
+            handle.probe = None
+            slot: Slot | None = self._receive(handle, call)
+            if slot is not None:
+                if handle.answered and slot.id != handle.slot.id:  # Ray gave the revived actor another GPU
+                    self._pending.lose(handle.slot.id, "its supervisor ended")
+                handle.slot, handle.answered = slot, True
+            handle.probe_due_at = self._clock() + (PROBE_BROKEN_EVERY_S if handle.slot.problem else PROBE_EVERY_S)
+
+    def _follow_nodes(self, nodes: tuple[RayNode, ...]) -> None:
+        living = {node.id for node in nodes}
+        for key in [key for key in self._handles if key[0] not in living]:
+            handle = self._handles.pop(key)
+            self._cluster.kill(handle.actor)
+            self._pending.lose(handle.slot.id, f"node {handle.assignment.node} is gone")
+        self._names = {node_id: name for node_id, name in self._names.items() if node_id in living}
+        for node in nodes:
+            if node.id not in self._names:  # the host's name, made unique where two nodes share one
+                taken = node.host in self._names.values()
+                self._names[node.id] = f"{node.host}-{node.id[:6]}" if taken else node.host
+            count = node.gpus if self._device == "cuda" else node.cpus
+            for index in range(count):
+                if (node.id, index) not in self._handles and (self._most is None or len(self._handles) < self._most):
+                    self._handles[node.id, index] = self._new_handle(node.id, index, count)
+
+    def _new_handle(self, node_id: str, index: int, count: int) -> ActorHandle:
+        name = self._names[node_id]
+        assignment = SlotAssignment(name, self._device, index, count, code_digest())
+        actor = self._cluster.place(assignment, node_id, self._settings)
+        kind = f"cpu{index}" if self._device == "cpu" else f"gpu?{index}"  # which one, Ray decides
+        slot = Slot(f"{name}/{kind}", name, "", self._device, "", "", "", problem="its supervisor is starting")
+        return ActorHandle(assignment, node_id, actor, slot, self._clock())
 
 
 def contract_device(contract_json: str) -> str:
-    """ "cpu" or "cuda", as the contract says. Raises PoolProblem."""
+    """ "cpu" or "cuda", the device of a contract. Raises PoolProblem."""
     try:
         device = json.loads(contract_json)["device"]
     except (ValueError, KeyError, TypeError):

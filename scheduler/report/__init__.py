@@ -1,1 +1,1 @@
-"""What `arsched report` writes: the page of the night, its plots, results.tsv."""
+"""What `arsched report` writes: a page with everything, its plots, results.tsv."""

@@ -1,4 +1,4 @@
-"""One run or one candidate, whole: figures, phases, attempts, decisions, diff."""
+"""One run or one candidate, whole: figures, phases, attempts, decisions, diff; and why it is where it is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from scheduler.screens import numbers
+from scheduler.domain.decision import Combine
+from scheduler.domain.run import Measurements
+from scheduler.domain.text import flat, one_line
+from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
-from scheduler.views.candidate_details import CandidateView
-from scheduler.views.explanation import describe_merge
-from scheduler.views.medians import describe_losses
-from scheduler.views.run_details import Figures, RunView
+from scheduler.views import utc
+from scheduler.views.candidate import CandidateView, Explanation, compared_with, effect_in
+from scheduler.views.candidates import describe_merge
+from scheduler.views.runs import RunView, describe_losses
 
 SHORT_DIGEST = 12
 DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -23,7 +26,8 @@ def run_screen(run: RunView) -> Iterator[Renderable]:
         ("state", f"{run.state} since {run.since}" + (f" on {run.slot}" if run.slot else "")),
     ]
     if run.val_bpb is not None:
-        rows.append(("val_bpb", f"{run.val_bpb:.6f}   (with upstream's byte counts: {_upstream(run)})"))
+        upstream = text.UNKNOWN if run.val_bpb_upstream is None else f"{run.val_bpb_upstream:.6f}"
+        rows.append(("val_bpb", f"{run.val_bpb:.6f}   (with upstream's byte counts: {upstream})"))
     if run.status:
         rows.append(("status", run.status))
     if run.reason:
@@ -38,17 +42,17 @@ def run_screen(run: RunView) -> Iterator[Renderable]:
 
 def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     row = view.standing
-    score = f"{numbers.bpb(row.val_bpb, row.val_bpb_se)} ({numbers.count(row.runs, 'run')})" if row.runs else "none"
+    score = f"{text.bpb(row.val_bpb, row.val_bpb_se)} ({text.count(row.runs, 'run')})" if row.runs else "none"
     yield pairs(
         [
             ("candidate", f"{row.candidate} {row.name}"),
-            ("title", row.title or numbers.UNKNOWN),
+            ("title", row.title or text.UNKNOWN),
             ("state", state(row.detail if row.status in row.detail else f"{row.status} ({row.detail})", row.status)),
             ("val_bpb", score),
             ("effect", _effect(view)),
             *_merging(view),
             *_idea(view),
-            ("author", view.author or numbers.UNKNOWN),
+            ("author", view.author or text.UNKNOWN),
             ("commit", view.commit),
             ("train.py", f"sha256 {view.train_sha256[:SHORT_DIGEST]}   meaning {view.fingerprint[:SHORT_DIGEST]}"),
             ("submitted", view.submitted_at),
@@ -82,41 +86,39 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
         yield "hypothesis", view.hypothesis
 
 
-def _figures(figures: Figures) -> list[tuple[str, Renderable]]:
-    phases = "  ".join(f"{phase.name} {numbers.seconds(phase.wall_s)}" for phase in figures.phases)
+def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
+    phases = "  ".join(f"{one_line(name)} {text.seconds(value)}" for name, value in figures.phases_s)
     phases += f"   (compile cache {figures.compile_cache})" if figures.compile_cache else ""
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
     speed += f", MFU {figures.mfu:.1%}" if figures.mfu is not None else ""
     last = f", last loss {figures.last_loss:.4f}" if figures.last_loss is not None else ""
     before = f", {describe_losses(figures.loss_at)}" if figures.loss_at else ""
-    said = f"{_whole(figures.steps)} steps, {_whole(figures.tokens)} tokens{speed}{before}{last}   (as train.py says)"
-    memory = numbers.UNKNOWN if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB"
+    done = f"{text.whole(figures.steps)} steps, {text.whole(figures.tokens)} tokens"
+    memory = text.UNKNOWN if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB"
+    device, attention, exchange = (
+        one_line(word or text.UNKNOWN) for word in (figures.device, figures.attention, figures.exchange)
+    )
     digests = (
         ("contract", figures.contract_digest),
         ("cache", figures.cache_digest),
         ("train.py", figures.train_sha256),
     )
     return [
-        ("phases", phases or numbers.UNKNOWN),
-        ("time", f"{numbers.seconds(figures.wall_s)} in all, {numbers.seconds(figures.budget_used_s)} of the budget"),
-        ("training", said),
+        ("phases", phases or text.UNKNOWN),
+        ("time", f"{text.seconds(figures.wall_s)} in all, {text.seconds(figures.budget_used_s)} of the budget"),
+        ("training", f"{done}{speed}{before}{last}   (as train.py says)"),
         ("memory", f"{memory} at the peak"),
-        ("device", _device(figures)),
+        ("device", f"{device}   attention {attention}   exchange {exchange}"),
         ("digests", "  ".join(f"{name} {digest[:SHORT_DIGEST]}" for name, digest in digests if digest)),
     ]
-
-
-def _device(figures: Figures) -> str:
-    said = (figures.device, figures.attention, figures.exchange)
-    device, attention, exchange = (text or numbers.UNKNOWN for text in said)
-    return f"{device}   attention {attention}   exchange {exchange}"
 
 
 def _attempts(run: RunView) -> Iterator[Renderable]:
     table = Columns("attempt", "slot", "started", "ended", "outcome", right=("attempt",), flexible="outcome")
     for attempt in run.attempts:
-        ended = attempt.ended_at or numbers.UNKNOWN
-        table.add(str(attempt.number), attempt.slot, attempt.started_at, ended, attempt.outcome or "running")
+        ended = text.UNKNOWN if attempt.ended_at is None else utc(attempt.ended_at)
+        outcome = one_line(attempt.outcome) or "running"
+        table.add(str(attempt.number), attempt.slot_id, utc(attempt.started_at), ended, outcome)
     yield table
 
 
@@ -130,9 +132,9 @@ def _runs(view: CandidateView) -> Renderable:
             run.kind,
             str(run.seed),
             run.slot or "",
-            numbers.UNKNOWN if run.val_bpb is None else f"{run.val_bpb:.6f}",
-            _whole(run.figures.steps if run.figures else None),
-            numbers.UNKNOWN if memory is None else f"{memory:,.0f} MB",
+            text.UNKNOWN if run.val_bpb is None else f"{run.val_bpb:.6f}",
+            text.whole(run.figures.steps if run.figures else None),
+            text.UNKNOWN if memory is None else f"{memory:,.0f} MB",
             run.status or run.state,
         )
     return table
@@ -150,7 +152,7 @@ def _decisions(view: CandidateView) -> Iterator[Renderable]:
     if view.decisions:
         yield ""
         yield Text("decisions", style="bold")
-        yield from (indented(decision.sentence) for decision in view.decisions)
+        yield from (indented(flat(record.sentence)) for record in view.decisions)
 
 
 def _diff(diff: str) -> Iterator[Renderable]:
@@ -166,13 +168,29 @@ def _effect(view: CandidateView) -> str:
         if view.made_from is None:
             return "it is the first baseline"
         return f"on {view.made_from}: {'none, it has no score' if row.status == 'failed' else 'not known yet'}"
-    figures = numbers.effect(row.effect_bpb, row.effect_se_bpb)
-    return f"{figures} on {view.made_from}, P(better) {numbers.probability(row.p_better)}"
+    figures = text.effect(row.effect_bpb, row.effect_se_bpb)
+    return f"{figures} on {view.made_from}, P(better) {text.probability(row.p_better)}"
 
 
-def _upstream(run: RunView) -> str:
-    return numbers.UNKNOWN if run.val_bpb_upstream is None else f"{run.val_bpb_upstream:.6f}"
-
-
-def _whole(number: int | None) -> str:
-    return numbers.UNKNOWN if number is None else f"{number:,}"
+def explanation_screen(about: Explanation) -> Iterator[Renderable]:
+    subject = about.subject if about.subject == about.candidate else f"{about.subject}, a run of {about.candidate}"
+    yield Text.assemble((subject, "bold"), f" {about.name}: ", state(about.status, about.status))
+    yield indented(about.answer)
+    if about.note:
+        yield indented(about.note)
+    if about.decisions:
+        yield ""
+        yield Text("decisions, with the numbers they were taken from", style="bold")
+        for record in about.decisions:
+            yield indented(flat(record.sentence))
+            if isinstance(record.decision, Combine):
+                yield indented(f"  parts {', '.join(record.decision.parts)}, {utc(record.decided_at)}")
+            if effect_in(record.decision) is not None:
+                base, noise = compared_with(record).candidate_id, record.noise.sigma
+                yield indented(f"  against {base}, noise sd {noise:.5f}, {utc(record.decided_at)}")
+    if about.waiting:
+        yield ""
+        yield Text("not over yet", style="bold")
+        yield from (indented(f"{waiting.run} {waiting.sentence}") for waiting in about.waiting)
+    yield ""
+    yield Text(about.rule, style="dim")

@@ -1,6 +1,6 @@
 """Painting on a terminal: rich, without guessing. Colour on a terminal only; nothing said by colour alone.
 
-Text of candidates arrives cleaned and is never read as markup. Data for people: stdout.
+Text of candidates arrives cleaned and is never read as markup. Widths are terminal cells, not characters.
 """
 
 from __future__ import annotations
@@ -42,6 +42,20 @@ def paint(renderables: Iterable[Renderable]) -> None:
     _paint(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False), renderables)
 
 
+def painted(renderables: Iterable[Renderable], width: int = 80) -> str:
+    """The same as text without colour."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False, color_system=None)
+    _paint(console, renderables)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _paint(console: Console, renderables: Iterable[Renderable]) -> None:
+    for renderable in renderables:
+        verbatim = isinstance(renderable, Text) and renderable.no_wrap is True
+        console.print(renderable, soft_wrap=verbatim)
+
+
 def terminal_size(lines: int) -> tuple[int, int]:
     """Columns and lines of stdout; `lines` where it is no terminal and LINES says nothing."""
     width = PIPED_WIDTH if not sys.stdout.isatty() else 80
@@ -59,20 +73,6 @@ def redrawing() -> Iterator[Callable[[Frame], None]]:
         yield lambda frame: live.update(frame(*console.size), refresh=True)
 
 
-def painted(renderables: Iterable[Renderable], width: int = 80) -> str:
-    """The same as text without colour."""
-    out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False, color_system=None)
-    _paint(console, renderables)
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
-
-
-def _paint(console: Console, renderables: Iterable[Renderable]) -> None:
-    for renderable in renderables:
-        verbatim = isinstance(renderable, Text) and renderable.no_wrap is True
-        console.print(renderable, soft_wrap=verbatim)
-
-
 class Columns:
     """A table without lines. Only the flexible column gives way when the terminal is narrow: it ends in …"""
 
@@ -84,21 +84,18 @@ class Columns:
         self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [max([cell_len(head), *(row[i].cell_len for row in self._rows)]) for i, head in enumerate(self._heads)]
+        if self._flexible:  # rich's own shrinking takes from every column that may wrap
+            place = self._heads.index(self._flexible)
+            over = sum(widths) + len(widths) - 1 - options.max_width
+            widths[place] = max(cell_len(self._flexible), widths[place] - max(0, over))
         table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for head, width in zip(self._heads, self._widths(options.max_width), strict=True):
+        for head, width in zip(self._heads, widths, strict=True):
             justify: JustifyMethod = "right" if head in self._right else "left"
             table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
         for row in self._rows:
             table.add_row(*row)
         yield table
-
-    def _widths(self, room: int) -> list[int]:
-        widths = [max([cell_len(head), *(row[i].cell_len for row in self._rows)]) for i, head in enumerate(self._heads)]
-        if self._flexible:
-            place = self._heads.index(self._flexible)
-            over = sum(widths) + len(widths) - 1 - room
-            widths[place] = max(cell_len(self._flexible), widths[place] - max(0, over))
-        return widths
 
 
 def indented(text: str) -> Padding:
@@ -117,10 +114,25 @@ def pairs(rows: Iterable[tuple[str, Renderable | str]]) -> Table:
 
 
 def verbatim(line: str, style: str = "") -> Text:
-    """A line that is never wrapped or cut: somebody may want to apply it."""
+    """A line that is never wrapped or cut: a reader may want to apply it."""
     return Text(line, style=style, no_wrap=True)
 
 
 def state(word: str, status: str) -> Text:
     """A word in the colour of a candidate's status."""
     return Text(word, style=STYLES.get(status, ""))
+
+
+def fit(text: str | Text, width: int, *, right: bool = False, style: str = "") -> Text:
+    """Exactly so wide: cut with … or padded."""
+    line = Text(text, style=style) if isinstance(text, str) else text.copy()
+    line.truncate(max(0, width), overflow="ellipsis")
+    free = max(0, width - line.cell_len)
+    return Text.assemble(" " * free, line) if right else Text.assemble(line, " " * free)
+
+
+def row(cells: Sequence[Text], width: int) -> Text:
+    """Cells side by side, a blank between them, cut at the width."""
+    line = Text(" ").join(cells)
+    line.truncate(width, overflow="ellipsis")
+    return line

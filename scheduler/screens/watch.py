@@ -6,24 +6,22 @@ Below SIDE_BY_SIDE columns everything is stacked; above, what goes on stands lef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.text import Text
 
-from scheduler.screens import numbers
-from scheduler.screens.cells import bar, beside, fit, row
-from scheduler.screens.search import used
-from scheduler.screens.staircase import staircase
-from scheduler.screens.terminal import STYLES
-from scheduler.screens.whiskers import Axis, effect_axis
-from scheduler.views.leaderboard import Row
-from scheduler.views.search import SearchView
-from scheduler.views.status import SlotRow, Status
-from scheduler.views.watch import Watch
+from scheduler.lab import LiveSlot
+from scheduler.screens import text
+from scheduler.screens.drawings import Axis, effect_axis, staircase, whisker_text
+from scheduler.screens.terminal import STYLES, fit, row
+from scheduler.views.candidates import Row
+from scheduler.views.search import SearchView, claim_sentence
+from scheduler.views.status import Status, Watch
 
 SIDE_BY_SIDE = 136  # columns
 LEAST_STAIRS, MOST_STAIRS = 6, 22  # lines
 MOST_SLOTS_STACKED = 8
-BAR, WHISKER, LEAST_WHISKER = 10, 19, 9  # cells
+WHISKER, LEAST_WHISKER = 19, 9  # cells
 EFFECT, NAME, NAME_AND_MORE = 19, 14, 56  # cells: `−0.00132 ± 0.00109`; a name, at least; all columns but the whisker
 DECISIONS = 3
 
@@ -56,7 +54,8 @@ def _wide(view: Watch, width: int, room: int) -> list[Text]:
     stairs = staircase(view.history, half, min(MOST_STAIRS, room - len(slots) - len(queue)))
     decisions = _decisions(view.status, right_width, 2 * DECISIONS)
     board = _board(view, right_width, room - len(decisions))
-    return beside([*slots, *queue, *stairs], [*board, *decisions], half)
+    left, right = [*slots, *queue, *stairs], [*board, *decisions]
+    return [Text.assemble(fit(one, half), "  ", other) for one, other in zip_longest(left, right, fillvalue=Text())]
 
 
 def _head(view: Watch, width: int) -> list[Text]:
@@ -67,14 +66,14 @@ def _head(view: Watch, width: int) -> list[Text]:
     lines.append(_total(view))
     if seen.search is not None:
         lines.append(_budget(seen.search))
-    lines.append(Text(used(seen.efficiency), style="dim"))
+    lines.append(Text(text.efficiency_text(seen.efficiency), style="dim"))
     return lines
 
 
 def _runner(seen: Status) -> str:
     paused = "paused, " if seen.paused else ""
     if seen.runner is None:
-        return f"{paused}nobody runs the queue"
+        return f"{paused}no process runs the queue"
     return f"{paused}{'stopping' if seen.runner.stopping else 'running'}, process {seen.runner.pid}"
 
 
@@ -82,27 +81,20 @@ def _total(view: Watch) -> Text:
     """The claim, or the baseline: never a running total."""
     seen = view.status
     if seen.claim is not None:
-        return Text.assemble("claim ", (seen.claim.sentence, "bold green" if seen.claim.excludes_zero else "bold"))
-    base = seen.baseline
-    if base is None or not base.runs:
+        style = "bold green" if seen.claim.excludes_zero else "bold"
+        return Text.assemble("claim ", (claim_sentence(seen.claim), style))
+    if seen.baseline is None or not seen.baseline.runs:
         return Text("no baseline measured yet")
-    score = numbers.bpb(base.val_bpb, base.val_bpb_se, numbers.decimals(seen.noise_sd_bpb))
-    return Text.assemble("baseline ", (f"{base.candidate} {base.name} {score}", "bold green"), "  no claim yet")
+    baseline = text.baseline_text(seen.baseline, seen.noise_sd_bpb)
+    return Text.assemble("baseline ", (baseline, "bold green"), "  no claim yet")
 
 
 def _budget(search: SearchView) -> Text:
     """`search 1 running  hours ████······ 3.2/8  runs ██········ 10/40`"""
-    limit, spent = search.budget, search.spent
     line = Text(f"search {search.number} {search.state}")
-    ideas = limit.rounds * limit.ideas if limit.rounds and limit.ideas else None
-    for word, value, whole in (
-        ("hours", spent.hours, limit.hours),
-        ("runs", float(spent.runs), None if limit.runs is None else float(limit.runs)),
-        ("ideas", float(spent.ideas), None if ideas is None else float(ideas)),
-    ):
-        said = numbers.hours(value) if word == "hours" else f"{value:.0f}"
-        gauge = f" {bar(value / whole, BAR)} {said}/{whole:g}" if whole else f" {said}"
-        line.append(f"  {word}{gauge}")
+    for noun, amount, value, limit in text.totals(search):
+        gauge = f"{text.bar(value / limit)} {amount}/{limit:g}" if limit else amount
+        line.append(f"  {noun} {gauge}")
     if search.reason:
         line.append(f"  {search.reason}", style="dim")
     return line
@@ -120,18 +112,16 @@ def _slots(seen: Status, width: int, most: int) -> list[Text]:
     return lines
 
 
-def _slot(slot: SlotRow, width: int) -> Text:
-    name = fit(slot.slot.rpartition("/")[2] or slot.slot, 6, style="bold")
+def _slot(slot: LiveSlot, width: int) -> Text:
+    said = text.slot_text(slot)
+    name = fit(said.where, 6, style="bold")
     if not slot.run:
-        return row([name, Text(slot.problem or "free", style="red" if slot.problem else "dim")], width)
-    share = (slot.elapsed_s or 0.0) / slot.budget_s if slot.budget_s else 0.0
-    time = "" if slot.elapsed_s is None else f"{slot.elapsed_s:.0f}/{slot.budget_s or 0:.0f}s"
-    loss = "" if slot.loss is None else f"loss {slot.loss:.3f}"
+        return row([name, Text(said.problem or "free", style="red" if said.problem else "dim")], width)
     kind = [fit(slot.kind, 8)] if width >= 76 else []
-    taken = 54 + 9 * len(kind)
-    cells = [name, fit(slot.run, 5), *kind, fit(f"{slot.candidate} {slot.name}", max(8, width - taken))]
-    cells += [fit(slot.phase, 8), Text(bar(share, BAR), style="cyan"), fit(time, 9, right=True), fit(loss, 10)]
-    return row(cells, width)
+    taken = 56 + 9 * len(kind)
+    cells = [name, fit(said.run, 5), *kind, fit(said.candidate, max(8, width - taken))]
+    cells += [fit(said.phase, 8), fit(said.bar, text.BAR, style="cyan"), fit(said.time, 11, right=True)]
+    return row([*cells, fit(f"loss {said.loss}" if said.loss else "", 10)], width)
 
 
 def _queue(seen: Status, width: int) -> list[Text]:
@@ -139,8 +129,8 @@ def _queue(seen: Status, width: int) -> list[Text]:
     names = ", ".join(f"{one.candidate} {one.name} ({one.kind})" for one in seen.queued)
     lines = [row([Text(", ".join(words)), Text(names, style="dim")], width)]
     if seen.ideas:
-        ideas = ", ".join(f"{one.proposer} {one.id} {numbers.seconds(one.age_s)}" for one in seen.ideas)
-        lines.append(row([Text(f"{numbers.count(len(seen.ideas), 'idea')} being written:"), Text(ideas)], width))
+        ideas = ", ".join(f"{one.proposer} {one.id} {text.seconds(one.age_s)}" for one in seen.ideas)
+        lines.append(row([Text(f"{text.count(len(seen.ideas), 'idea')} being written:"), Text(ideas)], width))
     elif seen.note:
         lines.append(fit(seen.note, width))
     return lines
@@ -151,7 +141,7 @@ def _board(view: Watch, width: int, most: int) -> list[Text]:
     shown = _best(rows, most - 1)
     if not shown:
         return []
-    places = numbers.decimals(view.leaderboard.noise_sd_bpb)
+    places = text.decimals(view.leaderboard.noise_sd_bpb)
     effects = [(one.effect_bpb, one.effect_se_bpb or 0.0) for one in shown if one.effect_bpb is not None]
     axis, whisker = effect_axis(effects), min(WHISKER, width - NAME_AND_MORE - NAME)
     titles = ("#", "candidate", "val_bpb", "effect", "← better".ljust(whisker), "P", "state")
@@ -169,13 +159,11 @@ def _best(rows: Sequence[Row], most: int) -> list[Row]:
 def _candidate(one: Row, axis: Axis, places: int, width: int, whisker: int) -> Text:
     known = one.effect_bpb is not None and whisker >= LEAST_WHISKER
     drawn = whisker_text(axis, one.effect_bpb or 0.0, one.effect_se_bpb or 0.0, whisker) if known else " " * whisker
-    effect = numbers.effect(one.effect_bpb, one.effect_se_bpb, places) if one.base else ""
+    effect = text.effect(one.effect_bpb, one.effect_se_bpb, places) if one.base else ""
     mark = "▶" if one.is_baseline else " "
-    score = numbers.bpb(one.val_bpb, None, places)
+    score = text.bpb(one.val_bpb, None, places)
     cells = (str(one.rank), f"{mark}{one.candidate} {one.name}", score, effect, drawn)
-    return _board_row(
-        (*cells, numbers.probability(one.p_better) if one.base else "", one.detail), width, "", one.status
-    )
+    return _board_row((*cells, text.probability(one.p_better) if one.base else "", one.detail), width, "", one.status)
 
 
 def _board_row(cells: Sequence[str], width: int, style: str, status: str = "") -> Text:
@@ -193,18 +181,5 @@ def _board_row(cells: Sequence[str], width: int, style: str, status: str = "") -
     return row([fit(rank, 3, right=True, style=style), fit(name, max(8, room), style=style), *tail], width)
 
 
-def whisker_text(axis: Axis, mean: float, error: float, width: int = WHISKER) -> str:
-    """`  ├──●──┤    ┊     `: the error bar in letters, zero as ┊."""
-    cells, drawn = [" "] * width, axis.whisker(mean, error)
-    low, mid, high, zero = (round(place / 100 * (width - 1)) for place in (drawn.low, drawn.mid, drawn.high, axis.zero))
-    cells[zero] = "┊"
-    if drawn.cut:
-        cells[0 if drawn.cut == "<" else -1] = drawn.cut
-        return "".join(cells)
-    cells[low : high + 1] = "─" * (high + 1 - low)
-    cells[low], cells[high], cells[mid] = "├", "┤", "●"
-    return "".join(cells)
-
-
 def _decisions(seen: Status, width: int, most: int) -> list[Text]:
-    return [fit(" ".join(said.split()), width, style="dim") for said in seen.recent_decisions[-most:]]
+    return [fit(" ".join(sentence.split()), width, style="dim") for sentence in seen.recent_decisions[-most:]]

@@ -1,67 +1,151 @@
-"""Everything the ledger knows of one lab, read once: what every other view is built from.
+"""Everything the ledger knows of one lab: what every other view is built from.
 
-Other processes may write meanwhile. Rows are never deleted, so reading what refers before what is referred to keeps
-every reference good.
+A table is read when it is first asked for and then kept. Hold `ledger.snapshot()` until the views are made: other
+processes may write meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cached_property
+from typing import Generic, TypeVar
 
-from scheduler.domain.candidate import Candidate, CandidateState, Standing
-from scheduler.domain.decision import Combine, DecisionRecord, Effect, Noise, Promotion
+from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
+from scheduler.domain.decision import Claim, Combine, DecisionRecord, Effect, Merge, Noise, Promotion
 from scheduler.domain.errors import LabProblem
-from scheduler.domain.lab import Board, Lab
-from scheduler.domain.merge import Merge
-from scheduler.domain.run import Cancelled, Finished, Run, Running
+from scheduler.domain.lab import Lab, LabSnapshot
+from scheduler.domain.run import Run
+from scheduler.domain.search import Proposal
 from scheduler.ledger import Ledger
-from scheduler.policy.gates import effect_of
-from scheduler.policy.noise import board_noise
-from scheduler.policy.patches import Patches
+from scheduler.ledger.runs import AttemptRow, RunCount
+from scheduler.policy.merging import Patches
+from scheduler.policy.stats import effect_of, lab_noise
+from scheduler.views.slots import Efficiency, SlotInterval, SlotTime, efficiency, slot_intervals, slot_time
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+RECENT = 5  # decisions
+
+
+class Rows(dict[str, T], Generic[T]):
+    """Rows by id; one that is not there yet is read alone."""
+
+    def __init__(self, known: Iterable[tuple[str, T]], read: Callable[[str], T]) -> None:
+        super().__init__(known)
+        self._read = read
+
+    def __missing__(self, ref: str) -> T:
+        self[ref] = found = self._read(ref)
+        return found
+
+
 class LabFacts:
-    """`board` and `noise` are None while the lab has no baseline.
+    """`whole`: candidates, runs and decisions are read a table at a time, else the rows of one candidate at a time.
 
-    `runs` are in the order of their queueing; `queued` in the order in which equals are placed.
+    Every property may raise LedgerProblem when the ledger cannot be read.
     """
 
-    lab: Lab
-    board: Board | None
-    noise: Noise | None
-    candidates: tuple[Candidate, ...]
-    runs: tuple[Run, ...]
-    queued: tuple[Run, ...]
-    decisions: tuple[DecisionRecord, ...]
-    promotions: tuple[Promotion, ...]
+    def __init__(self, ledger: Ledger, lab: Lab, *, whole: bool = True) -> None:
+        self.ledger, self.lab, self._whole = ledger, lab, whole
 
     @cached_property
-    def runs_of(self) -> dict[str, tuple[Run, ...]]:
-        """Candidate id -> its runs; every candidate has an entry."""
+    def board(self) -> LabSnapshot | None:
+        """None while `arsched init` has not come as far as a baseline."""
+        try:
+            return self.ledger.board(self.lab.tag)
+        except LabProblem:
+            return None
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """None without a baseline."""
+        return lab_noise(self.board) if self.board else None
+
+    @cached_property
+    def standings(self) -> dict[str, CandidateStats]:
+        """By candidate id, in the order of submission."""
+        return {s.candidate_id: s for s in self.board.standings} if self.board else {}
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """In the order of their submission."""
+        return self.ledger.candidates.list(self.lab.tag)
+
+    @cached_property
+    def by_id(self) -> Rows[Candidate]:
+        known = self.candidates if self._whole or "candidates" in self.__dict__ else ()
+        return Rows(((c.id, c) for c in known), lambda ref: self.ledger.candidates.get(ref, self.lab.tag))
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """In the order of their queueing."""
+        return self.ledger.runs.list(self.lab.tag)
+
+    @cached_property
+    def runs_of(self) -> Rows[tuple[Run, ...]]:
+        """Candidate id -> its runs."""
+        if not self._whole:
+            return Rows((), self.ledger.runs.of_candidate)
         found: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
             found[run.candidate_id].append(run)
-        return {candidate.id: tuple(found[candidate.id]) for candidate in self.candidates}
+        return Rows(((ref, tuple(runs)) for ref, runs in found.items()), lambda ref: ())
 
     @cached_property
-    def decisions_of(self) -> dict[str, tuple[DecisionRecord, ...]]:
+    def queued(self) -> tuple[Run, ...]:
+        """In the order in which equals are placed."""
+        return self.ledger.runs.queued(self.lab.tag)
+
+    @cached_property
+    def running(self) -> tuple[Run, ...]:
+        return self.ledger.runs.running(self.lab.tag)
+
+    @cached_property
+    def run_counts(self) -> tuple[RunCount, ...]:
+        """By kind, state and what the result was."""
+        return self.ledger.runs.counts(self.lab.tag)
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Candidate id -> status of its last finished run without a score, like "crash" or "timeout: train"."""
+        return self.ledger.runs.last_failures(self.lab.tag)
+
+    @cached_property
+    def decisions(self) -> tuple[DecisionRecord, ...]:
+        return self.ledger.decisions.history(self.lab.tag)
+
+    @cached_property
+    def recent_sentences(self) -> tuple[str, ...]:
+        """Of the last decisions, oldest first."""
+        return tuple(line.sentence for line in self.ledger.decisions.lines(self.lab.tag, RECENT))
+
+    @cached_property
+    def decisions_of(self) -> Rows[tuple[DecisionRecord, ...]]:
         """Candidate id -> the decisions on it, oldest first, the merges it was a part of among them."""
+        if not self._whole:
+            return Rows((), self.ledger.decisions.of_candidate)
         found: dict[str, list[DecisionRecord]] = defaultdict(list)
         for record in self.decisions:
             for ref in _subjects(record):
                 found[ref].append(record)
-        return {candidate.id: tuple(found[candidate.id]) for candidate in self.candidates}
+        return Rows(((ref, tuple(records)) for ref, records in found.items()), lambda ref: ())
 
     @cached_property
-    def by_id(self) -> dict[str, Candidate]:
-        return {candidate.id: candidate for candidate in self.candidates}
+    def promotions(self) -> tuple[Promotion, ...]:
+        return self.ledger.decisions.promotions(self.lab.tag)
 
     @cached_property
-    def standings(self) -> dict[str, Standing]:
-        return {s.candidate_id: s for s in self.board.standings} if self.board else {}
+    def proposals(self) -> tuple[Proposal, ...]:
+        """Every ask to a proposer, in the order of asking."""
+        return self.ledger.proposals.list(self.lab.tag)
+
+    @cached_property
+    def claim(self) -> Claim | None:
+        """The last of any search."""
+        claims = self.ledger.claims.list(self.lab.tag)
+        return claims[-1] if claims else None
 
     @property
     def merges(self) -> tuple[Merge, ...]:
@@ -76,24 +160,39 @@ class LabFacts:
     @cached_property
     def near_misses(self) -> tuple[Candidate, ...]:
         """The shelf: kept for what they did, and not in the baseline by now."""
-        shelf = (candidate for candidate in self.candidates if candidate.state is CandidateState.SHELVED)
-        return tuple(candidate for candidate in shelf if candidate.id not in self.in_force)
+        shelf = (s.candidate_id for s in self.standings.values() if s.state is CandidateState.SHELVED)
+        return tuple(self.by_id[ref] for ref in shelf if ref not in self.in_force)
+
+    @cached_property
+    def attempts(self) -> tuple[AttemptRow, ...]:
+        """Every attempt there was, in the order of the runs' queueing."""
+        return self.ledger.runs.all_attempts(self.lab.tag)
+
+    @cached_property
+    def intervals(self) -> tuple[SlotInterval, ...]:
+        return slot_intervals(self.attempts)
+
+    @cached_property
+    def slot_time(self) -> SlotTime:
+        return slot_time(self.intervals)
+
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """Of the whole lab, claims' runs among the others."""
+        unit = "GPU" if self.lab.device == "cuda" else "slot"
+        return efficiency(unit, self.count_runs("finished"), len(self.promotions), self.intervals, self.slot_time)
+
+    def count_runs(self, state: str) -> int:
+        """Runs that are queued, running, finished or cancelled."""
+        return sum(row.runs for row in self.run_counts if row.state == state)
 
     @property
-    def running(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if isinstance(run.state, Running))
-
-    @property
-    def finished(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if isinstance(run.state, Finished))
-
-    @property
-    def cancelled(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if isinstance(run.state, Cancelled))
+    def baseline(self) -> Candidate | None:
+        return self.by_id[self.board.baseline_id] if self.board else None
 
     def name(self, candidate_id: str) -> str:
-        candidate = self.by_id.get(candidate_id)
-        return candidate.name if candidate else candidate_id
+        standing = self.standings.get(candidate_id)
+        return standing.name if standing else candidate_id
 
     def effect(self, candidate: Candidate) -> Effect | None:
         """What the idea did to the baseline it was made from, by all runs there are now and the noise now known.
@@ -105,20 +204,6 @@ class LabFacts:
         if self.noise is None or base is None or standing is None or not base.n or not standing.n:
             return None
         return effect_of(standing, base, self.noise)
-
-
-def read_facts(ledger: Ledger, lab: Lab) -> LabFacts:
-    """Raises LedgerProblem when the ledger cannot be read."""
-    promotions = ledger.decisions.promotions(lab.tag)
-    decisions = ledger.decisions.history(lab.tag)
-    runs, queued = ledger.runs.list(lab.tag), ledger.runs.queued(lab.tag)
-    candidates = ledger.candidates.list(lab.tag)
-    try:
-        board = ledger.board(lab.tag)
-    except LabProblem:
-        board = None  # `arsched init` has not come so far
-    noise = board_noise(board) if board else None
-    return LabFacts(lab, board, noise, candidates, runs, queued, decisions, promotions)
 
 
 def _subjects(record: DecisionRecord) -> tuple[str, ...]:

@@ -1,26 +1,23 @@
-"""What the lab is doing now: baseline, noise, slots, queue, and whether anybody runs it."""
+"""What the lab is doing now: baseline, noise, slots, queue, and the process that runs it; once, or again and again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from scheduler.domain.decision import Claim
 from scheduler.domain.run import Run, Running
 from scheduler.domain.text import clean, flat, one_line
+from scheduler.lab import Live, LiveSlot, read_live
 from scheduler.ledger import Ledger
-from scheduler.live import Live, LiveSlot
-from scheduler.views.efficiency import Efficiency, efficiency
-from scheduler.views.explanation import waiting_for
+from scheduler.views import View, utc
+from scheduler.views.candidate import waiting_for
+from scheduler.views.candidates import History, Leaderboard, Row, candidate_row, history, leaderboard
 from scheduler.views.facts import LabFacts
-from scheduler.views.ideas import OpenIdea, open_ideas
-from scheduler.views.leaderboard import Row, candidate_row
-from scheduler.views.plain import View, finite
-from scheduler.views.search import ClaimView, SearchView, read_search
-from scheduler.views.slot_time import slot_time
-from scheduler.views.stays import read_stays
-from scheduler.views.summary import last_claim
+from scheduler.views.search import OpenIdea, SearchView, open_ideas, read_search
+from scheduler.views.slots import Efficiency
 
 FRESH_S = 15.0  # a live file older than this was left behind: its writer replaces it about once a second
-RECENT = 5  # decisions shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +27,6 @@ class Runner(View):
     pid: int
     heard_s_ago: float
     stopping: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRow(View):
-    """One slot; `run` is "" when it is free. Progress is by the judge's clock, step and loss as train.py says."""
-
-    slot: str
-    problem: str
-    run: str
-    candidate: str
-    name: str
-    kind: str
-    phase: str
-    elapsed_s: float | None
-    budget_s: float | None
-    step: int | None
-    loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +40,7 @@ class QueuedRow(View):
 
 @dataclass(frozen=True, slots=True)
 class Status(View):
-    """`runner` is None when nobody runs the queue; running runs may then be left over from one that was killed.
+    """`runner` is None when no process runs the queue; running runs may then be left over from one that was killed.
 
     `search` is the lab's last one, `claim` the last there is; `efficiency` is of the whole lab. `ideas` are being made.
     """
@@ -73,7 +53,7 @@ class Status(View):
     noise_sd_bpb: float | None
     noise_repeats: int
     runner: Runner | None
-    slots: tuple[SlotRow, ...]
+    slots: tuple[LiveSlot, ...]
     queued: tuple[QueuedRow, ...]
     queued_runs: int
     running_runs: int
@@ -83,63 +63,54 @@ class Status(View):
     paused: bool
     note: str
     search: SearchView | None
-    claim: ClaimView | None
+    claim: Claim | None
     efficiency: Efficiency
     ideas: tuple[OpenIdea, ...]
     recent_decisions: tuple[str, ...]
 
 
-def read_status(ledger: Ledger, facts: LabFacts, live: Live | None, now: float) -> Status:
+@dataclass(frozen=True, slots=True)
+class Watch(View):
+    """One look, at `at`."""
+
+    at: str
+    status: Status
+    leaderboard: Leaderboard
+    history: History
+
+
+def read_status(facts: LabFacts, live: Live | None, now: float) -> Status:
+    """As `status`, with the lab's last search."""
+    return status(facts, live, now, read_search(facts))
+
+
+def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | None) -> Status:
     """`now` in seconds since the epoch: how old the live file is decides whether it still means anything."""
-    stays = read_stays(ledger, facts)
-    return status(
-        facts,
-        live,
-        now,
-        search=read_search(ledger, facts),
-        claim=last_claim(ledger, facts),
-        used=efficiency(facts, stays, slot_time(stays)),
-        ideas=open_ideas(ledger.proposals.list(facts.lab.tag), now),
-    )
-
-
-def status(
-    facts: LabFacts,
-    live: Live | None,
-    now: float,
-    *,
-    used: Efficiency,
-    search: SearchView | None = None,
-    claim: ClaimView | None = None,
-    ideas: tuple[OpenIdea, ...] = (),
-) -> Status:
-    """As `read_status`, of what was read already."""
     fresh = fresh_live(facts.lab.tag, live, now)
-    baseline = facts.by_id.get(facts.board.baseline_id) if facts.board else None
     slots = usable_slots(facts.lab.tag, live, now)
     return Status(
         tag=facts.lab.tag,
         branch=facts.lab.branch,
         contract=facts.lab.contract_name,
         device=facts.lab.device,
-        baseline=candidate_row(facts, baseline) if baseline else None,
+        baseline=candidate_row(facts, facts.baseline) if facts.baseline else None,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
         runner=Runner(fresh.pid, max(0.0, now - fresh.at), fresh.stopping) if fresh else None,
-        slots=tuple(map(_slot, fresh.slots)) if fresh else tuple(_left_over(facts, run) for run in facts.running),
+        slots=fresh.slots if fresh else tuple(_left_over(facts, run) for run in facts.running),
         queued=tuple(_queued(facts, run, slots) for run in facts.queued),
         queued_runs=len(facts.queued),
         running_runs=len(facts.running),
-        finished_runs=len(facts.finished),
-        cancelled_runs=len(facts.cancelled),
-        undecided_candidates=sum(candidate.state.undecided for candidate in facts.candidates),
+        finished_runs=facts.count_runs("finished"),
+        cancelled_runs=facts.count_runs("cancelled"),
+        undecided_candidates=sum(standing.state.undecided for standing in facts.standings.values()),
         paused=facts.lab.paused_at is not None,
         note=one_line(fresh.note) if fresh else "",
         search=search,
-        claim=claim,
-        efficiency=used,
-        ideas=ideas,
-        recent_decisions=tuple(flat(r.sentence) for r in facts.decisions[-RECENT:]),
+        claim=facts.claim,
+        efficiency=facts.efficiency,
+        ideas=open_ideas(facts.proposals, now),
+        recent_decisions=tuple(map(flat, facts.recent_sentences)),
     )
 
 
@@ -149,32 +120,49 @@ def fresh_live(tag: str, live: Live | None, now: float) -> Live | None:
 
 
 def usable_slots(tag: str, live: Live | None, now: float) -> int | None:
-    """How many healthy slots the one who runs the queue has; None when nobody does."""
+    """How many healthy slots the process that runs the queue has; None when there is none."""
     fresh = fresh_live(tag, live, now)
     return sum(not slot.problem for slot in fresh.slots) if fresh else None
 
 
-def _slot(slot: LiveSlot) -> SlotRow:
-    return SlotRow(
-        slot=slot.slot,
-        problem=one_line(slot.problem),
-        run=slot.run,
-        candidate=slot.candidate,
-        name=one_line(slot.name),
-        kind=slot.kind,
-        phase=one_line(slot.phase),
-        elapsed_s=finite(slot.elapsed_s) if slot.run else None,
-        budget_s=finite(slot.budget_s) if slot.run else None,
-        step=slot.step,
-        loss=finite(slot.loss),
-    )
+class Watcher:
+    """Looks at one lab again and again, and reads only what changed. `live` is the path of its live file.
+
+    The ledger is read again when its history has a new line; what a search has spent when anything was written at all;
+    the live file every time.
+    """
+
+    def __init__(self, ledger: Ledger, tag: str, live: Path) -> None:
+        self._ledger, self._tag, self._live = ledger, tag, live
+        self._known: tuple[LabFacts, Leaderboard, History] | None = None
+        self._event = 0
+        self._search: SearchView | None = None
+        self._stamp: tuple[int, int] | None = None
+
+    def look(self, now: float) -> Watch:
+        """`now` in seconds since the epoch. Raises LedgerProblem when the ledger cannot be read."""
+        with self._ledger.snapshot():
+            stamp = self._ledger.stamp()
+            if self._known is None or stamp != self._stamp:
+                self._known, self._stamp = self._read(), stamp
+                self._search = read_search(self._known[0])
+            facts, board, course = self._known
+            return Watch(utc(now), status(facts, read_live(self._live), now, self._search), board, course)
+
+    def _read(self) -> tuple[LabFacts, Leaderboard, History]:
+        events = self._ledger.events.list(self._tag, limit=1)
+        last = events[-1].number if events else 0
+        if self._known is None or last != self._event:
+            facts = LabFacts(self._ledger, self._ledger.labs.get(self._tag))
+            self._known, self._event = (facts, leaderboard(facts), history(facts)), last
+        return self._known
 
 
-def _left_over(facts: LabFacts, run: Run) -> SlotRow:
-    """A run the ledger holds as running although nobody watches it."""
+def _left_over(facts: LabFacts, run: Run) -> LiveSlot:
+    """A run that the ledger holds as running although no process watches it."""
     slot = run.state.slot_id if isinstance(run.state, Running) else ""
     name = one_line(facts.name(run.candidate_id))
-    return SlotRow(slot, "", run.id, run.candidate_id, name, run.kind.value, "unwatched", None, None, None, None)
+    return LiveSlot(slot, run=run.id, candidate=run.candidate_id, name=name, kind=run.kind.value, phase="unwatched")
 
 
 def _queued(facts: LabFacts, run: Run, slots: int | None) -> QueuedRow:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.attention import load_fa3
-from harness.attention_kernels import KERNELS, has_windowed_varlen
+from harness.attention import KERNELS, has_windowed_varlen, load_fa3
 from harness.cache import fetched_kernel
 from tests.harness.naive_attention import naive_attention
 

@@ -53,9 +53,9 @@ def test_another_process_writes_into_the_shared_buffer(share: type[IpcBuffer] | 
     try:
         buffer.tensor.fill_(float("nan"))
         torch.cuda.synchronize()
-        told = [buffer.handle.hex(), *map(str, buffer.fds)]
+        arguments = [buffer.handle.hex(), *map(str, buffer.fds)]
         subprocess.run(
-            [sys.executable, "-c", OPEN, *told], check=True, cwd=REPOSITORY, timeout=120, pass_fds=buffer.fds
+            [sys.executable, "-c", OPEN, *arguments], check=True, cwd=REPOSITORY, timeout=120, pass_fds=buffer.fds
         )
         expected = torch.arange(buffer.tensor.numel(), dtype=torch.float32).view_as(buffer.tensor)
         assert torch.equal(buffer.tensor.cpu(), expected)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import feeds, loader
-from harness.feeds import PinnedSlot
+from harness import loader
+from harness.loader import PinnedSlot
 from harness.rows import DataExhausted, as_int16
 
 pytestmark = pytest.mark.gpu
@@ -82,7 +82,7 @@ def test_every_batch_arrives_as_it_was_sent(here: FakeSession) -> None:
 
 def test_without_the_guard_the_race_is_seen(here: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PinnedSlot, "wait", lambda self: None)
-    monkeypatch.setattr(feeds, "RING_SLOTS", 1)
+    monkeypatch.setattr(loader, "RING_SLOTS", 1)
     number = ROWS // BATCH
     batches = loader.make_dataloader(None, BATCH, T, "train")
     assert (hashes_on_device(batches, number) != hashes_due(here.rows, number)).any()

@@ -1,6 +1,7 @@
-"""A real HTTP server on loopback that serves files the way bad servers and bad lines do.
+"""A real HTTP server on loopback that plays the hub, and serves files the way bad servers and bad lines do.
 
-Each request takes the next misbehaviour of the script for its path; when the script is used up, it behaves.
+Each GET takes the next misbehaviour of the script for its path, each HEAD that of `heads`; when the script is used up,
+it behaves. HEAD has size and etag; a GET is answered at once, or redirected to `storage`, another host's name.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ Misbehaviour = Callable[["_Handler", bytes], None]
 
 @dataclass
 class LyingServer:
-    """`files` by name (the last part of the path); `script` by name; `requests` as they came: (name, Range)."""
+    """`files` by name (the last part of the path); `script`, `heads` by name.
+
+    `requests`: GETs as they came, (name, Range); `tokens`: the authorization of each request, by the host asked.
+    """
 
     files: dict[str, bytes]
     url: str = ""
     script: dict[str, list[Misbehaviour]] = field(default_factory=dict)
+    heads: dict[str, list[Misbehaviour]] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    tokens: list[tuple[str, str | None]] = field(default_factory=list)
+    storage: str = ""
     etag: str = '"one"'
     with_sha256: bool = True
     released: threading.Event = field(default_factory=threading.Event)
@@ -40,18 +47,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.rsplit("/", 1)[-1]
+        if self.lying.storage and not self.path.startswith("/storage/"):
+            self.serve(
+                name, [lambda handler, _: handler.begin(302, 0, Location=f"{self.lying.storage}/storage/{name}")]
+            )
+            return
         self.lying.requests.append((name, self.headers.get("Range")))
+        self.serve(name, self.lying.script.get(name, []))
+
+    def do_HEAD(self) -> None:
+        name = self.path.rsplit("/", 1)[-1]
+        self.serve(name, self.lying.heads.get(name, []))
+
+    def serve(self, name: str, script: list[Misbehaviour]) -> None:
+        self.lying.tokens.append((self.headers["Host"].partition(":")[0], self.headers.get("Authorization")))
         content = self.lying.files.get(name)
         if content is None:
-            status(404)(self, b"")
-            return
-        script = self.lying.script.get(name, [])
-        (script.pop(0) if script else behave)(self, content)
+            status(404, X_Error_Code="EntryNotFound")(self, b"")
+        else:
+            (script.pop(0) if script else behave)(self, content)
         self.close_connection = True
+
+    def write(self, content: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def begin(self, code: int, length: int, **headers: str) -> None:
         self.send_response(code)
         self.send_header("Content-Length", str(length))
+        self.send_header("Connection", "close")
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -63,9 +87,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return known
 
     def asked_from(self) -> int:
-        """First byte the client wants, heeding If-Range."""
-        asked, same = self.headers.get("Range"), self.headers.get("If-Range")
-        return int(asked.removeprefix("bytes=").rstrip("-")) if asked and same in (None, self.lying.etag) else 0
+        """First byte the client wants."""
+        asked = self.headers.get("Range")
+        return int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
 
 
 def behave(handler: _Handler, content: bytes) -> None:
@@ -78,7 +102,7 @@ def send_part(handler: _Handler, content: bytes, up_to: int) -> None:
     if first:
         headers["Content_Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
     handler.begin(206 if first else 200, len(content) - first, **headers)
-    handler.wfile.write(content[first : max(first, up_to)])
+    handler.write(content[first : max(first, up_to)])
 
 
 def truncate(up_to: int) -> Misbehaviour:
@@ -106,7 +130,7 @@ def ignore_range(up_to: int | None = None) -> Misbehaviour:
 
     def misbehave(handler: _Handler, content: bytes) -> None:
         handler.begin(200, len(content), **handler.identity(content))
-        handler.wfile.write(content[:up_to])
+        handler.write(content[:up_to])
 
     return misbehave
 
@@ -116,7 +140,7 @@ def wrong_place(handler: _Handler, content: bytes) -> None:
     first = max(0, handler.asked_from() - 10)
     headers = handler.identity(content) | {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
     handler.begin(206, len(content) - first, **headers)
-    handler.wfile.write(content[first:])
+    handler.write(content[first:])
 
 
 def other_content(other: bytes) -> Misbehaviour:
@@ -124,7 +148,7 @@ def other_content(other: bytes) -> Misbehaviour:
 
     def misbehave(handler: _Handler, content: bytes) -> None:
         handler.begin(200, len(other), **handler.identity(content))
-        handler.wfile.write(other)
+        handler.write(other)
 
     return misbehave
 
@@ -133,7 +157,7 @@ def login_page(handler: _Handler, _: bytes) -> None:
     """What a captive portal answers to everything."""
     page = b"<html>please log in</html>"
     handler.begin(200, len(page), Content_Type="text/html")
-    handler.wfile.write(page)
+    handler.write(page)
 
 
 def slam(handler: _Handler, _: bytes) -> None:

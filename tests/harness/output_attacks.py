@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.harness.judging import HOSTILE
 
-VICTIM = "victim"  # a file beside the output folder that nobody may write to
+VICTIM = "victim"  # a file next to the output folder that no one may write to
 
 # The folder stays where it is: the judge takes its names back.
 ON_NAMES = {
@@ -43,7 +43,7 @@ for name in NAMES:
     os.mkfifo(empty(OUT / name))
     os.mkfifo(OUT / f".{name}.tmp")
 """,
-    "folders nobody may write to or pass": "forge(); OUT.chmod(0o500); OUT.parent.chmod(0o600)",
+    "folders no one may write to or pass": "forge(); OUT.chmod(0o500); OUT.parent.chmod(0o600)",
     "a forged file in place of run.log that grows": """
 empty(OUT / "run.log").write_text("short")
 os.truncate(OUT / "run.log", 1 << 33)

@@ -1,4 +1,4 @@
-"""A contract small enough to prepare in a moment, over a folder of made-up documents."""
+"""A contract small enough to prepare in a fraction of a second, over a folder of made-up documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIELDS: dict[str, Any] = {
     "train_constants": {"DEPTH": 1},
 }
 HUB = {
-    "kind": "hub", "root": "somebody/texts", "document_chars": 0, "train_shards": 2, "val_shard": 9, "holdout_shard": 7,
+    "kind": "hub", "root": "owner/texts", "document_chars": 0, "train_shards": 2, "val_shard": 9, "holdout_shard": 7,
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def small_fields(**changes: Any) -> dict[str, Any]:
 
 
 def write_contract(folder: Path, **changes: Any) -> Path:
-    """The small contract as a file beside its corpus folder."""
+    """The small contract as a file next to its corpus folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "small.json"
     path.write_text(json.dumps(small_fields(**changes)))

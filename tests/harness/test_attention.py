@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import accelerator, attention, attention_kernels
-from harness.attention_kernels import KERNELS, has_windowed_varlen, sdpa
+from harness import accelerator, attention, gpu_record
+from harness.attention import KERNELS, has_windowed_varlen, sdpa
 from harness.contract import load_contract
 from harness.gpu_record import GpuRecord, read_record, record_path, shape_of, torch_version, write_record
 from tests.harness.naive_attention import naive_attention
@@ -67,13 +67,13 @@ def test_a_window_sees_exactly_itself_and_w_positions_before():
         ((7, 5), True, ("sdpa",)),
     ],
 )
-def test_a_device_nobody_has_tried_offers_what_torch_itself_brings(capability, has_windowed_varlen, due):
-    assert attention.without_trial(capability, has_windowed_varlen=has_windowed_varlen) == due
-    assert set(due) <= set(attention.candidates_for(capability)) <= set(KERNELS)
+def test_an_untried_device_offers_what_torch_itself_brings(capability, has_windowed_varlen, due):
+    assert gpu_record.without_trial(capability, has_windowed_varlen=has_windowed_varlen) == due
+    assert set(due) <= set(gpu_record.candidates_for(capability)) <= set(KERNELS)
 
 
 def test_flash_attention_3_is_tried_on_hopper_alone():
-    tried = [c for c in [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)] if "fa3" in attention.candidates_for(c)]
+    tried = [c for c in [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)] if "fa3" in gpu_record.candidates_for(c)]
     assert tried == [(9, 0)]
 
 
@@ -138,11 +138,11 @@ def test_both_return_shapes_of_fa3_are_understood(monkeypatch, wrap):
 
 def test_layers_of_one_window_share_one_block_mask(monkeypatch):
     """torch.compile specialises on each mask it meets, and after eight it runs unfused."""
-    monkeypatch.setattr(attention_kernels, "_compiled_flex", lambda: None)
-    attention_kernels._block_mask.cache_clear()
+    monkeypatch.setattr(attention, "_compiled_flex", lambda: None)
+    attention._block_mask.cache_clear()
     for window in (64, 64, 64, 128) * 4:
-        attention_kernels.flex(window, 128, "cpu")
-    assert attention_kernels._block_mask.cache_info().misses == 2
+        attention.flex(window, 128, "cpu")
+    assert attention._block_mask.cache_info().misses == 2
 
 
 class FakeSession:
@@ -161,7 +161,7 @@ def fake_session(monkeypatch) -> Iterator[FakeSession]:
     fake = FakeSession()
     monkeypatch.setattr(accelerator, "current", lambda: fake)
     monkeypatch.setattr(attention, "current", lambda: fake)
-    monkeypatch.delenv(attention.EXPECT_ENV, raising=False)
+    monkeypatch.delenv(gpu_record.EXPECT_ENV, raising=False)
     cached = (accelerator.training_device, attention.attention_backend, attention.load_fa3)
     for function in cached:
         function.cache_clear()
@@ -177,14 +177,14 @@ def test_a_cpu_contract_runs_on_sdpa_and_says_so_once(fake_session):
 
 
 def test_another_kernel_than_expected_is_reported_and_ends_the_run(fake_session, monkeypatch):
-    monkeypatch.setenv(attention.EXPECT_ENV, "fa3")
+    monkeypatch.setenv(gpu_record.EXPECT_ENV, "fa3")
     with pytest.raises(SystemExit, match=r"'fa3'.*offers sdpa"):
         attention.attention_backend()
     assert fake_session.reported == ["sdpa"], "the judge needs the name to call it an infrastructure failure"
 
 
 def test_an_expected_kernel_goes_through(fake_session, monkeypatch):
-    monkeypatch.setenv(attention.EXPECT_ENV, "sdpa")
+    monkeypatch.setenv(gpu_record.EXPECT_ENV, "sdpa")
     assert attention.attention_backend() == "sdpa"
 
 
@@ -228,13 +228,13 @@ def test_an_untried_device_says_how_to_have_it_tried(on_hopper, capsys):
 def test_a_slower_kernel_that_the_judge_expects_is_used_where_it_works(on_hopper, monkeypatch):
     """Two nodes may find another one fastest; a lab's runs must all use one."""
     write_record(record())
-    monkeypatch.setenv(attention.EXPECT_ENV, "fa2")
+    monkeypatch.setenv(gpu_record.EXPECT_ENV, "fa2")
     assert attention.attention_backend() == "fa2"
 
 
 def test_a_kernel_that_was_refused_here_ends_a_run_that_expects_it(on_hopper, monkeypatch):
     write_record(record())
-    monkeypatch.setenv(attention.EXPECT_ENV, "fa3")
+    monkeypatch.setenv(gpu_record.EXPECT_ENV, "fa3")
     with pytest.raises(SystemExit, match="'fa3'"):
         attention.attention_backend()
     assert on_hopper.reported == ["flex"]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness import cache as caches
-from harness.cache import Cache, CacheError, CacheMismatch, CacheMissing, cache_root, open_cache, verify_cache
+from harness.cache import Cache, CacheError, CacheMismatch, CacheMissing, open_cache, verify_cache
 from harness.contract import Contract, load_contract
+from harness.files import cache_root
 from harness.prepare.cli import main as prepare
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -38,14 +39,14 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_the_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/someone")
     for name in ("ARSCHED_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_root() == Path("/home/somebody/.cache/arsched")
+    assert cache_root() == Path("/home/someone/.cache/arsched")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert cache_root() == Path("/caches/arsched")
     monkeypatch.setenv("ARSCHED_CACHE", "~/own")
-    assert cache_root() == Path("/home/somebody/own")
+    assert cache_root() == Path("/home/someone/own")
 
 
 def test_a_contract_never_prepared_says_what_to_run(contract: Contract) -> None:

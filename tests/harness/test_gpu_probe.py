@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import gpu_probe, gpu_record, gpu_trial
-from harness.attention_kernels import sdpa
+from harness.attention import sdpa
 from harness.contract import Contract, load_contract
 from harness.gpu_probe import Answer, decide, probe_gpus
 from harness.gpu_record import read_record, record_of_this_node, record_path, shape_of, torch_version, write_record
@@ -136,13 +136,13 @@ def test_a_doubtful_trial_is_made_again(monkeypatch, tmp_path) -> None:  # type:
     assert probe()[0][0].attention == "flex"
 
 
-def test_a_gpu_that_somebody_fills_leaves_no_record(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_gpu_that_another_process_fills_leaves_no_record(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     full = {"fa2": "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"}
     machine = Machine([H100, H100], lambda what: broken(full[what.split()[-1]]) if "fa2" in what else good(what))
     on(monkeypatch, tmp_path, machine)
     records, said = probe()
     assert records == () and read_record(H100, shape_of(STANDARD)) is None
-    assert any("somebody uses this GPU" in line for line in said)
+    assert any("another process uses this GPU" in line for line in said)
     assert {gpu for _, gpu in machine.asked} == {"GPU-0", "GPU-1"}, "another one of the model may be free"
 
 

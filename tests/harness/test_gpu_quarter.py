@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.contract import load_contract, shipped_names
-from harness.prepare.manifest import recipe_digest
+from harness.prepare.build import recipe_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_quarter.py"
@@ -187,7 +187,7 @@ def test_half_a_line_of_an_earlier_call_spoils_no_later_one(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "seen"),
     [
         (("--only", "env,warp"), "no stage warp"),
         (("--only", ""), "no stage"),
@@ -199,10 +199,10 @@ def test_half_a_line_of_an_earlier_call_spoils_no_later_one(rig: Rig) -> None:
         (("--deadline", "warp=3"), "not STAGE=SECONDS"),
     ],
 )
-def test_what_cannot_be_asked_is_a_usage_error(rig: Rig, options: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_asked_is_a_usage_error(rig: Rig, options: tuple[str, ...], seen: str) -> None:
     code, said = rig.run(*options)
     assert code == 2
-    assert told in said and "Traceback" not in said
+    assert seen in said and "Traceback" not in said
     assert not rig.out.exists()
 
 

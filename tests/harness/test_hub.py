@@ -14,10 +14,11 @@ import pytest
 
 from harness.cache import open_cache, verify_cache
 from harness.contract import Corpus, load_contract
-from harness.prepare import hub
+from harness.prepare import build, hub
 from harness.prepare.cli import main
-from harness.prepare.download import Patience
-from tests.harness.lying_server import LyingServer, login_page, lying_server, slam, status, truncate
+from harness.prepare.hub import RetryPolicy
+from harness.prepare.tokenizer import train_tokenizer
+from tests.harness.lying_server import LyingServer, Misbehaviour, login_page, lying_server, slam, status, truncate
 from tests.harness.small_corpus import HUB, write_contract, write_hub_shards
 
 NAMES = ["shard_00000.parquet", "shard_00001.parquet", "shard_00007.parquet", "shard_00009.parquet"]
@@ -28,8 +29,10 @@ def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A hub contract in a home of its own, with hasty downloads."""
     monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "caches"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    hasty = Patience(attempts=2, connect_s=2.0, silence_s=0.5, pause_s=0.01, longest_pause_s=0.02)
-    monkeypatch.setattr(hub, "Patience", lambda: hasty)
+    monkeypatch.setattr(build, "train_apart", train_tokenizer)  # a process less
+    hasty = RetryPolicy(attempts=2, connect_s=2.0, silence_s=0.5, pause_s=0.01, longest_pause_s=0.02)
+    monkeypatch.setattr(hub, "POLICY", hasty)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)  # read at the library's import
     return str(write_contract(tmp_path, corpus=HUB))
 
 
@@ -82,6 +85,35 @@ def test_what_one_call_got_the_next_one_does_not_ask_for(contract: str, server: 
     assert NAMES[3] in asked(server) and len(asked(server)) < len(NAMES)
 
 
+def test_a_shard_in_the_store_is_never_fetched_again(contract: str, server: LyingServer, tmp_path: Path) -> None:
+    """Caches outlive versions: the store's folder and its names stay as they are."""
+    store = tmp_path / "caches" / "shards" / "owner--texts"
+    shutil.copytree(tmp_path / "origin", store)
+    (store / NAMES[1]).unlink()
+    assert main(["--contract", contract]) == 0
+    assert asked(server) == [NAMES[1]]
+    assert sorted(path.name for path in store.iterdir()) == [".lock", *NAMES]
+
+
+@pytest.mark.parametrize(("answer", "words"), [(status(404), "not found"), (status(403), "HF_TOKEN")])
+def test_what_the_hub_refuses_is_said_with_its_reason(
+    contract: str, server: LyingServer, answer: Misbehaviour, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.heads = {name: [answer] for name in NAMES}
+    assert main(["--contract", contract]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("error: ") == 1 and "--from" in said
+
+
+def test_the_hubs_offline_switch_is_named(
+    contract: str, server: LyingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["--contract", contract]) == 1
+    said = capsys.readouterr().err
+    assert "HF_HUB_OFFLINE is set" in said and "--from" in said and server.tokens == []
+
+
 def test_a_disk_that_fills_up_while_downloading(
     contract: str,
     server: LyingServer,
@@ -95,7 +127,7 @@ def test_a_disk_that_fills_up_while_downloading(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     server.script = {name: [truncate(1000)] * 9 for name in NAMES[1:]}
-    monkeypatch.setattr("harness.prepare.download.os", SimpleNamespace(fsync=full, environ=os.environ))
+    monkeypatch.setattr("harness.prepare.hub.os", SimpleNamespace(fsync=full, environ=os.environ))
     assert main(["--contract", contract]) == 1
     said = capsys.readouterr().err
     assert said.count("error: ") == 1 and "no space left" in said

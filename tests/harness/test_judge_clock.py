@@ -16,9 +16,9 @@ import pytest
 from harness import processes
 from harness.contract import Budget
 from harness.judge import clock as clock_module
-from harness.judge.clock import BudgetClock, Timeline
+from harness.judge.clock import BudgetClock, PhaseTimeline
 from harness.judge.evaluation import Transports
-from harness.judge.launch import Candidate
+from harness.judge.launch import CandidateProcess
 from harness.judge.protocol_session import ProtocolSession
 from harness.processes import TreeClock, children, cpu_clock_s, descendants, parents, reaped_children_s
 from tests.harness.judging import wait_until
@@ -100,7 +100,7 @@ def test_a_wall_clock_ignores_cpu_time(now: Callable[[float], None]) -> None:
 
 
 def test_phases_add_up_to_the_time_between_spawn_and_end(now: Callable[[float], None]) -> None:
-    timeline = Timeline(entered_at=1000.0, spawned_at=1000.0)
+    timeline = PhaseTimeline(entered_at=1000.0, spawned_at=1000.0)
     for at, phase in ((2, "context"), (3, "compile"), (7, "train")):
         now(at)
         timeline.enter(phase)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_the_phases_begin_with_the_launch_not_with_the_listening() -> None:
     """On a GPU contract the judge imports torch in between, for seconds."""
     judge, child = socket.socketpair()
     with judge, child:
-        candidate = Candidate(SimpleNamespace(pid=os.getpid()), log_fd=-1, sock=judge)  # type: ignore[arg-type]
+        candidate = CandidateProcess(SimpleNamespace(pid=os.getpid()), log_fd=-1, sock=judge)  # type: ignore[arg-type]
         os.close(candidate.pidfd)
         args = SimpleNamespace(contract=None, expect_attention=None)
         clock = BudgetClock(WALL, FakeTree())

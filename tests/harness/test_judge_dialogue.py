@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.judge.clock import BudgetClock, Timeline
+from harness.judge.clock import BudgetClock, PhaseTimeline
 from harness.judge.evaluation import transports
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeVerdict
@@ -47,7 +47,7 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
     judge = ProtocolSession(
         SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
         cache,
-        SimpleNamespace(socket=ours, timeline=Timeline()),  # type: ignore[arg-type]
+        SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
         BudgetClock(rig.contract.budget, TreeClock(os.getpid(), include_root=True)),
         transports(rig.contract, TokenBytes.load(cache), "auto", on_gpu=False),
     )

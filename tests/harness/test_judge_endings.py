@@ -20,7 +20,7 @@ COMPUTING = "from harness.session import current\ncurrent().open_train_rows()\nw
 
 
 @pytest.mark.parametrize(
-    ("source", "status", "told"),
+    ("source", "status", "seen"),
     [
         ("raise ValueError('the loss is not a number')", "crash", "ValueError: the loss is not a number"),
         ("import os; os.kill(os.getpid(), 11)", "crash", "SIGSEGV"),
@@ -32,10 +32,10 @@ COMPUTING = "from harness.session import current\ncurrent().open_train_rows()\nw
         ("print('CUDA out of memory, says a comment')", "no-eval", ""),
     ],
 )
-def test_an_end_without_a_score_is_told_apart(rig: Rig, source: str, status: str, told: str) -> None:
+def test_an_end_without_a_score_is_distinguished(rig: Rig, source: str, status: str, seen: str) -> None:
     judged = rig.judge(rig.write(source))
     assert judged.result["status"] == status
-    assert told in judged.result["reason"]
+    assert seen in judged.result["reason"]
     assert judged.exit_code == 3
 
 
@@ -86,7 +86,7 @@ def test_an_interrupt_ends_the_run_at_once(
     assert rig.survivors() == []
 
 
-def test_ctrl_c_at_the_terminal_reaches_everybody_and_is_told_once(rig: Rig) -> None:
+def test_ctrl_c_at_the_terminal_reaches_everybody_and_is_reported_once(rig: Rig) -> None:
     """The whole foreground process group gets the signal, twice."""
     with rig.judging(rig.write(COMPUTING)) as (process, out):
         wait_until(lambda: phase_of(out) == "train", "training")
@@ -209,7 +209,7 @@ def test_one_judge_at_a_time_writes_to_a_directory(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "seen"),
     [
         (["--contract", "nonsense"], "nonsense"),
         (["--train", "/nowhere/train.py"], "no such file"),
@@ -222,11 +222,11 @@ def test_one_judge_at_a_time_writes_to_a_directory(rig: Rig) -> None:
         (["--expect-attention", "magic"], "magic"),
     ],
 )
-def test_wrong_usage_is_told_and_writes_nothing(rig: Rig, options: list[str], told: str) -> None:
+def test_wrong_usage_is_reported_and_writes_nothing(rig: Rig, options: list[str], seen: str) -> None:
     command, out = rig.command(BIGRAM)
     done = subprocess.run([*command, *options], env=rig.environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert seen in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from harness.batches import padded_batches
 from harness.contract import Contract
 from harness.judge.evaluation import Evaluation, OpenExchange
 from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
 from harness.logits_server import Buffer, serve
 from harness.protocol import Closed, Layout, Message, Op, ProtocolError, receive, send, socket_pair
+from harness.rows import padded_batches
 from harness.scoring import NonFinite, Score, TokenBytes, tally_logits
 from tests.harness.judging import TINY
 

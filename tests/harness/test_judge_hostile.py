@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.batches import read_rows
+from harness.rows import read_rows
 from tests.harness.judging import CANDIDATES, HOSTILE, Judged, Rig, with_budget, with_limits
 
 RAW = """
@@ -98,7 +98,7 @@ def test_a_daemon_works_on_the_same_budget(rig: Rig) -> None:
     assert judged.result["budget"]["used_s"] > 1.0
 
 
-def test_children_nobody_waits_for_work_on_the_same_budget(rig: Rig) -> None:
+def test_children_no_one_waits_for_work_on_the_same_budget(rig: Rig) -> None:
     judged = rig.judge(HOSTILE / "disowner.py")
     assert "used only" not in refused(judged, "timeout: train")
 

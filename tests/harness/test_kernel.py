@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harness.cache import kernel_directory
-from harness.prepare import kernel
-from harness.prepare.kernel import fetch_kernel
-from harness.prepare.progress import Progress
+from harness.prepare import hub
+from harness.prepare.hub import fetch_kernel
+from harness.prepare.stage import PrepareProgress
 
 
 class FakeKernels:
@@ -47,7 +47,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
 
 def fetch() -> tuple[bool, str]:
     out = io.StringIO()
-    return fetch_kernel(Progress(out)), out.getvalue()
+    return fetch_kernel(PrepareProgress(out)), out.getvalue()
 
 
 def test_it_lies_where_a_local_kernel_is_looked_for(library: FakeKernels) -> None:
@@ -60,7 +60,7 @@ def test_it_lies_where_a_local_kernel_is_looked_for(library: FakeKernels) -> Non
 
 def test_another_torch_fetches_its_own(library: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch()
-    monkeypatch.setattr(kernel, "_torch_version", lambda: "99.0")
+    monkeypatch.setattr(hub, "torch_version", lambda: "99.0")
     fetch()
     assert library.calls == 2
     monkeypatch.undo()

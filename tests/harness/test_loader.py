@@ -15,7 +15,7 @@ import torch
 from harness import accelerator, loader, session
 from harness.cache import Cache, open_cache
 from harness.contract import Contract, load_contract
-from harness.feeds import RING_SLOTS, RingFeed, widen
+from harness.loader import RING_SLOTS, RingFeed, widen
 from harness.prepare.cli import main
 from harness.rows import DataExhausted, RowStream
 from harness.session import SessionError
@@ -162,7 +162,7 @@ def test_a_stream_never_goes_round() -> None:
 
 
 class LateSlot:
-    """A slot whose copies run when the device gets to them: at the latest when somebody waits, like a busy stream."""
+    """A slot whose copies run when the device gets to them: at the latest when one waits for it, like a busy stream."""
 
     def __init__(self, stream: deque[LateSlot], rows: int) -> None:
         self.stream, self.host = stream, np.zeros((rows, T + 1), dtype=np.int16)
@@ -193,7 +193,7 @@ def test_a_host_that_runs_ahead_overwrites_nothing(guarded: bool, monkeypatch: p
     if not guarded:
         monkeypatch.setattr(LateSlot, "wait", lambda self: None)
     on_device: list[torch.Tensor] = []
-    monkeypatch.setattr("harness.feeds.widen", lambda rows, _: on_device.append(rows) or (rows, rows))
+    monkeypatch.setattr("harness.loader.widen", lambda rows, _: on_device.append(rows) or (rows, rows))
     feed = RingFeed(slots, 100)
     batches = [np.full((2, T + 1), number, dtype=np.uint16) for number in range(5 * RING_SLOTS)]
     for batch in batches:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -25,7 +26,7 @@ from harness.cache import Cache, cache_directory, open_cache, verify_cache
 from harness.contract import load_contract
 from harness.prepare import build
 from harness.prepare.cli import main
-from harness.prepare.tokenizer_training import train_tokenizer
+from harness.prepare.tokenizer import train_tokenizer
 from harness.tokenizer import Tokenizer
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -109,12 +110,22 @@ def test_no_text_is_in_two_splits(home: Path) -> None:
     tokenizer = Tokenizer.from_directory(cache.directory)
     bos = tokenizer.get_bos_token_id()
     ends = []
-    for path in (cache.train_rows_path, cache.val_rows_path, cache.holdout_rows_path):
+    for path in (cache.train_rows_path, cache.val_rows_path, cache.directory / "judge" / "holdout.u16"):
         rows = np.fromfile(path, "<u2").reshape(-1, 17)
         texts = [tokenizer.decode(part.tolist()) for row in rows for part in np.split(row, np.flatnonzero(row == bos))]
         ends.append({text for text in texts if len(text) > 30})
     assert all(ends)
     assert not ends[0] & ends[1] and not ends[0] & ends[2] and not ends[1] & ends[2]
+
+
+def test_a_local_corpus_needs_no_client_of_the_hub(home: Path) -> None:
+    program = (
+        "import sys; sys.modules['huggingface_hub'] = None; from harness.prepare.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "--contract", str(home / "small.json")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    the_cache(home)
 
 
 def test_two_at_once_do_the_work_once(home: Path) -> None:
@@ -126,28 +137,45 @@ def test_two_at_once_do_the_work_once(home: Path) -> None:
 
 
 # Every stage's last act is a rename; the process dies right before or right after it.
-RENAMES = ["shards", "tokenizer.json", "train-00001", "val.u16", "rows.u16", "manifest.json", "small-"]
-DYING = """
-import os, sys, pathlib
-name, when = sys.argv.pop(1), sys.argv.pop(1)
-for method in ("rename", "replace"):
-    def dying(self, target, honest=getattr(pathlib.Path, method)):
-        at = pathlib.Path(target).name.startswith(name)
-        if at and when == "before": os.kill(os.getpid(), 9)
-        honest(self, target)
-        if at: os.kill(os.getpid(), 9)
-    setattr(pathlib.Path, method, dying)
-from harness.prepare.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+DEATHS = [
+    *(("shards", "before"), ("tokenizer.json", "after"), ("train-00001", "before"), ("val.u16", "after")),
+    *(("rows.u16", "before"), ("manifest.json", "after"), ("small-", "before"), ("small-", "after")),
+]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", RENAMES)
+def dying(folder: Path, name: str, when: str) -> None:
+    """Prepare, and die by SIGKILL at the rename to `name…`."""
+
+    def deadly(honest: Callable[[Path, Path], object]) -> Callable[[Path, Path], None]:
+        def rename(self: Path, target: Path) -> None:
+            at = target.name.startswith(name)
+            if at and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            honest(self, target)
+            if at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return rename
+
+    Path.rename, Path.replace = deadly(Path.rename), deadly(Path.replace)  # type: ignore
+    os.environ["ARSCHED_CACHE"] = str(folder / "caches")
+    build.train_apart = train_tokenizer
+    main(["--contract", str(folder / "small.json")])
+
+
+def kill_at(home: Path, name: str, when: str) -> None:
+    """Forked from a process that has everything imported and no thread started."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    process = processes.Process(target=dying, args=(home, name, when))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("name", "when"), DEATHS)
 def test_killed_at_any_stage_the_next_call_ends_with_a_whole_cache(home: Path, name: str, when: str) -> None:
-    command = [sys.executable, "-c", DYING, name, when, "--contract", str(home / "small.json")]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill_at(home, name, when)
     directory = cache_directory(load_contract(str(home / "small.json")))
     assert directory.exists() == (name == "small-" and when == "after")
     assert main(["--contract", str(home / "small.json")]) == 0
@@ -156,16 +184,14 @@ def test_killed_at_any_stage_the_next_call_ends_with_a_whole_cache(home: Path, n
 
 
 def test_finished_stages_are_not_done_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [sys.executable, "-c", DYING, "val.u16", "before", "--contract", str(home / "small.json")]
-    subprocess.run(command, cwd=ROOT, capture_output=True)
+    kill_at(home, "val.u16", "before")
     shutil.rmtree(home / "corpus")
     assert main(["--contract", str(home / "small.json")]) == 0
     assert "tokenizer …" not in capsys.readouterr().err
 
 
 def test_stages_of_other_versions_are_not_gone_on_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-c", DYING, "val.u16", "before", "--contract", str(home / "small.json")]
-    subprocess.run(command, cwd=ROOT, capture_output=True)
+    kill_at(home, "val.u16", "before")
     building = next((home / "caches").glob("*.building"))
     (building / "tokenizer.json").write_text("from another version")
     monkeypatch.setattr(build, "versions", lambda: {"tiktoken": "0.0.1"})
@@ -191,7 +217,7 @@ def children_of(process: subprocess.Popen[str]) -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             lines.append(path.read_bytes().replace(b"\0", b" ").decode().strip())
-    return [line for line in lines if line.endswith(f"harness.prepare.tokenizer_process {process.pid}")]
+    return [line for line in lines if line.endswith(f"harness.prepare.tokenizer {process.pid}")]
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool:
@@ -203,7 +229,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool
 
 def assert_goes_on(home: Path) -> None:
     write_corpus(home, count=300)  # the corpus stage is over and is not done again
-    assert finish(start(home))[0] == 0
+    assert main(["--contract", str(home / "small.json")]) == 0
     assert the_cache(home).train_rows == 1250
     assert leftovers(home) == []
 
@@ -238,7 +264,7 @@ def test_a_full_disk_is_one_message_and_nothing_half_left(home: Path, limit_byte
     assert err.count("error: ") == 1 and "no space left" in err and "ARSCHED_CACHE" in err
     assert leftovers(home) == []
     assert not cache_directory(load_contract(str(home / "small.json"))).exists()
-    assert finish(start(home))[0] == 0
+    assert main(["--contract", str(home / "small.json")]) == 0
 
 
 def test_a_disk_too_small_for_the_rows_is_found_out_before_packing(

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.prepare.locks import held
-from harness.prepare.progress import Progress, count, size
-from harness.prepare.side_by_side import side_by_side
+from harness.prepare.stage import PrepareProgress, count, held, run_in_threads, size
 
 QUICK_S = 0.01
 
 
 class Watched(io.StringIO):
-    """A stream that tells when something with a certain word was written to it."""
+    """A stream with an event that is set once a certain word was written."""
 
     def __init__(self, word: str, *, terminal: bool = False) -> None:
         super().__init__()
@@ -33,7 +31,7 @@ class Watched(io.StringIO):
 
 def test_a_long_call_is_never_silent() -> None:
     out = Watched("so far")
-    progress = Progress(out, QUICK_S)
+    progress = PrepareProgress(out, QUICK_S)
     with progress.stage("merging"):
         progress.show("3 of 9")
         assert out.seen.wait(10)
@@ -43,7 +41,7 @@ def test_a_long_call_is_never_silent() -> None:
 
 def test_a_terminal_gets_one_line_that_changes() -> None:
     out = Watched("so far", terminal=True)
-    progress = Progress(out, QUICK_S)
+    progress = PrepareProgress(out, QUICK_S)
     with progress.stage("merging"):
         assert out.seen.wait(10)
     lasting = out.getvalue().split("\n")
@@ -52,7 +50,7 @@ def test_a_terminal_gets_one_line_that_changes() -> None:
 
 def test_a_stage_that_fails_stops_talking() -> None:
     out = Watched("so far")
-    with pytest.raises(KeyError), Progress(out, QUICK_S).stage("merging"):
+    with pytest.raises(KeyError), PrepareProgress(out, QUICK_S).stage("merging"):
         raise KeyError
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
@@ -62,11 +60,11 @@ def test_waiting_for_another_preparation_is_said(tmp_path: Path) -> None:
     got_it = threading.Event()
 
     def second() -> None:
-        with held(tmp_path / "lock", Progress(out, QUICK_S)):
+        with held(tmp_path / "lock", PrepareProgress(out, QUICK_S)):
             got_it.set()
 
     thread = threading.Thread(target=second)
-    with held(tmp_path / "lock", Progress(io.StringIO())):
+    with held(tmp_path / "lock", PrepareProgress(io.StringIO())):
         thread.start()
         assert out.seen.wait(10) and not got_it.is_set()
     thread.join(30)
@@ -80,9 +78,9 @@ def test_the_first_failure_stops_the_rest() -> None:
         raise ValueError("this one")
 
     with pytest.raises(ValueError, match="this one"):
-        side_by_side([fail, *[lambda: ran.append(1)] * 50], 1, stop)
+        run_in_threads([fail, *[lambda: ran.append(1)] * 50], 1, stop)
     assert stop.is_set() and ran == []
-    side_by_side([lambda: ran.append(1)] * 50, 7, threading.Event())
+    run_in_threads([lambda: ran.append(1)] * 50, 7, threading.Event())
     assert len(ran) == 50
 
 

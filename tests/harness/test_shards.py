@@ -1,4 +1,4 @@
-"""Texts on this machine as a corpus: nothing lost in cutting, works dealt whole, bad files named."""
+"""Texts on this machine as a corpus: nothing lost in cutting, documents sharded whole, bad files named."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.prepare import python_sources
-from harness.prepare.errors import PrepareError
-from harness.prepare.folder_sources import folder_works
-from harness.prepare.python_sources import python_works
-from harness.prepare.shards import cut, deal, dealt, read_refills, readable
+from harness.prepare import corpus
+from harness.prepare.corpus import (
+    cut,
+    folder_documents,
+    local_shards,
+    python_documents,
+    read_refills,
+    readable,
+    write_shards,
+)
+from harness.prepare.stage import PrepareError
 from tests.harness.small_corpus import documents, write_shard
 
 
@@ -34,22 +40,22 @@ def test_an_uncut_document_stays_whole() -> None:
 def texts_of(folder: Path, train_shards: int) -> dict[str, list[str]]:
     return {
         shard.name: [text for refill in read_refills(shard.path, 128) for text in refill]
-        for shard in dealt(folder, train_shards)
+        for shard in local_shards(folder, train_shards)
     }
 
 
-def test_dealing_is_balanced_whole_and_reproducible(tmp_path: Path) -> None:
-    works = [f"work {number} {text}" for number, text in enumerate(documents(300))]
+def test_sharding_is_balanced_whole_and_reproducible(tmp_path: Path) -> None:
+    texts = [f"document {number} {text}" for number, text in enumerate(documents(300))]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        deal(works, tmp_path / name, 3, document_chars=100)
-    dealt_out = texts_of(tmp_path / "one", 3)
-    assert dealt_out == texts_of(tmp_path / "two", 3)
-    assert sorted(dealt_out) == ["holdout", "train-00000", "train-00001", "train-00002", "val"]
-    sizes = [sum(map(len, texts)) for texts in dealt_out.values()]
-    assert max(sizes) - min(sizes) < max(map(len, works))
-    for work in works:
-        holders = [name for name, texts in dealt_out.items() if set(cut(work, 100)) <= set(texts)]
+        write_shards(texts, tmp_path / name, 3, piece_chars=100)
+    sharded = texts_of(tmp_path / "one", 3)
+    assert sharded == texts_of(tmp_path / "two", 3)
+    assert sorted(sharded) == ["holdout", "train-00000", "train-00001", "train-00002", "val"]
+    sizes = [sum(map(len, pieces)) for pieces in sharded.values()]
+    assert max(sizes) - min(sizes) < max(map(len, texts))
+    for text in texts:
+        holders = [name for name, pieces in sharded.items() if set(cut(text, 100)) <= set(pieces)]
         assert len(holders) == 1
 
 
@@ -79,7 +85,7 @@ def test_a_folder_gives_every_text_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "first"}\n\n{"text": "half \\ud800", "more": 1}\n{"text": " "}\n')
     (tmp_path / "c.csv").write_text("not,read")
     write_shard(tmp_path / "below" / "d.parquet", ["third", ""])
-    assert list(folder_works(str(tmp_path), lambda _: None)) == ["plain text", "first", "half ?", "third"]
+    assert list(folder_documents(str(tmp_path), lambda _: None)) == ["plain text", "first", "half ?", "third"]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +103,12 @@ def test_a_folder_gives_every_text_of_every_kind(tmp_path: Path) -> None:
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PrepareError, match=words):
-        list(folder_works(str(tmp_path), lambda _: None))
+        list(folder_documents(str(tmp_path), lambda _: None))
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PrepareError, match="does not exist"):
-        list(folder_works(str(tmp_path / "none"), lambda _: None))
+        list(folder_documents(str(tmp_path / "none"), lambda _: None))
 
 
 @pytest.fixture
@@ -124,22 +130,22 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     for name in ("prefix", "base_prefix"):
-        monkeypatch.setattr(python_sources.sys, name, str(tmp_path))
+        monkeypatch.setattr(corpus.sys, name, str(tmp_path))
     return tmp_path
 
 
 def test_the_standard_library_is_read_once_and_nothing_else(python: Path) -> None:
-    assert sorted(python_works("stdlib", lambda _: None)) == ["a = 1\n", "b = 2\n"]
-    assert sorted(python_works("prefix", lambda _: None)) == ["a = 1\n", "b = 2\n", "other = 3\n"]
+    assert sorted(python_documents("stdlib", lambda _: None)) == ["a = 1\n", "b = 2\n"]
+    assert sorted(python_documents("prefix", lambda _: None)) == ["a = 1\n", "b = 2\n", "other = 3\n"]
 
 
 def test_the_order_depends_on_contents_alone(python: Path) -> None:
-    before = list(python_works("stdlib", lambda _: None))
+    before = list(python_documents("stdlib", lambda _: None))
     (python / "a.py").rename(python / "z.py")
-    assert list(python_works("stdlib", lambda _: None)) == before
+    assert list(python_documents("stdlib", lambda _: None)) == before
 
 
 def test_a_python_without_sources_is_said(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(python / "nowhere"))
     with pytest.raises(PrepareError, match="has no sources"):
-        list(python_works("stdlib", lambda _: None))
+        list(python_documents("stdlib", lambda _: None))

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from harness.contract import load_contract
-from harness.prepare.errors import PrepareError
-from harness.prepare.shards import Shard
-from harness.prepare.tokenising import encode
-from harness.prepare.tokenizer_process import train_apart
-from harness.prepare.tokenizer_training import train_tokenizer, true_token_bytes, upstream_token_bytes
+from harness.prepare.corpus import Shard
+from harness.prepare.rows import encode
+from harness.prepare.stage import PrepareError
+from harness.prepare.tokenizer import train_apart, train_tokenizer, true_token_bytes, upstream_token_bytes
 from harness.tokenizer import Tokenizer, TokenizerError
 from tests.harness.small_corpus import documents, write_contract, write_shard
 
@@ -110,7 +109,7 @@ def test_training_apart_is_the_same_training(tokenizer: Tokenizer, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "words"), [(b"PAR1", "cannot read"), (None, "No such file"), ("little", "tokens, not for 320")]
 )
-def test_a_failure_apart_is_told_here(tmp_path: Path, content: bytes | str | None, words: str) -> None:
+def test_a_failure_apart_is_raised_here(tmp_path: Path, content: bytes | str | None, words: str) -> None:
     path = tmp_path / "a.parquet"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -120,7 +119,7 @@ def test_a_failure_apart_is_told_here(tmp_path: Path, content: bytes | str | Non
         train_apart(load_contract(str(write_contract(tmp_path))), (Shard("a", "train", path),), lambda _: None)
 
 
-def test_a_child_that_dies_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.prepare.tokenizer_process.sys.executable", "/bin/false")
+def test_a_child_that_dies_is_reported_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.prepare.tokenizer.sys.executable", "/bin/false")
     with pytest.raises(PrepareError, match=r"without an answer \(exit code 1\)"):
         train_apart(load_contract(str(write_contract(tmp_path))), (), lambda _: None)

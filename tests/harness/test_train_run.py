@@ -68,25 +68,25 @@ def test_an_unexpected_attention_is_the_labs_failure_not_a_score(rig_with_time: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [({"EMBEDDING_LR": 1e30}, "FAIL: loss"), ({"DEVICE_BATCH_SIZE": 3}, "TOTAL_BATCH_SIZE must be a multiple")],
 )
-def test_an_edit_that_cannot_work_is_a_crash_that_says_why(rig_with_time: Rig, change, told) -> None:
+def test_an_edit_that_cannot_work_is_a_crash_that_says_why(rig_with_time: Rig, change, words) -> None:
     judged = rig_with_time.judge(candidate(rig_with_time, **change))
     assert judged.result["status"] == "crash"
-    assert told in judged.result["reason"]
+    assert words in judged.result["reason"]
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "words"),
     [
         ({"ARSCHED_CACHE": "/nonexistent"}, "is not prepared"),
         ({"ARSCHED_CONTRACT": "cpuu"}, "no contract 'cpuu'"),
         ({"ARSCHED_CONTRACT": "standard", "CUDA_VISIBLE_DEVICES": ""}, "needs a CUDA device"),
     ],
 )
-def test_where_it_cannot_run_it_says_what_to_do(rig: Rig, environment, told) -> None:
+def test_where_it_cannot_run_it_says_what_to_do(rig: Rig, environment, words) -> None:
     ended = alone(rig, ROOT / "train.py", **environment)
     assert ended.returncode == 1
-    assert told in ended.stderr and "hint: " in ended.stderr
+    assert words in ended.stderr and "hint: " in ended.stderr
     assert "Traceback" not in ended.stderr

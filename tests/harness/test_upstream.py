@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import harness.loader
-from harness import accelerator, attention, session
+from harness import accelerator, attention, gpu_record, session
 from harness.upstream import flash_attention
 from tests.harness.judging import CANDIDATES, REPOSITORY, Judged, Rig, with_budget
 from tests.harness.naive_attention import naive_attention
@@ -52,10 +52,10 @@ def test_it_is_scored_with_its_attention_steps_and_tokens_known(upstream_rig: Ri
     assert printed(judged, "val_bpb") == f"{result['val_bpb']:.6f}"
     assert result["attention"] == "sdpa"
     steps = int(printed(judged, "num_steps"))
-    told = result["training"]
-    assert (told["steps"], told["tokens"], told["last_loss"]) == (steps, steps * 4 * 32, None)
-    assert told["tokens_per_s"] > 0
-    assert "nan" not in judged.stderr, "a loss that nobody knows is not shown"
+    training = result["training"]
+    assert (training["steps"], training["tokens"], training["last_loss"]) == (steps, steps * 4 * 32, None)
+    assert training["tokens_per_s"] > 0
+    assert "nan" not in judged.stderr, "an unknown loss is not shown"
 
 
 @pytest.mark.slow
@@ -74,26 +74,26 @@ def test_an_attention_that_was_not_expected_is_the_nodes_failure(upstream_rig: R
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "words"),
     [
         ("causal=True", "causal=False", "needs causal=True"),
         ("causal=True", "causal=True, softcap=30.0", "cannot take softcap"),
         ('flash-attention-3")', 'flash-attention-3", version=1)', "pip install kernels"),
         ("flash.flash_attn_func", "flash.flash_attn_varlen_func", "only flash_attn_func"),
-        ("varunneal/flash-attention-3", "somebody/rotary", "pip install kernels"),
+        ("varunneal/flash-attention-3", "owner/rotary", "pip install kernels"),
     ],
 )
-def test_what_this_attention_is_not_is_a_crash_that_says_so(upstream_rig: Rig, old: str, new: str, told: str) -> None:
+def test_what_this_attention_is_not_is_a_crash_that_says_so(upstream_rig: Rig, old: str, new: str, words: str) -> None:
     judged = upstream_rig.judge(upstream_rig.write(NO_KERNELS + STYLE.replace(old, new)))
     assert judged.result["status"] == "crash"
-    assert told in judged.result["reason"]
+    assert words in judged.result["reason"]
 
 
 @pytest.fixture
 def cpu_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process as a train.py that runs alone on the cpu contract."""
     monkeypatch.setenv(session.CONTRACT_ENV, "cpu")
-    monkeypatch.delenv(attention.EXPECT_ENV, raising=False)
+    monkeypatch.delenv(gpu_record.EXPECT_ENV, raising=False)
     cached = (session.current, accelerator.training_device, attention.attention_backend)
     threads = torch.get_num_threads()
     for function in cached:

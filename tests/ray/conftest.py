@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.node.actor import NodeSettings
+from scheduler.node.supervisor import NodeSettings
 from scheduler.ray.pool import RayPool
 from tests.ray.ray_head import RayHead, start_head
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.supervisor_pool import FAKES
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs all of them: they share a Ray."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,10 @@ class TestCluster:
     def settings(self) -> NodeSettings:
         return NodeSettings(self.spool, FAKES)
 
-    def connect(self, lab_id: str, contract_json: str = CONTRACT_JSON) -> RayPool:
-        return RayPool.connect(self.head.address, None, contract_json, lab_id, settings=self.settings)
+    def connect(self, lab_id: str, contract_json: str = CONTRACT_JSON, placement_s: float | None = None) -> RayPool:
+        return RayPool.connect(
+            self.head.address, None, contract_json, lab_id, settings=self.settings, placement_s=placement_s
+        )
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +50,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
         yield TestCluster(head, tmp_path_factory.mktemp("spool"), cache)
     finally:
         head.node.end()
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools of this process notice changes at once."""
+    for pause in ("NODES_EVERY_S", "PROBE_BROKEN_EVERY_S", "REVIVE_EVERY_S", "RETIRE_EVERY_S"):
+        monkeypatch.setattr(f"scheduler.ray.pool.{pause}", 0.2)

@@ -1,4 +1,4 @@
-"""A driver as a program, to be killed or interrupted by tests: connects a pool, starts endless runs, says so, stays.
+"""A driver as a program, to be killed or interrupted by tests: connects a pool, starts endless runs, then waits.
 
 Prints one JSON line per event on stdout: {"event": "connected" | "started" | "closed" | "problem", …}.
 """
@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.node.actor import NodeSettings
+from scheduler.node.supervisor import NodeSettings
 from scheduler.ray.pool import RayPool
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.supervisor_pool import FAKES, fake_order
 
 
-def say(event: str, **facts: object) -> None:
+def report(event: str, **facts: object) -> None:
     sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
     sys.stdout.flush()
 
@@ -37,25 +37,25 @@ def main() -> int:
     try:
         pool = RayPool.connect(asked.address, asked.slots, CONTRACT_JSON, asked.lab, settings=settings)
     except PoolProblem as problem:
-        say("problem", message=problem.message, hint=problem.hint)
+        report("problem", message=problem.message, hint=problem.hint)
         return 1
     except KeyboardInterrupt:
-        say("interrupted")
+        report("interrupted")
         return 130
     slots = pool.slots()
-    say("connected", slots=[slot.id for slot in slots], problems=[slot.problem for slot in slots])
+    report("connected", slots=[slot.id for slot in slots], problems=[slot.problem for slot in slots])
     try:
         for number, slot in enumerate(slots[: asked.runs], start=1):
             order = replace(fake_order(f"r{number:04}", asked.train), lab_id=asked.lab)
             pool.start(slot.id, order)
-        say("started")
+        report("started")
         signal.pause()
     except PoolProblem as problem:
-        say("problem", message=problem.message, hint=problem.hint)
+        report("problem", message=problem.message, hint=problem.hint)
         return 1
     except KeyboardInterrupt:
         pool.close(stop_runs=False)
-        say("closed")
+        report("closed")
     return 0
 
 

@@ -46,11 +46,14 @@ class RayHead:
 
 
 def start_head(cpus: int, cache: Path) -> RayHead:
-    """A head with the settings of cluster.yaml, the suite's token, and prepared caches looked for below `cache`."""
+    """A head with the settings of cluster.yaml, the suite's token, and prepared caches looked for below `cache`.
+
+    It notices a dead node sooner: health checks are half a second apart.
+    """
     port = free_port()
     settings = {
         "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "2000",
+        "RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "4",
     }  # fmt: skip
     environ = {**os.environ, **settings, "ARSCHED_CACHE": str(cache)}
@@ -78,10 +81,10 @@ def _start(arguments: list[str], cpus: int, environ: dict[str, str], folder: Pat
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
     node = RayNodeProcess(process, folder)
     deadline = time.monotonic() + START_S
-    while "Ray runtime started" not in (said := (folder / "start.log").read_text()):
+    while "Ray runtime started" not in (output := (folder / "start.log").read_text()):
         if process.poll() is not None or time.monotonic() > deadline:
             node.end()
-            raise AssertionError(f"ray start did not come up:\n{said}")
+            raise AssertionError(f"ray start did not come up:\n{output}")
         time.sleep(0.05)
     return node
 

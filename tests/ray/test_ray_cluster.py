@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
-from scheduler.node.actor import NodeSettings
+from scheduler.node.supervisor import NodeSettings
 from scheduler.ray.pool import RayPool, contract_device
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import RayNodeProcess, free_port, start_node
@@ -40,14 +40,14 @@ def closing_node(cluster: TestCluster) -> Iterator[RayNodeProcess]:
 
 
 def test_ray_address_is_enough_to_be_on_the_cluster(cluster: TestCluster, tmp_path: Path) -> None:
-    """`start_driver` says --address auto; the environment says where, as on a head node."""
+    """`start_driver` passes --address auto; the environment holds the address, as on a head node."""
     with start_driver(cluster, "lab-auto", "score 1.5") as driver:
         slots = wait_for_event(driver, "connected")["slots"]
         assert isinstance(slots, list) and len(slots) >= 2
         driver.kill()
 
 
-def test_the_token_in_the_home_folder_is_used_without_a_word(cluster: TestCluster, tmp_path: Path) -> None:
+def test_the_token_in_the_home_folder_is_used_silently(cluster: TestCluster, tmp_path: Path) -> None:
     environ = {name: value for name, value in cluster.head.environ.items() if not name.startswith("RAY_AUTH")}
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(cluster.head.environ["RAY_AUTH_TOKEN"])
@@ -57,7 +57,7 @@ def test_the_token_in_the_home_folder_is_used_without_a_word(cluster: TestCluste
         assert driver.stderr is not None and driver.stderr.read() == ""
 
 
-def test_nobody_there_is_a_problem_with_a_way_out() -> None:
+def test_nothing_listening_is_a_problem_with_a_way_out() -> None:
     with pytest.raises(PoolProblem, match="no Ray cluster could be joined") as caught:
         RayPool.connect(f"127.0.0.1:{free_port()}", None, CONTRACT_JSON, "lab-1")
     assert "ray start --head" in caught.value.hint
@@ -77,7 +77,7 @@ def test_a_contract_for_gpus_on_a_cluster_without_any_says_what_there_is(cluster
 def test_a_contract_for_gpus_on_this_machine_is_refused_before_ray_starts() -> None:
     settings = NodeSettings()
     if settings.read(True).gpus:
-        return  # nothing to refuse here
+        pytest.skip("this machine has a GPU")
     with pytest.raises(PoolProblem, match="needs a GPU") as caught:
         RayPool.connect(None, None, '{"name": "big", "device": "cuda"}', "lab-1")
     assert "--contract cpu" in caught.value.hint

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.result import Scored, parse_result
+from scheduler.domain.run import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost
-from scheduler.ray.pool import RayPool
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import is_running
 from tests.ray.test_ray_pool import RayLab
-from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_for, wait_until
 
 pytestmark = pytest.mark.ray
@@ -50,10 +48,10 @@ def start_driver(
 def wait_for_event(driver: subprocess.Popen[str], event: str) -> dict[str, object]:
     assert driver.stdout is not None
     for line in driver.stdout:
-        said: dict[str, object] = json.loads(line)
-        if said["event"] == event:
-            return said
-    raise AssertionError(f"the driver ended without saying {event}")
+        facts: dict[str, object] = json.loads(line)
+        if facts["event"] == event:
+            return facts
+    raise AssertionError(f"the driver ended without reporting {event}")
 
 
 def test_runs_outlive_a_killed_driver_and_the_next_one_harvests_them(cluster: TestCluster, tmp_path: Path) -> None:
@@ -80,7 +78,7 @@ def test_runs_outlive_a_killed_driver_and_the_next_one_harvests_them(cluster: Te
         pool.close(stop_runs=True)
 
 
-def test_a_run_that_ended_while_nobody_looked_is_harvested(cluster: TestCluster) -> None:
+def test_a_run_that_ended_without_a_driver_is_harvested(cluster: TestCluster) -> None:
     with start_driver(cluster, "lab-alone", "score 1.25") as driver:
         wait_for_event(driver, "started")
         driver.kill()
@@ -129,6 +127,15 @@ def test_a_judge_killed_from_outside_is_lost_and_its_slot_is_free(cluster: TestC
     wait_for(lab, "r0002", Done)
 
 
+def joins(cluster: TestCluster, lab: RayLab) -> bool:
+    """Whether a slot came up; another may still be waiting for its place."""
+    try:
+        lab.pool = cluster.connect(lab.lab_id, placement_s=0.5)
+    except PoolProblem:
+        return False
+    return True
+
+
 def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_report_is_lost(
     cluster: TestCluster, lab: RayLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,11 +144,8 @@ def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_
     wait_for(lab, "r0001", Busy)
     judge = judge_pid(cluster, lab.lab_id, "r0001.1")
     lab.pool.close(stop_runs=False)
-    monkeypatch.setattr("scheduler.ray.slot_hands.code_digest", lambda: "0123456789ab")
-    monkeypatch.setattr("scheduler.ray.slot_hands.RETIRE_EVERY_S", 0.2)
-    lab.pool = RayPool.connect(
-        cluster.head.address, None, CONTRACT_JSON, lab.lab_id, settings=cluster.settings, placement_s=5.0
-    )
+    monkeypatch.setattr("scheduler.ray.pool.code_digest", lambda: "0123456789ab")
+    wait_until(lambda: joins(cluster, lab))
     problems = sorted(slot.problem for slot in lab.pool.slots())
     assert "starting" in problems[0]  # the one whose place a supervisor of other code still needs
     assert "runs other arsched code" in problems[1]

@@ -1,4 +1,9 @@
-"""The embedded Ray of a laptop, in drivers of their own: what it offers, and that it leaves nothing behind."""
+"""The embedded Ray of a laptop, in drivers of their own: what it offers, and that it leaves nothing behind.
+
+One driver is shared, the last test that uses it ends it. It runs below a `uv run`, as an agent's loop does: Ray's
+workers are this program's own Python all the same. No uv is needed: Ray looks for a parent whose command line begins
+with a program called uv, and `run`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,29 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.ray.ray_head import descendants, is_running, kill_quietly
+from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_until
 
 pytestmark = pytest.mark.ray
+
+CONNECTIONS = {"embedded": "", "join": "127.0.0.1:1"}
+RUNTIME_ENV = "print(json.dumps(ray._private.worker._maybe_modify_runtime_env(None, False)))"
+PROBE = f"""
+import json, sys
+from scheduler.ray import pool
+def show(ray, *rest):
+    {RUNTIME_ENV}
+    sys.exit(0)
+pool.join_cluster = pool.start_embedded = show
+pool.RayPool.connect(sys.argv[1] or None, 1, {CONTRACT_JSON!r}, "lab-1")
+"""
+STARTED = "dump\nchild\nhang"  # every run's train.py
 
 
 class Driver:
@@ -28,20 +47,30 @@ class Driver:
         self.home.mkdir()
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environ |= {"TMPDIR": str(self.tmp), "HOME": str(self.home)}
-        command = [*below, sys.executable, "-m", "tests.ray.driver", "--spool", str(self.spool), *arguments]
+        arguments = ("--spool", str(self.spool), "--train", STARTED, *arguments)
         self.process = subprocess.Popen(
-            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+            [*below, sys.executable, "-m", "tests.ray.driver", *arguments], env=environ,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.events: dict[str, dict[str, list[str]]] = {}
         self.family: set[int] = set()
 
     def wait_for_event(self, event: str) -> dict[str, list[str]]:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            said: dict[str, list[str]] = json.loads(line)
-            if said["event"] == event:
-                self.remember()
-                return said
-        raise AssertionError(f"no {event}: {self.process.stderr and self.process.stderr.read()}")
+        while event not in self.events:
+            line = self.process.stdout.readline()
+            assert line, f"no {event}: {self.process.stderr and self.process.stderr.read()}"
+            facts = json.loads(line)
+            self.events[facts["event"]] = facts
+        self.remember()
+        return self.events[event]
+
+    def wait_for_children(self) -> None:
+        """The run on every slot has started its child."""
+        slots = len(self.wait_for_event("connected")["slots"])
+        self.wait_for_event("started")
+        wait_until(lambda: self.remember() or len(list(self.spool.glob("lab-1/*/out/child.pid"))) == slots)
+        self.remember()
 
     def remember(self) -> None:
         self.family |= set(descendants(self.process.pid))
@@ -58,64 +87,75 @@ class Driver:
         shutil.rmtree(self.tmp, ignore_errors=True)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path
+@pytest.fixture(scope="module")
+def uv_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What precedes a command to have it run below `uv run`.
+
+    It is bash with a script called run, and cannot start what Ray would make of it: there is no program --python.
+    """
+    folder = tmp_path_factory.mktemp("uv")
+    (folder / "uv").symlink_to(shutil.which("bash") or "/bin/bash")
+    (folder / "run").write_text('test "$1" = --no-project && shift\n"$@"\nexit $?\n')
+    return ["env", f"PATH={folder}:{os.environ['PATH']}", str(folder / "uv"), "run", "--no-project"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, uv_run: list[str]) -> Iterator[Driver]:
+    """A driver on two slots, each with a run that started a child."""
+    driver = Driver(tmp_path_factory.mktemp("shared"), "--slots", "2", below=uv_run)
+    yield driver
+    driver.end()
 
 
 @pytest.fixture
-def drivers(folder: Path) -> Iterator[list[Driver]]:
+def start_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     made: list[Driver] = []
-    yield made
+
+    def start(*arguments: str) -> Driver:
+        made.append(Driver(tmp_path, *arguments))
+        return made[-1]
+
+    yield start
     for driver in made:
         driver.end()
 
 
-def test_it_offers_the_slots_asked_for_and_writes_nothing_home(folder: Path, drivers: list[Driver]) -> None:
-    driver = Driver(folder, "--slots", "1", "--train", "dump\nhang")
-    drivers.append(driver)
-    said = driver.wait_for_event("connected")
-    assert len(said["slots"]) == 1 and said["slots"][0].endswith("/cpu0") and said["problems"] == [""]
-    driver.wait_for_event("started")
-    facts_path = driver.spool / "lab-1" / "r0001.1" / "out" / "facts.json"
-    wait_until(facts_path.exists)
-    facts = json.loads(facts_path.read_text())
-    assert facts["nice"] == 0 and facts["sigint_blocked"] is False
-    assert not [name for name in facts["environ"] if name.startswith("RAY_") or "TOKEN" in name]
-    assert not (driver.home / ".ray").exists()
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
-def test_ctrl_c_ends_the_runs_and_ray_and_removes_its_folder(folder: Path, drivers: list[Driver]) -> None:
-    driver = Driver(folder, "--train", "child\nhang")
-    drivers.append(driver)
-    driver.wait_for_event("started")
-    wait_until(lambda: driver.remember() or len(list(driver.spool.glob("lab-1/*/out/child.pid"))) == 2)
-    assert len(driver.family) > 6
-    os.killpg(driver.process.pid, signal.SIGINT)
-    driver.wait_for_event("closed")
-    assert driver.process.wait(30) == 0
-    wait_until(lambda: not driver.left())
-    assert list(driver.tmp.glob("arsched-ray-*")) == []
+@pytest.mark.parametrize("way", CONNECTIONS)
+def test_ray_is_imported_with_its_hook_for_uv_turned_off(uv_run: list[str], way: str) -> None:
+    environ = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}
+    command = [*uv_run, sys.executable, "-c", PROBE, CONNECTIONS[way]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert json.loads(done.stdout) is None, done.stdout + done.stderr
 
 
-def test_a_killed_driver_leaves_no_process(folder: Path, drivers: list[Driver]) -> None:
-    driver = Driver(folder, "--train", "child\nhang")
-    drivers.append(driver)
-    driver.wait_for_event("started")
-    wait_until(lambda: driver.remember() or len(list(driver.spool.glob("lab-1/*/out/child.pid"))) == 2)
-    driver.remember()
-    driver.process.kill()
-    wait_until(lambda: not driver.left())
+def test_the_hook_would_take_this_parent_for_uv(uv_run: list[str]) -> None:
+    environ = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}
+    command = [*uv_run, sys.executable, "-c", f"import ray, json; {RUNTIME_ENV}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert "--no-project" in json.loads(done.stdout)["py_executable"], done.stderr
 
 
-@pytest.mark.parametrize("moment", ["gcs_server", "raylet", "ray::"])
-def test_ctrl_c_while_ray_starts_is_clean(folder: Path, drivers: list[Driver], moment: str) -> None:
-    driver = Driver(folder, "--train", "hang")
-    drivers.append(driver)
+def test_more_slots_than_cores_are_refused_before_ray_starts(start_driver: Callable[..., Driver]) -> None:
+    driver = start_driver("--slots", "4096")
+    problem = driver.wait_for_event("problem")
+    assert "4096 slots asked for" in problem["message"] and problem["hint"]
+    assert driver.process.wait(30) == 1
+
+
+@pytest.mark.parametrize("stage", ["gcs_server", "raylet", "ray::"])
+def test_ctrl_c_while_ray_starts_is_clean(start_driver: Callable[..., Driver], stage: str) -> None:
+    driver = start_driver("--slots", "1")
 
     def is_there() -> bool:
         driver.remember()
-        return any(moment in command_of(pid) for pid in driver.family)
+        return any(stage in command_of(pid) for pid in driver.family)
 
     wait_until(is_there)
     os.killpg(driver.process.pid, signal.SIGINT)
@@ -127,16 +167,41 @@ def test_ctrl_c_while_ray_starts_is_clean(folder: Path, drivers: list[Driver], m
     assert list(driver.tmp.glob("arsched-ray-*")) == []
 
 
-def test_more_slots_than_cores_are_refused_before_ray_starts(folder: Path, drivers: list[Driver]) -> None:
-    driver = Driver(folder, "--slots", "4096", "--train", "hang")
-    drivers.append(driver)
-    said = driver.wait_for_event("problem")
-    assert "4096 slots asked for" in said["message"] and said["hint"]
-    assert driver.process.wait(30) == 1
+def test_a_killed_driver_leaves_no_process(start_driver: Callable[..., Driver]) -> None:
+    driver = start_driver("--slots", "1")
+    driver.wait_for_children()
+    driver.process.kill()
+    wait_until(lambda: not driver.left())
 
 
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
+def test_it_offers_the_slots_asked_for_and_writes_nothing_home(shared: Driver) -> None:
+    connected = shared.wait_for_event("connected")
+    assert [slot.rpartition("/")[2] for slot in connected["slots"]] == ["cpu0", "cpu1"]
+    assert connected["problems"] == ["", ""]
+    shared.wait_for_children()
+    assert not (shared.home / ".ray").exists()
+
+
+def test_a_judge_gets_nothing_of_rays(shared: Driver) -> None:
+    shared.wait_for_children()
+    facts = json.loads((shared.spool / "lab-1" / "r0001.1" / "out" / "facts.json").read_text())
+    assert facts["nice"] == 0 and facts["sigint_blocked"] is False
+    assert not [name for name in facts["environ"] if name.startswith("RAY_") or "TOKEN" in name]
+
+
+def test_below_uv_rays_processes_inherit_that_its_hook_is_off(shared: Driver) -> None:
+    shared.wait_for_children()
+    assert command_of(shared.process.pid).partition("/uv ")[2].startswith("run --no-project")
+    (raylet,) = [pid for pid in shared.family if "/raylet/raylet " in command_of(pid)]  # every worker's parent
+    assert b"RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in Path(f"/proc/{raylet}/environ").read_bytes().split(b"\0")
+
+
+def test_ctrl_c_ends_the_runs_and_ray_and_removes_its_folder(shared: Driver) -> None:
+    """The last one: it ends the shared driver."""
+    shared.wait_for_children()
+    assert len(shared.family) > 6
+    os.killpg(shared.process.pid, signal.SIGINT)
+    shared.wait_for_event("closed")
+    wait_until(lambda: not shared.left())
+    assert shared.process.wait(30) == 0
+    assert list(shared.tmp.glob("arsched-ray-*")) == []

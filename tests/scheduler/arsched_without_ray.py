@@ -1,4 +1,5 @@
-"""The real `arsched` command with one thing replaced: slots are supervisors in this process, judges are source_judge.
+"""The real `arsched` command, but slots are supervisors in this process, judges are source_judge, and a run that no
+slot mentions is queued again after a second.
 
 Run as a program. Every connection to slots is noted in $ARSCHED_TEST_CONNECTIONS, one pid a line.
 """
@@ -7,14 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from scheduler.cli.main import main
 from scheduler.domain.slot import Report, RunOrder, Slot
 from scheduler.node.judge_process import Commands
-from scheduler.node.machine import Machine
-from scheduler.node.slot_layout import lay_out
+from scheduler.node.machine import Machine, lay_out
 from scheduler.node.supervisor import SlotSupervisor
+from scheduler.queue import runtime
 from scheduler.ray.pool import RayPool
 
 JUDGE = (sys.executable, "-S", str(Path(__file__).resolve().parent / "source_judge.py"))
@@ -23,6 +25,8 @@ MACHINE = Machine("boot-1", "test processor", tuple(sorted(os.sched_getaffinity(
 
 class LocalPool:
     """What an embedded Ray is: it ends with its driver, and its runs with it."""
+
+    detached = False
 
     def __init__(self, contract_json: str, lab_id: str, slots: int | None) -> None:
         self._contract_json, self._lab_id = contract_json, lab_id
@@ -55,7 +59,7 @@ class LocalPool:
 
 
 def connect(
-    address: str | None, slots: int | None, contract_json: str, lab_id: str, *, say: object = None
+    address: str | None, slots: int | None, contract_json: str, lab_id: str, *, log: object = None
 ) -> LocalPool:
     if notes := os.environ.get("ARSCHED_TEST_CONNECTIONS"):
         with open(notes, "a") as file:
@@ -65,4 +69,5 @@ def connect(
 
 if __name__ == "__main__":
     RayPool.connect = connect  # type: ignore[method-assign, assignment]
+    runtime.Runtime = partial(runtime.Runtime, timeouts=runtime.Timeouts(unknown_s=1.0))  # type: ignore[misc, assignment]
     main()

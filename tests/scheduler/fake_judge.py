@@ -3,7 +3,7 @@
     score 1.95        write result.json and vouch for it    wait /path    go on once that file exists
     die some words    end without a result                  hang          never end
     stubborn          ignore SIGTERM                        child         start a child that dies with its parent
-    forge 0.1         write result.json, vouch for nothing  say words     write words and a line end to the pipe
+    forge 0.1         write result.json, vouch for nothing  pipe words    write words and a line end to the pipe
     exit 1            end with that exit code               python code   run that line of Python
     dump              write what it was started with to out/facts.json
 
@@ -46,27 +46,27 @@ class FakeJudge:
     def run(self) -> int:
         with self.arguments.lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.say_progress(0)
+            self.report_progress(0)
             for number, line in enumerate(self.arguments.train.read_text().splitlines(), start=1):
-                self.say_progress(number)
+                self.report_progress(number)
                 verb, _, rest = line.partition(" ")
                 getattr(self, f"do_{verb}")(rest)
         return 0
 
-    def say_progress(self, step: int) -> None:
+    def report_progress(self, step: int) -> None:
         self.write("progress.json", {"phase": "train", "elapsed_s": 1.5, "budget_s": 20, "step": step, "loss": 2.5})
         self.log.write(f"step {step}\n")
         self.log.flush()
 
     def write(self, name: str, facts: dict[str, Any] | str) -> None:
-        beside = self.out / f".{name}"
-        beside.write_text(facts if isinstance(facts, str) else json.dumps(facts))
-        beside.replace(self.out / name)
+        temporary = self.out / f".{name}"
+        temporary.write_text(facts if isinstance(facts, str) else json.dumps(facts))
+        temporary.replace(self.out / name)
 
     def finish(self, text: str) -> int:
         """Write result.json and vouch for it, as the real judge does; returns the exit code of its status."""
         self.write("result.json", text)
-        self.do_say(hashlib.sha256(text.encode()).hexdigest())
+        self.do_pipe(hashlib.sha256(text.encode()).hexdigest())
         status = json.loads(text)["status"]
         return 0 if status == "ok" or status.startswith("suspect") else 1 if status.startswith("infra") else 3
 
@@ -76,7 +76,7 @@ class FakeJudge:
     def do_forge(self, rest: str) -> None:
         self.write("result.json", result_text(float(rest), self.arguments.seed))
 
-    def do_say(self, rest: str) -> None:
+    def do_pipe(self, rest: str) -> None:
         os.write(self.arguments.digest_fd, rest.encode() + b"\n")
 
     def do_exit(self, rest: str) -> None:
@@ -115,18 +115,18 @@ class FakeJudge:
 
 
 def answer_cache() -> int:
-    """The other program of the referee: every contract is prepared, but the one named "bare"."""
+    """The harness's other program: every contract is prepared, but the one named "bare"."""
     contract = json.loads(Path(sys.argv[sys.argv.index("--contract") + 1]).read_text())
     if contract["name"] == "bare":
-        return say({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}, 1)
+        return answer({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}, 1)
     if contract["name"] == "broken":
-        sys.stderr.write("Traceback: the referee itself fails")
+        sys.stderr.write("Traceback: the harness itself fails")
         return 1
-    return say({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}, 0)
+    return answer({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}, 0)
 
 
-def say(answer: dict[str, str], exit_code: int) -> int:
-    sys.stdout.write(json.dumps(answer))
+def answer(facts: dict[str, str], exit_code: int) -> int:
+    sys.stdout.write(json.dumps(facts))
     return exit_code
 
 

@@ -48,7 +48,7 @@ class LandscapeJudge(FakeJudge):  # type: ignore[misc]
         with self.arguments.lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             source = self.arguments.train.read_bytes()
-            self.say_progress(100)
+            self.report_progress(100)
             time.sleep(0.02)
             return int(self.finish(json.dumps(self.judge(source))))
 

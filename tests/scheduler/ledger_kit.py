@@ -10,23 +10,38 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from scheduler.domain.candidate import Candidate, CandidateState, Origin
-from scheduler.domain.decision import PRESETS, Effect, GateSettings, Noise
+from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
+from scheduler.domain.decision import PRESETS, Assembled, Effect, GateSettings, Noise
 from scheduler.domain.lab import Lab
-from scheduler.domain.merge import Assembled
-from scheduler.domain.result import Result, parse_result
-from scheduler.domain.run import Run, RunKind
+from scheduler.domain.run import Result, Run, RunKind, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
+from scheduler.ledger.db import Database
+from scheduler.ledger.schema import MIGRATIONS
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-SCHEMA_1, SCHEMA_2 = FIXTURES / "ledger_schema_1.sql", FIXTURES / "ledger_schema_2.sql"
+
+def m002_priority(database: Database) -> None:
+    """A change such as a later version may need: runs get a column and a wider CHECK, which SQLite makes by a copy."""
+    sql = database.one("SELECT sql FROM sqlite_master WHERE name = 'run'")["sql"]
+    sql = sql.replace("CREATE TABLE run", "CREATE TABLE new_run").replace("'cancelled')", "'cancelled', 'parked')")
+    sql = sql.replace("note TEXT", "priority INTEGER NOT NULL DEFAULT 0,\n    note TEXT")
+    columns = ", ".join(row["name"] for row in database.all("PRAGMA table_info(run)"))
+    indexes = database.all("SELECT sql FROM sqlite_master WHERE tbl_name = 'run' AND type = 'index' AND sql NOT NULL")
+    database.execute(sql)
+    database.execute(f"INSERT INTO new_run ({columns}) SELECT {columns} FROM run")
+    database.execute("DROP TABLE run")
+    database.execute("ALTER TABLE new_run RENAME TO run")
+    for index in indexes:
+        database.execute(index["sql"])
+
+
+CHANGED = (*MIGRATIONS, m002_priority)
 NOISE = Noise(sigma=0.005, df=2)
 SLOT = Slot("node-a/cpu0", "node-a", "boot-1", "cpu", "a CPU", "pool-a", "cache-1")
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """Seconds that pass only when set."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -41,42 +56,35 @@ def make_lab(tag: str = "t", gates: GateSettings = PRESETS["default"]) -> Lab:
 
 def open_ledger(path: Path, clock: Clock | None = None, *, through_to_disk: bool = False) -> Ledger:
     """A ledger that does not wait for the disk: only a power cut could tell, and tests are quicker."""
-    ledger = Ledger.open(path, clock or Clock())
-    if not through_to_disk:
-        ledger._database.execute("PRAGMA synchronous = OFF")
-    return ledger
-
-
-def load(path: Path, dump: Path) -> None:
-    """A ledger as an earlier program left it."""
-    path.parent.mkdir(exist_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(dump.read_text(encoding="utf-8"))
+    return Ledger.open(path, clock or Clock(), durable=through_to_disk)
 
 
 def add_candidate(ledger: Ledger, name: str, tag: str = "t", base_id: str | None = "c0001", runs: int = 1) -> Candidate:
-    return ledger.candidates.add(
-        tag,
-        name=name,
+    new = NewCandidate(
+        source_of(name),
+        name,
         commit=f"{name:x<40}"[:40],
         base_id=base_id,
-        train_py=f"NAME = {name!r}\n".encode(),
-        train_sha256=f"sha of {name}",
-        fingerprint=f"fingerprint of {name}",
         title=f"try {name}",
-        author="somebody",
+        author="a test",
         kind=RunKind.BASELINE if base_id is None else RunKind.NEW,
         runs=runs,
         state=CandidateState.BASELINE if base_id is None else CandidateState.OPEN,
         origin=Origin.BASELINE if base_id is None else Origin.SUBMITTED,
     )
+    return ledger.candidates.add(tag, new)
+
+
+def source_of(name: str) -> Source:
+    return Source(f"NAME = {name!r}\n".encode(), f"sha of {name}", f"fingerprint of {name}", 1)
 
 
 def merged_program(name: str, *merged: str) -> Assembled:
     """What merging candidates would give."""
-    source = f"NAME = {name!r}\n".encode()
-    commit = f"{name:x<40}"[:40]
-    return Assembled(name, f"union {name}", commit, source, f"sha of {name}", f"fingerprint of {name}", 1, merged)
+    commit, source = f"{name:x<40}"[:40], source_of(name)
+    return Assembled(
+        *(name, f"union {name}", commit, source.data, source.sha256, source.fingerprint, source.code_lines, merged)
+    )
 
 
 def start_lab(ledger: Ledger, tag: str = "t", scores: tuple[float, ...] = (1.90, 1.91, 1.92)) -> Candidate:

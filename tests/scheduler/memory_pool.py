@@ -1,7 +1,7 @@
 """A pool in memory, for tests and rehearsals: scripted outcomes on a virtual clock, and every mishap on request.
 
 Obeys the same contract as the pool on Ray. Starts no process, reads no file, knows no Ray. The script is a function
-from an order to what will come of it; time passes only when the clock is told so.
+from an order to what will come of it; time passes only on request.
 """
 
 from __future__ import annotations

@@ -1,107 +1,101 @@
-"""Boards made by hand, and a small interpreter that applies decisions to them as the ledger would. Shared by tests."""
+"""Labs made by hand, and worlds of listed ideas for benchmarks.simulation. Shared by tests of the policy."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from scheduler.domain.candidate import CandidateState, Origin, Standing
-from scheduler.domain.decision import (
-    PRESETS,
-    Combine,
-    Decision,
-    Discard,
-    GateSettings,
-    MeasureBaseline,
-    Promote,
-    Replicate,
-    Retry,
-    Shelve,
-)
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
+from benchmarks.simulation.engine import FIRST, PRIOR_BPB, End, Simulation
+from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.decision import PRESETS, GateSettings
+from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Queued, Run, RunKind
 
-SIGMA0 = 0.0005
-BASE = "c0001"
+SIGMA0 = PRIOR_BPB
+BASE = FIRST
+RUN_S = 330.0
+KEPT = 0.9  # of the sum of its parts' effects: what a merge is worth
 
 
-def standing(number: int, *scores: float, state: CandidateState = CandidateState.OPEN, **more: object) -> Standing:
-    return Standing(f"c{number:04d}", f"idea-{number}", BASE, state, tuple(scores), **more)  # type: ignore[arg-type]
+def standing(
+    number: int, *scores: float, state: CandidateState = CandidateState.OPEN, **more: object
+) -> CandidateStats:
+    return CandidateStats(f"c{number:04d}", f"idea-{number}", BASE, state, tuple(scores), **more)  # type: ignore[arg-type]
 
 
-def baseline(*scores: float, **more: object) -> Standing:
+def baseline(*scores: float, **more: object) -> CandidateStats:
     return standing(1, *scores, state=CandidateState.BASELINE, **more)
 
 
-def board(base: Standing, *candidates: Standing, first: bool = True, gates: GateSettings = PRESETS["default"]) -> Board:
-    return Board(base.candidate_id, first, (base, *candidates), SIGMA0, gates)
+def board(
+    base: CandidateStats, *candidates: CandidateStats, first: bool = True, gates: GateSettings = PRESETS["default"]
+) -> LabSnapshot:
+    return LabSnapshot(base.candidate_id, first, (base, *candidates), SIGMA0, gates)
 
 
 def run(number: int, kind: RunKind = RunKind.NEW, candidate: str = "c0002") -> Run:
     return Run(f"r{number:04d}", candidate, kind, number, 0, "", Queued(float(number)))
 
 
-def applied(now: Board, decision: Decision) -> Board:
-    """The board after a decision, written from the rule and not from the ledger."""
-    match decision:
-        case Promote(candidate_id=winner, base_id=loser):
-            after = _changed(now, loser, state=CandidateState.PROMOTED)
-            return replace(
-                _changed(after, winner, state=CandidateState.BASELINE), baseline_id=winner, first_baseline=False
-            )
-        case Replicate(candidate_id=ref):
-            return _changed(now, ref, state=CandidateState.CONTENDER, pending_runs=now.of(ref).pending_runs + 1)
-        case Discard(candidate_id=ref, effect=effect):
-            return _changed(now, ref, state=CandidateState.DISCARDED if effect else CandidateState.FAILED)
-        case Shelve(candidate_id=ref):
-            return _changed(now, ref, state=CandidateState.SHELVED)
-        case Combine():
-            return merged(now, decision)
-        case MeasureBaseline(base_id=ref) | Retry(candidate_id=ref):
-            return _changed(now, ref, pending_runs=now.of(ref).pending_runs + 1)
+@dataclass
+class ListedWorld:
+    """`effects`: each idea's true score minus its own baseline's, in bpb. Shares are of runs.
+
+    `saves`: lines of code each idea has fewer than its baseline (negative: more); lines are not counted when empty.
+    Runs take about 330 s, crash early, or lose their slot. Every patch merges.
+    """
+
+    effects: Sequence[float]
+    seed: int = 0
+    sigma: float = SIGMA0
+    crash_share: float = 0.05
+    lost_share: float = 0.02
+    saves: Sequence[int] = ()
+    asked: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.first_lines = 1000 if self.saves else 0
+        self._random = random.Random(self.seed)
+
+    def next_idea(self, gained: float) -> tuple[float, int] | None:
+        if self.asked == len(self.effects):
+            return None
+        self.asked += 1
+        return self.effects[self.asked - 1], self.saves[self.asked - 1] if self.saves else 0
+
+    def ported_effect(self, effects: Sequence[float], moved: Sequence[float]) -> float:
+        return KEPT * sum(effects)
+
+    def merges(self, patches_met: int) -> bool:
+        return True
+
+    def score(self, value: float) -> float:
+        return self._random.gauss(1.0 + value, self.sigma)
+
+    def ending(self, run: Run) -> tuple[float, End]:
+        lots = self._random.random(), self._random.random(), self._random.uniform(0.05, 0.6)
+        if lots[0] < self.crash_share and run.candidate_id != BASE:  # or a simulation might end before it began
+            return RUN_S * lots[2], End.CRASHED
+        if lots[1] < self.lost_share:
+            return RUN_S * lots[2], End.LOST
+        return RUN_S * self._random.lognormvariate(0, 0.05), End.SCORED
 
 
-def merged(now: Board, decision: Combine, went_in: tuple[str, ...] | None = None) -> Board:
-    """The board after a merge: the undecided parts are shelved, and what went in is a contender with one run queued."""
-    parts = decision.parts if went_in is None else went_in
-    number = len(now.merges) + 1
-    new_id = f"c{max(int(s.candidate_id[1:]) for s in now.standings) + 1:04d}" if parts else None
-    for part in decision.parts:
-        if now.of(part).state.undecided:
-            now = _changed(now, part, state=CandidateState.SHELVED)
-    merge = Merge(number, decision.base_id, decision.parts, parts, new_id, decision.halving, decision.predicted)
-    now = replace(now, merges=(*now.merges, merge))
-    if new_id is None:
-        return now
-    origin = Origin.UNION if len(parts) > 1 else Origin.PORT
-    new = Standing(new_id, f"merge-{number}", decision.base_id, CandidateState.CONTENDER, (), 1, origin=origin)
-    return with_candidate(now, replace(new, code_lines=_merged_lines(now, decision.base_id, parts)))
+def some_ideas(seed: int, count: int = 60, **more: float) -> ListedWorld:
+    """A tenth of them gains of one to ten times the noise, the rest near no-ops and harm."""
+    rng = random.Random(seed)
+    kinds = rng.choices(("gain", "nothing", "harm"), (10, 25, 65), k=count)
+    effects = {
+        "gain": lambda: -rng.uniform(0.5, 5) * 1e-3,
+        "nothing": lambda: 0.0,
+        "harm": lambda: rng.expovariate(700),
+    }
+    return ListedWorld([effects[kind]() for kind in kinds], seed, **more)
 
 
-def _merged_lines(now: Board, base_id: str, parts: tuple[str, ...]) -> int:
-    """Every part saves what it saved on its own base; 0, not counted, where the baseline's are not."""
-    saved = sum(now.of(now.of(part).base_id or BASE).code_lines - now.of(part).code_lines for part in parts)
-    return now.of(base_id).code_lines and now.of(base_id).code_lines - saved
-
-
-def finished(now: Board, ref: str, score: float | None, failure: str = "crash: it fell over") -> Board:
-    """The board after one pending run of a candidate ended, with a score or without."""
-    was = now.of(ref)
-    pending = was.pending_runs - 1
-    if score is None:
-        return _changed(now, ref, pending_runs=pending, failed_runs=was.failed_runs + 1, failure=failure)
-    return _changed(now, ref, pending_runs=pending, scores=(*was.scores, score))
-
-
-def cancelled(now: Board, ref: str) -> Board:
-    """The board after one queued run of a candidate was taken back."""
-    return _changed(now, ref, pending_runs=now.of(ref).pending_runs - 1)
-
-
-def with_candidate(now: Board, new: Standing) -> Board:
-    return replace(now, standings=(*now.standings, new))
-
-
-def _changed(now: Board, ref: str, **fields: object) -> Board:
-    changed = (replace(s, **fields) if s.candidate_id == ref else s for s in now.standings)  # type: ignore[arg-type]
-    return replace(now, standings=tuple(changed))
+def simulate(
+    world: ListedWorld, slots: int, backlog: int | None, gates: GateSettings = PRESETS["default"]
+) -> Simulation:
+    """Until nothing is left to do. `backlog`: ideas queued ahead (None: all of them)."""
+    return Simulation(world, gates, slots, backlog=backlog, forget=False).play()

@@ -13,10 +13,10 @@ from typing import Protocol
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.result import Scored, parse_result
+from scheduler.domain.run import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Report, RunOrder
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class PoolLab(Protocol):
@@ -33,7 +33,7 @@ class PoolLab(Protocol):
     def release(self) -> None: ...
 
     def breathe(self) -> None:
-        """Let a moment pass."""
+        """Let some time pass."""
 
 
 def make_order(run_id: str, train_py: str, contract_json: str, cache_digest: str, attempt: int = 1) -> RunOrder:
@@ -42,8 +42,8 @@ def make_order(run_id: str, train_py: str, contract_json: str, cache_digest: str
     return RunOrder("lab-1", run_id, attempt, data, sha256, contract_json, cache_digest, seed=7)
 
 
-def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
+def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.01)
@@ -57,7 +57,7 @@ def report_of(lab: PoolLab, run_id: str) -> Report | None:
 
 
 def wait_for(lab: PoolLab, run_id: str, kind: type[Done] | type[Lost] | type[Busy]) -> Report:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not isinstance(report := report_of(lab, run_id), kind):
         assert time.monotonic() < deadline, f"{run_id} never became {kind.__name__}, last: {report}"
         time.sleep(0.01)

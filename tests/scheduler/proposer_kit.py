@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scheduler.domain.proposal import Answer, Ask, Proposer, Trial
-from scheduler.proposers.setup import ProposerSetup
+from scheduler.domain.search import Answer, Ask, Proposer, Trial
+from scheduler.proposers.registry import ProposerSetup
 
 AGENT = Path(__file__).parents[1] / "fixtures" / "scripted_agent.py"
 AGENT_COMMAND = f"{sys.executable} -S {AGENT}"

@@ -6,13 +6,23 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from scheduler.domain.claim import Claim
+from scheduler.domain.decision import Claim
 from scheduler.domain.errors import ProposerProblem
-from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, Proposed, Proposer, Trouble
 from scheduler.domain.run import Finished, Run, RunKind
-from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
-from scheduler.search.run import SearchEnding, run_search
-from tests.scheduler.lab_kit import Night, as_the_source_says
+from scheduler.domain.search import (
+    Answer,
+    Ask,
+    NoIdea,
+    Proposal,
+    ProposalFailure,
+    Proposed,
+    Proposer,
+    ProposerChoice,
+    SearchBudget,
+    SearchSettings,
+)
+from scheduler.search.session import SearchEnding, run_search
+from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
 
 
 class FakeProposer:
@@ -70,13 +80,13 @@ def scores(*values: float) -> Callable[[Ask], Answer]:
 
     def answer(ask: Ask) -> Answer:
         if not left:
-            return NoIdea(ask.id, Trouble.EXHAUSTED, "that was all")
+            return NoIdea(ask.id, ProposalFailure.EXHAUSTED, "that was all")
         return Proposed(ask.id, f"SCORE = {left.pop(0)}\nIDEA = {ask.seed}\n".encode(), f"idea {ask.seed}")
 
     return answer
 
 
-def trouble(kind: Trouble = Trouble.CRASHED, reason: str = "exit code 3") -> Callable[[Ask], Answer]:
+def trouble(kind: ProposalFailure = ProposalFailure.CRASHED, reason: str = "exit code 3") -> Callable[[Ask], Answer]:
     return lambda ask: NoIdea(ask.id, kind, reason)
 
 
@@ -88,22 +98,22 @@ def settings(
     for text in names or ("fake",):
         name, _, weight = text.partition(":")
         choices.append(ProposerChoice(name, float(weight or 1)))
-    return SearchSettings(Budget(**budget), tuple(choices), backlog, claim_runs, seed)  # type: ignore[arg-type]
+    return SearchSettings(SearchBudget(**budget), tuple(choices), backlog, claim_runs, seed)  # type: ignore[arg-type]
 
 
-def press(night: Night, at: dict[float, int]) -> None:
+def press(lab: PlayedLab, at: dict[float, int]) -> None:
     """Send signals to ourselves when the clock gets there."""
     due = dict(at)
 
     def each_round() -> None:
-        for moment in [moment for moment in due if night.clock() >= moment]:
-            signal.raise_signal(due.pop(moment))
+        for when in [when for when in due if lab.clock() >= when]:
+            signal.raise_signal(due.pop(when))
 
-    night.each_round = each_round
+    lab.each_round = each_round
 
 
-class SearchLab(Night):
-    """A night with a search in it."""
+class SearchLab(PlayedLab):
+    """A lab in memory in which searches are run."""
 
     def __init__(self, folder: Path, slots: int = 2, outcome: object = as_the_source_says) -> None:
         super().__init__(folder, slots, outcome)

@@ -1,4 +1,4 @@
-"""A judge for candidates that say in Python what comes of them: SCORE, STATUS, TAKES_S (wall seconds), GATE (a path).
+"""A judge for candidates that set in Python what comes of them: SCORE, STATUS, TAKES_S (wall seconds), GATE (a path).
 
 Obeys the real judge's command line, locks and files, like fake_judge.py, whose program it is. Standard library only.
 """
@@ -20,18 +20,18 @@ class SourceJudge(FakeJudge):  # type: ignore[misc]
         with self.arguments.lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             source = self.arguments.train.read_bytes()
-            said = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(source).body}
-            self.say_progress(1)
-            time.sleep(said.get("TAKES_S", 0.05))
-            if "GATE" in said:
-                self.do_wait(said["GATE"])
-            return int(self.finish(json.dumps(self.judge(said, source))))
+            settings = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(source).body}
+            self.report_progress(1)
+            time.sleep(settings.get("TAKES_S", 0.05))
+            if "GATE" in settings:
+                self.do_wait(settings["GATE"])
+            return int(self.finish(json.dumps(self.judge(settings, source))))
 
-    def judge(self, said: dict[str, object], source: bytes) -> dict[str, object]:
+    def judge(self, settings: dict[str, object], source: bytes) -> dict[str, object]:
         digests = {"train_py": hashlib.sha256(source).hexdigest(), "cache": self.arguments.expect_cache}
-        score = said.get("SCORE")
+        score = settings.get("SCORE")
         return {
-            "format": 1, "status": said.get("STATUS", "ok"), "reason": "", "val_bpb": score,
+            "format": 1, "status": settings.get("STATUS", "ok"), "reason": "", "val_bpb": score,
             "seed": self.arguments.seed, "digests": digests, "wall_s": 0.1,
         }  # fmt: skip
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Report, RunOrder, Slot
 from scheduler.node.judge_process import Commands
-from scheduler.node.machine import Machine
-from scheduler.node.slot_layout import SlotSpec, lay_out
+from scheduler.node.machine import Machine, SlotSpec, lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON, FAKE_CACHE, FAKE_JUDGE
 from tests.scheduler.pool_contract import make_order

@@ -9,8 +9,8 @@ import pytest
 
 from harness.contract import load_contract
 from harness.judge.report import JudgeVerdict as JudgesVerdict
-from scheduler.domain.acceptance import LONGEST_BUDGET_S, exit_code_of, longest_run_s, refusal
-from scheduler.domain.result import parse_result
+from scheduler.domain.run import parse_result
+from scheduler.domain.slot import LONGEST_BUDGET_S, exit_code_of, longest_run_s, refusal
 
 
 def result(status: str) -> bytes:
@@ -41,7 +41,7 @@ OK = result("ok")
     ("data", "said", "why"),
     [
         (None, b"", "without a result"),
-        (OK, b"", "nobody vouched"),
+        (OK, b"", "did not vouch"),
         (None, line(OK), "not the one"),
         (OK, line(result("crash")), "not the one"),
         (OK, line(OK) + line(OK), "not the one"),

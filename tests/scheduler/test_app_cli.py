@@ -14,8 +14,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from scheduler.cli.main import VERBS, main
-from scheduler.queue.turn import Turn
+from scheduler.cli.main import main
+from scheduler.cli.output import VERBS
+from scheduler.queue.runtime import SchedulerLock
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
 
@@ -175,7 +176,7 @@ def test_a_machine_that_says_no_is_quoted(lab: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/some/place")
 
-    monkeypatch.setattr("scheduler.actions.new.new_worktree", refuse)
+    monkeypatch.setattr("scheduler.actions.candidate.new_worktree", refuse)
     done = arsched("new", "x")
     assert done.exit_code == 1 and f"error: {os.strerror(number)}: /some/place" in done.stderr
 
@@ -184,7 +185,7 @@ def test_a_defect_is_named_as_one_and_the_trace_is_there_on_request(lab: Path, m
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("scheduler.actions.new.new_worktree", fail)
+    monkeypatch.setattr("scheduler.actions.candidate.new_worktree", fail)
     done = arsched("new", "x")
     assert done.exit_code == 1 and "arsched has a defect: ZeroDivisionError" in done.stderr
     monkeypatch.setenv("ARSCHED_DEBUG", "1")
@@ -201,21 +202,21 @@ def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:
     assert b"Error" not in err and b"Traceback" not in err
 
 
-def test_the_turn_is_one_processes_and_comes_back_with_its_death(tmp_path: Path) -> None:
+def test_the_lock_is_one_processes_and_is_freed_by_its_death(tmp_path: Path) -> None:
     lock = tmp_path / "deep" / "scheduler.lock"
-    hold = "import sys; from pathlib import Path; from scheduler.queue.turn import Turn\n"
-    hold += f"t = Turn(Path({str(lock)!r})); print(t.try_take(), flush=True); sys.stdin.read()"
+    hold = "import sys; from pathlib import Path; from scheduler.queue.runtime import SchedulerLock\n"
+    hold += f"t = SchedulerLock(Path({str(lock)!r})); print(t.try_take(), flush=True); sys.stdin.read()"
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     )
     assert process.stdout is not None and process.stdout.readline() == "True\n"
-    turn = Turn(lock)
-    assert not turn.try_take()
+    own = SchedulerLock(lock)
+    assert not own.try_take()
     process.kill()
     process.communicate()
-    assert turn.try_take()
-    turn.release()
+    assert own.try_take()
+    own.release()
 
 
 def test_a_checkout_in_the_middle_of_something_is_still_a_lab(lab: Path) -> None:

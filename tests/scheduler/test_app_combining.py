@@ -9,21 +9,17 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import Candidate, CandidateState, Origin
-from scheduler.domain.decision import Combine, Promote
+from scheduler.domain.decision import Assembled, Combine, Promote
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.merge import Assembled
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder
-from scheduler.policy.fingerprint import fingerprint
-from scheduler.policy.gates import effect_of
-from scheduler.policy.noise import board_noise
-from scheduler.queue import deciding
-from scheduler.queue.combining import assemble
-from scheduler.queue.deciding import carry_out, decide_all, look
-from scheduler.queue.promotion import keep_refs
-from scheduler.workspace import Workspace
+from scheduler.lab import Workspace
+from scheduler.policy.source import fingerprint
+from scheduler.policy.stats import effect_of, lab_noise
+from scheduler.queue import decide
+from scheduler.queue.decide import assemble, carry_out, decide_all, keep_refs, look
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import RUN_S, Night, constants
+from tests.scheduler.lab_kit import RUN_S, PlayedLab, constants
 from tests.scheduler.ledger_kit import broken_invariants, finish, ok
 from tests.scheduler.memory_pool import Finishes, Outcome
 
@@ -39,58 +35,58 @@ def turned(*knobs: int, value: int = 1, source: str = PROGRAM) -> str:
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[Night]:
-    night = Night(tmp_path, baseline=PROGRAM)
-    for run in night.space.ledger.runs.queued("t"):
-        finish(night.space.ledger, run, ok(1.9))
-    yield night
-    assert broken_invariants(night.space.paths.ledger) == []
+def played(tmp_path: Path) -> Iterator[PlayedLab]:
+    played = PlayedLab(tmp_path, baseline=PROGRAM)
+    for run in played.space.ledger.runs.queued("t"):
+        finish(played.space.ledger, run, ok(1.9))
+    yield played
+    assert broken_invariants(played.space.paths.ledger) == []
 
 
-def submitted(night: Night, name: str, source: str, title: str = "", score: float | None = None) -> Candidate:
-    (queued,) = night.submit(name, source, title=title or name).queued
+def submitted(played: PlayedLab, name: str, source: str, title: str = "", score: float | None = None) -> Candidate:
+    (queued,) = played.submit(name, source, title=title or name).queued
     assert queued.candidate is not None
     if score is not None:
-        finish(night.space.ledger, night.space.ledger.runs.of_candidate(queued.candidate.id)[0], ok(score))
+        finish(played.space.ledger, played.space.ledger.runs.of_candidate(queued.candidate.id)[0], ok(score))
     return queued.candidate
 
 
-def combined(night: Night, *parts: Candidate, halving: int = 0) -> Candidate | None:
+def combined(played: PlayedLab, *parts: Candidate, halving: int = 0) -> Candidate | None:
     """Carry a merge out. Returns what came of it."""
-    decision = Combine(night.space.baseline().id, tuple(part.id for part in parts), halving, -0.01, "runners-up")
-    carry_out(night.space, look(night.space), decision, night.screen.say)
-    made = night.space.ledger.merges.list("t")[-1]
-    return None if made.candidate_id is None else night.candidate(made.candidate_id)
+    decision = Combine(played.space.baseline().id, tuple(part.id for part in parts), halving, -0.01, "runners-up")
+    carry_out(played.space, look(played.space), decision, played.screen.say)
+    made = played.space.ledger.board("t").merges[-1]
+    return None if made.candidate_id is None else played.candidate(made.candidate_id)
 
 
-def promoted(night: Night, candidate: Candidate) -> None:
-    board = look(night.space).board
-    effect = effect_of(board.of(candidate.id), board.baseline, board_noise(board))
+def promoted(played: PlayedLab, candidate: Candidate) -> None:
+    board = look(played.space).board
+    effect = effect_of(board.of(candidate.id), board.baseline, lab_noise(board))
     decision = Promote(candidate.id, board.baseline_id, effect, "better")
-    carry_out(night.space, look(night.space), decision, night.screen.say)
+    carry_out(played.space, look(played.space), decision, played.screen.say)
 
 
 def source_of(space: Workspace, candidate: Candidate) -> str:
     return space.ledger.candidates.train_py(candidate.id).decode()
 
 
-def test_a_union_has_the_changes_of_all_its_parts(night: Night) -> None:
-    one, two = submitted(night, "one", turned(1), "turn one"), submitted(night, "two", turned(6, 9), "turn two")
-    union = combined(night, two, one)
-    assert union is not None and source_of(night.space, union) == turned(1, 6, 9)
+def test_a_union_has_the_changes_of_all_its_parts(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1), "turn one"), submitted(played, "two", turned(6, 9), "turn two")
+    union = combined(played, two, one)
+    assert union is not None and source_of(played.space, union) == turned(1, 6, 9)
     assert (union.name, union.title) == (f"union-{two.id}-{one.id}", "union of turn two + turn one")
     assert (union.origin, union.state, union.code_lines) == (Origin.UNION, CandidateState.CONTENDER, KNOBS)
     assert union.fingerprint == fingerprint(turned(1, 6, 9))
-    (run,) = night.space.ledger.runs.of_candidate(union.id)
+    (run,) = played.space.ledger.runs.of_candidate(union.id)
     assert run.kind is RunKind.UNION
-    assert night.state("one") is night.state("two") is CandidateState.SHELVED
-    assert night.screen.said(f"{union.id} {union.name} is queued: union of turn two + turn one")
+    assert played.state("one") is played.state("two") is CandidateState.SHELVED
+    assert played.screen.said(f"{union.id} {union.name} is queued: union of turn two + turn one")
 
 
-def test_its_commit_is_a_child_of_the_baselines_and_kept(night: Night) -> None:
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    union = combined(night, one, two)
-    root, first = night.space.repo.root, night.candidate("baseline").commit
+def test_its_commit_is_a_child_of_the_baselines_and_kept(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    union = combined(played, one, two)
+    root, first = played.space.repo.root, played.candidate("baseline").commit
     assert union is not None
     assert git(root, "rev-parse", f"{union.commit}^").strip() == first
     assert git(root, "diff", "--name-only", first, union.commit).split() == ["train.py"]
@@ -100,101 +96,101 @@ def test_its_commit_is_a_child_of_the_baselines_and_kept(night: Night) -> None:
     assert git(root, "rev-parse", f"refs/arsched/t/{union.id}").strip() == union.commit
 
 
-def test_a_port_brings_a_patch_to_a_newer_baseline(night: Night) -> None:
-    late = submitted(night, "late", turned(2))
-    promoted(night, submitted(night, "better", turned(8), score=1.7))
-    port = combined(night, late)
-    assert port is not None and source_of(night.space, port) == turned(2, 8)
+def test_a_port_brings_a_patch_to_a_newer_baseline(played: PlayedLab) -> None:
+    late = submitted(played, "late", turned(2))
+    promoted(played, submitted(played, "better", turned(8), score=1.7))
+    port = combined(played, late)
+    assert port is not None and source_of(played.space, port) == turned(2, 8)
     assert (port.name, port.title, port.origin) == (f"port-{late.id}", "port of late", Origin.PORT)
-    assert port.base_id == night.space.baseline().id
-    assert git(night.space.repo.root, "rev-parse", f"{port.commit}^").strip() == night.space.baseline_commit()
+    assert port.base_id == played.space.baseline().id
+    assert git(played.space.repo.root, "rev-parse", f"{port.commit}^").strip() == played.space.baseline_commit()
 
 
-def test_the_best_part_is_never_the_one_that_conflicts(night: Night) -> None:
+def test_the_best_part_is_never_the_one_that_conflicts(played: PlayedLab) -> None:
     """Parts come in the order of merit."""
     best, other, third = (
-        submitted(night, "best", turned(3, value=7)),
-        submitted(night, "other", turned(3, value=8)),
-        submitted(night, "third", turned(9)),
+        submitted(played, "best", turned(3, value=7)),
+        submitted(played, "other", turned(3, value=8)),
+        submitted(played, "third", turned(9)),
     )
-    union = combined(night, best, other, third)
+    union = combined(played, best, other, third)
     assert union is not None
-    assert source_of(night.space, union) == turned(9, source=turned(3, value=7))
-    assert night.space.ledger.merges.list("t")[0].merged == (best.id, third.id)
-    assert night.screen.said(f"{other.id} was left out: it conflicts")
+    assert source_of(played.space, union) == turned(9, source=turned(3, value=7))
+    assert played.space.ledger.board("t").merges[0].merged == (best.id, third.id)
+    assert played.screen.said(f"{other.id} was left out: it conflicts")
 
 
-def test_a_union_of_which_one_part_went_in_is_a_port(night: Night) -> None:
-    late, other = submitted(night, "late", turned(3)), submitted(night, "other", turned(5, value=4))
-    promoted(night, submitted(night, "better", turned(5, value=2), score=1.7))
-    port = combined(night, other, late)
+def test_a_union_of_which_one_part_went_in_is_a_port(played: PlayedLab) -> None:
+    late, other = submitted(played, "late", turned(3)), submitted(played, "other", turned(5, value=4))
+    promoted(played, submitted(played, "better", turned(5, value=2), score=1.7))
+    port = combined(played, other, late)
     assert port is not None and port.origin is Origin.PORT and port.name == f"port-{late.id}"
 
 
-def test_nothing_comes_of_parts_that_all_conflict_and_they_stay_on_the_shelf(night: Night) -> None:
-    other = submitted(night, "other", turned(5, value=4))
-    promoted(night, submitted(night, "better", turned(5, value=2), score=1.7))
-    before = night.space.ledger.runs.queued("t")
-    assert combined(night, other) is None
-    (merge,) = night.space.ledger.merges.list("t")
+def test_nothing_comes_of_parts_that_all_conflict_and_they_stay_on_the_shelf(played: PlayedLab) -> None:
+    other = submitted(played, "other", turned(5, value=4))
+    promoted(played, submitted(played, "better", turned(5, value=2), score=1.7))
+    before = played.space.ledger.runs.queued("t")
+    assert combined(played, other) is None
+    (merge,) = played.space.ledger.board("t").merges
     assert (merge.problem, merge.merged) == (f"nothing could be merged: {other.id}: it conflicts", ())
-    assert night.state("other") is CandidateState.SHELVED
-    assert [run.id for run in night.space.ledger.runs.queued("t")] == [
+    assert played.state("other") is CandidateState.SHELVED
+    assert [run.id for run in played.space.ledger.runs.queued("t")] == [
         run.id for run in before if run.candidate_id != other.id
     ]
 
 
-def test_a_program_known_already_is_not_measured_as_something_new(night: Night) -> None:
+def test_a_program_known_already_is_not_measured_as_something_new(played: PlayedLab) -> None:
     """Also a lone patch on the baseline it was made from is nothing new: it is that candidate."""
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    both = submitted(night, "both", turned(1, 6))
-    assert combined(night, one, two) is None
-    assert night.space.ledger.merges.list("t")[0].problem == f"the same program as {both.id} both"
-    assert combined(night, one) is None
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    both = submitted(played, "both", turned(1, 6))
+    assert combined(played, one, two) is None
+    assert played.space.ledger.board("t").merges[0].problem == f"the same program as {both.id} both"
+    assert combined(played, one) is None
 
 
-def test_a_part_the_baseline_has_already_changes_nothing_more(night: Night) -> None:
-    same, other = submitted(night, "same", turned(8) + "# and a remark\n"), submitted(night, "other", turned(1))
-    promoted(night, submitted(night, "better", turned(8, 3), score=1.7))
-    port = combined(night, same, other)
+def test_a_part_the_baseline_has_already_changes_nothing_more(played: PlayedLab) -> None:
+    same, other = submitted(played, "same", turned(8) + "# and a warning\n"), submitted(played, "other", turned(1))
+    promoted(played, submitted(played, "better", turned(8, 3), score=1.7))
+    port = combined(played, same, other)
     assert port is not None and port.name == f"port-{other.id}"
-    assert night.screen.said(f"{same.id} was left out: it changes nothing more")
+    assert played.screen.said(f"{same.id} was left out: it changes nothing more")
 
 
-def test_what_does_not_parse_together_is_left_out(night: Night) -> None:
+def test_what_does_not_parse_together_is_left_out(played: PlayedLab) -> None:
     lines = PROGRAM.splitlines(keepends=True)
     quoted = "".join([*lines[:2], "S = '''\n", *lines[2:10], "'''\n", *lines[10:]])
     inside = "".join([*lines[:6], "T = '''t'''\n", *lines[6:]])
-    one, two = submitted(night, "quoted", quoted), submitted(night, "inside", inside)
-    three = submitted(night, "three", turned(0))
-    union = combined(night, one, two, three)
-    assert union is not None and night.space.ledger.merges.list("t")[0].merged == (one.id, three.id)
-    assert night.screen.said(f"{two.id} was left out: merged, it is no program: train.py does not parse")
+    one, two = submitted(played, "quoted", quoted), submitted(played, "inside", inside)
+    three = submitted(played, "three", turned(0))
+    union = combined(played, one, two, three)
+    assert union is not None and played.space.ledger.board("t").merges[0].merged == (one.id, three.id)
+    assert played.screen.said(f"{two.id} was left out: merged, it is no program: train.py does not parse")
 
 
-def test_a_union_can_be_merged_again_when_its_base_has_moved(night: Night) -> None:
-    one, two = submitted(night, "one", turned(1), "turn one"), submitted(night, "two", turned(6), "turn two")
-    three = submitted(night, "three", turned(11), "turn three")
-    union = combined(night, one, two)
-    promoted(night, submitted(night, "better", turned(8), score=1.7))
+def test_a_union_can_be_merged_again_when_its_base_has_moved(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1), "turn one"), submitted(played, "two", turned(6), "turn two")
+    three = submitted(played, "three", turned(11), "turn three")
+    union = combined(played, one, two)
+    promoted(played, submitted(played, "better", turned(8), score=1.7))
     assert union is not None
-    both = combined(night, union, three)
-    assert both is not None and source_of(night.space, both) == turned(1, 6, 8, 11)
+    both = combined(played, union, three)
+    assert both is not None and source_of(played.space, both) == turned(1, 6, 8, 11)
     assert both.title == "union of turn one + turn two + turn three"
 
 
-def test_a_union_of_many_has_a_name_and_a_title_of_bounded_length(night: Night) -> None:
-    parts = [submitted(night, f"part-{n}", turned(n), "x" * 90) for n in range(0, KNOBS, 2)]
-    union = combined(night, *parts)
-    assert union is not None and source_of(night.space, union) == turned(*range(0, KNOBS, 2))
+def test_a_union_of_many_has_a_name_and_a_title_of_bounded_length(played: PlayedLab) -> None:
+    parts = [submitted(played, f"part-{n}", turned(n), "x" * 90) for n in range(0, KNOBS, 2)]
+    union = combined(played, *parts)
+    assert union is not None and source_of(played.space, union) == turned(*range(0, KNOBS, 2))
     assert union.name == f"union-{'-'.join(part.id for part in parts[:4])}-and-2"
     assert len(union.title) == 200
 
 
-def test_a_name_that_is_taken_gets_a_number(night: Night) -> None:
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    submitted(night, f"union-{one.id}-{two.id}", turned(4))
-    union = combined(night, one, two)
+def test_a_name_that_is_taken_gets_a_number(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    submitted(played, f"union-{one.id}-{two.id}", turned(4))
+    union = combined(played, one, two)
     assert union is not None and union.name == f"union-{one.id}-{two.id}-2"
 
 
@@ -207,38 +203,38 @@ def crash(*_: object, **__: object) -> None:
 
 
 def test_a_crash_before_the_ledger_leaves_nothing_and_the_union_comes_once(
-    night: Night, monkeypatch: pytest.MonkeyPatch
+    played: PlayedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    before = night.space.ledger.events.list("t")
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    before = played.space.ledger.events.list("t")
     with monkeypatch.context() as patch:
-        patch.setattr(night.space.ledger.decisions, "apply", crash)
+        patch.setattr(played.space.ledger.decisions, "apply", crash)
         with pytest.raises(Crash):
-            combined(night, one, two)
-    assert night.space.ledger.events.list("t") == before and night.state("one") is CandidateState.OPEN
-    union = combined(night, one, two)
+            combined(played, one, two)
+    assert played.space.ledger.events.list("t") == before and played.state("one") is CandidateState.OPEN
+    union = combined(played, one, two)
     assert union is not None and union.name == f"union-{one.id}-{two.id}"
-    assert len(night.space.ledger.candidates.list("t")) == 4
+    assert len(played.space.ledger.candidates.list("t")) == 4
 
 
-def test_a_crash_before_the_ref_is_healed(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
+def test_a_crash_before_the_ref_is_healed(played: PlayedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler.git.branches.keep_ref", crash)
+        patch.setattr("scheduler.git.Repo.keep_ref", crash)
         with pytest.raises(Crash):
-            combined(night, one, two)
-    keep_refs(night.space)
-    (union,) = [c for c in night.space.ledger.candidates.list("t") if c.origin is Origin.UNION]
-    root = night.space.repo.root
+            combined(played, one, two)
+    keep_refs(played.space)
+    (union,) = [c for c in played.space.ledger.candidates.list("t") if c.origin is Origin.UNION]
+    root = played.space.repo.root
     assert git(root, "rev-parse", f"refs/arsched/t/{union.id}").strip() == union.commit
 
 
 def test_a_program_submitted_meanwhile_is_seen_when_the_merge_is_written(
-    night: Night, monkeypatch: pytest.MonkeyPatch
+    played: PlayedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The union was assembled on a board of the past: it is decided again, and found to be known."""
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    union = Combine(night.space.baseline().id, (one.id, two.id), 0, -0.01, "runners-up")
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    union = Combine(played.space.baseline().id, (one.id, two.id), 0, -0.01, "runners-up")
     tries = 0
 
     def assemble_slowly(space: Workspace, decision: Combine) -> Assembled | str:
@@ -246,33 +242,33 @@ def test_a_program_submitted_meanwhile_is_seen_when_the_merge_is_written(
         tries += 1
         made = assemble(space, decision)
         if tries == 1:
-            submitted(night, "both", turned(1, 6))
+            submitted(played, "both", turned(1, 6))
         return made
 
-    monkeypatch.setattr(deciding, "assemble", assemble_slowly)
-    monkeypatch.setattr(deciding, "decide", lambda board: None if board.merges else union)
-    assert decide_all(night.space, night.screen.say) == 1
-    (merge,) = night.space.ledger.merges.list("t")
-    assert tries == 2 and merge.problem == f"the same program as {night.candidate('both').id} both"
-    assert night.screen.said("nothing came of it: the same program as")
+    monkeypatch.setattr(decide, "assemble", assemble_slowly)
+    monkeypatch.setattr(decide, "decide", lambda board: None if board.merges else union)
+    assert decide_all(played.space, played.screen.say) == 1
+    (merge,) = played.space.ledger.board("t").merges
+    assert tries == 2 and merge.problem == f"the same program as {played.candidate('both').id} both"
+    assert played.screen.said("nothing came of it: the same program as")
 
 
-def test_a_merge_decided_by_two_is_made_by_the_first(night: Night) -> None:
-    one, two = submitted(night, "one", turned(1)), submitted(night, "two", turned(6))
-    decision, moment = Combine("c0001", (one.id, two.id), 0, -0.01, "runners-up"), look(night.space)
-    carry_out(night.space, moment, decision, night.screen.say)
+def test_a_merge_decided_by_two_is_made_by_the_first(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    decision, moment = Combine("c0001", (one.id, two.id), 0, -0.01, "runners-up"), look(played.space)
+    carry_out(played.space, moment, decision, played.screen.say)
     with pytest.raises(LedgerProblem):
-        carry_out(night.space, moment, decision, night.screen.say)
-    assert len(night.space.ledger.merges.list("t")) == 1
+        carry_out(played.space, moment, decision, played.screen.say)
+    assert len(played.space.ledger.board("t").merges) == 1
 
 
-def test_the_mark_of_a_decision_is_that_of_the_board_it_was_taken_on(night: Night) -> None:
-    one = submitted(night, "one", turned(1))
-    promoted(night, submitted(night, "better", turned(8), score=1.7))
-    moment = look(night.space)
-    finish(night.space.ledger, night.space.ledger.runs.add("c0001", RunKind.CLAIM, "later"), ok(1.9))
-    carry_out(night.space, moment, Combine(moment.board.baseline_id, (one.id,), 0, 0.0, "late"), night.screen.say)
-    assert night.space.ledger.decisions.history("t")[-1].result_mark == moment.result_mark == 4
+def test_the_mark_of_a_decision_is_that_of_the_board_it_was_taken_on(played: PlayedLab) -> None:
+    one = submitted(played, "one", turned(1))
+    promoted(played, submitted(played, "better", turned(8), score=1.7))
+    moment = look(played.space)
+    finish(played.space.ledger, played.space.ledger.runs.add("c0001", RunKind.CLAIM, "later"), ok(1.9))
+    carry_out(played.space, moment, Combine(moment.board.baseline_id, (one.id,), 0, 0.0, "late"), played.screen.say)
+    assert played.space.ledger.decisions.history("t")[-1].result_mark == moment.result_mark == 4
 
 
 GOOD = (0, 3, 6, 9)  # knobs that each gain ten standard errors
@@ -289,15 +285,15 @@ def as_the_knobs_say(order: RunOrder) -> Outcome:
 
 def test_good_patches_all_end_up_in_the_baseline_though_only_one_can_be_first(tmp_path: Path) -> None:
     """Submitted at once, measured at once: the one that wins moves the baseline away from under the others."""
-    night = Night(tmp_path, slots=4, outcome=as_the_knobs_say, baseline=PROGRAM)
+    played = PlayedLab(tmp_path, slots=4, outcome=as_the_knobs_say, baseline=PROGRAM)
     for n in GOOD:
-        night.submit(f"knob-{n}", turned(n))
-    night.submit("useless", turned(5))
-    night.run()
-    ledger = night.space.ledger
-    assert source_of(night.space, night.space.baseline()) == turned(*GOOD)
-    assert night.state("useless") is CandidateState.DISCARDED
+        played.submit(f"knob-{n}", turned(n))
+    played.submit("useless", turned(5))
+    played.run()
+    ledger = played.space.ledger
+    assert source_of(played.space, played.space.baseline()) == turned(*GOOD)
+    assert played.state("useless") is CandidateState.DISCARDED
     assert ledger.board("t").undecided == () and not ledger.runs.queued("t")
-    commits = git(night.space.repo.root, "rev-list", night.space.lab.branch).split()
+    commits = git(played.space.repo.root, "rev-list", played.space.lab.branch).split()
     assert [made.commit for made in reversed(ledger.decisions.promotions("t"))] == commits[:-2]
-    assert broken_invariants(night.space.paths.ledger) == []
+    assert broken_invariants(played.space.paths.ledger) == []

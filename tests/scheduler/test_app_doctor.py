@@ -11,16 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from harness.contract import load_contract
-from scheduler.actions.init import Wish, create_lab
+from scheduler.actions.init import InitRequest, create_lab
 from scheduler.cli.main import main
-from scheduler.contracts import choose_contract
-from scheduler.doctor import machine, slots
-from scheduler.doctor.findings import Finding, Grade, good
-from scheduler.doctor.lab import Patient, check_cache, look_at_lab
+from scheduler.doctor import checks, gpu
+from scheduler.doctor.checks import CheckContext, CheckResult, Grade, check_cache, find_lab, ok
 from scheduler.domain.errors import PoolProblem
+from scheduler.lab import choose_contract
 from scheduler.node.gpu import Gpu, GpuProcess
 from scheduler.node.machine import Machine
-from scheduler.queue.pools import PoolOptions
+from scheduler.queue.runtime import PoolOptions
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.scheduler.memory_pool import MemoryPool, memory_slots
@@ -36,17 +35,17 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "tiny.json"
     path.write_text(TINY.to_json())
     build_cache(load_contract(str(path)))
-    create_lab(Wish("t", str(path), train=root / "train.py"), root)
+    create_lab(InitRequest("t", str(path), train=root / "train.py"), root)
     return root
 
 
 def test_a_lab_in_order_is_all_well(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(lab)
     done = CliRunner().invoke(main, ["doctor", "--json"])
-    said = json.loads(done.stdout)
-    grades = {one["about"]: one["grade"] for one in said["findings"]}
+    answer = json.loads(done.stdout)
+    grades = {one["about"]: one["grade"] for one in answer["findings"]}
     assert {"system", "packages", "git", "disk", "lab", "cache", "judge", "torch"} <= set(grades)
-    assert said["ok"] and done.exit_code == 0, said
+    assert answer["ok"] and done.exit_code == 0, answer
     assert any(about.startswith("here/cpu") for about in grades)
 
 
@@ -64,25 +63,25 @@ def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
 
 
 def test_a_byte_changed_in_the_cache_is_found(lab: Path, tmp_path: Path) -> None:
-    patient = look_at_lab(None, None, lab)
-    assert check_cache(patient, full=True)[0].grade is Grade.OK
+    context = find_lab(None, None, lab)
+    assert check_cache(context, full=True)[0].grade is Grade.OK
     (rows,) = (tmp_path / "cache").glob("*/judge/val.u16")
     rows.chmod(0o644)
     rows.write_bytes(rows.read_bytes()[:-1] + b"\xff")
-    assert check_cache(patient, full=False)[0].grade is Grade.OK
-    found, _ = check_cache(patient, full=True)
-    assert found.grade is Grade.PROBLEM and "val.u16" in found.said
+    assert check_cache(context, full=False)[0].grade is Grade.OK
+    found, _ = check_cache(context, full=True)
+    assert found.grade is Grade.PROBLEM and "val.u16" in found.message
 
 
 def test_a_cache_made_anew_is_not_the_labs(lab: Path) -> None:
-    patient = replace(look_at_lab(None, None, lab), cache_digest="0" * 64)
-    assert "the lab was made with 000000000000" in check_cache(patient, full=False)[0].said
+    context = replace(find_lab(None, None, lab), cache_digest="0" * 64)
+    assert "the lab was made with 000000000000" in check_cache(context, full=False)[0].message
 
 
 def test_another_contract_may_be_examined_in_the_same_place(lab: Path) -> None:
-    patient = look_at_lab(None, choose_contract("cpu"), lab)
-    assert patient.choice.contract.name == "cpu" and patient.cache_digest == ""
-    assert check_cache(patient, full=False)[0].grade is Grade.PROBLEM
+    context = find_lab(None, choose_contract("cpu"), lab)
+    assert context.choice.contract.name == "cpu" and context.cache_digest == ""
+    assert check_cache(context, full=False)[0].grade is Grade.PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -95,33 +94,33 @@ def test_another_contract_may_be_examined_in_the_same_place(lab: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_gpus_is_said_for_each(monkeypatch: pytest.MonkeyPatch, found: Machine, words: str) -> None:
-    monkeypatch.setattr(slots, "read_machine", lambda gpus: found)
-    monkeypatch.setattr(slots, "compute_processes", lambda uuid: (GpuProcess(77, "python"),))
-    findings = list(slots.check_this_machine("cuda"))
-    assert [one.grade for one in findings] == [Grade.PROBLEM]
-    assert words in findings[0].said
+    monkeypatch.setattr(checks, "read_machine", lambda gpus: found)
+    monkeypatch.setattr(checks, "compute_processes", lambda uuid: (GpuProcess(77, "python"),))
+    results = list(checks.check_this_machine("cuda"))
+    assert [one.grade for one in results] == [Grade.PROBLEM]
+    assert words in results[0].message
 
 
 def test_a_free_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
-    monkeypatch.setattr(slots, "compute_processes", lambda uuid: ())
-    assert [one.grade for one in slots.check_this_machine("cuda")] == [Grade.OK]
+    monkeypatch.setattr(checks, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
+    monkeypatch.setattr(checks, "compute_processes", lambda uuid: ())
+    assert [one.grade for one in checks.check_this_machine("cuda")] == [Grade.OK]
 
 
 def test_a_gpu_whose_processes_may_not_be_listed_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
-    monkeypatch.setattr(slots, "compute_processes", lambda uuid: None)
-    (finding,) = slots.check_this_machine("cuda")
-    assert finding.grade is Grade.NOTE and "may not list processes" in finding.said
+    monkeypatch.setattr(checks, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
+    monkeypatch.setattr(checks, "compute_processes", lambda uuid: None)
+    (result,) = checks.check_this_machine("cuda")
+    assert result.grade is Grade.NOTE and "may not list processes" in result.message
 
 
-def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, Finding]:
+def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, CheckResult]:
     monkeypatch.setenv("HOME", str(folder / "home"))
     monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
-    patient = Patient(good("lab", ""), choose_contract("cpu"), "cache-1")
-    findings = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, folder))
+    context = CheckContext(ok("lab", ""), choose_contract("cpu"), "cache-1")
+    results = list(checks.check_cluster(context, PoolOptions("auto"), lambda line: None, folder))
     assert pool.closed
-    return {one.about: one for one in findings}
+    return {one.subject: one for one in results}
 
 
 def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
@@ -131,46 +130,46 @@ def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
     fine, stale, broken = memory_slots(3)
     pool = MemoryPool([fine, replace(stale, cache_digest="cache-2"), replace(broken, problem="disk full", node="n2")])
     found = cluster(monkeypatch, tmp_path, pool)
-    assert "2 nodes with 3 slots" in found["cluster"].said and "names 3 nodes" in found["cluster"].said
+    assert "2 nodes with 3 slots" in found["cluster"].message and "names 3 nodes" in found["cluster"].message
     assert found["cluster"].grade is Grade.PROBLEM
     assert found[fine.id].grade is Grade.OK
-    assert "the lab's is cache-1" in found[stale.id].said
-    assert found[broken.id].said == "disk full"
+    assert "the lab's is cache-1" in found[stale.id].message
+    assert found[broken.id].message == "disk full"
 
 
 def test_the_notes_of_slots_are_said_and_that_nodes_know_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (slot,) = memory_slots(1, device="cuda")
-    pool = MemoryPool([replace(slot, notes=("somebody holds memory of it",))])
+    pool = MemoryPool([replace(slot, notes=("another process holds memory of it",))])
     monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
-    patient = Patient(good("lab", ""), choose_contract("standard"), "cache-1")
-    found = list(slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path))
-    of_slot = [(one.grade, one.said) for one in found if one.about == slot.id]
-    assert of_slot == [(Grade.OK, slot.device_name), (Grade.NOTE, "somebody holds memory of it")]
+    context = CheckContext(ok("lab", ""), choose_contract("standard"), "cache-1")
+    found = list(checks.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path))
+    of_slot = [(one.grade, one.message) for one in found if one.subject == slot.id]
+    assert of_slot == [(Grade.OK, slot.device_name), (Grade.NOTE, "another process holds memory of it")]
     assert any("arsched doctor --quick --contract standard" in one.hint for one in found)
 
 
 def test_slots_of_two_kinds_are_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pool = MemoryPool([*memory_slots(1, pool="a"), *memory_slots(1, node="other", pool="b")])
     found = cluster(monkeypatch, tmp_path, pool)
-    assert found["pools"].grade is Grade.NOTE and "a; b" in found["pools"].said
+    assert found["pools"].grade is Grade.NOTE and "a; b" in found["pools"].message
 
 
-def test_a_cluster_that_cannot_be_joined_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cluster_that_cannot_be_joined_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PoolProblem("no Ray cluster could be joined at here", "ray start --head")
 
     monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", refuse)
-    patient = Patient(good("lab", ""), choose_contract("cpu"))
-    (finding,) = slots.check_cluster(patient, PoolOptions("auto"), lambda line: None, tmp_path)
-    assert finding.grade is Grade.PROBLEM and finding.hint == "ray start --head"
+    context = CheckContext(ok("lab", ""), choose_contract("cpu"))
+    (result,) = checks.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path)
+    assert result.grade is Grade.PROBLEM and result.hint == "ray start --head"
 
 
 def test_a_cluster_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("provider: [")
     found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))
-    assert found["cluster"].grade is Grade.PROBLEM and "not YAML" in found["cluster"].said
-    (finding,) = slots.check_cluster_file(tmp_path)
-    assert finding.grade is Grade.NOTE and "not YAML" in finding.said
+    assert found["cluster"].grade is Grade.PROBLEM and "not YAML" in found["cluster"].message
+    (result,) = checks.check_cluster_file(tmp_path)
+    assert result.grade is Grade.NOTE and "not YAML" in result.message
 
 
 def test_a_missing_node_comes_with_the_line_that_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,35 +192,35 @@ def test_on_the_head_the_file_that_ray_up_left_says_which_nodes_are_due(
         if shipped:
             shutil.copy(Path(__file__).resolve().parents[2] / "cluster.yaml", tmp_path)
         found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(2)))
-        assert found["cluster"].grade is Grade.PROBLEM and "names 3 nodes" in found["cluster"].said
+        assert found["cluster"].grade is Grade.PROBLEM and "names 3 nodes" in found["cluster"].message
         assert "monitor.out" in found["cluster"].hint, "workers are set up after `ray up` has returned"
 
 
 def test_the_shipped_cluster_file_is_left_alone_and_an_edited_one_is_checked(tmp_path: Path) -> None:
     shipped = Path(__file__).resolve().parents[2] / "cluster.yaml"
-    assert list(slots.check_cluster_file(shipped.parent)) == []
-    assert list(slots.check_cluster_file(tmp_path)) == []
+    assert list(checks.check_cluster_file(shipped.parent)) == []
+    assert list(checks.check_cluster_file(tmp_path)) == []
     (tmp_path / "cluster.yaml").write_text(shipped.read_text().replace("192.0.2.10 ", "10.0.0.1"))
-    assert {one.grade for one in slots.check_cluster_file(tmp_path)} == {Grade.NOTE}
+    assert {one.grade for one in checks.check_cluster_file(tmp_path)} == {Grade.NOTE}
 
 
 def test_packages_that_do_not_fit_are_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        machine.metadata, "requires", lambda name: ["click>=99", "no-such-thing", "numpy", "x; extra == 'dev'"]
+        checks.metadata, "requires", lambda name: ["click>=99", "no-such-thing", "numpy", "x; extra == 'dev'"]
     )
-    finding = machine.check_packages()
-    assert finding.grade is Grade.PROBLEM
-    assert "arsched needs >=99" in finding.said and "no-such-thing is missing" in finding.said
-    assert "numpy" not in finding.said
+    result = checks.check_packages()
+    assert result.grade is Grade.PROBLEM
+    assert "arsched needs >=99" in result.message and "no-such-thing is missing" in result.message
+    assert "numpy" not in result.message
 
 
 def test_a_disk_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "LEAST_FREE_GB", 1e9)
-    assert {one.grade for one in machine.check_disk(tmp_path)} == {Grade.PROBLEM}
+    monkeypatch.setattr(checks, "LEAST_FREE_GB", 1e9)
+    assert {one.grade for one in checks.check_disk(tmp_path)} == {Grade.PROBLEM}
 
 
 @pytest.mark.parametrize(
-    ("said", "device", "grades"),
+    ("capabilities", "device", "grades"),
     [
         ({"contained": True, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["ok", "ok"]),
         ({"contained": False, "torch": "2", "cuda": False, "cuda_error": ""}, "cpu", ["note", "ok"]),
@@ -233,10 +232,10 @@ def test_a_disk_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ({"contained": True, "torch": "", "cuda": False, "cuda_error": "No module"}, "cpu", ["ok", "problem"]),
     ],
 )
-def test_what_the_referee_says_is_graded(
-    monkeypatch: pytest.MonkeyPatch, said: dict[str, object], device: str, grades: list[str]
+def test_the_capabilities_of_a_machine_are_graded(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], device: str, grades: list[str]
 ) -> None:
-    monkeypatch.setattr(machine, "ask_machine", lambda device: said)
-    monkeypatch.setattr(machine, "read_states", lambda: ())
-    monkeypatch.setattr(machine, "read_driver", lambda: None)
-    assert [one.grade.value for one in machine.check_referee(device)] == grades
+    monkeypatch.setattr(gpu, "ask_capabilities", lambda device: capabilities)
+    monkeypatch.setattr(gpu, "read_states", lambda: ())
+    monkeypatch.setattr(gpu, "read_driver", lambda: None)
+    assert [one.grade.value for one in gpu.check_capabilities(device)] == grades

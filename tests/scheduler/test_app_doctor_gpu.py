@@ -1,4 +1,4 @@
-"""What the doctor says of a GPU node, decided about values: no GPU is needed, and no torch."""
+"""What the doctor reports of a GPU node, decided about values: no GPU is needed, and no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 from harness.contract import Contract, load_contract
 from harness.gpu_record import GpuRecord
+from scheduler import doctor
 from scheduler.cli.main import main
-from scheduler.contracts import ContractChoice
-from scheduler.doctor import examine, gpu_node, gpu_record, gpus, lab, machine, slots
-from scheduler.doctor.findings import Finding, Grade
-from scheduler.node.gpu import Driver, Gpu, GpuProcess, GpuState
-from scheduler.node.gpu_node import Lack
+from scheduler.doctor import checks, gpu
+from scheduler.doctor.checks import CheckResult, Grade
+from scheduler.lab import ContractChoice
+from scheduler.node.gpu import Driver, Gpu, GpuProcess, GpuState, Missing
 from scheduler.node.machine import Machine
 
 STANDARD = load_contract("standard")
@@ -35,16 +35,16 @@ RECORD = {
 HERE = {"torch": "2.13.0", "driver": "580.1"}
 
 
-def record_findings(**changes: Any) -> dict[str, Finding]:
-    found = gpu_record.check_record(HURRIED, RECORD | changes, HERE)
-    return {one.about: one for one in found}
+def record_results(**changes: Any) -> dict[str, CheckResult]:
+    found = gpu.check_record(HURRIED, RECORD | changes, HERE)
+    return {one.subject: one for one in found}
 
 
 # --- driver, torch, compiler, device files
 
 
 @pytest.mark.parametrize(
-    ("said", "driver", "grade", "words"),
+    ("capabilities", "driver", "grade", "words"),
     [
         (REACHED, Driver("580.1", (13, 0)), "ok", "with CUDA 13.0, driver 580.1"),
         (REACHED, None, "ok", "with CUDA 13.0"),
@@ -57,28 +57,30 @@ def record_findings(**changes: Any) -> dict[str, Finding]:
         (LOST | {"cuda_build": ""}, Driver("580.1", (13, 0)), "problem", "a build without CUDA"),
     ],
 )
-def test_torch_and_the_driver_must_fit(said: dict[str, Any], driver: Driver | None, grade: str, words: str) -> None:
-    (finding,) = gpu_node.judge_cuda(said, driver, ())
-    assert finding.grade == grade and words in finding.said
+def test_torch_and_the_driver_must_fit(
+    capabilities: dict[str, Any], driver: Driver | None, grade: str, words: str
+) -> None:
+    (result,) = gpu.judge_cuda(capabilities, driver, ())
+    assert result.grade == grade and words in result.message
     if grade == "problem":
-        assert "580 or newer" in finding.hint
+        assert "580 or newer" in result.hint
 
 
 def test_device_files_are_judged_by_whether_the_gpu_is_reached() -> None:
-    lack = Lack("not there: /dev/nvidia-uvm", "sudo nvidia-modprobe -u -c=0")
+    missing = Missing("not there: /dev/nvidia-uvm", "sudo nvidia-modprobe -u -c=0")
     driver = Driver("580.1", (13, 0))
-    assert list(gpu_node.judge_cuda(LOST, driver, (lack,)))[1:] == [
-        Finding("device", Grade.PROBLEM, lack.said, lack.hint)
+    assert list(gpu.judge_cuda(LOST, driver, (missing,)))[1:] == [
+        CheckResult("device", Grade.PROBLEM, missing.message, missing.hint)
     ]
-    assert list(gpu_node.judge_cuda(REACHED, driver, (lack,)))[1].grade is Grade.NOTE
-    assert len(list(gpu_node.judge_cuda(LOST, None, (lack,)))) == 1  # no driver: nothing else matters
+    assert list(gpu.judge_cuda(REACHED, driver, (missing,)))[1].grade is Grade.NOTE
+    assert len(list(gpu.judge_cuda(LOST, None, (missing,)))) == 1  # no driver: nothing else matters
 
 
 def test_what_triton_misses_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_node, "toolchain_lacks", lambda environ: (Lack("no compiler", "apt install gcc"),))
-    assert [(one.grade, one.hint) for one in gpu_node.check_toolchain()] == [(Grade.PROBLEM, "apt install gcc")]
-    monkeypatch.setattr(gpu_node, "toolchain_lacks", lambda environ: ())
-    assert [one.grade for one in gpu_node.check_toolchain()] == [Grade.OK]
+    monkeypatch.setattr(gpu, "missing_toolchain", lambda environ: (Missing("no compiler", "apt install gcc"),))
+    assert [(one.grade, one.hint) for one in gpu.check_toolchain()] == [(Grade.PROBLEM, "apt install gcc")]
+    monkeypatch.setattr(gpu, "missing_toolchain", lambda environ: ())
+    assert [one.grade for one in gpu.check_toolchain()] == [Grade.OK]
 
 
 # --- each GPU as it stands
@@ -90,7 +92,7 @@ def test_a_gpu_at_its_best_and_one_that_says_nothing_are_fine(monkeypatch: pytes
         clock_default_mhz=1830, clock_ceiling_mhz=1980, clock_max_mhz=1980,
     )  # fmt: skip
     for state in (best, GpuState(0, "GPU-0", "H100")):
-        assert [one.grade for one in gpus.check_gpus(STANDARD, (state,))] == [Grade.OK]
+        assert [one.grade for one in gpu.check_gpus(STANDARD, (state,))] == [Grade.OK]
 
 
 @pytest.mark.parametrize(
@@ -100,37 +102,37 @@ def test_a_gpu_at_its_best_and_one_that_says_nothing_are_fine(monkeypatch: pytes
         ({"power_limit_w": 500.0, "power_default_w": 700.0}, "limited to 500 W, the default is 700 W", "-i 0 -pl 700"),
         ({"clock_set_mhz": 1200, "clock_default_mhz": 1830}, "application clock is 1200 MHz", "-rac"),
         ({"clock_ceiling_mhz": 1500, "clock_max_mhz": 1980}, "may reach 1500 of 1980 MHz", "-rgc"),
-        ({"slowdowns": ("it is too hot",)}, "slowed down just now: it is too hot", "PERFORMANCE"),
+        ({"slowdowns": ("it is too hot",)}, "slowed down at present: it is too hot", "PERFORMANCE"),
     ],
 )
 def test_what_limits_a_gpu_is_a_note(change: dict[str, Any], words: str, hint: str) -> None:
-    (finding,) = gpus.check_gpus(STANDARD, (replace(FREE, **change),))
-    assert finding.grade is Grade.NOTE and finding.about == "gpu 0"
-    assert words in finding.said and hint in finding.hint
+    (result,) = gpu.check_gpus(STANDARD, (replace(FREE, **change),))
+    assert result.grade is Grade.NOTE and result.subject == "gpu 0"
+    assert words in result.message and hint in result.hint
 
 
 def test_what_holds_for_several_gpus_is_said_once() -> None:
     states = [replace(FREE, index=index, persistence=index > 1) for index in range(3)]
-    (finding,) = gpus.check_gpus(STANDARD, tuple(states))
-    assert finding.about == "gpu 0,1"
+    (result,) = gpu.check_gpus(STANDARD, tuple(states))
+    assert result.subject == "gpu 0,1"
 
 
 def in_use(total_gib: int, free_gib: int) -> list[tuple[Grade, str, str]]:
     state = replace(FREE, memory_total_bytes=total_gib << 30, memory_free_bytes=free_gib << 30)
-    return list(gpus.judge_memory(STANDARD, state))
+    return list(gpu.judge_memory(STANDARD, state))
 
 
-def test_memory_that_somebody_holds_is_said_with_figures() -> None:
+def test_memory_that_someone_holds_is_said_with_figures() -> None:
     assert in_use(80, 73) == []
-    ((grade, said, _),) = in_use(80, 60)
-    assert grade is Grade.NOTE and "60.0 of 80.0 GiB free" in said
-    ((grade, said, _),) = in_use(80, 40)
-    assert grade is Grade.PROBLEM and "needs about 45 GiB at DEVICE_BATCH_SIZE 128" in said
+    ((grade, message, _),) = in_use(80, 60)
+    assert grade is Grade.NOTE and "60.0 of 80.0 GiB free" in message
+    ((grade, message, _),) = in_use(80, 40)
+    assert grade is Grade.PROBLEM and "needs about 45 GiB at DEVICE_BATCH_SIZE 128" in message
 
 
 def test_a_gpu_too_small_for_the_contract_comes_with_a_batch_that_fits() -> None:
-    ((grade, said, hint),) = in_use(24, 24)
-    assert grade is Grade.NOTE and "it has 24 GiB" in said
+    ((grade, message, hint),) = in_use(24, 24)
+    assert grade is Grade.NOTE and "it has 24 GiB" in message
     assert "contract small" in hint and "DEVICE_BATCH_SIZE 64" in hint
     assert len(in_use(24, 10)) == 2
 
@@ -140,76 +142,76 @@ def with_constants(**changes: Any) -> Contract:
 
 
 def test_only_of_a_model_that_was_measured_is_the_need_known() -> None:
-    assert gpus.memory_need_bytes(STANDARD) == 45 << 30
-    assert gpus.memory_need_bytes(with_constants(DEVICE_BATCH_SIZE=64)) == 45 << 29
+    assert gpu.memory_need_bytes(STANDARD) == 45 << 30
+    assert gpu.memory_need_bytes(with_constants(DEVICE_BATCH_SIZE=64)) == 45 << 29
     for unknown in (with_constants(DEPTH=12), with_constants(DEVICE_BATCH_SIZE="all"), replace(STANDARD, vocab_size=9)):
-        assert gpus.memory_need_bytes(unknown) is None
-    assert gpus.memory_need_bytes(load_contract("cpu")) is None
+        assert gpu.memory_need_bytes(unknown) is None
+    assert gpu.memory_need_bytes(load_contract("cpu")) is None
 
 
 def test_a_foreign_process_is_not_said_again_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     used = replace(FREE, memory_free_bytes=10 << 30)
-    monkeypatch.setattr(gpus, "compute_processes", lambda uuid: (GpuProcess(7, "python"),))
-    assert [one.grade for one in gpus.check_gpus(STANDARD, (used,))] == [Grade.OK]
-    monkeypatch.setattr(gpus, "compute_processes", lambda uuid: None)
-    assert [one.grade for one in gpus.check_gpus(STANDARD, (used,))] == [Grade.PROBLEM]
+    monkeypatch.setattr(gpu, "compute_processes", lambda uuid: (GpuProcess(7, "python"),))
+    assert [one.grade for one in gpu.check_gpus(STANDARD, (used,))] == [Grade.OK]
+    monkeypatch.setattr(gpu, "compute_processes", lambda uuid: None)
+    assert [one.grade for one in gpu.check_gpus(STANDARD, (used,))] == [Grade.PROBLEM]
 
 
 def test_a_sliced_gpu_has_a_problem_already() -> None:
-    assert list(gpus.check_gpus(STANDARD, (replace(FREE, mig=True, persistence=False),))) == []
+    assert list(gpu.check_gpus(STANDARD, (replace(FREE, mig=True, persistence=False),))) == []
 
 
 def test_gpus_of_a_node_that_differ_are_worth_a_note() -> None:
     one, two = replace(FREE, power_limit_w=700.0), replace(FREE, index=1, power_limit_w=500.0)
-    (finding,) = gpus.judge_alike([one, two])
-    assert finding.grade is Grade.NOTE and "GPU 0 700 W, GPU 1 500 W" in finding.said
-    (finding,) = gpus.judge_alike([one, replace(two, name="A100")])
-    assert "A100, H100" in finding.said
-    assert list(gpus.judge_alike([one, replace(two, power_limit_w=None)])) == []
+    (result,) = gpu.judge_alike([one, two])
+    assert result.grade is Grade.NOTE and "GPU 0 700 W, GPU 1 500 W" in result.message
+    (result,) = gpu.judge_alike([one, replace(two, name="A100")])
+    assert "A100, H100" in result.message
+    assert list(gpu.judge_alike([one, replace(two, power_limit_w=None)])) == []
 
 
 # --- the record of the GPU probe
 
 
 def test_a_good_record_is_fine_with_its_figures() -> None:
-    found = record_findings()
+    found = record_results()
     assert {one.grade for one in found.values()} == {Grade.OK}
-    assert "fa3 is used (fa3 1.25 ms, flex 2.50 ms)" in found["attention"].said
-    assert "cuda-ipc, about 8 of 180 s" in found["exchange"].said
+    assert "fa3 is used (fa3 1.25 ms, flex 2.50 ms)" in found["attention"].message
+    assert "cuda-ipc, about 8 of 180 s" in found["exchange"].message
 
 
 @pytest.mark.parametrize("record", [None, [], "fa3", 3])
 def test_without_a_record_the_probe_is_asked_for(record: object) -> None:
-    (finding,) = gpu_record.check_record(ContractChoice("own.yaml", STANDARD), record, HERE)
-    assert finding.grade is Grade.NOTE and finding.hint == "arsched prepare --contract own.yaml"
+    (result,) = gpu.check_record(ContractChoice("own.yaml", STANDARD), record, HERE)
+    assert result.grade is Grade.NOTE and result.hint == "arsched prepare --contract own.yaml"
 
 
 def test_a_slower_attention_kernel_comes_with_its_reasons() -> None:
     refused = {"fa3": "ImportError: no kernels", "fa2": "wants sm80"}
-    said = record_findings(attention="flex", attention_refused=refused)["attention"]
-    assert said.grade is Grade.NOTE and "ImportError: no kernels" in said.said and "wants sm80" in said.said
-    said = record_findings(attention="fa2", attention_refused=refused)["attention"]
-    assert said.grade is Grade.NOTE and "wants sm80" not in said.said
-    assert record_findings(attention="flex")["attention"].grade is Grade.OK  # the fastest of those that ran
+    result = record_results(attention="flex", attention_refused=refused)["attention"]
+    assert result.grade is Grade.NOTE and "ImportError: no kernels" in result.message and "wants sm80" in result.message
+    result = record_results(attention="fa2", attention_refused=refused)["attention"]
+    assert result.grade is Grade.NOTE and "wants sm80" not in result.message
+    assert record_results(attention="flex")["attention"].grade is Grade.OK  # the fastest of those that ran
 
 
 def test_an_exchange_too_slow_for_the_contract_is_a_problem() -> None:
-    found = record_findings(exchange="host", exchange_gb_per_s=1.0, exchange_refused={"cuda-ipc": "sandboxed"})
-    said = found["exchange"]
-    assert said.grade is Grade.PROBLEM and "about 687 s here by host, its limit is 180 s" in said.said
-    assert "timeout: eval" in said.said and "sandboxed" in said.said and "evaluation_s" in said.hint
-    assert record_findings(exchange_gb_per_s=1.0 / 1024)["exchange"].grade is Grade.PROBLEM  # by whatever way
+    found = record_results(exchange="host", exchange_gb_per_s=1.0, exchange_refused={"cuda-ipc": "sandboxed"})
+    result = found["exchange"]
+    assert result.grade is Grade.PROBLEM and "about 687 s here by host, its limit is 180 s" in result.message
+    assert "timeout: eval" in result.message and "sandboxed" in result.message and "evaluation_s" in result.hint
+    assert record_results(exchange_gb_per_s=1.0 / 1024)["exchange"].grade is Grade.PROBLEM  # by whatever way
 
 
 def test_an_exchange_through_the_host_that_is_in_time_is_worth_a_note() -> None:
-    found = record_findings(exchange="pinned", exchange_gb_per_s=20.0, exchange_refused={"cuda-ipc": "sandboxed"})
-    assert found["exchange"].grade is Grade.NOTE and "about 34 of" in found["exchange"].said
-    found = record_findings(exchange="host", exchange_gb_per_s=None)
-    assert found["exchange"].grade is Grade.NOTE and "nobody measured" in found["exchange"].said
+    found = record_results(exchange="pinned", exchange_gb_per_s=20.0, exchange_refused={"cuda-ipc": "sandboxed"})
+    assert found["exchange"].grade is Grade.NOTE and "about 34 of" in found["exchange"].message
+    found = record_results(exchange="host", exchange_gb_per_s=None)
+    assert found["exchange"].grade is Grade.NOTE and "at an unknown rate" in found["exchange"].message
 
 
 def test_the_seconds_of_an_evaluation_are_all_its_logits() -> None:
-    assert gpu_record.evaluation_seconds(STANDARD, 1.0) == pytest.approx(20_971_520 * 8192 * 4 / 1e9)
+    assert gpu.evaluation_seconds(STANDARD, 1.0) == pytest.approx(20_971_520 * 8192 * 4 / 1e9)
 
 
 @pytest.mark.parametrize(
@@ -222,21 +224,21 @@ def test_the_seconds_of_an_evaluation_are_all_its_logits() -> None:
     ],
 )
 def test_a_damaged_record_is_not_judged_where_it_is_damaged(changes: dict[str, Any]) -> None:
-    assert Grade.PROBLEM not in {one.grade for one in record_findings(**changes).values()}
-    assert list(gpu_record.check_record(HURRIED, {}, HERE)) == []
+    assert Grade.PROBLEM not in {one.grade for one in record_results(**changes).values()}
+    assert list(gpu.check_record(HURRIED, {}, HERE)) == []
 
 
 def test_a_doubtful_trial_is_a_problem() -> None:
     made = GpuRecord("H100", "2.13.0", "T2048-D128", "580.1", "fa2", doubt="attention on this GPU is not the CPU's")
-    found = record_findings(**asdict(made))
-    assert found["gpu probe"].grade is Grade.PROBLEM and "not the CPU's" in found["gpu probe"].said
-    assert "gpu probe" not in record_findings(**asdict(replace(made, doubt="")))
+    found = record_results(**asdict(made))
+    assert found["gpu probe"].grade is Grade.PROBLEM and "not the CPU's" in found["gpu probe"].message
+    assert "gpu probe" not in record_results(**asdict(replace(made, doubt="")))
 
 
 def test_a_record_of_another_torch_or_driver_is_stale() -> None:
-    assert "gpu probe" not in record_findings()
-    found = record_findings(torch="2.11.0+cu130", driver=None)["gpu probe"]
-    assert found.grade is Grade.NOTE and "torch 2.11.0+cu130, here is 2.13.0" in found.said
+    assert "gpu probe" not in record_results()
+    found = record_results(torch="2.11.0+cu130", driver=None)["gpu probe"]
+    assert found.grade is Grade.NOTE and "torch 2.11.0+cu130, here is 2.13.0" in found.message
 
 
 # --- the whole examination
@@ -244,21 +246,21 @@ def test_a_record_of_another_torch_or_driver_is_stale() -> None:
 
 @pytest.fixture
 def gpu_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A node with one GPU in order, as the adapters would tell."""
+    """A node with one GPU in order, as `scheduler.node` would read it."""
     here = SimpleNamespace(states=(FREE,), torch=dict(REACHED), cache={"digest": "d" * 64, "directory": "/x"}, asked=[])
     driver = Driver("580.1", (13, 0))
-    for module in (examine, machine):
+    for module in (doctor, gpu):
         monkeypatch.setattr(module, "read_states", lambda: here.states)
         monkeypatch.setattr(module, "read_driver", lambda: driver)
-    monkeypatch.setattr(machine, "ask_machine", lambda device: here.asked.append(device) or here.torch)
-    monkeypatch.setattr(machine, "device_file_lacks", lambda minors: ())
-    monkeypatch.setattr(machine, "version_of", lambda name: "2.13.0")
-    monkeypatch.setattr(machine, "check_packages", lambda: Finding("packages", Grade.OK, ""))
-    monkeypatch.setattr(lab, "ask_cache", lambda contract, full: here.cache)
-    monkeypatch.setattr(gpu_node, "toolchain_lacks", lambda environ: ())
+    monkeypatch.setattr(gpu, "ask_capabilities", lambda device: here.asked.append(device) or here.torch)
+    monkeypatch.setattr(gpu, "unusable_device_files", lambda minors: ())
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "2.13.0")
+    monkeypatch.setattr(checks, "check_packages", lambda: CheckResult("packages", Grade.OK, ""))
+    monkeypatch.setattr(checks, "ask_cache", lambda contract, full: here.cache)
+    monkeypatch.setattr(gpu, "missing_toolchain", lambda environ: ())
     found = Machine("boot", "Test CPU", (0, 1), 2, (Gpu(0, "GPU-0", "H100", "580.1"),))
-    monkeypatch.setattr(slots, "read_machine", lambda gpus: found)
-    monkeypatch.setattr(slots, "compute_processes", lambda uuid: ())
+    monkeypatch.setattr(checks, "read_machine", lambda gpus: found)
+    monkeypatch.setattr(checks, "compute_processes", lambda uuid: ())
     yield here
 
 
@@ -289,7 +291,7 @@ def test_without_a_cache_nothing_is_said_of_the_probe(
 def test_the_head_of_a_cluster_needs_no_gpu(
     gpu_here: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "check_cluster", lambda *_: iter(()))
+    monkeypatch.setattr(checks, "check_cluster", lambda *_: iter(()))
     gpu_here.states = ()
     assert "compiler" not in examined(tmp_path, monkeypatch, "--address", "auto")
     assert gpu_here.asked == ["cpu"]

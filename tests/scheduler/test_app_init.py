@@ -12,15 +12,15 @@ import pytest
 
 from harness.contract import Contract, load_contract
 from scheduler.actions import init
-from scheduler.actions.init import Wish, create_lab
+from scheduler.actions.init import InitRequest, create_lab
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import ArschedError, CacheProblem, CandidateRejected, LabProblem, UsageProblem
+from scheduler.lab import open_workspace
 from scheduler.ledger import Ledger
-from scheduler.workspace import open_workspace
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot  # noqa: F401
-from tests.scheduler.lab_kit import Night
+from tests.scheduler.lab_kit import PlayedLab
 
 ContractFile = Callable[..., str]
 
@@ -50,7 +50,7 @@ def test_the_first_baseline_is_head_with_the_contracts_constants_and_nothing_els
     root: Path, contract: ContractFile
 ) -> None:
     before, head = snapshot(root), git(root, "rev-parse", "HEAD")
-    created = create_lab(Wish("nov23", contract(), preset="strict"), root)
+    created = create_lab(InitRequest("nov23", contract(), preset="strict"), root)
     assert git(root, "show", "autoresearch/nov23:train.py") == "DEPTH = 2\n"
     assert git(root, "diff", "--name-only", "HEAD", "autoresearch/nov23").split() == ["train.py"]
     assert git(root, "rev-parse", "autoresearch/nov23~1") == head == git(root, "rev-parse", "HEAD")
@@ -67,19 +67,19 @@ def test_the_first_baseline_is_head_with_the_contracts_constants_and_nothing_els
 
 def test_everything_of_the_lab_is_ignored_by_git_and_said_once(root: Path, contract: ContractFile) -> None:
     path = contract()
-    first = create_lab(Wish("a", path), root)
+    first = create_lab(InitRequest("a", path), root)
     for name in ("results.tsv", "progress.png", "report/x.png", "candidates/y/z"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x")
     assert git(root, "status", "--porcelain") == ""
     assert any("ignores" in note for note in first.notes)
-    assert not any("ignores" in note for note in create_lab(Wish("b", path), root).notes)
+    assert not any("ignores" in note for note in create_lab(InitRequest("b", path), root).notes)
 
 
 def test_from_inside_a_folder_or_a_detached_head_it_is_the_same_and_said(root: Path, contract: ContractFile) -> None:
     git(root, "switch", "-q", "--detach")
     (root / "deep").mkdir()
-    created = create_lab(Wish("t", contract()), root / "deep")
+    created = create_lab(InitRequest("t", contract()), root / "deep")
     assert any("detached" in note for note in created.notes)
     assert created.baseline is not None
 
@@ -88,18 +88,18 @@ def test_a_train_py_brought_along_is_taken_as_it_stands(root: Path, contract: Co
     own = tmp_path / "own.py"
     own.write_text("print('mine')\n")
     (root / "train.py").write_text("DEPTH = 99\n")  # not committed, and not used
-    create_lab(Wish("t", contract(), train=own), root)
+    create_lab(InitRequest("t", contract(), train=own), root)
     assert git(root, "show", "autoresearch/t:train.py") == "print('mine')\n"
 
 
 def test_what_is_uncommitted_is_refused_for_train_py_and_said_for_the_rest(root: Path, contract: ContractFile) -> None:
     (root / "README.md").write_text("changed\n")
     path = contract()
-    assert any("README.md" in note for note in create_lab(Wish("a", path), root).notes)
+    assert any("README.md" in note for note in create_lab(InitRequest("a", path), root).notes)
     (root / "train.py").write_text("DEPTH = 8\n")
-    with pytest.raises(LabProblem, match="uncommitted changes") as told:
-        create_lab(Wish("b", path), root)
-    assert "git commit" in told.value.hint and "--train" in told.value.hint
+    with pytest.raises(LabProblem, match="uncommitted changes") as raised:
+        create_lab(InitRequest("b", path), root)
+    assert "git commit" in raised.value.hint and "--train" in raised.value.hint
 
 
 def nothing_was_made(root: Path) -> bool:
@@ -108,22 +108,22 @@ def nothing_was_made(root: Path) -> bool:
 
 def test_each_missing_thing_is_named_and_nothing_is_made(root: Path, contract: ContractFile, tmp_path: Path) -> None:
     prepared, unprepared = contract(), contract(prepared=False, summary="another")
-    with pytest.raises(CacheProblem, match="not prepared") as told:
-        create_lab(Wish("t", unprepared), root)
-    assert told.value.hint == f"prepare it first: arsched prepare --contract {unprepared}"
+    with pytest.raises(CacheProblem, match="not prepared") as raised:
+        create_lab(InitRequest("t", unprepared), root)
+    assert raised.value.hint == f"prepare it first: arsched prepare --contract {unprepared}"
     for wish, kind, words in [
-        (Wish("t", "cpuu"), UsageProblem, "no contract 'cpuu'"),
-        (Wish("a b"), UsageProblem, "cannot be a tag"),
-        (Wish("t", prepared, train=tmp_path / "gone.py"), UsageProblem, "gone.py"),
+        (InitRequest("t", "cpuu"), UsageProblem, "no contract 'cpuu'"),
+        (InitRequest("a b"), UsageProblem, "cannot be a tag"),
+        (InitRequest("t", prepared, train=tmp_path / "gone.py"), UsageProblem, "gone.py"),
     ]:
-        with pytest.raises(kind, match=words) as told:
+        with pytest.raises(kind, match=words) as raised:
             create_lab(wish, root)
-        assert told.value.hint
+        assert raised.value.hint
     assert nothing_was_made(root)
     with pytest.raises(LabProblem, match="no git repository"):
-        create_lab(Wish("t", prepared), tmp_path)
+        create_lab(InitRequest("t", prepared), tmp_path)
     with pytest.raises(LabProblem, match="no commit yet"):
-        create_lab(Wish("t", prepared), make_repository(tmp_path / "young", commit=False))
+        create_lab(InitRequest("t", prepared), make_repository(tmp_path / "young", commit=False))
 
 
 def test_a_damaged_cache_is_no_cache(root: Path, contract: ContractFile, tmp_path: Path) -> None:
@@ -132,16 +132,16 @@ def test_a_damaged_cache_is_no_cache(root: Path, contract: ContractFile, tmp_pat
     rows.chmod(0o644)
     rows.write_bytes(rows.read_bytes()[:-2])
     with pytest.raises(CacheProblem, match=r"val\.u16"):
-        create_lab(Wish("t", path), root)
+        create_lab(InitRequest("t", path), root)
     assert nothing_was_made(root)
 
 
 def test_an_unknown_key_in_a_contract_names_the_nearest(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.json"
     path.write_text(json.dumps({**json.loads(TINY.to_json()), "sequence_lenght": 64}))
-    with pytest.raises(UsageProblem) as told:
-        create_lab(Wish("t", str(path)), root)
-    assert "sequence_lenght" in told.value.message and "sequence_length" in told.value.message + told.value.hint
+    with pytest.raises(UsageProblem) as raised:
+        create_lab(InitRequest("t", str(path)), root)
+    assert "sequence_lenght" in raised.value.message and "sequence_length" in raised.value.message + raised.value.hint
 
 
 def test_a_constant_train_py_does_not_have_is_named(root: Path, contract: ContractFile) -> None:
@@ -149,18 +149,18 @@ def test_a_constant_train_py_does_not_have_is_named(root: Path, contract: Contra
     (root / "train.py").write_text("DEPHT = 4\n")
     git(root, "add", "train.py")
     git(root, "commit", "-qm", "typo")
-    with pytest.raises(CandidateRejected, match="no constant DEPTH") as told:
-        create_lab(Wish("t", contract()), root)
-    assert "DEPHT" in told.value.hint and "--train" in told.value.hint
+    with pytest.raises(CandidateRejected, match="no constant DEPTH") as raised:
+        create_lab(InitRequest("t", contract()), root)
+    assert "DEPHT" in raised.value.hint and "--train" in raised.value.hint
     assert nothing_was_made(root)
 
 
 def test_the_same_tag_again_says_how_to_go_on(root: Path, contract: ContractFile) -> None:
     path = contract()
-    create_lab(Wish("t", path), root)
-    with pytest.raises(LabProblem, match="exists already") as told:
-        create_lab(Wish("t", path), root)
-    assert "arsched submit --tag t" in told.value.hint
+    create_lab(InitRequest("t", path), root)
+    with pytest.raises(LabProblem, match="exists already") as raised:
+        create_lab(InitRequest("t", path), root)
+    assert "arsched submit --tag t" in raised.value.hint
     with open_workspace(start=root) as space:
         assert len(space.ledger.candidates.list("t")) == 1
 
@@ -168,7 +168,7 @@ def test_the_same_tag_again_says_how_to_go_on(root: Path, contract: ContractFile
 def test_a_branch_of_that_name_without_a_lab_is_not_touched(root: Path, contract: ContractFile) -> None:
     git(root, "branch", "autoresearch/t")
     with pytest.raises(LabProblem, match="branch 'autoresearch/t' exists"):
-        create_lab(Wish("t", contract()), root)
+        create_lab(InitRequest("t", contract()), root)
     assert git(root, "rev-parse", "autoresearch/t") == git(root, "rev-parse", "HEAD")
 
 
@@ -183,9 +183,9 @@ def test_a_crash_in_the_middle_is_finished_by_the_same_command(
     with monkeypatch.context() as patch:
         patch.setattr(init, where, crash)
         with pytest.raises(KeyboardInterrupt):
-            create_lab(Wish("t", path), root)
+            create_lab(InitRequest("t", path), root)
     try:
-        create_lab(Wish("t", path), root)
+        create_lab(InitRequest("t", path), root)
     except ArschedError as complete:
         assert "exists already" in complete.message
     with Ledger.open(root / ".arsched" / "ledger.db") as ledger:
@@ -194,32 +194,32 @@ def test_a_crash_in_the_middle_is_finished_by_the_same_command(
 
 
 def test_a_dry_run_makes_nothing(root: Path, contract: ContractFile) -> None:
-    assert create_lab(Wish("t", contract(), dry_run=True), root).baseline is None
+    assert create_lab(InitRequest("t", contract(), dry_run=True), root).baseline is None
     assert nothing_was_made(root)
 
 
 def test_two_labs_live_side_by_side_and_the_newest_is_current(root: Path, contract: ContractFile) -> None:
     path = contract()
-    create_lab(Wish("a", path), root)
-    create_lab(Wish("b", path), root)
+    create_lab(InitRequest("a", path), root)
+    create_lab(InitRequest("b", path), root)
     with open_workspace(start=root) as space, open_workspace("a", start=root) as other:
         assert (space.tag, other.tag) == ("b", "a")
         assert space.lab.lab_id != other.lab.lab_id
 
 
 def test_afterwards_a_command_says_what_git_still_keeps(tmp_path: Path) -> None:
-    night = Night(tmp_path)
-    night.submit("better", "SCORE = 1.7\n")
-    night.run()
-    night.space.ledger.close()
-    shutil.rmtree(night.space.paths.state)
+    played = PlayedLab(tmp_path)
+    played.submit("better", "SCORE = 1.7\n")
+    played.run()
+    played.space.ledger.close()
+    shutil.rmtree(played.space.paths.state)
     with (
-        pytest.raises(LabProblem, match=r"ledger\.db is gone; git still keeps .* of: t$") as told,
-        open_workspace(start=night.space.repo.root),
+        pytest.raises(LabProblem, match=r"ledger\.db is gone; git still keeps .* of: t$") as raised,
+        open_workspace(start=played.space.repo.root),
     ):
         pass
-    assert "git stash list" in told.value.hint and "arsched init --tag" in told.value.hint
-    assert not night.space.paths.state.exists()
+    assert "git stash list" in raised.value.hint and "arsched init --tag" in raised.value.hint
+    assert not played.space.paths.state.exists()
 
 
 def test_without_a_trace_in_git_there_is_just_no_lab(tmp_path: Path) -> None:
@@ -229,22 +229,22 @@ def test_without_a_trace_in_git_there_is_just_no_lab(tmp_path: Path) -> None:
 
 
 def test_init_takes_no_tag_that_git_has_a_record_of_and_advises_to_delete_nothing(tmp_path: Path) -> None:
-    night = Night(tmp_path)
-    night.submit("better", "SCORE = 1.7\n")
-    night.run()
-    root, branch = night.space.repo.root, night.space.lab.branch
-    night.space.ledger.close()
-    shutil.rmtree(night.space.paths.state)
+    played = PlayedLab(tmp_path)
+    played.submit("better", "SCORE = 1.7\n")
+    played.run()
+    root, branch = played.space.repo.root, played.space.lab.branch
+    played.space.ledger.close()
+    shutil.rmtree(played.space.paths.state)
     before = git(root, "for-each-ref")
     git(root, "branch", "autoresearch/t-2", branch)
     for remove_branch in (False, True):
         if remove_branch:
             git(root, "branch", "-D", branch)
-        with pytest.raises(LabProblem, match="ledger here has no such lab") as told:
-            create_lab(Wish("t"), start=root)
-        assert "arsched init --tag t-3" in told.value.hint
-        assert "branch -D" not in told.value.hint and "delete" not in told.value.hint
-        assert not night.space.paths.state.exists()  # so that a backup can be put there
+        with pytest.raises(LabProblem, match="ledger here has no such lab") as raised:
+            create_lab(InitRequest("t"), start=root)
+        assert "arsched init --tag t-3" in raised.value.hint
+        assert "branch -D" not in raised.value.hint and "delete" not in raised.value.hint
+        assert not played.space.paths.state.exists()  # so that a backup can be put there
     assert {line for line in before.splitlines() if "refs/arsched/" in line} <= set(
         git(root, "for-each-ref").splitlines()
     )

@@ -12,20 +12,19 @@ from pathlib import Path
 import pytest
 
 from scheduler.actions import submit as submission
-from scheduler.actions.init import Wish, create_lab
-from scheduler.actions.submit import Order, submit
+from scheduler.actions.init import InitRequest, create_lab
+from scheduler.actions.submit import SubmitRequest, submit
+from scheduler.domain.candidate import Candidate, Source
 from scheduler.domain.errors import ArschedError, LabProblem, LedgerProblem
 from scheduler.domain.run import Finished, RunKind, Running
-from scheduler.live import Live, write_live
-from scheduler.queue.drive import run_queue
-from scheduler.queue.ending import Ending
-from scheduler.queue.turn import Turn, exclusive
-from scheduler.queue.waiting import wait_for
-from scheduler.search import entering
-from scheduler.views.watch import Watcher
-from scheduler.workspace import Workspace, open_workspace
+from scheduler.lab import Live, Workspace, open_workspace, write_live
+from scheduler.queue.runner import run_queue
+from scheduler.queue.runtime import SchedulerLock, StopReason, exclusive
+from scheduler.queue.wait import wait_for
+from scheduler.search import pipeline
+from scheduler.views.status import Watcher
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import Night
+from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.search_kit import SearchLab, idea, scores, settings
 from tests.scheduler.test_app_init import ContractFile, contract  # noqa: F401
@@ -34,8 +33,8 @@ LEDGER_LOST = re.compile("ledger.db.* was (deleted or moved away|replaced by ano
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Night:
-    return Night(tmp_path)
+def played(tmp_path: Path) -> PlayedLab:
+    return PlayedLab(tmp_path)
 
 
 @pytest.fixture
@@ -73,113 +72,113 @@ def replace_turn(space: Workspace) -> None:
 TURN_LOSSES: list[Callable[[Workspace], None]] = [unlink_turn, replace_turn]
 
 
-def at(night: Night, seconds: float, act: Callable[[Workspace], None]) -> list[float]:
+def at(played: PlayedLab, seconds: float, act: Callable[[Workspace], None]) -> list[float]:
     """Do it in the round after `seconds`; the times of all later rounds are noted."""
     later: list[float] = []
 
     def each_round() -> None:
         if later:
-            later.append(night.clock())
-        elif night.clock() >= 1000.0 + seconds:
-            later.append(night.clock())
-            act(night.space)
+            later.append(played.clock())
+        elif played.clock() >= 1000.0 + seconds:
+            later.append(played.clock())
+            act(played.space)
 
-    night.each_round = each_round
+    played.each_round = each_round
     return later
 
 
 @pytest.mark.parametrize("seconds", [1, 21, 30, 50])
 @pytest.mark.parametrize("lose", LEDGER_LOSSES)
 def test_a_queue_whose_ledger_goes_ends_in_the_next_round(
-    night: Night, lose: Callable[[Workspace], None], seconds: float
+    played: PlayedLab, lose: Callable[[Workspace], None], seconds: float
 ) -> None:
-    night.submit("better", "SCORE = 1.7\n")
+    played.submit("better", "SCORE = 1.7\n")
     lines: list[int] = []
 
     def act(space: Workspace) -> None:
         lose(space)
-        lines.append(len(night.screen.lines))
+        lines.append(len(played.screen.lines))
 
-    later = at(night, seconds, act)
-    with pytest.raises(LedgerProblem, match=LEDGER_LOST) as told:
-        night.run()
-    assert len(later) == 1 and night.pool.closed
-    assert not night.screen.lines[lines[0] :]
-    assert "git clean" in told.value.hint and "same command again" in told.value.hint
-    assert not night.space.paths.live.exists()
+    later = at(played, seconds, act)
+    with pytest.raises(LedgerProblem, match=LEDGER_LOST) as raised:
+        played.run()
+    assert len(later) == 1 and played.pool.closed
+    assert not played.screen.lines[lines[0] :]
+    assert "git clean" in raised.value.hint and "same command again" in raised.value.hint
+    assert not played.space.paths.live.exists()
 
 
 def test_a_new_lab_in_the_place_of_the_lost_one_gets_nothing_of_its_runs(
-    night: Night, request: pytest.FixtureRequest
+    played: PlayedLab, request: pytest.FixtureRequest
 ) -> None:
     """Whoever sees no lab makes one."""
-    night.submit("better", "SCORE = 1.7\n")
+    played.submit("better", "SCORE = 1.7\n")
     write_contract: ContractFile = request.getfixturevalue("contract")
-    wish = Wish("other", write_contract())
+    wish = InitRequest("other", write_contract())
 
     def init_again(space: Workspace) -> None:
         shutil.rmtree(space.paths.state)
-        (night.folder / "train.py").write_text("DEPTH = 2\n")
-        create_lab(replace(wish, train=night.folder / "train.py"), space.repo.root)
+        (played.folder / "train.py").write_text("DEPTH = 2\n")
+        create_lab(replace(wish, train=played.folder / "train.py"), space.repo.root)
 
-    at(night, 25, init_again)
+    at(played, 25, init_again)
     with pytest.raises(LedgerProblem, match="replaced"):
-        night.run()
-    night.space.ledger.close()
-    assert not broken_invariants(night.space.paths.ledger)
-    with open_workspace(start=night.space.repo.root) as new:
+        played.run()
+    played.space.ledger.close()
+    assert not broken_invariants(played.space.paths.ledger)
+    with open_workspace(start=played.space.repo.root) as new:
         assert new.tag == "other"
         assert not [run for run in new.ledger.runs.list("other") if isinstance(run.state, Finished | Running)]
 
 
 @pytest.mark.parametrize("back", [stash, move_away])
 def test_put_back_the_queue_goes_on_and_every_candidate_is_decided(
-    night: Night, back: Callable[[Workspace], None]
+    played: PlayedLab, back: Callable[[Workspace], None]
 ) -> None:
-    night.submit("better", "SCORE = 1.7\n")
-    at(night, 30, back)
+    played.submit("better", "SCORE = 1.7\n")
+    at(played, 30, back)
     with pytest.raises(LedgerProblem):
-        night.run()
-    night.space.ledger.close()
-    root, state = night.space.repo.root, night.space.paths.state
+        played.run()
+    played.space.ledger.close()
+    root, state = played.space.repo.root, played.space.paths.state
     if back is stash:
         git(root, "stash", "pop", "--quiet")
     else:
         (root / "moved").rename(state)
-    with open_workspace(start=root, clock=night.clock) as again:
-        night.each_round = lambda: None
-        assert run_queue(again, night.screen, night.means, lambda: False) is Ending.DONE
+    with open_workspace(start=root, clock=played.clock) as again:
+        played.each_round = lambda: None
+        assert run_queue(again, played.screen, played.means, lambda: False) is StopReason.DONE
         assert [c.name for c in again.ledger.candidates.list("t") if c.state.undecided] == []
         assert again.baseline().name == "better"
-    assert not broken_invariants(night.space.paths.ledger)
+    assert not broken_invariants(played.space.paths.ledger)
 
 
 @pytest.mark.parametrize("lose", TURN_LOSSES)
 def test_a_queue_whose_turn_is_lost_ends_and_leaves_its_runs_to_the_next(
-    night: Night, lose: Callable[[Workspace], None]
+    played: PlayedLab, lose: Callable[[Workspace], None]
 ) -> None:
     """Another process may have the turn by now, so nothing is queued again by the one that lost it."""
-    night.submit("better", "SCORE = 1.7\n")
-    later = at(night, 30, lose)
-    with pytest.raises(LabProblem, match=r"scheduler\.lock was deleted or replaced") as told:
-        night.run()
-    assert len(later) == 1 and night.pool.closed and "git clean" in told.value.hint
-    assert [run for run in night.space.ledger.runs.list("t") if isinstance(run.state, Running)]
-    night.each_round = lambda: None
-    assert night.run() is Ending.DONE
-    assert not broken_invariants(night.space.paths.ledger)
+    played.submit("better", "SCORE = 1.7\n")
+    later = at(played, 30, lose)
+    with pytest.raises(LabProblem, match=r"scheduler\.lock was deleted or replaced") as raised:
+        played.run()
+    assert len(later) == 1 and played.pool.closed and "git clean" in raised.value.hint
+    assert [run for run in played.space.ledger.runs.list("t") if isinstance(run.state, Running)]
+    played.each_round = lambda: None
+    assert played.run() is StopReason.DONE
+    assert not broken_invariants(played.space.paths.ledger)
 
 
 def test_a_turn_of_a_deleted_file_is_not_held_and_another_may_take_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "turn.lock"
-    first, second = Turn(path), Turn(path)
+    first, second = SchedulerLock(path), SchedulerLock(path)
     assert first.try_take() and first.is_held() and not second.try_take() and not second.is_held()
     path.unlink()
     assert not first.is_held() and second.try_take() and second.is_held()
     with pytest.raises(LabProblem, match=r"turn\.lock was deleted or replaced"):
         first.ensure_held()
     first.release()
-    assert second.is_held() and not Turn(path).try_take()
+    assert second.is_held() and not SchedulerLock(path).try_take()
     second.release()
     assert first.try_take()
     first.release()
@@ -198,12 +197,12 @@ def test_a_file_deleted_between_opening_and_locking_is_not_the_turn(
         real(descriptor, how)
 
     monkeypatch.setattr("fcntl.flock", flock)
-    turn = Turn(path)
+    turn = SchedulerLock(path)
     assert turn.try_take() and deleted and turn.is_held() and path.exists()
     turn.release()
 
 
-def test_a_lock_for_a_moment_that_was_lost_is_told_at_its_end_but_hides_no_other_problem(tmp_path: Path) -> None:
+def test_a_lock_for_a_moment_that_was_lost_is_reported_at_its_end_but_hides_no_other_problem(tmp_path: Path) -> None:
     path = tmp_path / "submit.lock"
     with pytest.raises(LabProblem, match=r"submit\.lock was deleted"), exclusive(path, 1.0):
         path.unlink()
@@ -214,36 +213,36 @@ def test_a_lock_for_a_moment_that_was_lost_is_told_at_its_end_but_hides_no_other
         pass
 
 
-def test_a_submit_whose_lock_goes_adds_no_further_candidate(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submit_whose_lock_goes_adds_no_further_candidate(played: PlayedLab, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = []
     for number in range(3):
-        paths.append(night.folder / f"idea-{number}.py")
+        paths.append(played.folder / f"idea-{number}.py")
         paths[-1].write_text(f"SCORE = 1.{number}\n")
-    real = submission.check_train_py  # type: ignore[attr-defined]
+    real = submission.read_source
 
-    def check(data: bytes) -> str:
-        night.space.paths.submit_lock.unlink(missing_ok=True)
+    def check(data: bytes) -> Source:
+        played.space.paths.submit_lock.unlink(missing_ok=True)
         return real(data)
 
-    monkeypatch.setattr(submission, "check_train_py", check)
+    monkeypatch.setattr(submission, "read_source", check)
     with pytest.raises(LabProblem, match=r"submit\.lock was deleted or replaced"):
-        submit(night.space, Order(tuple(paths)))
-    assert [one.name for one in night.space.ledger.candidates.list("t")] == ["baseline", "idea-0"]
+        submit(played.space, SubmitRequest(tuple(paths)))
+    assert [one.name for one in played.space.ledger.candidates.list("t")] == ["baseline", "idea-0"]
 
 
-def test_who_watches_the_queue_of_another_notices_too(night: Night) -> None:
-    other = Turn(night.space.paths.turn_lock)
+def test_who_watches_the_queue_of_another_notices_too(played: PlayedLab) -> None:
+    other = SchedulerLock(played.space.paths.turn_lock)
     assert other.try_take()
-    write_live(night.space.paths.live, Live(night.clock(), 4711, "t", "memory", 0, False, ()))
-    later = at(night, 5, clean)
+    write_live(played.space.paths.live, Live(played.clock(), 4711, "t", "memory", 0, False, ()))
+    later = at(played, 5, clean)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
-        run_queue(night.space, night.screen, night.means, lambda: False)
-    assert len(later) == 1 and not night.space.paths.turn_lock.exists()
+        run_queue(played.space, played.screen, played.means, lambda: False)
+    assert len(later) == 1 and not played.space.paths.turn_lock.exists()
     other.release()
 
 
 def test_a_search_that_waits_for_its_turn_notices_too(lab: SearchLab) -> None:
-    other = Turn(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.turn_lock)
     assert other.try_take()
     later = at(lab, 5, clean)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
@@ -252,17 +251,22 @@ def test_a_search_that_waits_for_its_turn_notices_too(lab: SearchLab) -> None:
     other.release()
 
 
-def test_who_waits_or_watches_notices_too(night: Night) -> None:
-    watcher = Watcher(night.space.ledger, "t", night.space.paths.live)
-    watcher.look(night.clock())
-    later = at(night, 5, clean)
+def test_who_waits_or_watches_notices_too(played: PlayedLab) -> None:
+    watcher = Watcher(played.space.ledger, "t", played.space.paths.live)
+    watcher.look(played.clock())
+    later = at(played, 5, clean)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
         wait_for(
-            night.space, ("baseline",), timeout_s=None, clock=night.clock, sleep=night._sleep, tell=lambda now: None
+            played.space,
+            ("baseline",),
+            timeout_s=None,
+            clock=played.clock,
+            sleep=played._sleep,
+            report=lambda now: None,
         )
     assert len(later) == 1
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
-        watcher.look(night.clock())
+        watcher.look(played.clock())
 
 
 @pytest.mark.parametrize("lose", [*LEDGER_LOSSES, *TURN_LOSSES])
@@ -279,9 +283,9 @@ def test_a_search_that_loses_ledger_or_turn_makes_no_claim_and_leaves_no_propose
             lose(lab.space)
 
     lab.each_round = each_round
-    with pytest.raises(ArschedError, match=r"was (deleted|replaced)") as told:
+    with pytest.raises(ArschedError, match=r"was (deleted|replaced)") as raised:
         lab.search(settings(runs=12), fake)
-    assert told.value.exit_code == 1 and fake.closed and lab.pool.closed
+    assert raised.value.exit_code == 1 and fake.closed and lab.pool.closed
     assert not [line for line in lab.screen.lines[lost[0] :] if not line.startswith("note")]
     assert not lab.screen.said("is over:") and not lab.screen.said("claim     c")
 
@@ -289,17 +293,17 @@ def test_a_search_that_loses_ledger_or_turn_makes_no_claim_and_leaves_no_propose
 def test_a_search_whose_submit_lock_goes_while_it_enters_an_idea_ends(
     lab: SearchLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = entering._enter_new
+    real = pipeline._add_candidate
 
-    def enter_new(space: Workspace, *rest: object) -> entering.Entered:
+    def add_candidate(space: Workspace, *rest: object) -> Candidate:
         space.paths.submit_lock.unlink()
         return real(space, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(entering, "_enter_new", enter_new)
+    monkeypatch.setattr(pipeline, "_add_candidate", add_candidate)
     fake = lab.fake(idea(1.95))
     with pytest.raises(LabProblem, match=r"submit\.lock was deleted"):
         lab.search(settings(runs=8), fake)
     assert fake.closed and not lab.claims
     monkeypatch.undo()
-    assert lab.search(None, lab.fake(idea(1.95))).ending is Ending.DONE
+    assert lab.search(None, lab.fake(idea(1.95))).ending is StopReason.DONE
     assert not broken_invariants(lab.space.paths.ledger)

@@ -201,10 +201,10 @@ def test_ctrl_c_once_finishes_what_runs_twice_stops_it_and_the_code_says_so(lab:
     process = lab.start("submit", path, "--slots", "1")
     wait_until(lambda: _is_running(lab, "c0002"))
     process.send_signal(signal.SIGINT)
-    told = wait_for_line(process, "finishing 1 run")
+    seen = wait_for_line(process, "finishing 1 run")
     process.send_signal(signal.SIGINT)
     code, _, err = lab.finish(process)
-    err = told + err
+    err = seen + err
     assert code == 130
     assert "goes back to the queue" in err and re.search(r"Go on with: \S*arsched submit", err)
     assert lab.judges() == []
@@ -216,12 +216,12 @@ def test_ctrl_c_once_finishes_what_runs_twice_stops_it_and_the_code_says_so(lab:
 def wait_for_line(process: subprocess.Popen[str], words: str) -> str:
     """Read what it says until it says this."""
     assert process.stderr is not None
-    told = ""
-    while words not in told:
+    seen = ""
+    while words not in seen:
         line = process.stderr.readline()
-        assert line, f"it ended without saying {words!r}: {told}"
-        told += line
-    return told
+        assert line, f"it ended without saying {words!r}: {seen}"
+        seen += line
+    return seen
 
 
 def _is_running(lab: Lab, candidate_id: str) -> bool:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.brief import LONGEST_LINE, MOST_LINES, read_brief_facts, write_brief
-from scheduler.brief.quoting import listed, quote
+from scheduler.brief import LONGEST_LINE, MOST_LINES, listed, quote, read_brief_facts, write_brief
+from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import Effect
-from scheduler.policy.dead_ends import why_dead, why_failed
-from scheduler.policy.themes import OTHER, THEMES, suggested_theme, theme_of
-from tests.scheduler.night_kit import EVIL, Night, long_lab, night_lab
+from scheduler.policy.explain import OTHER, THEMES, suggested_theme, theme_of, why_dead, why_failed
+from scheduler.views.facts import LabFacts
+from tests.scheduler.searched_lab import EVIL, SearchedLab, long_lab, searched_lab
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def brief_of(night: Night, ask: int = 0) -> str:
-    return write_brief(read_brief_facts(night.ledger, night.ledger.labs.get(night.tag)), ask)
+def brief_of(lab: SearchedLab, ask: int = 0) -> str:
+    return write_brief(read_brief_facts(lab.ledger, lab.ledger.labs.get(lab.tag)), ask)
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
-    return night_lab(tmp_path_factory.mktemp("night") / "ledger.db", ended=False)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> SearchedLab:
+    return searched_lab(tmp_path_factory.mktemp("lab") / "ledger.db", ended=False)
 
 
 def section(text: str, title: str) -> str:
@@ -33,20 +38,20 @@ def section(text: str, title: str) -> str:
     return found[1]
 
 
-def test_it_says_what_to_do_and_what_not(night: Night) -> None:
-    text = brief_of(night)
+def test_it_says_what_to_do_and_what_not(lab: SearchedLab) -> None:
+    text = brief_of(lab)
     assert text.startswith("# One idea, please\n") and text.endswith("\n")
     for word in ("`train.py`", "IDEA.json", "exit code 0", "Touch no other file"):
         assert word in text.partition("## ")[0]
 
 
-def test_every_section_tells_its_part_of_the_night(night: Night) -> None:
-    text = brief_of(night)
+def test_every_section_has_its_part_of_the_lab(lab: SearchedLab) -> None:
+    text = brief_of(lab)
     assert re.search(r"noise|sd 0\.\d+ bpb", section(text, "What counts as real"))
-    board = night.ledger.board(night.tag)
+    board = lab.ledger.board(lab.tag)
     assert board.baseline_id in section(text, "The baseline")
     moved = section(text, "What has moved the score")
-    for made in night.ledger.decisions.promotions(night.tag):
+    for made in lab.ledger.decisions.promotions(lab.tag):
         assert made.candidate_id in moved
     assert "±" in moved and "expect about" in moved
     near = section(text, "Near-misses")
@@ -59,9 +64,9 @@ def test_every_section_tells_its_part_of_the_night(night: Night) -> None:
     assert "refused" in section(text, "Ideas that were refused or lost lately")
 
 
-def test_a_long_night_is_one_page_and_quick(tmp_path: Path) -> None:
-    night = long_lab(tmp_path / "ledger.db")
-    facts = read_brief_facts(night.ledger, night.ledger.labs.get(night.tag))
+def test_a_long_search_is_one_page_and_quick(tmp_path: Path) -> None:
+    lab = long_lab(tmp_path / "ledger.db")
+    facts = read_brief_facts(lab.ledger, lab.ledger.labs.get(lab.tag))
     began = time.process_time()
     text = write_brief(facts)
     assert time.process_time() - began < 2.0  # it is written for every ask
@@ -71,8 +76,35 @@ def test_a_long_night_is_one_page_and_quick(tmp_path: Path) -> None:
     assert write_brief(facts) == text
 
 
-def test_hostile_words_stay_words(night: Night) -> None:
-    text = brief_of(night)
+def test_the_page_is_the_same_without_docstrings_and_assertions(lab: SearchedLab, tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from scheduler.brief import read_brief_facts, write_brief
+from scheduler.ledger import Ledger
+with Ledger.open(Path(sys.argv[1])) as ledger:
+    sys.stdout.write(write_brief(read_brief_facts(ledger, ledger.labs.get(sys.argv[2]))))
+"""
+    searched_lab(tmp_path / "ledger.db", ended=False).ledger.close()
+    command = [sys.executable, "-OO", "-c", program, str(tmp_path / "ledger.db"), lab.tag]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == brief_of(lab)
+
+
+def test_a_probability_is_never_rounded_up(lab: SearchedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LabFacts.effect
+
+    def almost_sure(facts: LabFacts, candidate: Candidate) -> Effect | None:
+        effect = real(facts, candidate)
+        return replace(effect, p_better=0.9799) if effect else None
+
+    monkeypatch.setattr(LabFacts, "effect", almost_sure)
+    near = section(brief_of(lab), "Near-misses")
+    assert "P(better) 0.97" in near and "0.98" not in near
+
+
+def test_hostile_words_stay_words(lab: SearchedLab) -> None:
+    text = brief_of(lab)
     assert text.count("\n") <= MOST_LINES
     assert not any(ord(c) < 32 and c != "\n" for c in text)
     assert "\u202e" not in text and "\x1b" not in text and EVIL not in text
@@ -92,9 +124,9 @@ def test_what_is_left_out_is_counted() -> None:
     assert cut[:3] == lines[:3] and "7 more things" in cut[3] and len(cut) == 4
 
 
-def test_asks_are_led_through_the_themes_in_turn(night: Night) -> None:
+def test_asks_are_led_through_the_themes_in_turn(lab: SearchedLab) -> None:
     assert {suggested_theme(n) for n in range(len(THEMES))} == set(THEMES)
-    assert brief_of(night, 1) != brief_of(night, 2)
+    assert brief_of(lab, 1) != brief_of(lab, 2)
 
 
 @pytest.mark.parametrize(

@@ -13,48 +13,48 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.result import parse_result
+from scheduler.domain.run import parse_result
 from scheduler.domain.slot import Done, RunOrder, compile_key
-from scheduler.node.compile_seeds import COMPILED, MOST_SEEDS, CompileSeeds
+from scheduler.node.spool import COMPILED, MOST_SEEDS, CompileSeeds
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import Night
+from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.memory_pool import memory_slots
 from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
 
 
-def gpu_night(folder: Path) -> Night:
+def gpu_lab(folder: Path) -> PlayedLab:
     """A lab on two GPU nodes of one pool, in which a candidate becomes the second baseline."""
     slots = [slot for node in ("a", "b") for slot in memory_slots(1, node=node, device="cuda")]
-    night = Night(folder, slots=slots)
-    night.space = replace(night.space, lab=replace(night.space.lab, device="cuda"))
-    return night
+    lab = PlayedLab(folder, slots=slots)
+    lab.space = replace(lab.space, lab=replace(lab.space.lab, device="cuda"))
+    return lab
 
 
 def of_baseline(order: RunOrder) -> bool:
     return order.train_py == b"SCORE = 1.9\n"
 
 
-def test_only_the_first_baseline_may_leave_caches_and_everybody_starts_with_them(tmp_path: Path) -> None:
-    night = gpu_night(tmp_path)
-    night.submit("better", "SCORE = 1.7\n")
-    night.run()
-    night.submit("worse", "SCORE = 2.0\n")
-    night.run()
-    assert night.state("better") is CandidateState.BASELINE
-    orders = night.pool.started
+def test_only_the_first_baseline_may_leave_caches_and_every_run_starts_with_them(tmp_path: Path) -> None:
+    lab = gpu_lab(tmp_path)
+    lab.submit("better", "SCORE = 1.7\n")
+    lab.run()
+    lab.submit("worse", "SCORE = 2.0\n")
+    lab.run()
+    assert lab.state("better") is CandidateState.BASELINE
+    orders = lab.pool.started
     assert {order.may_keep_caches for order in orders if of_baseline(order)} == {True}
     assert {order.may_keep_caches for order in orders if not of_baseline(order)} == {False}
-    sha256 = night.candidate("baseline").train_sha256
-    keys = {compile_key(slot, sha256) for slot in night.pool.slots()}
+    sha256 = lab.candidate("baseline").train_sha256
+    keys = {compile_key(slot, sha256) for slot in lab.pool.slots()}
     assert {order.compile_key for order in orders} == keys and len(keys) == 2
 
 
 def test_without_a_gpu_nothing_is_compiled_or_kept(tmp_path: Path) -> None:
-    night = Night(tmp_path)
-    night.run()
-    assert {(order.compile_key, order.may_keep_caches) for order in night.pool.started} == {("", False)}
+    lab = PlayedLab(tmp_path)
+    lab.run()
+    assert {(order.compile_key, order.may_keep_caches) for order in lab.pool.started} == {("", False)}
 
 
 def test_a_key_is_of_one_node_one_pool_and_one_baseline() -> None:
@@ -82,8 +82,8 @@ def test_the_judge_is_asked_to_keep_what_an_order_allows_and_to_seed_what_it_nam
         supervisor.start(order)
         wait_until(lambda: isinstance(supervisor.poll(LAB_ID)[-1], Done))
         argv = json.loads((tmp_path / LAB_ID / f"{run_id}.1" / "out" / "facts.json").read_text())["argv"]
-        said = dict(zip(argv[::2], argv[1::2], strict=True))
-        assert (said.get("--seed-caches"), said.get("--keep-caches")) == (seeded, kept)
+        options = dict(zip(argv[::2], argv[1::2], strict=True))
+        assert (options.get("--seed-caches"), options.get("--keep-caches")) == (seeded, kept)
 
 
 def test_seeds_are_no_labs_of_the_spool(tmp_path: Path) -> None:

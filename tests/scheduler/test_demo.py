@@ -10,22 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.demo import look_around
-from scheduler.demo import steps as demo
-from scheduler.demo.edits import EDITS, second_round
-from scheduler.demo.kept_pool import kept_pool
-from scheduler.demo.place import COPIED, demo_place
+from scheduler.cli import demo
+from scheduler.cli import demo as cli_demo
+from scheduler.cli.demo import COPIED, EDITS, demo_place, look_around, second_round, shared_pool
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.slot import RunOrder
 from scheduler.git import Repo
+from scheduler.lab import Workspace
 from scheduler.policy.constants import read_constants
-from scheduler.policy.fingerprint import fingerprint
-from scheduler.queue.ending import Ending
-from scheduler.queue.interrupt import Interrupt
-from scheduler.queue.means import Means, Pace
-from scheduler.queue.pools import Joined
-from scheduler.workspace import Workspace
+from scheduler.policy.source import fingerprint
+from scheduler.queue.runtime import Interrupt, PollIntervals, PoolHandle, Runtime, StopReason
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401 -- an autouse fixture
 from tests.scheduler.lab_kit import RecordingScreen, make_space
 from tests.scheduler.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
@@ -79,6 +74,10 @@ def test_a_place_is_a_repository_of_its_own_without_any_configured_user(tmp_path
         assert (place.root / "train.py").read_text() == TRAIN
 
 
+def test_the_command_copies_from_this_checkout() -> None:
+    assert cli_demo.CHECKOUT == CHECKOUT and all((CHECKOUT / name).is_file() for name in COPIED)
+
+
 def test_a_finished_demo_is_left_alone_and_an_unfinished_one_gone_on_with(tmp_path: Path) -> None:
     with demo_place(tmp_path, CHECKOUT) as first:
         pass
@@ -119,6 +118,9 @@ def test_without_a_checkout_it_says_what_is_missing(tmp_path: Path) -> None:
 
 # The climb
 
+# The constants of train.py, far enough from each other for edits of two of them to merge.
+SMALL = "\n".join(f"# {name}:\n#\n#\n{name} = {value!r}\n" for name, value in read_constants(TRAIN).items())
+
 
 class Climb:
     """A demo lab on a pool in memory, in which an edit is worth what its constants say."""
@@ -126,17 +128,19 @@ class Climb:
     def __init__(self, folder: Path, outcome=None) -> None:
         self.clock = VirtualClock(1000.0)
         self.pool = MemoryPool(2, outcome or worth, self.clock)
-        self.space: Workspace = make_space(folder, self.clock, baseline=TRAIN)
+        self.space: Workspace = make_space(folder, self.clock, baseline=SMALL)
         self.screen = RecordingScreen()
         self.connected = 0
 
-    def connect(self, lab: object, options: object, say: object) -> Joined:
+    def connect(self, lab: object, options: object, say: object) -> PoolHandle:
         self.connected += 1
-        return Joined(self.pool, False)
+        return PoolHandle(self.pool, False)
 
-    def run(self) -> Ending:
-        with kept_pool(self.connect) as connect:
-            means = Means(connect=connect, clock=self.clock, sleep=self.clock.advance, pace=Pace(round_s=1.0))
+    def run(self) -> StopReason:
+        with shared_pool(self.connect) as connect:
+            means = Runtime(
+                connect=connect, clock=self.clock, sleep=self.clock.advance, intervals=PollIntervals(round_s=1.0)
+            )
             return demo.climb(self.space, self.screen, means)
 
     def has_the_best(self) -> bool:
@@ -163,7 +167,7 @@ def climb(tmp_path: Path) -> Iterator[Climb]:
 
 
 def test_the_climb_ends_with_everything_decided_and_the_best_promoted(climb: Climb) -> None:
-    assert climb.run() is Ending.DONE
+    assert climb.run() is StopReason.DONE
     candidates = {one.name: one for one in climb.space.ledger.candidates.list(climb.space.tag)}
     assert candidates["heads-of-33"].state is CandidateState.FAILED
     assert candidates["matrix-lr-0.4"].state is CandidateState.DISCARDED
@@ -181,7 +185,7 @@ def test_slots_are_started_once_and_left_at_the_end(climb: Climb) -> None:
 def test_running_the_climb_again_queues_nothing_twice(climb: Climb) -> None:
     climb.run()
     runs = len(climb.space.ledger.runs.list(climb.space.tag))
-    assert climb.run() is Ending.DONE
+    assert climb.run() is StopReason.DONE
     assert len(climb.space.ledger.runs.list(climb.space.tag)) == runs
 
 
@@ -198,7 +202,7 @@ def test_the_commands_of_its_farewell_can_be_typed(climb: Climb, monkeypatch: py
 
 def test_nothing_promoted_means_no_second_round(tmp_path: Path) -> None:
     flat = Climb(tmp_path, lambda order: scored(1.95 + 0.0001 * order.seed, 20.0))
-    assert flat.run() is Ending.DONE
+    assert flat.run() is StopReason.DONE
     assert all(one.base_id in (None, "c0001") for one in flat.space.ledger.candidates.list("t"))
 
 
@@ -209,10 +213,10 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_end(
     """Ctrl-C twice once so many runs have been started."""
     monkeypatch.setattr(Interrupt, "finishing", property(lambda self: len(climb.pool.started) >= after))
     monkeypatch.setattr(Interrupt, "stopping", property(lambda self: len(climb.pool.started) >= after))
-    assert climb.run() is Ending.INTERRUPTED
+    assert climb.run() is StopReason.INTERRUPTED
     assert climb.space.ledger.runs.running(climb.space.tag) == ()
     monkeypatch.undo()
-    assert climb.run() is Ending.DONE
+    assert climb.run() is StopReason.DONE
     assert climb.has_the_best()
     made = climb.space.ledger.candidates.list(climb.space.tag)
     assert len({one.name for one in made}) == len({one.fingerprint for one in made}) == len(made)

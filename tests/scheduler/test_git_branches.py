@@ -59,7 +59,7 @@ def test_a_name_git_does_not_take_is_refused(repo: Repo, name: str) -> None:
     assert repo.branch_commit(name) is None
 
 
-def test_a_branch_beside_a_namesake_folder_is_refused(repo: Repo, first: str) -> None:
+def test_a_branch_next_to_a_namesake_folder_is_refused(repo: Repo, first: str) -> None:
     with pytest.raises(GitProblem):
         repo.create_branch("autoresearch", first)
 
@@ -69,7 +69,7 @@ def test_a_branch_that_is_nowhere_checked_out_moves_alone(repo: Repo, root: Path
     assert repo.move_branch(BRANCH, better, first) == ""
     assert repo.branch_commit(BRANCH) == better
     assert snapshot(root) == before
-    assert not repo.is_dirty()
+    assert not repo.inspect(root, first).dirty
 
 
 def test_moving_twice_is_moving_once(repo: Repo, first: str, better: str) -> None:
@@ -78,7 +78,7 @@ def test_moving_twice_is_moving_once(repo: Repo, first: str, better: str) -> Non
     assert repo.branch_commit(BRANCH) == better
 
 
-def test_a_branch_somebody_moved_stays_where_they_put_it(repo: Repo, first: str, better: str) -> None:
+def test_a_branch_someone_moved_stays_where_they_put_it(repo: Repo, first: str, better: str) -> None:
     theirs = repo.commit_train_py(first, b"theirs\n", "theirs", {})
     repo.move_branch(BRANCH, theirs, first)
     with pytest.raises(LabProblem, match=theirs[:12]):

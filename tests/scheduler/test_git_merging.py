@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.domain.errors import GitProblem
 from scheduler.git import Repo
-from scheduler.git.merging import merge_file
+from scheduler.git.commits import merge_file
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 
 BASE = b"".join(b"LINE_%d = %d\n" % (n, n) for n in range(12))

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.domain.errors import GitProblem, LabProblem
 from scheduler.git import Repo
-from scheduler.git.commits import compose
+from scheduler.git.commits import compose, resolve
 from tests.scheduler.git_kit import TRAIN, break_every_hook, git, make_repository, no_configuration, snapshot
 
 __all__ = ["no_configuration"]
@@ -103,6 +103,13 @@ def test_a_git_missing_from_the_start_is_said(root: Path) -> None:
     assert done.stderr.strip().splitlines()[-1] == "scheduler.domain.errors.GitProblem: git cannot be run"
 
 
+def test_finding_it_does_not_import_gitpython(root: Path) -> None:
+    """Its import takes longer than `arsched status` may."""
+    script = "import sys; from pathlib import Path; from scheduler.git import Repo; Repo.open(Path(sys.argv[1]))"
+    script += "; sys.exit('git' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script, str(root)], cwd=Path(__file__).parents[2]).returncode == 0
+
+
 def test_no_commit_yet_is_said(tmp_path: Path) -> None:
     repo = Repo.open(make_repository(tmp_path / "new", commit=False))
     with pytest.raises(LabProblem, match="no commit yet") as problem:
@@ -120,11 +127,10 @@ def test_a_detached_head_has_a_commit_and_no_branch(repo: Repo, root: Path) -> N
     assert repo.head_commit() == git(root, "rev-parse", "main").strip()
 
 
-@pytest.mark.parametrize(
-    ("change", "dirty"), [("edit", True), ("stage", True), ("remove", True), ("untracked", False), ("ignored", False)]
-)
-def test_dirty_means_a_tracked_file_is_not_as_committed(repo: Repo, root: Path, change: str, dirty: bool) -> None:
-    assert not repo.is_dirty()
+@pytest.mark.parametrize("change", ["edit", "stage", "remove", "untracked", "ignored"])
+def test_dirty_means_a_file_that_git_sees_is_not_as_committed(repo: Repo, root: Path, change: str) -> None:
+    first = repo.head_commit()
+    assert repo.inspect(root, first).changed == ()
     match change:
         case "edit":
             (root / "README.md").write_text("edited\n")
@@ -134,11 +140,13 @@ def test_dirty_means_a_tracked_file_is_not_as_committed(repo: Repo, root: Path, 
         case "remove":
             (root / "README.md").unlink()
         case "untracked":
-            (root / "notes.txt").write_text("mine\n")
+            (root / "notes of mine.txt").write_text("mine\n")
         case "ignored":
             (root / "candidates").mkdir()
             (root / "candidates" / "x.py").write_text("x\n")
-    assert repo.is_dirty() is dirty
+    state = repo.inspect(root, first)
+    expected = {"untracked": ("notes of mine.txt",), "ignored": ()}.get(change, ("README.md",))
+    assert (state.dirty, state.changed) == (bool(expected), expected)
 
 
 @pytest.mark.parametrize("data", [b"", b"\r\nx = 1\r\n", b"\xff\x00\xfe no text", b"no newline at the end", b"x\n\n\n"])
@@ -160,19 +168,9 @@ def test_what_cannot_be_read_is_named(repo: Repo, commit: str, path: str) -> Non
 
 
 @pytest.mark.parametrize("revision", ["", "--all", "no such", "main:train.py", "f" * 40])
-def test_what_is_no_commit_is_refused(repo: Repo, revision: str) -> None:
+def test_what_is_no_commit_is_refused(root: Path, revision: str) -> None:
     with pytest.raises(GitProblem, match="no commit"):
-        repo.resolve(revision)
-
-
-def test_ancestry(repo: Repo) -> None:
-    first = repo.head_commit()
-    second = repo.commit_train_py(first, b"x\n", "second", {})
-    assert repo.is_ancestor(first, second)
-    assert repo.is_ancestor(first, first)
-    assert not repo.is_ancestor(second, first)
-    with pytest.raises(GitProblem, match="cannot compare"):
-        repo.is_ancestor("f" * 40, first)
+        resolve(root, revision)
 
 
 # Committing to it
@@ -238,7 +236,7 @@ def test_any_text_makes_a_message(repo: Repo, root: Path, message: str) -> None:
 
 
 def test_a_commit_needs_no_configured_user(tmp_path: Path) -> None:
-    root = make_repository(tmp_path / "nobody", user=False)
+    root = make_repository(tmp_path / "no user", user=False)
     git(root, "config", "user.useConfigOnly", "true")
     repo = Repo.open(root)
     commit = repo.commit_train_py(repo.head_commit(), b"x\n", "by arsched", {})
@@ -253,7 +251,7 @@ def test_a_configured_user_signs_what_they_commit(repo: Repo, root: Path) -> Non
 def test_failing_hooks_and_signing_stop_nothing(repo: Repo, root: Path) -> None:
     break_every_hook(root)
     git(root, "config", "commit.gpgSign", "true")
-    git(root, "config", "user.signingKey", "nobody")
+    git(root, "config", "user.signingKey", "no one")
     first = repo.head_commit()
     commit = repo.commit_train_py(first, b"x\n", "past the hooks", {})
     repo.create_branch("autoresearch/t", first)
@@ -261,5 +259,5 @@ def test_failing_hooks_and_signing_stop_nothing(repo: Repo, root: Path) -> None:
     repo.move_branch("autoresearch/t", commit, first)
     repo.add_worktree(root / "candidates" / "wide", commit, "wide")
     (root / "candidates" / "wide" / "train.py").write_text("y\n")
-    assert repo.commit_worktree(root / "candidates" / "wide", "mine") != commit
-    repo.remove_worktree(root / "candidates" / "wide")
+    assert repo.commit_worktree(root / "candidates" / "wide", "mine")[0] != commit
+    repo.drop_worktree(root / "candidates" / "wide")

@@ -8,9 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from git import Git as GitCommand
 
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
-from scheduler.git import Repo
+from scheduler.git import Repo, WorktreeState
+from scheduler.git.worktrees import list_worktrees
 from tests.scheduler.git_kit import TRAIN, git, make_repository, no_configuration
 
 __all__ = ["no_configuration"]
@@ -49,8 +51,8 @@ def test_any_folder_name_will_do(repo: Repo, root: Path, base: str, name: str) -
     home = root / "candidates" / name
     assert (home / "train.py").read_bytes() == TRAIN
     assert repo.has_worktree(home)
-    repo.remove_worktree(home)
-    assert not home.exists()
+    repo.drop_worktree(home)
+    assert not home.exists() and len(list_worktrees(root)) == 1
 
 
 def test_a_worktree_starts_clean_on_its_branch(repo: Repo, home: Path, base: str) -> None:
@@ -83,7 +85,7 @@ def test_what_is_already_there_is_kept(repo: Repo, root: Path, base: str, what: 
 
 def test_a_branch_with_commits_of_its_own_is_kept(repo: Repo, root: Path, home: Path, base: str) -> None:
     (home / "train.py").write_text("mine\n")
-    mine = repo.commit_worktree(home, "mine")
+    mine, _ = repo.commit_worktree(home, "mine")
     shutil.rmtree(home)
     with pytest.raises(GitProblem, match="holds other commits"):
         repo.add_worktree(home, base, "candidates/wide")
@@ -100,25 +102,6 @@ def test_a_branch_checked_out_elsewhere_is_not_taken(repo: Repo, root: Path, bas
     with pytest.raises(GitProblem, match="already"):
         repo.add_worktree(root / "candidates" / "second", base, "main")
     assert not (root / "candidates" / "second" / "train.py").exists()
-
-
-def test_a_worktree_with_edits_is_not_removed(repo: Repo, home: Path) -> None:
-    (home / "train.py").write_text("not committed\n")
-    with pytest.raises(GitProblem, match="is kept"):
-        repo.remove_worktree(home)
-    assert (home / "train.py").read_text() == "not committed\n"
-    git(home, "checkout", "--quiet", "train.py")
-    (home / "notes.txt").write_text("not tracked\n")
-    with pytest.raises(GitProblem, match="is kept"):
-        repo.remove_worktree(home)
-    assert (home / "notes.txt").exists()
-
-
-def test_neither_the_main_worktree_nor_a_folder_is_removed(repo: Repo, root: Path, home: Path) -> None:
-    for place in (root, root / "harness", home / "harness"):
-        with pytest.raises(GitProblem, match="no worktree"):
-            repo.remove_worktree(place)
-        assert place.is_dir()
 
 
 def test_many_threads_make_worktrees_at_once(repo: Repo, root: Path, base: str) -> None:
@@ -220,6 +203,65 @@ def test_a_plain_folder_is_no_worktree(repo: Repo, root: Path, home: Path, base:
             repo.inspect(place, base)
 
 
+@pytest.fixture
+def line(repo: Repo, base: str) -> list[str]:
+    """Baselines one after the other, the first at the main worktree's commit."""
+    commits = [base]
+    for depth in (5, 6, 7):
+        commits.append(repo.commit_train_py(commits[-1], f"DEPTH = {depth}\n".encode(), f"depth {depth}", {}))
+    return commits
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_it_is_seen_against_the_last_baseline_it_descends_from(
+    repo: Repo, root: Path, line: list[str], index: int
+) -> None:
+    home = root / "candidates" / "idea"
+    repo.add_worktree(home, line[index], "idea")
+    assert repo.inspect(home, *line) == WorktreeState(line[index], "idea", line[index], (), False)
+    (home / "train.py").write_text("DEPTH = 9\n")
+    commit, _ = repo.commit_worktree(home, "nine")
+    (home / "notes.txt").write_text("mine\n")
+    state = repo.inspect(home, *line)
+    assert state == WorktreeState(commit, "idea", line[index], ("notes.txt", "train.py"), True)
+
+
+def test_one_that_descends_from_no_baseline_is_seen_against_the_last(repo: Repo, root: Path, line: list[str]) -> None:
+    git(root, "checkout", "--quiet", "--orphan", "unrelated")
+    git(root, "commit", "--quiet", "--message", "unrelated")
+    git(root, "checkout", "--quiet", "main")
+    home = root / "candidates" / "stranger"
+    repo.add_worktree(home, git(root, "rev-parse", "unrelated").strip(), None)
+    state = repo.inspect(home, *line)
+    assert (state.base, state.branch, state.changed) == (line[-1], None, ("train.py",))
+
+
+def test_a_submit_takes_few_git_commands(
+    repo: Repo, root: Path, line: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs some milliseconds, and two hundred worktrees are submitted at once."""
+    home = root / "candidates" / "idea"
+    repo.add_worktree(home, line[-1], "idea")
+    calls: list[str] = []
+    execute = GitCommand.execute
+
+    def counted(self: GitCommand, command: list[str], **more: object) -> object:
+        calls.append(next(word for word in command[1:] if not word.startswith(("-", "core", "advice", "user"))))
+        return execute(self, command, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GitCommand, "execute", counted)
+    (home / "train.py").write_text("DEPTH = 9\n")
+    assert repo.has_worktree(home) and repo.inspect(home, *line).dirty
+    commit, _ = repo.commit_worktree(home, "nine")
+    repo.keep_ref("t", "c0007", commit)
+    assert len(calls) <= 8, calls
+    calls.clear()
+    state = repo.inspect(home, *line)  # now committed by hand
+    assert not state.dirty and repo.read(state.head, "train.py") and repo.subject(state.head) == "nine"
+    repo.keep_ref("t", "c0008", state.head)
+    assert len(calls) <= 6, calls
+
+
 # Committing in one
 
 
@@ -228,25 +270,25 @@ def test_a_commit_takes_train_py_and_leaves_the_rest_as_it_was(repo: Repo, home:
     (home / "README.md").write_text("edited\n")
     (home / "staged.py").write_text("staged\n")
     git(home, "add", "staged.py")
-    commit = repo.commit_worktree(home, "try six")
+    commit, _ = repo.commit_worktree(home, "try six")
     assert repo.branch_commit("candidates/wide") == commit
     assert git(home, "diff", "--name-only", base, commit) == "train.py\n"
     assert git(home, "status", "--porcelain") == " M README.md\nA  staged.py\n"
-    assert repo.is_ancestor(base, commit)
+    assert git(home, "rev-parse", f"{commit}^").strip() == base
 
 
 def test_nothing_to_commit_is_the_commit_there_is(repo: Repo, home: Path, base: str) -> None:
-    assert repo.commit_worktree(home, "nothing") == base
+    assert repo.commit_worktree(home, "nothing")[0] == base
     (home / "train.py").write_text("x\n")
-    commit = repo.commit_worktree(home, "something")
-    assert repo.commit_worktree(home, "nothing") == commit != base
+    commit, _ = repo.commit_worktree(home, "something")
+    assert repo.commit_worktree(home, "nothing")[0] == commit != base
 
 
 def test_a_detached_worktree_is_committed_too(repo: Repo, root: Path, base: str) -> None:
     loose = root / "candidates" / "loose"
     repo.add_worktree(loose, base, None)
     (loose / "train.py").write_text("x\n")
-    commit = repo.commit_worktree(loose, "loose")
+    commit, _ = repo.commit_worktree(loose, "loose")
     assert repo.inspect(loose, base).head == commit
     assert repo.read(commit, "train.py") == b"x\n"
     assert git(loose, "status", "--porcelain") == ""
@@ -257,10 +299,10 @@ def test_line_ends_go_in_as_git_add_would_have_them(repo: Repo, home: Path, base
     git(home, "config", "core.autocrlf", autocrlf)
     git(home, "config", "core.safecrlf", "false")
     (home / "train.py").write_bytes(b"a\r\nb\r\n")
-    commit = repo.commit_worktree(home, "from a Windows editor")
-    assert repo.read(commit, "train.py") == (b"a\r\nb\r\n" if autocrlf == "false" else b"a\nb\n")
+    commit, data = repo.commit_worktree(home, "from a Windows editor")
+    assert data == repo.read(commit, "train.py") == (b"a\r\nb\r\n" if autocrlf == "false" else b"a\nb\n")
     assert git(home, "status", "--porcelain") == ""
-    assert repo.commit_worktree(home, "again") == commit
+    assert repo.commit_worktree(home, "again")[0] == commit
 
 
 @pytest.mark.parametrize("what", ["nothing", "folder", "link", "dangling link"])
@@ -282,17 +324,17 @@ def test_an_index_locked_by_a_dead_git_does_not_stop_a_commit(repo: Repo, home: 
     (home / "train.py").write_text("x\n")
     lock = Path(git(home, "rev-parse", "--path-format=absolute", "--git-path", "index.lock").rstrip("\n"))
     lock.touch()
-    commit = repo.commit_worktree(home, "in spite of it")
+    commit, _ = repo.commit_worktree(home, "in spite of it")
     lock.unlink()
     assert repo.read(commit, "train.py") == b"x\n"
-    assert repo.commit_worktree(home, "again") == commit
+    assert repo.commit_worktree(home, "again")[0] == commit
 
 
 def test_an_unknown_user_can_work_in_a_worktree(tmp_path: Path) -> None:
-    root = make_repository(tmp_path / "nobody", user=False)
+    root = make_repository(tmp_path / "no user", user=False)
     repo = Repo.open(root)
     home = root / "candidates" / "wide"
     repo.add_worktree(home, repo.head_commit(), "wide")
     (home / "train.py").write_text("x\n")
-    commit = repo.commit_worktree(home, "by nobody")
+    commit, _ = repo.commit_worktree(home, "without a user")
     assert git(root, "log", "-1", "--format=%cn", commit).strip() == "arsched"

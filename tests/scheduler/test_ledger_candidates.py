@@ -46,10 +46,10 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def test_a_lab_comes_back_as_it_was_created(ledger: Ledger) -> None:
-    lab = make_lab("night", PRESETS["bold"])
+    lab = make_lab("other", PRESETS["bold"])
     ledger.labs.create(lab)
-    assert ledger.labs.get("night") == ledger.labs.current() == lab
-    assert [lab.tag for lab in ledger.labs.all()] == ["night", "t"]
+    assert ledger.labs.get("other") == ledger.labs.current() == lab
+    assert [lab.tag for lab in ledger.labs.all()] == ["other", "t"]
 
 
 def test_a_tag_is_used_once(ledger: Ledger) -> None:
@@ -67,7 +67,7 @@ def test_an_unknown_lab_is_answered_with_the_known_ones(ledger: Ledger) -> None:
 
 
 def test_one_lab_is_current(ledger: Ledger, path: Path) -> None:
-    ledger.labs.create(make_lab("night"))
+    ledger.labs.create(make_lab("other"))
     ledger.labs.set_current("t")
     ledger.labs.set_current("t")
     assert ledger.labs.current() == ledger.labs.get("t")
@@ -116,10 +116,10 @@ def test_an_unknown_candidate_is_named_with_the_nearest(ledger: Ledger, ref: str
 
 
 def test_a_candidate_of_another_lab_is_pointed_at(ledger: Ledger) -> None:
-    start_lab(ledger, "night")
-    with pytest.raises(UsageProblem, match="'c0002' is of lab 'night', not 't'") as problem:
+    start_lab(ledger, "other")
+    with pytest.raises(UsageProblem, match="'c0002' is of lab 'other', not 't'") as problem:
         ledger.candidates.get("c0002", "t")
-    assert "--tag night" in problem.value.hint
+    assert "--tag other" in problem.value.hint
 
 
 @pytest.mark.parametrize("ref", ["", "'; DROP TABLE candidate; --", "c", "c0", "r0001", "c99999999999999999999999"])
@@ -140,8 +140,8 @@ def test_a_name_is_used_once_per_lab(ledger: Ledger) -> None:
     add_candidate(ledger, "wide")
     with pytest.raises(CandidateRejected, match="'wide' is taken in lab 't' by c0002"):
         add_candidate(ledger, "wide")
-    start_lab(ledger, "night")
-    add_candidate(ledger, "wide", "night", base_id="c0003")
+    start_lab(ledger, "other")
+    add_candidate(ledger, "wide", "other", base_id="c0003")
 
 
 @pytest.mark.parametrize("name", ["c7", "c0007", "r12", "last", ""])
@@ -163,24 +163,24 @@ def test_a_refused_candidate_leaves_nothing_behind(ledger: Ledger) -> None:
 
 
 def test_a_base_of_another_lab_is_refused(ledger: Ledger) -> None:
-    start_lab(ledger, "night")
-    with pytest.raises(LedgerProblem, match="'c0001' is no candidate of lab 'night'"):
-        add_candidate(ledger, "wide", "night", base_id="c0001")
+    start_lab(ledger, "other")
+    with pytest.raises(LedgerProblem, match="'c0001' is no candidate of lab 'other'"):
+        add_candidate(ledger, "wide", "other", base_id="c0001")
 
 
 def test_a_fingerprint_finds_the_first_of_its_kind(ledger: Ledger) -> None:
     wide = add_candidate(ledger, "wide")
     assert ledger.candidates.find_fingerprint("t", wide.fingerprint) == wide
     assert ledger.candidates.find_fingerprint("t", "unseen") is None
-    start_lab(ledger, "night")
-    assert ledger.candidates.find_fingerprint("night", wide.fingerprint) is None
+    start_lab(ledger, "other")
+    assert ledger.candidates.find_fingerprint("other", wide.fingerprint) is None
 
 
 def test_a_move_from_a_state_it_is_not_in_changes_nothing(ledger: Ledger) -> None:
     wide = add_candidate(ledger, "wide")
     events = ledger.events.list("t")
     assert not ledger.candidates.set_state(wide.id, CandidateState.CONTENDER, CandidateState.DISCARDED, "stale")
-    assert not ledger.candidates.set_state("c0099", CandidateState.OPEN, CandidateState.DISCARDED, "nobody")
+    assert not ledger.candidates.set_state("c0099", CandidateState.OPEN, CandidateState.DISCARDED, "no one")
     assert ledger.events.list("t") == events
     assert ledger.candidates.set_state(wide.id, CandidateState.OPEN, CandidateState.CONTENDER, "by hand")
     assert ledger.candidates.get("wide", "t").state is CandidateState.CONTENDER
@@ -235,11 +235,11 @@ def test_a_lab_without_a_baseline_says_how_to_go_on(ledger: Ledger) -> None:
 
 
 def test_labs_do_not_see_each_other(ledger: Ledger) -> None:
-    start_lab(ledger, "night", (1.5,))
+    start_lab(ledger, "other", (1.5,))
     measure(ledger, add_candidate(ledger, "wide"), 1.8)
-    assert [s.scores for s in ledger.board("night").standings] == [(1.5,)]
+    assert [s.scores for s in ledger.board("other").standings] == [(1.5,)]
     assert len(ledger.board("t").standings) == 2
-    assert {event.tag for event in ledger.events.list("night")} == {"night"}
+    assert {event.tag for event in ledger.events.list("other")} == {"other"}
 
 
 # The history

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import norm
 
-from scheduler.domain.candidate import CandidateState, Standing
+from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import (
     PRESETS,
     Decision,
@@ -56,7 +56,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def apply(ledger: Ledger, decision: Decision, commit: str | None = None) -> None:
-    ledger.decisions.apply("t", decision, noise=NOISE, sentence=f"said of {type(decision).__name__}", commit=commit)
+    ledger.decisions.apply("t", decision, noise=NOISE, sentence=f"sentence of {type(decision).__name__}", commit=commit)
 
 
 def state_of(ledger: Ledger, ref: str) -> CandidateState:
@@ -72,7 +72,7 @@ def test_a_promotion_changes_the_baseline(ledger: Ledger) -> None:
     (promotion,) = ledger.decisions.promotions("t")
     assert (promotion.candidate_id, promotion.base_id, promotion.commit) == ("c0002", "c0001", "f" * 40)
     assert promotion.effect == promote.effect
-    assert promotion.sentence == "said of Promote"
+    assert promotion.sentence == "sentence of Promote"
 
 
 def test_a_repeat_makes_a_contender_with_a_fresh_seed(ledger: Ledger) -> None:
@@ -192,7 +192,7 @@ def test_every_kind_of_decision_is_read_back_as_it_was(ledger: Ledger) -> None:
     assert [record.kind for record in history] == ["measure-baseline", "replicate", "retry", "promote", "discard"]
 
 
-def judge_again(candidate: Standing, base: Standing, noise: Noise) -> float:
+def judge_again(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> float:
     """P(better), from the published formula and scipy's normal distribution."""
     error = noise.sigma * math.sqrt(1 / len(candidate.scores) + 1 / len(base.scores))
     means = [sum(s.scores) / len(s.scores) for s in (base, candidate)]

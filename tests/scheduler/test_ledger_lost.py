@@ -16,13 +16,11 @@ import pytest
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LedgerProblem
 from scheduler.ledger import Ledger
-from scheduler.ledger.presence import Header
+from scheduler.ledger.db import Header
 from tests.scheduler.ledger_kit import (
-    SCHEMA_2,
     SLOT,
     add_candidate,
     broken_invariants,
-    load,
     open_ledger,
     start_lab,
 )
@@ -41,7 +39,7 @@ def filled(path: Path, candidates: int = 0, tag: str = "t") -> Ledger:
     return ledger
 
 
-def beside(path: Path, suffix: str) -> Path:
+def sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
@@ -100,16 +98,16 @@ def truncate(path: Path) -> None:
 
 
 def unlink_wal(path: Path) -> None:
-    beside(path, "-wal").unlink()
+    sibling(path, "-wal").unlink()
 
 
 def unlink_shm(path: Path) -> None:
-    beside(path, "-shm").unlink()
+    sibling(path, "-shm").unlink()
 
 
 def replace_wal(path: Path) -> None:
-    shutil.copyfile(beside(path, "-wal"), beside(path, "-wal2"))
-    beside(path, "-wal2").rename(beside(path, "-wal"))
+    shutil.copyfile(sibling(path, "-wal"), sibling(path, "-wal2"))
+    sibling(path, "-wal2").rename(sibling(path, "-wal"))
 
 
 LOSSES: list[Callable[[Path], None]] = [
@@ -121,7 +119,7 @@ LOSSES: list[Callable[[Path], None]] = [
 
 @pytest.fixture
 def ledger(path: Path) -> Ledger:
-    """Open, of 30 candidates; beside it `old.db`, a copy of an earlier moment, and `other.db`, another lab's."""
+    """Open, of 30 candidates; next to it `old.db`, an earlier copy, and `other.db`, another lab's."""
     filled(path, 2).close()
     shutil.copyfile(path, path.with_name("old.db"))
     filled(path.with_name("other.db"), 60).close()
@@ -149,11 +147,11 @@ def test_whatever_is_done_after_the_loss_is_refused_with_what_where_and_what_nex
 ) -> None:
     ledger.board("t")
     lose(path)
-    with pytest.raises(LedgerProblem, match=LOST) as told:
+    with pytest.raises(LedgerProblem, match=LOST) as problem:
         action(ledger)
-    assert str(path) in told.value.message
+    assert str(path) in problem.value.message
     for words in ("git clean", "autoresearch/<tag>", "refs/arsched/<tag>/", "git stash list", "same command again"):
-        assert words in told.value.hint
+        assert words in problem.value.hint
     with pytest.raises(LedgerProblem, match=LOST):  # and it stays refused
         action(ledger)
     ledger.close()
@@ -173,7 +171,7 @@ def test_a_change_during_which_the_files_go_is_never_reported_as_made(
     ledger.close()
 
 
-def test_a_loss_between_the_look_and_the_commit_is_told_after_the_commit(ledger: Ledger, path: Path) -> None:
+def test_a_loss_between_the_look_and_the_commit_is_reported_after_the_commit(ledger: Ledger, path: Path) -> None:
     """SQLite names a statement to the callback before it runs it."""
     commits: list[str] = []
 
@@ -206,7 +204,7 @@ sys.stdin.read()
         with pytest.raises(LedgerProblem, match="replaced"):
             add_candidate(old, "late")
         old.close()
-        assert beside(path, "-wal").stat().st_size  # its commits are nowhere else yet
+        assert sibling(path, "-wal").stat().st_size  # its commits are nowhere else yet
         other.kill()
     assert not broken_invariants(path)
     with open_ledger(path) as new:
@@ -254,7 +252,7 @@ def test_a_folder_that_is_back_or_behind_a_link_is_no_loss(path: Path) -> None:
 
 
 def test_to_look_drops_none_of_the_locks_this_process_has(path: Path) -> None:
-    """Whoever closes a file last deletes its log: with our lock gone that would be another process."""
+    """The process that closes a file last deletes its log: with our lock gone that would be another process."""
     code = f"""
 from pathlib import Path
 from tests.scheduler.ledger_kit import add_candidate, open_ledger
@@ -265,15 +263,14 @@ with open_ledger(Path({str(path)!r})) as ledger:
         ledger._database.execute("PRAGMA wal_checkpoint")
         ledger.ensure_present()  # the first look after a checkpoint is one into the header
         assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd()).returncode == 0
-        assert beside(path, "-wal").exists() and beside(path, "-shm").exists()
+        assert sibling(path, "-wal").exists() and sibling(path, "-shm").exists()
         add_candidate(ledger, "ours")
         assert len(ledger.candidates.list("t")) == 3
 
 
 def test_every_ledger_has_an_id_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     ids = []
-    load(tmp_path / "old.db", SCHEMA_2)
-    for name in ("old.db", "new.db", "new2.db", "old.db"):
+    for name in ("one.db", "two.db", "three.db", "one.db"):
         open_ledger(tmp_path / name).close()
         with closing(sqlite3.connect(tmp_path / name)) as connection:
             ids.append(connection.execute("PRAGMA user_version").fetchone()[0])

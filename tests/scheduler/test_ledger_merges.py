@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import CandidateState, Origin
-from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Promote, Replicate, Shelve
+from scheduler.domain.decision import (
+    Assembled,
+    Combine,
+    Decision,
+    Discard,
+    MeasureBaseline,
+    Merge,
+    Promote,
+    Replicate,
+    Shelve,
+)
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.merge import Assembled, Merge
 from scheduler.domain.run import Cancelled, Queued, RunKind, Running
 from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
@@ -51,7 +60,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 def apply(ledger: Ledger, decision: Decision, **more: object) -> None:
     commit = "f" * 40 if isinstance(decision, Promote) else None
-    ledger.decisions.apply("t", decision, noise=NOISE, sentence="said", commit=commit, **more)  # type: ignore[arg-type]
+    ledger.decisions.apply("t", decision, noise=NOISE, sentence="as decided", commit=commit, **more)  # type: ignore[arg-type]
 
 
 def state_of(ledger: Ledger, ref: str) -> CandidateState:
@@ -84,7 +93,7 @@ def test_a_union_is_a_contender_on_the_baseline_with_one_run(ledger: Ledger) -> 
     assert run.kind is RunKind.UNION and isinstance(run.state, Queued)
     board = ledger.board("t")
     merge = Merge(1, "c0001", ("c0004", "c0002"), ("c0004", "c0002"), new.id, 1, -0.0123)
-    assert board.merges == ledger.merges.list("t") == (merge,)
+    assert board.merges == (merge,)
     assert (board.of(new.id).origin, board.of(new.id).code_lines, board.of(new.id).pending_runs) == (
         *(Origin.UNION, 77),
         1,
@@ -113,12 +122,12 @@ def test_one_part_is_a_port_and_so_is_a_union_of_which_one_part_went_in(ledger: 
     apply(ledger, replace(UNION, parts=("c0003",)), assembled=merged_program("port-c0003", "c0003"))
     apply(ledger, UNION, assembled=merged_program("port-c0004", "c0004"))
     assert [ledger.candidates.get(n, "t").origin for n in ("port-c0003", "port-c0004")] == [Origin.PORT] * 2
-    assert ledger.merges.list("t")[1].merged == ("c0004",)
+    assert ledger.board("t").merges[1].merged == ("c0004",)
 
 
 def test_a_merge_of_which_nothing_came_is_on_record_and_closes_its_parts(ledger: Ledger) -> None:
     apply(ledger, UNION, problem="everything conflicts")
-    assert ledger.merges.list("t") == (
+    assert ledger.board("t").merges == (
         Merge(1, "c0001", ("c0004", "c0002"), (), None, 1, -0.0123, "everything conflicts"),
     )
     assert len(ledger.candidates.list("t")) == 4
@@ -187,7 +196,7 @@ def test_a_merge_has_either_a_program_or_a_problem(
 
 
 def test_a_late_candidate_is_decided_on_against_its_own_baseline(ledger: Ledger) -> None:
-    """Its effect is that of its patch; today's baseline, which it was not made from, is on record beside it."""
+    """Its effect is that of its patch; today's baseline, which it was not made from, is on record next to it."""
     promote_another(ledger)
     apply(ledger, Shelve("c0002", "c0001", effect(1, 3), "made from an older baseline"))
     (record,) = ledger.decisions.of_candidate("c0002")

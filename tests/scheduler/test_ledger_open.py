@@ -1,4 +1,4 @@
-"""Opening a ledger: new, old, newer, somebody else's, damaged, locked, or by many processes at once."""
+"""Opening a ledger: new, old, newer, of another program, damaged, locked; and what later migrations may rely on."""
 
 from __future__ import annotations
 
@@ -9,27 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.candidate import CandidateState, Origin
-from scheduler.domain.decision import Promote, Shelve
+from scheduler.domain.candidate import CandidateState, NewCandidate, Source
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.result import Failed, Scored
-from scheduler.domain.run import Finished, Queued
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import Database
-from scheduler.ledger.migrations import MIGRATIONS, migrate
-from tests.scheduler.ledger_kit import (
-    NOISE,
-    SCHEMA_1,
-    SCHEMA_2,
-    SLOT,
-    add_candidate,
-    broken_invariants,
-    effect,
-    load,
-    ok,
-    open_ledger,
-    start_lab,
-)
+from scheduler.ledger.schema import MIGRATIONS, migrate
+from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
 
 @pytest.fixture
@@ -42,18 +27,18 @@ def schema_of(path: Path) -> list[tuple[str, str]]:
         return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
-def applied(path: Path) -> list[tuple[int, str]]:
+def applied_to(path: Path) -> list[tuple[int, str]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT number, name FROM migration ORDER BY number").fetchall()
 
 
 def test_a_new_ledger_has_every_migration_on_record(path: Path) -> None:
     open_ledger(path).close()
-    assert applied(path) == [(1, "m001_runs"), (2, "m002_decisions"), (3, "m003_search")]
+    assert applied_to(path) == [(1, "m001_tables")]
 
 
 def test_a_commit_outlives_a_power_cut_and_references_are_checked(path: Path) -> None:
-    """A node forgets a result once it is told that the ledger has it."""
+    """A node forgets a result once it knows that the ledger has it."""
     with Ledger.open(path) as ledger:
         settings = {name: ledger._database.one(f"PRAGMA {name}")[0] for name in ("synchronous", "foreign_keys")}
         assert settings == {"synchronous": 2, "foreign_keys": 1}
@@ -69,103 +54,87 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     assert schema_of(path) == before
 
 
-def test_a_ledger_of_schema_1_opens_and_goes_on(path: Path) -> None:
-    load(path, SCHEMA_1)
+@pytest.mark.parametrize("applied", [1, 2, 3])
+def test_a_ledger_of_a_development_version_is_refused_and_left_alone(path: Path, applied: int) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA application_id = 0x41525343")
+        connection.execute(f"PRAGMA user_version = {applied}")
+        connection.execute("CREATE TABLE migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at REAL)")
+        connection.executemany("INSERT INTO migration VALUES (?, 'm', 1.0)", [(n + 1,) for n in range(applied)])
+        connection.execute("CREATE TABLE lab (tag TEXT PRIMARY KEY)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerProblem, match="made by a development version of arsched") as problem:
+        open_ledger(path)
+    assert str(path) in problem.value.message and "arsched init in a fresh clone" in problem.value.hint
+    assert path.read_bytes() == before and [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_migration_keeps_every_row_and_the_ledger_is_then_as_a_new_one(path: Path, tmp_path: Path) -> None:
     with open_ledger(path) as ledger:
-        board = ledger.board("old")
-        assert (board.baseline_id, board.baseline.scores) == ("c0001", (1.95, 1.96))
-        crashed, wide = board.of("c0002"), board.of("c0003")
-        assert (crashed.failure, wide.scores) == ("crash: exit status 1", (1.9,))
-        verdicts = [r.state.result.verdict for r in ledger.runs.list("old") if isinstance(r.state, Finished)]
-        assert [type(verdict) for verdict in verdicts] == [Scored, Scored, Failed, Scored]
-        assert isinstance(ledger.runs.get("last", "old").state, Queued)
-        promote = Promote("c0003", "c0001", effect(1, 2), "better")
-        ledger.decisions.apply("old", promote, noise=NOISE, sentence="promoted", commit="f" * 40)
-        assert ledger.board("old").baseline_id == "c0003"
+        start_lab(ledger)
+        add_candidate(ledger, "idea", runs=3)
+    before = rows_of(path)
+    for file in (path, tmp_path / "new.db"):
+        with closing(Database(file)) as database:
+            migrate(database, 1.0, CHANGED)
+    after = rows_of(path)
+    after["run"] = [(*row[:-2], row[-1]) for row in after["run"]]  # without the new column
+    assert {table: after[table] for table in before if table != "migration"} | {
+        "migration": before["migration"]
+    } == before
+    assert applied_to(path) == [(1, "m001_tables"), (2, "m002_priority")]
+    assert schema_of(path) == schema_of(tmp_path / "new.db")
     assert broken_invariants(path) == []
-    assert [number for number, _ in applied(path)] == [1, 2, 3]
 
 
-def rows_of(path: Path, table: str, columns: str = "*") -> list[tuple[object, ...]]:
+def test_a_ledger_whose_references_lead_nowhere_is_not_migrated(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE run SET candidate = 999 WHERE number = 2")
+    before = schema_of(path)
+    with closing(Database(path)) as database, pytest.raises(LedgerProblem, match="run refers to lost rows"):
+        migrate(database, 1.0, CHANGED)
+    assert schema_of(path) == before
+
+
+def rows_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for (name,) in tables}
 
 
-def test_a_ledger_of_schema_2_keeps_every_row_and_goes_on(path: Path) -> None:
-    load(path, SCHEMA_2)
-    columns = {table: ", ".join(column_names(path, table)) for table in TABLES_OF_2}
-    before = {table: rows_of(path, table, columns[table]) for table in TABLES_OF_2}
-    assert all(before.values())
+@pytest.mark.parametrize("table", ["event", "decision", "promotion", "merge", "claim"])
+def test_what_is_history_refuses_every_change(path: Path, table: str) -> None:
     with open_ledger(path) as ledger:
-        assert {table: rows_of(path, table, columns[table]) for table in TABLES_OF_2} == before
-        assert broken_invariants(path) == []
-        origins = {c.name: c.origin for c in ledger.candidates.list("old")}
-        assert origins.pop("baseline") is Origin.BASELINE and set(origins.values()) == {Origin.SUBMITTED}
-        assert [lab.paused_at for lab in ledger.labs.all()] == [None, None]
-        assert [record.kind for record in ledger.decisions.history("old")] == KINDS_OF_2
-        assert {(record.own_base, record.result_mark) for record in ledger.decisions.history("old")} == {(None, 0)}
-        board = ledger.board("old")
-        assert (board.baseline.name, board.baseline.scores, board.merges) == ("wide", (1.93, 1.932), ())
-        (late,) = [s for s in board.standings if s.name == "late"]
-        numbers = [c.id for c in ledger.candidates.list("old")]
-        finish_attempt(ledger, late.candidate_id)
-        assert ledger.board("old").of(late.candidate_id).scores == (1.92,)
-        assert add_candidate(ledger, "new", "old", board.baseline_id).id not in numbers
-        shelve = Shelve(late.candidate_id, board.baseline_id, effect(1, 2), "near miss")
-        ledger.decisions.apply("old", shelve, noise=NOISE, sentence="shelved")
-    assert broken_invariants(path) == []
-
-
-@pytest.mark.parametrize("table", ["event", "decision", "promotion"])
-def test_what_was_append_only_stays_so(path: Path, table: str) -> None:
-    load(path, SCHEMA_2)
-    open_ledger(path).close()
+        start_lab(ledger)
     for statement in (f"UPDATE {table} SET tag = tag", f"DELETE FROM {table}"):
-        with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            connection.execute(statement)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA foreign_keys = OFF")
+            fill(connection, table)
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(statement)
+
+
+def fill(connection: sqlite3.Connection, table: str) -> None:
+    """One row of anything the columns take."""
+    columns = [column[1] for column in connection.execute(f"PRAGMA table_info({table})")]
+    special = {"number": 7000, "kind": "discard", "problem": "x", "candidate": None if table == "merge" else 1}
+    values = [special.get(column, 1) for column in columns]
+    connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
 def test_numbers_given_before_are_not_given_again(path: Path) -> None:
     """Also where the rows that had them are gone: refs and events name them still."""
-    load(path, SCHEMA_2)
+    with open_ledger(path) as ledger:
+        start_lab(ledger)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE sqlite_sequence SET seq = 70 WHERE name = 'candidate'")
         connection.execute("UPDATE sqlite_sequence SET seq = 90 WHERE name = 'run'")
     with open_ledger(path) as ledger:
-        new = add_candidate(ledger, "new", "old", base_id="c0002")
-        assert (new.id, ledger.runs.get("last", "old").id) == ("c0071", "r0091")
-
-
-def test_a_ledger_whose_references_lead_nowhere_is_not_rebuilt(path: Path) -> None:
-    load(path, SCHEMA_2)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE run SET candidate = 999 WHERE number = 5")
-    before = schema_of(path)
-    with pytest.raises(LedgerProblem, match="run refers to lost rows"):
-        open_ledger(path)
-    assert schema_of(path) == before
-
-
-def column_names(path: Path, table: str) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-
-
-def finish_attempt(ledger: Ledger, candidate_id: str) -> None:
-    (run,) = ledger.runs.of_candidate(candidate_id)
-    assert ledger.runs.record(run.id, 2, ok(1.92))
-
-
-TABLES_OF_2 = ("lab", "candidate", "source", "run", "attempt", "result", "event", "decision", "promotion")
-KINDS_OF_2 = ["discard", "discard", "replicate", "measure-baseline", "promote", "measure-baseline"]
-
-
-@pytest.mark.parametrize("old", [SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
-def test_an_old_ledger_brought_up_is_as_a_new_one(path: Path, tmp_path: Path, old: Path) -> None:
-    load(path, old)
-    open_ledger(path).close()
-    open_ledger(tmp_path / "new.db").close()
-    assert schema_of(path) == schema_of(tmp_path / "new.db")
+        new = add_candidate(ledger, "new")
+        assert (new.id, ledger.runs.get("last", "t").id) == ("c0071", "r0091")
 
 
 def test_a_migration_that_fails_halfway_leaves_the_ledger_as_it_was(path: Path) -> None:
@@ -173,27 +142,24 @@ def test_a_migration_that_fails_halfway_leaves_the_ledger_as_it_was(path: Path) 
         start_lab(ledger)
     before = schema_of(path)
 
-    def m004_breaks(database: Database) -> None:
+    def m002_breaks(database: Database) -> None:
         database.execute("ALTER TABLE lab ADD COLUMN extra TEXT NOT NULL DEFAULT ''")
         database.execute("DELETE FROM result")
         database.execute("CREATE TABLE lab (tag TEXT)")
 
     with closing(Database(path)) as database, pytest.raises(LedgerProblem, match="already exists"):
-        migrate(database, 1.0, (*MIGRATIONS, m004_breaks))
+        migrate(database, 1.0, (*MIGRATIONS, m002_breaks))
     assert schema_of(path) == before
     with open_ledger(path) as ledger:
         assert len(ledger.runs.list("t")) == 3
 
 
 def test_a_ledger_of_a_newer_arsched_is_refused_and_left_alone(path: Path) -> None:
-    def m004_future(database: Database) -> None:
-        database.execute("CREATE TABLE shelf (candidate INTEGER)")
-
     open_ledger(path).close()
     with closing(Database(path)) as database:
-        migrate(database, 1.0, (*MIGRATIONS, m004_future))
+        migrate(database, 1.0, CHANGED)
     before = schema_of(path)
-    with pytest.raises(LedgerProblem, match="schema 4, this arsched knows up to 3") as problem:
+    with pytest.raises(LedgerProblem, match="schema 2, this arsched knows up to 1") as problem:
         open_ledger(path)
     assert "update arsched" in problem.value.hint
     assert schema_of(path) == before
@@ -203,9 +169,11 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE addresses (name TEXT)")
+    before = path.read_bytes()
     with pytest.raises(LedgerProblem, match="not a ledger of arsched"):
         open_ledger(path)
     assert [name for name, _ in schema_of(path)] == ["addresses"]
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
@@ -264,18 +232,7 @@ def test_a_full_disk_is_reported_and_nothing_is_half_written(path: Path) -> None
         pages = ledger._database.one("PRAGMA page_count")[0]
         ledger._database.execute(f"PRAGMA max_page_count = {pages + 1}")
         with pytest.raises(LedgerProblem, match="full") as problem:
-            ledger.candidates.add(
-                "t",
-                name="huge",
-                commit="c",
-                base_id="c0001",
-                train_py=bytes(1 << 20),
-                train_sha256="",
-                fingerprint="",
-                title="",
-                author="",
-                kind=ledger.runs.list("t")[0].kind,
-            )
+            ledger.candidates.add("t", NewCandidate(Source(bytes(1 << 20), "", "", 1), "huge", "c", "c0001", "", ""))
         assert "disk is not full" in problem.value.hint
         assert [c.name for c in ledger.candidates.list("t")] == ["baseline"]
     assert broken_invariants(path) == []

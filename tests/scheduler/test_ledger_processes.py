@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.run import Finished, Queued, Running
-from scheduler.domain.search import Budget, SearchSettings
+from scheduler.domain.search import SearchBudget, SearchSettings
+from scheduler.ledger.db import Database
+from scheduler.ledger.schema import migrate
 from tests.scheduler import ledger_writer
-from tests.scheduler.ledger_kit import SCHEMA_2, SLOT, add_candidate, broken_invariants, load, open_ledger, start_lab
+from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
 PROCESSES = 4
 KILLS = 20
@@ -31,38 +33,38 @@ def path(tmp_path: Path) -> Path:
 
 
 def at_once(target: Callable[..., None], path: Path) -> list[list[str]]:
-    """What each of several processes said that began at the same moment."""
+    """What each of several processes reported that began at the same time."""
     barrier = CONTEXT.Barrier(PROCESSES)
-    files = [path.with_name(f"said-{number}") for number in range(PROCESSES)]
-    processes = [CONTEXT.Process(target=target, args=(path, said, barrier)) for said in files]
+    files = [path.with_name(f"report-{number}") for number in range(PROCESSES)]
+    processes = [CONTEXT.Process(target=target, args=(path, report, barrier)) for report in files]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * PROCESSES
-    return [said.read_text().split() for said in files]
+    return [report.read_text().split() for report in files]
 
 
-def said_once(said: list[list[str]]) -> list[str]:
-    words = sorted(word for one in said for word in one)
-    assert len(words) == len(set(words)), "two processes were both told that they were first"
+def won_once(reports: list[list[str]]) -> list[str]:
+    words = sorted(word for one in reports for word in one)
+    assert len(words) == len(set(words)), "two processes both won"
     return words
 
 
 def test_a_new_ledger_opened_by_several_processes_is_made_once(path: Path) -> None:
     assert at_once(ledger_writer.open_at_once, path) == [["0"]] * PROCESSES
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT number FROM migration ORDER BY number").fetchall() == [(1,), (2,), (3,)]
+        assert connection.execute("SELECT number FROM migration").fetchall() == [(1,)]
 
 
 def test_each_run_is_leased_by_one_process(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger, scores=())
         add_candidate(ledger, "many", runs=60)
-    said = at_once(ledger_writer.lease_all, path)
+    report = at_once(ledger_writer.lease_all, path)
     with open_ledger(path) as ledger:
         runs = ledger.runs.list("t")
-        assert said_once(said) == sorted(run.id for run in runs)
+        assert won_once(report) == sorted(run.id for run in runs)
         assert all(isinstance(run.state, Running) and run.attempts == 1 for run in runs)
     assert broken_invariants(path) == []
 
@@ -73,17 +75,17 @@ def test_each_result_is_recorded_by_one_process(path: Path) -> None:
         add_candidate(ledger, "many", runs=40)
         for run in ledger.runs.queued("t"):
             ledger.runs.lease(run.id, SLOT, 2000.0)
-    said = at_once(ledger_writer.record_all, path)
+    report = at_once(ledger_writer.record_all, path)
     with open_ledger(path) as ledger:
-        assert said_once(said) == sorted(run.id for run in ledger.runs.list("t"))
+        assert won_once(report) == sorted(run.id for run in ledger.runs.list("t"))
     assert broken_invariants(path) == []
 
 
 def test_a_name_is_won_by_one_process_and_seeds_stay_fresh(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
-    said = at_once(ledger_writer.add_same_names, path)
-    assert said_once(said) == sorted(f"name-{number}" for number in range(20))
+    report = at_once(ledger_writer.add_same_names, path)
+    assert won_once(report) == sorted(f"name-{number}" for number in range(20))
     with open_ledger(path) as ledger:
         seeds = [run.seed for run in ledger.runs.list("t")]
         assert sorted(seeds) == list(range(1, 3 + 20 * 3 + 1))
@@ -94,7 +96,7 @@ def test_a_candidate_is_moved_by_one_process(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
         names = [add_candidate(ledger, f"name-{number}").id for number in range(30)]
-    assert said_once(at_once(ledger_writer.move_all, path)) == names
+    assert won_once(at_once(ledger_writer.move_all, path)) == names
     assert broken_invariants(path) == []
 
 
@@ -102,9 +104,9 @@ def test_a_merge_is_made_by_one_process(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
         parts = tuple(add_candidate(ledger, f"part-{number}").id for number in range(2))
-    assert said_once(at_once(ledger_writer.combine_at_once, path)) == ["merged"]
+    assert won_once(at_once(ledger_writer.combine_at_once, path)) == ["merged"]
     with open_ledger(path) as ledger:
-        assert [merge.parts for merge in ledger.merges.list("t")] == [parts]
+        assert [merge.parts for merge in ledger.board("t").merges] == [parts]
         assert len(ledger.board("t").undecided) <= 1
     assert broken_invariants(path) == []
 
@@ -119,11 +121,13 @@ def test_a_ledger_whose_making_was_killed_is_made_by_the_next(path: Path, dies_a
 
 @pytest.mark.parametrize("dies_after", [5, 20, 60, 120, 180])
 def test_an_old_ledger_whose_change_was_killed_is_changed_by_the_next(path: Path, dies_after: int) -> None:
-    load(path, SCHEMA_2)
-    killed(ledger_writer.migrate_until_killed, path, dies_after)
     with open_ledger(path) as ledger:
-        assert len(ledger.decisions.history("old")) == 6
-        add_candidate(ledger, "new", "old", ledger.board("old").baseline_id)
+        start_lab(ledger)
+        add_candidate(ledger, "many", runs=30)
+    killed(ledger_writer.migrate_until_killed, path, dies_after)
+    with closing(Database(path)) as database:
+        migrate(database, 1.0, CHANGED)
+        assert database.one("SELECT count(*), sum(priority) FROM run")[:] == (33, 0)
     assert broken_invariants(path) == []
 
 
@@ -133,10 +137,10 @@ def test_writers_killed_at_any_instruction_lose_nothing_and_leave_nothing_half(p
         start_lab(ledger)
     rng = random.Random(20260101)
     for kill in range(KILLS):
-        said = path.with_name(f"said-{kill}")
-        killed(ledger_writer.live_until_killed, path, said, kill, rng.randrange(1, LOOKS_AT_MOST))
+        report = path.with_name(f"report-{kill}")
+        killed(ledger_writer.live_until_killed, path, report, kill, rng.randrange(1, LOOKS_AT_MOST))
         assert broken_invariants(path) == []
-        _is_remembered(path, said)
+        _is_remembered(path, report)
     with open_ledger(path) as ledger:  # they did live before they died
         assert sum(isinstance(run.state, Finished) for run in ledger.runs.list("t")) > KILLS // 2
         assert {record.kind for record in ledger.decisions.history("t")} >= {"promote", "replicate", "discard"}
@@ -148,17 +152,17 @@ def test_writers_killed_from_outside_lose_nothing_and_leave_nothing_half(path: P
         start_lab(ledger)
     rng = random.Random(20260102)
     for kill in range(KILLS):
-        said = path.with_name(f"said-{kill}")
-        said.touch()
-        process = CONTEXT.Process(target=ledger_writer.live_until_killed, args=(path, said, kill, sys.maxsize))
+        report = path.with_name(f"report-{kill}")
+        report.touch()
+        process = CONTEXT.Process(target=ledger_writer.live_until_killed, args=(path, report, kill, sys.maxsize))
         process.start()
         lines = rng.randrange(0, 12)
-        while said.read_bytes().count(b"\n") < lines:
+        while report.read_bytes().count(b"\n") < lines:
             assert process.is_alive()
         process.kill()
         process.join()
         assert broken_invariants(path) == []
-        _is_remembered(path, said)
+        _is_remembered(path, report)
 
 
 def killed(target: Callable[..., None], *arguments: object) -> None:
@@ -169,9 +173,9 @@ def killed(target: Callable[..., None], *arguments: object) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def _is_remembered(path: Path, said: Path) -> None:
-    """All that the dead writer was told is committed is there."""
-    words = [line.split() for line in said.read_text().splitlines()] if said.exists() else []
+def _is_remembered(path: Path, report: Path) -> None:
+    """All that the dead writer reported as committed is there."""
+    words = [line.split() for line in report.read_text().splitlines()] if report.exists() else []
     with open_ledger(path) as ledger:
         assert len([w for w in words if w[0] == "decision"]) <= len(ledger.decisions.history("t"))
         for what, ref, *attempt in (w for w in words if w[0] != "decision"):
@@ -186,7 +190,7 @@ def _is_remembered(path: Path, said: Path) -> None:
             assert what != "result" or (isinstance(state, Finished) and state.attempt == number)
 
 
-def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(path: Path) -> None:
+def test_a_snapshot_is_of_one_moment_and_holds_no_one_up(path: Path) -> None:
     with open_ledger(path) as reader, open_ledger(path) as writer:
         start_lab(writer)
         with reader.snapshot():
@@ -197,7 +201,7 @@ def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(path: Path) -> None:
         assert len(reader.candidates.list("t")) == len(before) + 1
 
 
-def test_a_driver_that_dies_holding_the_write_lock_locks_nobody_out(path: Path) -> None:
+def test_a_driver_that_dies_holding_the_write_lock_locks_no_one_out(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
         wide = add_candidate(ledger, "wide")
@@ -228,7 +232,7 @@ def test_the_invariants_see_a_broken_ledger(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
         add_candidate(ledger, "wide")
-        search = ledger.searches.start("t", SearchSettings(Budget(), ()))
+        search = ledger.searches.start("t", SearchSettings(SearchBudget(), ()))
         ledger.proposals.ask("t", search.number, "tpe", "c0001", 1, 7)
     assert broken_invariants(path) == []
     for damage in damages:

@@ -1,4 +1,4 @@
-"""Nights of the shipped policies on a real ledger: every decision can be taken again from what the ledger kept."""
+"""Searches of the shipped policies on a real ledger: every decision can be taken again from what the ledger kept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.candidate import Candidate, CandidateState, Standing
-from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Promote, Replicate, Shelve
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
+from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
+from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Merge, Promote, Replicate, Shelve
+from scheduler.domain.lab import LabSnapshot
 from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
 from scheduler.policy.gates import judge_candidate
-from scheduler.policy.noise import board_noise
-from scheduler.policy.union import near_miss_union
+from scheduler.policy.merging import near_miss_union
+from scheduler.policy.stats import lab_noise
 from tests.scheduler.ledger_kit import (
     Clock,
     add_candidate,
@@ -39,7 +38,7 @@ SEEDS = (1, 2, 3)
 
 
 class Ticking(Clock):
-    """No two things happen at the same moment, so that what was before a decision can be told from what came after."""
+    """No two things happen at the same time, so that what was before a decision differs from what came after."""
 
     def __call__(self) -> float:
         self.now += 1
@@ -47,7 +46,7 @@ class Ticking(Clock):
 
 
 @dataclass
-class Night:
+class SimulatedLab:
     """Ideas with true effects, some made from older baselines, some crashing; results come in any order."""
 
     ledger: Ledger
@@ -86,16 +85,16 @@ class Night:
         if near_misses is not None:
             self._apply(board, near_misses)
 
-    def _apply(self, board: Board, decision: Decision) -> None:
+    def _apply(self, board: LabSnapshot, decision: Decision) -> None:
         more: dict[str, object] = {}
         if isinstance(decision, Promote):
             more = {"commit": "f" * 40}
         elif isinstance(decision, Combine):
             more = self._merge(board, decision)
-        noise = board_noise(board)
-        self.ledger.decisions.apply("t", decision, noise=noise, sentence="said", **more)  # type: ignore[arg-type]
+        noise = lab_noise(board)
+        self.ledger.decisions.apply("t", decision, noise=noise, sentence="as decided", **more)  # type: ignore[arg-type]
 
-    def _merge(self, board: Board, decision: Combine) -> dict[str, object]:
+    def _merge(self, board: LabSnapshot, decision: Combine) -> dict[str, object]:
         """Most patches merge and keep most of their effect; the first one goes in, or none does."""
         merged = [part for n, part in enumerate(decision.parts) if n == 0 or self.rng.random() < 0.8]
         if self.rng.random() < 0.1:
@@ -107,24 +106,24 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    paths = [tmp_path_factory.mktemp("nights") / f"{seed}.db" for seed in SEEDS]
+def labs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    paths = [tmp_path_factory.mktemp("labs") / f"{seed}.db" for seed in SEEDS]
     for seed, path in zip(SEEDS, paths, strict=True):
         with open_ledger(path, Ticking()) as ledger:
-            Night(ledger, random.Random(seed)).play()
+            SimulatedLab(ledger, random.Random(seed)).play()
     return paths
 
 
-def test_the_nights_have_every_kind_of_decision_and_leave_nothing_undecided(nights: list[Path]) -> None:
+def test_the_labs_have_every_kind_of_decision_and_leave_nothing_undecided(labs: list[Path]) -> None:
     kinds: Counter[str] = Counter()
-    for path in nights:
+    for path in labs:
         with open_ledger(path) as ledger:
             history = ledger.decisions.history("t")
             kinds.update(record.kind for record in history)
             kinds.update("late" for record in history if record.own_base)
-            kinds.update("union" for merge in ledger.merges.list("t") if len(merge.merged) > 1)
-            kinds.update("port" for merge in ledger.merges.list("t") if len(merge.merged) == 1)
-            kinds.update("half" for merge in ledger.merges.list("t") if merge.halving)
+            kinds.update("union" for merge in ledger.board("t").merges if len(merge.merged) > 1)
+            kinds.update("port" for merge in ledger.board("t").merges if len(merge.merged) == 1)
+            kinds.update("half" for merge in ledger.board("t").merges if merge.halving)
             promotions = [record.candidate.candidate_id for record in history if record.kind == "promote"]
             assert [made.candidate_id for made in ledger.decisions.promotions("t")] == promotions
             assert ledger.board("t").undecided == ()
@@ -133,39 +132,36 @@ def test_the_nights_have_every_kind_of_decision_and_leave_nothing_undecided(nigh
     assert kinds.keys() >= expected | {"late", "union", "port", "half"}, kinds
 
 
-def test_every_verdict_follows_from_its_own_record(nights: list[Path]) -> None:
-    for path in nights:
+def test_every_verdict_follows_from_its_own_record(labs: list[Path]) -> None:
+    for path in labs:
         with open_ledger(path) as ledger:
             for record in ledger.decisions.history("t"):
                 if isinstance(record.decision, Promote | Replicate | Discard | Shelve) and record.decision.effect:
-                    parties = (record.candidate, record.base, record.noise, record.gates, record.own_base)
-                    verdicts = [judge_candidate(*parties, may_port=may) for may in (True, False)]
+                    basis = (record.candidate, record.base, record.noise, record.gates, record.own_base)
+                    verdicts = [judge_candidate(*basis, may_port=may) for may in (True, False)]
                     ported_enough = isinstance(verdicts[0], Combine)  # only the merges before it say whether
                     assert verdicts[ported_enough] == record.decision
 
 
-def test_every_decision_follows_from_the_results_before_it(nights: list[Path]) -> None:
-    """The board of that moment, put together from the ledger's other tables, gives the same numbers and decision."""
-    for path in nights:
+def test_every_decision_follows_from_the_results_before_it(labs: list[Path]) -> None:
+    """The board of that time, put together from the ledger's other tables, gives the same numbers and decision."""
+    for path in labs:
         for record, board in _with_boards(path):
             subject = board.of(record.candidate.candidate_id)
             assert (subject, board.baseline) == (record.candidate, record.base)
             if record.own_base is not None:
                 assert board.of(record.own_base.candidate_id) == record.own_base
-            assert board_noise(board) == record.noise
+            assert lab_noise(board) == record.noise
             taken_again = decide(board)
             if isinstance(record.decision, Combine) and taken_again is None:
                 taken_again = near_miss_union(board, SLOTS)
             assert taken_again == record.decision
 
 
-def _with_boards(path: Path) -> list[tuple[DecisionRecord, Board]]:
+def _with_boards(path: Path) -> list[tuple[DecisionRecord, LabSnapshot]]:
     with open_ledger(path) as ledger:
-        candidates, history, merges = (
-            ledger.candidates.list("t"),
-            ledger.decisions.history("t"),
-            ledger.merges.list("t"),
-        )
+        candidates, history = ledger.candidates.list("t"), ledger.decisions.history("t")
+        merges = ledger.board("t").merges
         prior = ledger.labs.get("t").noise_prior_bpb
     past = Past(path, candidates)
     merged, boards = 0, []
@@ -176,7 +172,7 @@ def _with_boards(path: Path) -> list[tuple[DecisionRecord, Board]]:
 
 
 class Past:
-    """What the ledger's history and results say of any moment, read by plain SQL. No board is read here."""
+    """What the ledger's history and results hold of any time, read by plain SQL. No board is read here."""
 
     def __init__(self, path: Path, candidates: Sequence[Candidate]) -> None:
         self._candidates = candidates
@@ -188,12 +184,12 @@ class Past:
                 " FROM result JOIN run ON run.number = result.run WHERE run.kind != 'claim' ORDER BY result.number"
             ).fetchall()
 
-    def board(self, record: DecisionRecord, merges: Sequence[Merge], prior: float) -> Board:
+    def board(self, record: DecisionRecord, merges: Sequence[Merge], prior: float) -> LabSnapshot:
         states = {subject: to for at, subject, to in self._events if at < record.decided_at}
         there = [candidate for candidate in self._candidates if candidate.id in states]
         standings = tuple(self._standing(candidate, states, record.result_mark) for candidate in there)
         baseline = next(s for s in standings if s.state is CandidateState.BASELINE)
-        return Board(
+        return LabSnapshot(
             baseline_id=baseline.candidate_id,
             first_baseline=baseline.base_id is None,
             standings=standings,
@@ -202,12 +198,12 @@ class Past:
             merges=tuple(merges),
         )
 
-    def _standing(self, candidate: Candidate, states: dict[str, str], mark: int) -> Standing:
+    def _standing(self, candidate: Candidate, states: dict[str, str], mark: int) -> CandidateStats:
         number = int(candidate.id[1:])
         results = [row for row in self._results if row[0] <= mark and row[1] == number]
         failed = [(status, reason) for _, _, score, status, reason in results if score is None]
         mine = [f"r{run:04d}" for run, owner in self._runs if owner == number]
-        return Standing(
+        return CandidateStats(
             candidate_id=candidate.id,
             name=candidate.name,
             base_id=candidate.base_id,

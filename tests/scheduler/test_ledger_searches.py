@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.candidate import Origin
-from scheduler.domain.claim import Claim
+from scheduler.domain.candidate import NewCandidate, Origin, Source
+from scheduler.domain.decision import Claim
 from scheduler.domain.errors import LedgerProblem
-from scheduler.domain.proposal import Proposal, ProposalState, Trouble
-from scheduler.domain.run import RunKind
-from scheduler.domain.search import Budget, ProposerChoice, SearchSettings, SearchState
+from scheduler.domain.search import (
+    Proposal,
+    ProposalFailure,
+    ProposalState,
+    ProposerChoice,
+    SearchBudget,
+    SearchSettings,
+    SearchState,
+)
 from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import Clock, add_candidate, broken_invariants, make_lab, open_ledger, start_lab
 
 SETTINGS = SearchSettings(
-    budget=Budget(hours=8.0, runs=700, rounds=3, ideas=8, target_bpb=0.97),
+    budget=SearchBudget(hours=8.0, runs=700, rounds=3, ideas=8, target_bpb=0.97),
     proposers=(ProposerChoice("tpe"), ProposerChoice("agent", 2.5, (("command", "ask 'me' -n"), ("limit", "900")))),
     backlog=12,
     claim_runs=3,
@@ -82,9 +88,9 @@ def test_time_adds_up_and_settings_can_be_extended(ledger: Ledger) -> None:
     ledger.searches.start("t", SETTINGS)
     for _ in range(3):
         ledger.searches.tick(1, 2.5)
-    ledger.searches.change(1, SearchSettings(Budget(hours=9.0), ()), "an hour more")
+    ledger.searches.change(1, SearchSettings(SearchBudget(hours=9.0), ()), "an hour more")
     search = ledger.searches.get(1)
-    assert (search.active_s, search.settings.budget) == (7.5, Budget(hours=9.0))
+    assert (search.active_s, search.settings.budget) == (7.5, SearchBudget(hours=9.0))
 
 
 def test_settings_of_another_program_are_read_as_far_as_they_are_known(ledger: Ledger, path: Path) -> None:
@@ -95,7 +101,7 @@ def test_settings_of_another_program_are_read_as_far_as_they_are_known(ledger: L
         "mood": "good",
     }
     ledger._database.execute("UPDATE search SET settings = ?", json.dumps(theirs))
-    assert ledger.searches.get(1).settings == SearchSettings(Budget(runs=5), (ProposerChoice("tpe"),))
+    assert ledger.searches.get(1).settings == SearchSettings(SearchBudget(runs=5), (ProposerChoice("tpe"),))
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ def test_a_known_program_leads_to_its_candidate(ledger: Ledger, ask: str) -> Non
 
 
 def test_trouble_is_kept_with_what_was_said(ledger: Ledger, ask: str) -> None:
-    ledger.proposals.failed(ask, Trouble.REFUSED, "changes harness/", title="cheat", log="\x1b[31mred \ud800")
+    ledger.proposals.failed(ask, ProposalFailure.REFUSED, "changes harness/", title="cheat", log="\x1b[31mred \ud800")
     (proposal,) = ledger.proposals.list("t")
     assert (proposal.state, proposal.candidate_id, proposal.title) == (ProposalState.FAILED, None, "cheat")
     assert (proposal.trouble, proposal.reason, proposal.log) == ("refused", "changes harness/", "\x1b[31mred ?")
@@ -144,7 +150,7 @@ def test_trouble_is_kept_with_what_was_said(ledger: Ledger, ask: str) -> None:
 ANSWERS: dict[str, Callable[[Ledger, str], None]] = {
     "queued": lambda ledger, ask: ledger.proposals.queued(ask, "c0001", "again"),
     "known": lambda ledger, ask: ledger.proposals.known(ask, "c0001", "again"),
-    "failed": lambda ledger, ask: ledger.proposals.failed(ask, Trouble.CRASHED, "again"),
+    "failed": lambda ledger, ask: ledger.proposals.failed(ask, ProposalFailure.CRASHED, "again"),
 }
 
 
@@ -160,7 +166,7 @@ def test_an_ask_is_answered_once(ledger: Ledger, ask: str, first: str, second: s
 
 def test_asks_of_a_scheduler_that_died_are_closed(ledger: Ledger, ask: str) -> None:
     ledger.labs.create(make_lab("u"))
-    ledger.proposals.failed(ask, Trouble.TIMED_OUT, "900 s")
+    ledger.proposals.failed(ask, ProposalFailure.TIMED_OUT, "900 s")
     lost = [ledger.proposals.ask("t", 1, "agent", "c0001", 2, seed) for seed in (78, 79)]
     assert ledger.proposals.lose_open("u", "gone") == 0
     assert ledger.proposals.lose_open("t", "the scheduler ended") == 2
@@ -182,24 +188,20 @@ def test_a_claim_is_made_once_and_comes_back_to_the_last_bit(ledger: Ledger, pat
 
 
 def test_an_idea_keeps_who_had_it_and_why(ledger: Ledger) -> None:
-    new = ledger.candidates.add(
-        "t",
+    idea = NewCandidate(
+        Source(b"X = 1\n", "s", "f", 120),
         name="wide",
         commit="c",
         base_id="c0001",
-        train_py=b"X = 1\n",
-        train_sha256="s",
-        fingerprint="f",
         title="wider",
         author="tpe",
-        kind=RunKind.NEW,
         origin=Origin.PROPOSED,
         proposer="tpe",
         hypothesis="wider\nis better",
         theme="width",
         round=3,
-        code_lines=120,
     )
+    new = ledger.candidates.add("t", idea)
     assert ledger.candidates.get(new.id, "t") == new
     assert (new.origin, new.proposer, new.hypothesis, new.theme, new.round, new.code_lines) == (
         *(Origin.PROPOSED, "tpe", "wider\nis better", "width"),

@@ -1,11 +1,11 @@
-"""The pool in memory: the common contract, and the mishaps it can be told to have."""
+"""The pool in memory: the common contract, and the mishaps it can be asked for."""
 
 from __future__ import annotations
 
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.result import Failed, parse_result
+from scheduler.domain.run import Failed, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, RunOrder, Slot
 from tests.scheduler.memory_pool import (
     Finishes,

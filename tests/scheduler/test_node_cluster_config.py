@@ -227,8 +227,8 @@ def test_the_shipped_line_puts_ray_on_the_path_of_the_shells_ray_opens(tmp_path:
     program.chmod(0o755)
     lines = [line for line in yaml.safe_load(SHIPPED.read_text())["setup_commands"] if "bashrc" in line]
     for command in (*lines, *lines, "ray stop"):
-        said = as_ray_runs_it(command, tmp_path)
-    assert said == f"{program} stop token\n"
+        printed = as_ray_runs_it(command, tmp_path)
+    assert printed == f"{program} stop token\n"
     lines = (tmp_path / ".bashrc").read_text().splitlines()
     assert [line for line in lines if line][:-1] == (before or "").splitlines()
     assert lines[-1] == "export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=token"

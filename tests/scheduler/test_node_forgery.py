@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.acceptance import longest_run_s
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost, Report
+from scheduler.domain.slot import Busy, Done, Lost, Report, longest_run_s
 from scheduler.node.spool import FILE_LIMIT_BYTES
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON, result_text
@@ -48,14 +47,14 @@ def slot(tmp_path: Path) -> Iterator[Slot]:
 
 
 FORGERIES = {
-    "a result of no judge's": ("forge 0.1", "nobody vouched"),
-    "a judge that failed to write its own": ("forge 0.1\nexit 1", "nobody vouched"),
-    "a judge that was killed": ("forge 0.1\npython os.kill(os.getpid(), 9)", "nobody vouched"),
-    "changed after the judge's word": ("score 1.9\nforge 0.1", "not the one the judge wrote"),
-    "no result behind the judge's word": ("say cafe", "not the one the judge wrote"),
-    "two words": ("score 1.9\nscore 1.9", "not the one the judge wrote"),
+    "a result of no judge's": ("forge 0.1", "did not vouch"),
+    "a judge that failed to write its own": ("forge 0.1\nexit 1", "did not vouch"),
+    "a judge that was killed": ("forge 0.1\npython os.kill(os.getpid(), 9)", "did not vouch"),
+    "changed after the judge's digest": ("score 1.9\nforge 0.1", "not the one the judge wrote"),
+    "no result behind the judge's digest": ("pipe cafe", "not the one the judge wrote"),
+    "two digests": ("score 1.9\nscore 1.9", "not the one the judge wrote"),
     "a wrong exit code": ("score 1.9\nexit 1", "exit code 0"),
-    "a killed judge's word": ("score 1.9\npython os.kill(os.getpid(), 9)", "exit code 0"),
+    "a killed judge's digest": ("score 1.9\npython os.kill(os.getpid(), 9)", "exit code 0"),
     "a result of any size": (
         f"score 1.9\npython os.truncate(out / 'result.json', {FILE_LIMIT_BYTES * 1000})", "not the one",
     ),
@@ -133,13 +132,13 @@ def test_an_order_that_claims_another_run_reports_nothing_for_it(slot: Slot) -> 
     assert [report.run_id for report in SlotSupervisor(specs(1)[0], slot.root, FAKES).poll(LAB_ID)] == []
 
 
-def test_a_spool_somebody_else_is_at_work_on_is_not_started(slot: Slot) -> None:
+def test_a_spool_with_another_supervisors_living_judge_is_not_started(slot: Slot) -> None:
     import fcntl
 
     place = plant(slot, "r0001.1", slot_id="elsewhere/cpu0")
     with (place / "alive.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(PoolProblem, match="somebody else"):
+        with pytest.raises(PoolProblem, match="another supervisor"):
             slot.supervisor.start(fake_order("r0001", "score 1.9"))
     assert isinstance(slot.finish("score 1.9"), Done)
 
@@ -186,7 +185,7 @@ def test_a_judge_that_does_not_end_is_ended_and_lost(slot: Slot) -> None:
     assert not slot.supervisor.busy()
 
 
-def test_a_judge_that_has_to_be_ended_after_its_word_is_lost(slot: Slot) -> None:
+def test_a_judge_that_has_to_be_ended_after_its_digest_is_lost(slot: Slot) -> None:
     slot.supervisor.start(fake_order("r0001", "score 1.9\nhang"))
     wait_until((slot.spool / "out" / "result.json").exists)
     slot.now_s = longest_run_s(CONTRACT_JSON) + 1.0

@@ -1,4 +1,4 @@
-"""Reading GPUs through a stand-in for pynvml, and a GPU slot that somebody else computes on. No GPU is needed."""
+"""Reading GPUs through a stand-in for pynvml, and a GPU slot with a foreign process. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Done
-from scheduler.node import gpu_node
+from scheduler.node import gpu, supervisor
 from scheduler.node.gpu import (
     CANNOT_TELL,
     Driver,
@@ -22,15 +22,17 @@ from scheduler.node.gpu import (
     GpuProcess,
     GpuState,
     GpuUnavailable,
+    Missing,
     compute_processes,
+    gpu_notes,
+    missing_toolchain,
     mps_running,
     read_driver,
     read_gpus,
     read_states,
+    unusable_device_files,
 )
-from scheduler.node.gpu_node import Lack, device_file_lacks, gpu_notes, toolchain_lacks
-from scheduler.node.machine import Machine
-from scheduler.node.slot_layout import lay_out
+from scheduler.node.machine import Machine, lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_until
@@ -184,21 +186,20 @@ def test_an_mps_daemon_is_seen(tmp_path: Path) -> None:
 
 
 class GpuSlot:
-    """A supervisor of one GPU; `foreign` is who else computes there."""
+    """A supervisor of one GPU; `foreign`: other processes that compute there, `missing`: of the toolchain."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("scheduler.node.supervisor.FOREIGN_PATIENCE_S", 0.0)
         self.foreign: tuple[GpuProcess, ...] | None = ()
-        self.lacks: tuple[Lack, ...] = ()
-        self.asked: list[str] = []
-        self.supervisor = SlotSupervisor(
-            lay_out(NODE, "node", "cuda")[0], root, FAKES, gpu_processes=self.processes,
-            gpu_lacks=lambda environ: self.lacks, gpu_notes=lambda uuid: (f"a note on {uuid}",),
-        )  # fmt: skip
-
-    def processes(self, uuid: str) -> tuple[GpuProcess, ...] | None:
-        self.asked.append(uuid)
-        return self.foreign
+        self.missing: tuple[Missing, ...] = ()
+        self.supervisor = SlotSupervisor(lay_out(NODE, "node", "cuda")[0], root, FAKES)
+        readers = {
+            "FOREIGN_WAIT_S": 0.0,
+            "compute_processes": lambda uuid: self.foreign,
+            "missing_toolchain": lambda environ: self.missing,
+            "gpu_notes": lambda uuid: (f"a note on {uuid}",),
+        }
+        for name, reader in readers.items():
+            monkeypatch.setattr(supervisor, name, reader)
 
 
 @pytest.fixture
@@ -228,12 +229,9 @@ def test_a_foreign_process_breaks_the_slot_and_is_left_alone(slot: GpuSlot) -> N
 
 
 def test_a_process_that_is_just_leaving_does_not_count(slot: GpuSlot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.node.supervisor.FOREIGN_PATIENCE_S", 60.0)
+    monkeypatch.setattr(supervisor, "FOREIGN_WAIT_S", 60.0)
     leaving = [(GpuProcess(42, "python"),), ()]
-    slot.supervisor = SlotSupervisor(
-        slot.supervisor.spec, slot.supervisor._spools.root, FAKES, gpu_processes=lambda uuid: leaving.pop(0),
-        gpu_lacks=lambda environ: (),
-    )  # fmt: skip
+    monkeypatch.setattr(supervisor, "compute_processes", lambda uuid: leaving.pop(0))
     assert slot.supervisor.probe(CONTRACT_JSON).problem == ""
 
 
@@ -244,12 +242,12 @@ def test_our_own_judge_is_not_foreign(slot: GpuSlot) -> None:
     slot.supervisor.close()
 
 
-def test_a_gpu_that_fell_off_the_bus_breaks_its_slot(tmp_path: Path) -> None:
+def test_a_gpu_that_fell_off_the_bus_breaks_its_slot(slot: GpuSlot, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(uuid: str) -> tuple[GpuProcess, ...]:
         raise GpuUnavailable("NVML: GPU is lost")
 
-    supervisor = SlotSupervisor(lay_out(NODE, "node", "cuda")[0], tmp_path, FAKES, gpu_processes=lost)
-    assert supervisor.probe(CONTRACT_JSON).problem == "NVML: GPU is lost"
+    monkeypatch.setattr(supervisor, "compute_processes", lost)
+    assert slot.supervisor.probe(CONTRACT_JSON).problem == "NVML: GPU is lost"
 
 
 def test_a_gpu_whose_processes_may_not_be_listed_gets_its_runs(slot: GpuSlot) -> None:
@@ -260,7 +258,7 @@ def test_a_gpu_whose_processes_may_not_be_listed_gets_its_runs(slot: GpuSlot) ->
 
 
 def test_a_node_without_a_compiler_takes_no_run(slot: GpuSlot) -> None:
-    slot.lacks = (Lack("there is no C compiler", "apt install gcc"),)
+    slot.missing = (Missing("there is no C compiler", "apt install gcc"),)
     assert slot.supervisor.probe(CONTRACT_JSON).problem == "there is no C compiler; apt install gcc"
     with pytest.raises(PoolProblem, match="no C compiler"):
         slot.supervisor.start(fake_order("r0001", "score 1.9"))
@@ -277,7 +275,7 @@ def test_what_a_slot_carries_along(
     use_nvml: Callable[[SimpleNamespace], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    monkeypatch.setattr(gpu_node, "device_file_lacks", lambda minors: asked.append(list(minors)) or ())
+    monkeypatch.setattr(gpu, "unusable_device_files", lambda minors: asked.append(list(minors)) or ())
     use_nvml(fake_nvml())
     assert gpu_notes("GPU-0001") == () and asked == [[5]]
     use_nvml(
@@ -308,8 +306,8 @@ def test_a_compiler_is_looked_for_as_triton_does(
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "Python.h").write_text("")
-    found = toolchain_lacks({"PATH": str(tmp_path), "CPATH": str(tmp_path), **environ})
-    assert [words in lack.said for lack in found] == [True] * bool(words)
+    found = missing_toolchain({"PATH": str(tmp_path), "CPATH": str(tmp_path), **environ})
+    assert [words in missing.message for missing in found] == [True] * bool(words)
 
 
 def test_headers_of_the_running_python_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,29 +317,29 @@ def test_headers_of_the_running_python_are_looked_for(tmp_path: Path, monkeypatc
         asked.append(scheme)
         return str(tmp_path)
 
-    monkeypatch.setattr(gpu_node.sysconfig, "get_path", get_path)
-    monkeypatch.setattr(gpu_node.sysconfig, "get_default_scheme", lambda: "posix_local")
+    monkeypatch.setattr(gpu.sysconfig, "get_path", get_path)
+    monkeypatch.setattr(gpu.sysconfig, "get_default_scheme", lambda: "posix_local")
     (tmp_path / "gcc").write_text("#!/bin/sh\n")
     (tmp_path / "gcc").chmod(0o755)
-    (lack,) = toolchain_lacks({"PATH": str(tmp_path)})
-    assert "Python.h" in lack.said and "apt install" in lack.hint and asked == ["posix_prefix"]
+    (missing,) = missing_toolchain({"PATH": str(tmp_path)})
+    assert "Python.h" in missing.message and "apt install" in missing.hint and asked == ["posix_prefix"]
     (tmp_path / "Python.h").write_text("")
-    assert toolchain_lacks({"PATH": str(tmp_path)}) == ()
+    assert missing_toolchain({"PATH": str(tmp_path)}) == ()
 
 
 def test_device_files_must_be_there_and_open_to_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nvidiactl", "nvidia3"):
         (tmp_path / name).write_text("")
-    (absent,) = device_file_lacks([3], tmp_path)
-    assert "nvidia-uvm" in absent.said and "nvidiactl" not in absent.said and "nvidia-modprobe" in absent.hint
+    (absent,) = unusable_device_files([3], tmp_path)
+    assert "nvidia-uvm" in absent.message and "nvidiactl" not in absent.message and "nvidia-modprobe" in absent.hint
     (tmp_path / "nvidia-uvm").write_text("")
-    assert device_file_lacks([3], tmp_path) == ()
-    monkeypatch.setattr(gpu_node.os, "access", lambda path, mode: path.name != "nvidia3")
-    (closed,) = device_file_lacks([3], tmp_path)
-    assert "may not open" in closed.said and "nvidia3" in closed.said
+    assert unusable_device_files([3], tmp_path) == ()
+    monkeypatch.setattr(gpu.os, "access", lambda path, mode: path.name != "nvidia3")
+    (closed,) = unusable_device_files([3], tmp_path)
+    assert "may not open" in closed.message and "nvidia3" in closed.message
 
 
 def test_where_gpus_are_reached_otherwise_no_device_files_are_missed(tmp_path: Path) -> None:
-    assert device_file_lacks([0], tmp_path)
+    assert unusable_device_files([0], tmp_path)
     (tmp_path / "dxg").write_text("")
-    assert device_file_lacks([0], tmp_path) == ()
+    assert unusable_device_files([0], tmp_path) == ()

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.node.actor import Seat, find_spec
-from scheduler.node.code_digest import code_digest, import_closure
 from scheduler.node.gpu import Gpu
-from scheduler.node.judge_environment import CODE_ROOT
-from scheduler.node.machine import Machine, boot_id, cpu_name, order_cores, read_machine
-from scheduler.node.slot_layout import lay_out, share_cores
+from scheduler.node.judge_process import CODE_ROOT
+from scheduler.node.machine import Machine, boot_id, cpu_name, lay_out, order_cores, read_machine, share_cores
+from scheduler.node.supervisor import SlotAssignment, code_digest, find_spec, import_closure
 
 
 def gpus(count: int, local: int = 0) -> tuple[Gpu, ...]:
@@ -67,33 +65,33 @@ def test_slices_and_shared_gpus_are_refused_with_the_reason() -> None:
     assert all("MPS" in spec.problem for spec in lay_out(shared, "node-a", "cuda"))
 
 
-def seat(device: str, index: int = 0, count: int = 8) -> Seat:
-    return Seat("node-a", device, index, count, code_digest())
+def assignment(device: str, index: int = 0, count: int = 8) -> SlotAssignment:
+    return SlotAssignment("node-a", device, index, count, code_digest())
 
 
 @pytest.mark.parametrize("visible", ["3", "GPU-0003", "GPU-0003"[:8]])
-def test_a_gpu_seat_is_the_gpu_ray_reserved(visible: str) -> None:
-    spec = find_spec(seat("cuda", index=0), NODE, visible)
+def test_a_gpu_assignment_is_the_gpu_ray_reserved(visible: str) -> None:
+    spec = find_spec(assignment("cuda", index=0), NODE, visible)
     assert (spec.slot_id, spec.uuid, spec.problem) == ("node-a/gpu3", "GPU-0003", "")
 
 
 @pytest.mark.parametrize("visible", ["", "8", "0,1", "GPU-9999"])
 def test_a_gpu_ray_did_not_reserve_or_nvml_does_not_list_is_a_broken_slot(visible: str) -> None:
-    spec = find_spec(seat("cuda"), NODE, visible)
+    spec = find_spec(assignment("cuda"), NODE, visible)
     assert "NVML lists no such one" in spec.problem and spec.uuid == ""
 
 
-def test_without_a_driver_the_seat_says_so() -> None:
+def test_without_a_driver_the_assignment_says_so() -> None:
     bare = replace(NODE, gpus=(), gpu_problem="NVML: Driver Not Loaded")
-    assert find_spec(seat("cuda"), bare, "0").problem == "NVML: Driver Not Loaded"
+    assert find_spec(assignment("cuda"), bare, "0").problem == "NVML: Driver Not Loaded"
 
 
 def test_a_core_the_node_does_not_let_us_use_is_a_broken_slot() -> None:
-    assert "lets arsched use 16 cores" in find_spec(seat("cpu", index=16, count=32), NODE, "").problem
+    assert "lets arsched use 16 cores" in find_spec(assignment("cpu", index=16, count=32), NODE, "").problem
 
 
 def test_a_node_with_other_code_says_which() -> None:
-    old = find_spec(replace(seat("cpu"), code="0123456789ab"), NODE, "")
+    old = find_spec(replace(assignment("cpu"), code="0123456789ab"), NODE, "")
     assert "0123456789ab" in old.problem and code_digest() in old.problem and "node-a" in old.problem
 
 
@@ -111,8 +109,8 @@ def test_what_a_strange_kernel_does_not_say_is_made_up_for(tmp_path: Path) -> No
 def test_the_code_digest_follows_what_a_node_runs_and_nothing_else(tmp_path: Path) -> None:
     files = {
         "harness/judge/__main__.py": "one",
-        "scheduler/node/actor.py": "def start():\n    from scheduler.node import supervisor",
-        "scheduler/node/supervisor.py": "from scheduler.domain.slot import Seat",
+        "scheduler/node/supervisor.py": "def start():\n    from scheduler.node import spool",
+        "scheduler/node/spool.py": "from scheduler.domain.slot import Lost",
         "scheduler/domain/slot.py": "one",
         "scheduler/queue/loop.py": "one",
     }
@@ -130,7 +128,9 @@ def test_the_code_digest_follows_what_a_node_runs_and_nothing_else(tmp_path: Pat
 
 
 def test_the_code_digest_covers_every_module_that_an_actor_loads() -> None:
-    probe = "import scheduler.node.actor, sys; print(*(getattr(m, '__file__', None) for m in sys.modules.values()))"
+    probe = (
+        "import scheduler.node.supervisor, sys; print(*(getattr(m, '__file__', None) for m in sys.modules.values()))"
+    )
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
     ours = {Path(name) for name in loaded if name.startswith(str(CODE_ROOT / "scheduler"))}
     assert ours and ours <= import_closure(CODE_ROOT)

@@ -14,10 +14,10 @@ from unittest.mock import ANY
 
 import pytest
 
-from scheduler.domain.result import Failed, Infra, Scored, parse_result
+from scheduler.domain.run import Failed, Infra, Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, RunOrder
 from scheduler.node.judge_process import Commands, is_locked
-from scheduler.node.slot_layout import lay_out
+from scheduler.node.machine import lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
 from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, write_forger
@@ -32,9 +32,8 @@ class RealSlot:
 
     def __init__(self, rig: Rig, folder: Path) -> None:
         self.rig, self.root = rig, folder / "spool"
-        commands = Commands((sys.executable, "-m", "harness.judge"), (sys.executable, "-m", "harness.cache"))
         [spec] = lay_out(MACHINE, "node", "cpu", 1)
-        self.supervisor = SlotSupervisor(spec, self.root, commands, environ=rig.environment)
+        self.supervisor = SlotSupervisor(spec, self.root, environ=rig.environment)
         self.slot = self.supervisor.probe(rig.contract.to_json())
 
     def order(self, train: Path, run_id: str = "r0001") -> RunOrder:
@@ -50,7 +49,7 @@ class RealSlot:
         return report
 
     def start_and_await(self, train: Path, sign: str) -> None:
-        """Start a candidate and wait for that word in its log."""
+        """Start a candidate and wait for that text in its log."""
         self.supervisor.start(self.order(train))
         log = self.root / LAB_ID / "r0001.1" / "out" / "run.log"
         wait_until(lambda: log.exists() and sign in log.read_text())
@@ -179,18 +178,18 @@ def test_a_candidate_that_forges_its_result_is_charged(
     assert parse_result(done.result_text).verdict == Failed(status, ANY)
 
 
-def test_a_forged_twin_of_the_whole_spool_is_nobodys_result(real: RealSlot, tmp_path: Path) -> None:
+def test_a_forged_twin_of_the_whole_spool_is_no_result(real: RealSlot, tmp_path: Path) -> None:
     attack = "OUT.parent.rename(OUT.parent.with_name('away'))\nOUT.parent.mkdir()\nforge()"
     done = real.finish(write_forger(tmp_path / "train.py", attack))
     assert parse_result(done.result_text).verdict == Failed("invalid: output", ANY)
 
 
-def test_a_result_beside_a_killed_judge_is_nobodys(real: RealSlot, tmp_path: Path) -> None:
+def test_a_result_next_to_a_killed_judge_is_no_result(real: RealSlot, tmp_path: Path) -> None:
     """Where namespaces are refused a candidate can kill its judge; here the test does that."""
     real.supervisor = SlotSupervisor(
         real.supervisor.spec,
         real.root,
-        Commands((sys.executable, "-m", "harness.judge", "--containment", "subreaper")),
+        Commands((*Commands().judge, "--containment", "subreaper")),
         environ=real.rig.environment,
     )
     real.start_and_await(write_forger(tmp_path / "train.py", "forge()\ntime.sleep(3600)"), "")
@@ -198,7 +197,7 @@ def test_a_result_beside_a_killed_judge_is_nobodys(real: RealSlot, tmp_path: Pat
     os.kill(int((real.root / LAB_ID / "r0001.1" / "judge.pid").read_text()), signal.SIGKILL)
     wait_until(lambda: not isinstance(real.supervisor.poll(LAB_ID)[0], Busy))
     [lost] = real.supervisor.poll(LAB_ID)
-    assert isinstance(lost, Lost) and "nobody vouched" in lost.reason
+    assert isinstance(lost, Lost) and "did not vouch" in lost.reason
 
 
 def test_a_spool_planted_for_the_next_run_is_run_for_real(real: RealSlot, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report
 from scheduler.node.judge_process import Commands
-from scheduler.node.slot_layout import lay_out
+from scheduler.node.machine import lay_out
 from scheduler.node.spool import SpoolRoot, default_spool_root
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
@@ -63,7 +63,7 @@ def successor(root: Path) -> SlotSupervisor:
     return SlotSupervisor(specs()[0], root, FAKES)
 
 
-def test_a_finished_run_whose_supervisor_died_is_lost_for_nobody_can_vouch_for_it(root: Path) -> None:
+def test_a_finished_run_whose_supervisor_died_is_lost_for_none_can_vouch_for_it(root: Path) -> None:
     with start_elsewhere(root, "score 1.25") as other:
         wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
         other.kill()
@@ -203,7 +203,7 @@ def test_a_judge_that_cannot_be_started_leaves_the_attempt_startable(
     assert supervisor.poll(LAB_ID) == ()
 
 
-def test_a_judge_nobody_here_started_breaks_the_slot_while_it_holds_the_core(
+def test_a_judge_started_elsewhere_breaks_the_slot_while_it_holds_the_core(
     root: Path, supervisor: SlotSupervisor
 ) -> None:
     (root / "locks").mkdir(parents=True)
@@ -222,7 +222,7 @@ def test_probe_names_the_pool_and_says_what_the_cache_lacks(supervisor: SlotSupe
     bare = supervisor.probe('{"name": "bare", "device": "cpu"}')
     assert bare.problem == "no cache for contract bare; run: arsched prepare --contract bare"
     assert (bare.pool, bare.cache_digest) == ("", "")
-    assert "the referee itself fails" in supervisor.probe('{"name": "broken", "device": "cpu"}').problem
+    assert "the harness itself fails" in supervisor.probe('{"name": "broken", "device": "cpu"}').problem
 
 
 def test_names_that_would_leave_the_spool_are_refused(supervisor: SlotSupervisor) -> None:
@@ -253,7 +253,7 @@ def test_where_spools_are(environ: dict[str, str], expected: str) -> None:
     assert default_spool_root(environ) == Path(expected)
 
 
-def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_a_run_that_is_whole_or_absent(root: Path) -> None:
+def test_a_supervisor_killed_at_any_point_of_a_start_leaves_a_run_that_is_whole_or_absent(root: Path) -> None:
     """Kill after growing delays; every spool found afterwards has its whole order, and no judge is left."""
     for number in range(9):
         other = subprocess.Popen([sys.executable, "-c", OTHER_DRIVER, str(root), "hang"], stdin=subprocess.PIPE)
@@ -267,5 +267,5 @@ def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_a_run_that_is_whole
         )
         for report in supervisor.poll(LAB_ID):
             spool = SpoolRoot(root).find(LAB_ID, report.run_id, report.attempt)
-            assert spool is not None and spool.train_path.read_text() == "hang"
+            assert spool is not None and (spool.directory / "train.py").read_text() == "hang"
             SpoolRoot(root).discard(spool.directory)

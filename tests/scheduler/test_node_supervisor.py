@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.actions.prepare import run_program
+from scheduler.cli.prepare import run_program
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
-from scheduler.node.judge_environment import CODE_ROOT, judge_environment
-from scheduler.node.judge_process import is_locked
+from scheduler.node.judge_process import CODE_ROOT, is_locked, judge_environment
 from scheduler.node.supervisor import SlotSupervisor
+from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import PoolContract, wait_for, wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, FakeJudgeLab, SupervisorPool, fake_order, specs
 
@@ -62,11 +62,11 @@ def dump_facts(lab: FakeJudgeLab, root: Path) -> dict[str, object]:
 def test_the_judge_gets_the_order_the_slot_and_its_lock(lab: FakeJudgeLab, root: Path) -> None:
     arguments = dump_facts(lab, root)["argv"]
     assert isinstance(arguments, list)
-    said = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert said["--seed"] == "7" and said["--device"] == "cpu" and said["--cpus"] == "1"
-    assert said["--expect-cache"] == "cafe" * 16
-    assert said["--lock"] == str(root / "locks" / "cpu-1.lock")
-    assert "--expect-attention" not in said
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert options["--seed"] == "7" and options["--device"] == "cpu" and options["--cpus"] == "1"
+    assert options["--expect-cache"] == "cafe" * 16
+    assert options["--lock"] == str(root / "locks" / "cpu-1.lock")
+    assert "--expect-attention" not in options
 
 
 def test_no_secret_and_nothing_of_ray_reaches_the_judge(root: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_done_carries_the_log(lab: FakeJudgeLab) -> None:
     assert isinstance(done, Done) and done.log == "step 0\nstep 1\n"
 
 
-def test_lost_says_what_the_judge_said_last(lab: FakeJudgeLab) -> None:
+def test_lost_carries_the_judges_last_output(lab: FakeJudgeLab) -> None:
     lab.pool.start("node/cpu0", lab.dying("r0001"))
     lost = wait_for(lab, "r0001", Lost)
     assert isinstance(lost, Lost)
@@ -182,3 +182,23 @@ def test_two_labs_share_a_slot_without_seeing_each_other(lab: FakeJudgeLab) -> N
     wait_until(lambda: isinstance(supervisor.poll("lab-2")[0], Done))
     lab.pool.start("node/cpu0", lab.scoring("r0001", 1.9))
     wait_for(lab, "r0001", Done)
+
+
+def test_a_package_called_harness_in_the_spool_does_not_answer_for_the_harness(root: Path) -> None:
+    """Candidates may write there."""
+    (root / "harness").mkdir(parents=True)
+    (root / "harness" / "__init__.py").touch()
+    (root / "harness" / "cache.py").write_text("""print('{"digest": "f0f0", "contract_digest": "f0f0"}')""")
+    slot = SlotSupervisor(specs(1)[0], root).probe(CONTRACT_JSON)
+    assert (slot.cache_digest, slot.pool) == ("", "") and slot.problem
+
+
+def test_a_retired_supervisor_takes_no_order_and_a_busy_one_does_not_retire(lab: FakeJudgeLab) -> None:
+    supervisor = lab.pool.supervisors["node/cpu0"]
+    supervisor.start(lab.endless("r0001"))
+    assert not supervisor.retire()
+    lab.release()
+    wait_for(lab, "r0001", Done)
+    assert supervisor.retire()
+    with pytest.raises(PoolProblem, match="being replaced"):
+        supervisor.start(lab.scoring("r0002", 1.9))

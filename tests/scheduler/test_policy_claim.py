@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.simulation.engine import Simulation
 from scheduler.domain.decision import PRESETS, Noise, Promote
-from scheduler.policy.claim import make_claim
-from scheduler.policy.noise import board_noise
-from tests.scheduler.night import Night, World
-from tests.scheduler.policy_kit import SIGMA0
+from scheduler.policy.stats import lab_noise, make_claim
+from tests.scheduler.policy_kit import SIGMA0, ListedWorld, simulate
 
 SCORES = st.lists(st.integers(900, 1100).map(lambda n: n / 1000), min_size=2, max_size=6, unique=True)
 CLAIMS = 5000  # of each kind of lab
@@ -64,13 +63,13 @@ def test_the_interval_holds_the_truth_in_95_of_100_claims(kind: str, df: int) ->
     assert 0.93 < held / CLAIMS < 0.97
 
 
-def seeds_alone(preset: str, seed: int, edits: int) -> Night:
+def seeds_alone(preset: str, seed: int, edits: int) -> Simulation:
     """Another seed is another program: nothing but luck tells these candidates apart."""
-    return Night(World([0.0] * edits, crash_share=0.0), 8, seed, 8, PRESETS[preset]).play()
+    return simulate(ListedWorld([0.0] * edits, seed, crash_share=0.0), 8, 8, PRESETS[preset])
 
 
-def promotions(night: Night) -> int:
-    return sum(isinstance(decision, Promote) for _, decision in night.decisions)
+def promotions(played: Simulation) -> int:
+    return sum(isinstance(decision, Promote) for decision in played.decisions)
 
 
 def test_three_hundred_seeds_win_little_and_greedy_promotes_luck_more_often() -> None:
@@ -84,13 +83,13 @@ def test_what_luck_promoted_is_not_claimed() -> None:
     """Fresh runs of baselines that won by luck alone: the interval holds 0, and the baselines' own scores would not."""
     rng, held, flattered, claims = random.Random(3), 0, 0, 0
     for seed in range(25):
-        night = seeds_alone("default", seed, 60)
-        noise, last, first = board_noise(night.board), night.board.baseline, night.board.of("c0001")
+        lab = seeds_alone("default", seed, 60).lab
+        noise, last, first = lab_noise(lab), lab.baseline, lab.of("c0001")
         if last is first:
             continue
         flattered += make_claim("c0001", last.candidate_id, first.scores, last.scores, noise).high < 0
         for _ in range(40):
-            fresh = [[rng.gauss(1.0, night.world.sigma) for _ in range(4)] for _ in range(2)]
+            fresh = [[rng.gauss(1.0, SIGMA0) for _ in range(4)] for _ in range(2)]
             claim = make_claim("c0001", last.candidate_id, *fresh, noise)
             held, claims = held + (not claim.excludes_zero), claims + 1
     assert claims > 400 and held / claims >= 0.93

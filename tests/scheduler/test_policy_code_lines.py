@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.code_lines import count_code_lines
+from scheduler.policy.source import count_code_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 STATEMENTS = st.lists(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
 from scheduler.policy.constants import read_constants, rewrite_constants
-from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.source import fingerprint
 
 TRAIN_PY = (Path(__file__).resolve().parents[2] / "train.py").read_text(encoding="utf-8")
 SOURCE = '''"""Knobs."""

@@ -5,30 +5,32 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.simulation.transitions import applied, finished, merged, with_candidate
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import (
     PRESETS,
     Combine,
     Discard,
     MeasureBaseline,
+    Merge,
     Promote,
     Replicate,
     Retry,
     Shelve,
 )
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
+from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.decide import baseline_is_hopeless, decide
-from scheduler.policy.union import near_miss_union
-from tests.scheduler.policy_kit import applied, baseline, board, finished, merged, standing, with_candidate
+from scheduler.policy.merging import near_miss_union
+from tests.scheduler.policy_kit import baseline, board, standing
 
 GOOD, CLOSE, BAD = 0.990, 0.9993, 1.010
 
 
-def settle(now: Board) -> tuple[Board, list[object]]:
+def settle(now: LabSnapshot) -> tuple[LabSnapshot, list[object]]:
     """Apply decisions until none is due. Fails the test when that takes implausibly long."""
     taken: list[object] = []
     while (decision := decide(now)) is not None:
@@ -117,6 +119,26 @@ def test_a_promoted_baseline_is_measured_again_at_once() -> None:
     assert decide(applied(now, decide(now))) is None
 
 
+@pytest.mark.parametrize(
+    ("first", "runs", "trials", "measured"),
+    [
+        (True, 3, 19, False),
+        (True, 3, 20, True),  # every twentieth scored candidate earns it a run
+        (True, 4, 60, False),  # four are the most
+        (False, 1, 0, True),  # two are the least
+        (False, 2, 19, False),
+        (False, 2, 20, True),
+        (False, 3, 39, False),
+        (False, 3, 40, True),
+        (False, 4, 60, False),
+    ],
+)
+def test_a_baseline_that_lasts_is_measured_again(first: bool, runs: int, trials: int, measured: bool) -> None:
+    base = replace(baseline(*[1.0] * runs), base_id=None)
+    now = replace(board(base, first=first), left_out=trials)
+    assert isinstance(decide(now), MeasureBaseline) == measured
+
+
 def test_a_baseline_that_cannot_run_stops_the_lab() -> None:
     broken = board(baseline(failed_runs=3, failure="crash"), standing(2, GOOD))
     assert baseline_is_hopeless(broken)
@@ -141,7 +163,7 @@ def test_a_baseline_that_mostly_fails_is_compared_with_as_far_as_it_came() -> No
     assert isinstance(decide(shaky), Promote)
 
 
-def test_more_baseline_runs_than_asked_for_keep_nobody_waiting() -> None:
+def test_more_baseline_runs_than_asked_for_keep_no_one_waiting() -> None:
     assert isinstance(decide(board(baseline(1.0, 1.0, 1.0, pending_runs=1), standing(2, GOOD))), Promote)
 
 
@@ -153,7 +175,7 @@ FORMER = "c0099"
 
 
 @st.composite
-def boards(draw: st.DrawFn) -> Board:
+def boards(draw: st.DrawFn) -> LabSnapshot:
     """Any board at all, the ones no lab would come to included; some candidates are of a former baseline."""
     base = baseline(*draw(SCORES), pending_runs=draw(st.integers(0, 2)), failed_runs=draw(st.integers(0, 4)))
     base = replace(base, code_lines=draw(st.sampled_from([0, 100])))
@@ -168,7 +190,7 @@ def boards(draw: st.DrawFn) -> Board:
     return with_merge(draw, board(base, *candidates, first=draw(st.booleans()), gates=gates))
 
 
-def with_merge(draw: st.DrawFn, now: Board) -> Board:
+def with_merge(draw: st.DrawFn, now: LabSnapshot) -> LabSnapshot:
     """Some boards have a union behind them, of any parts, in any state."""
     shelf = [s.candidate_id for s in now.in_state(CandidateState.SHELVED)]
     if not shelf or not draw(st.booleans()):
@@ -180,7 +202,7 @@ def with_merge(draw: st.DrawFn, now: Board) -> Board:
 
 
 @given(boards())
-def test_any_board_settles_in_few_decisions_each_on_somebody_it_is_due_for(now: Board) -> None:
+def test_any_board_settles_in_few_decisions_each_on_someone_it_is_due_for(now: LabSnapshot) -> None:
     before = now
     now, taken = settle(now)
     assert len(taken) <= 2 * len(now.standings) + now.gates.first_baseline_runs
@@ -192,7 +214,7 @@ def test_any_board_settles_in_few_decisions_each_on_somebody_it_is_due_for(now: 
 
 
 @given(boards())
-def test_a_settled_board_waits_for_runs_and_for_nothing_else(now: Board) -> None:
+def test_a_settled_board_waits_for_runs_and_for_nothing_else(now: LabSnapshot) -> None:
     now, _ = settle(now)
     waits_for_baseline = now.first_baseline and now.baseline.pending_runs
     for candidate in now.undecided:
@@ -200,7 +222,7 @@ def test_a_settled_board_waits_for_runs_and_for_nothing_else(now: Board) -> None
 
 
 @given(boards())
-def test_nobody_is_promoted_on_suspect_scores_alone(now: Board) -> None:
+def test_no_one_is_promoted_on_suspect_scores_alone(now: LabSnapshot) -> None:
     _, taken = settle(now)
     for promotion in (decision for decision in taken if isinstance(decision, Promote)):
         promoted = now.of(promotion.candidate_id)
@@ -208,7 +230,7 @@ def test_nobody_is_promoted_on_suspect_scores_alone(now: Board) -> None:
 
 
 @given(boards(), st.randoms())
-def test_the_order_of_the_board_changes_no_verdict(now: Board, rng: random.Random) -> None:
+def test_the_order_of_the_board_changes_no_verdict(now: LabSnapshot, rng: random.Random) -> None:
     other = replace(now, standings=tuple(rng.sample(now.standings, len(now.standings))))
     here, taken = settle(now)
     there, taken_there = settle(other)
@@ -220,7 +242,7 @@ def test_the_order_of_the_board_changes_no_verdict(now: Board, rng: random.Rando
 @settings(deadline=None)
 @given(boards(), st.randoms(), st.integers(1, 8))
 def test_merging_comes_to_an_end_whatever_conflicts_and_whatever_fails(
-    now: Board, rng: random.Random, slots: int
+    now: LabSnapshot, rng: random.Random, slots: int
 ) -> None:
     """Every merge loses some parts or all of them, and what came of it is measured and bad."""
     merges = 0
@@ -238,8 +260,8 @@ def test_merging_comes_to_an_end_whatever_conflicts_and_whatever_fails(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 8), st.floats(0.0002, 0.003))
-def test_every_night_comes_to_an_end(seed: int, slots: int, sigma: float) -> None:
-    """Random candidates, noise and crashes: each ends decided, nobody runs more than the rule allows."""
+def test_every_search_comes_to_an_end(seed: int, slots: int, sigma: float) -> None:
+    """Random candidates, noise and crashes: each ends decided, no one runs more than the rule allows."""
     rng = random.Random(seed)
     truth = {"c0001": 1.0} | {f"c{i:04d}": 1.0 + rng.gauss(0.0005, 0.002) for i in range(2, 14)}
     now = board(baseline())

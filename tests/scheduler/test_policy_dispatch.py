@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.domain.result import Result
-from scheduler.domain.run import Finished, Queued, Run, RunKind, Running
+from scheduler.domain.run import Finished, Queued, Result, Run, RunKind, Running
 from scheduler.policy.dispatch import explain_waiting, order_runs, pair_claims, repeats_allowed
 from tests.scheduler.policy_kit import BASE as BASELINE_ID
 from tests.scheduler.policy_kit import baseline, board, run, standing
@@ -102,7 +101,7 @@ def test_the_share_is_the_labs_setting() -> None:
     assert repeats_allowed(8, generous) == 8
 
 
-def test_a_waiting_run_is_told_why() -> None:
+def test_a_waiting_run_is_reported_why() -> None:
     queued = [run(1, NEW), run(2, NEW), run(3, NEW)]
     busy = [run(8, NEW), run(9, NEW)]
     assert "doctor" in explain_waiting(queued[0], queued, [], 0)
@@ -112,7 +111,7 @@ def test_a_waiting_run_is_told_why() -> None:
     assert explain_waiting(queued[2], queued, busy, 2) == "2 runs go first, and 2 of 2 slots are busy"
 
 
-def test_a_repeat_beyond_its_share_and_a_former_baseline_are_told_why() -> None:
+def test_a_repeat_beyond_its_share_and_a_former_baseline_are_reported_why() -> None:
     queued = queue([(REPEAT, 2), (NEW, 3), (BASE, 5)])
     said = explain_waiting(queued[0], queued, [run(8, REPEAT, "c0003"), run(9, NEW)], 2, LATER)
     assert said.startswith("1 run goes first because repeats have their share of the slots")
@@ -127,7 +126,7 @@ def test_every_waiting_run_gets_one_sentence(queued: list[Run], running: list[Ru
         assert said and "\n" not in said
 
 
-RESULT = cast("Result", None)  # nobody looks at it
+RESULT = cast("Result", None)  # no one looks at it
 
 
 class Claiming:

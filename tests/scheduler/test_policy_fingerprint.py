@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.fingerprint import fingerprint
+from scheduler.policy.source import fingerprint
 
 TRAIN_PY = (Path(__file__).resolve().parents[2] / "train.py").read_text(encoding="utf-8")
 SOURCE = '''"""Knobs."""
@@ -87,7 +87,7 @@ def test_any_change_of_the_program_makes_another(old: str, new: str) -> None:
     assert fingerprint(changed) != fingerprint(SOURCE)
 
 
-def test_trees_that_look_much_alike_are_told_apart() -> None:
+def test_trees_that_look_much_alike_are_distinguished() -> None:
     lookalikes = [
         *("x = 1", "x = 1.0", "x = True", "x = '1'", "x = b'1'", "x = 1j", "x = ...", "x = None", "x = 'None'", "x"),
         *("{**x}", "{None: x}", "{'None': x}", "{x}", "[x]", "(x,)", "(x)", "(x).x", "x[x]", "x[x:]", "x[:x]", "x()"),

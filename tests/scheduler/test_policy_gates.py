@@ -1,8 +1,10 @@
-"""The two gates against scipy's normal distribution and the rule's words."""
+"""The two gates: a table of examples worked by hand, and properties against scipy's normal distribution."""
 
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,9 @@ from scipy.stats import norm
 
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS, Discard, Noise, Promote, Replicate, Shelve
-from scheduler.policy.gates import MAX_FAILED, effect_of, judge_candidate
+from scheduler.domain.text import probability
+from scheduler.policy.gates import MAX_FAILED, judge_candidate
+from scheduler.policy.stats import effect_of
 from tests.scheduler.policy_kit import baseline, standing
 
 GATES = PRESETS["default"]
@@ -43,6 +47,68 @@ def candidate_at(p: float, n: int = 1, **more: object):
     return standing(2, *[1.0 - norm.ppf(p) * se] * n, **more)
 
 
+# Noise 1 mbpb, known; the baseline has three runs at 1.0000. `mbpb`: the candidate's mean minus the baseline's. The
+# standard error is 1.1547, 0.9129 and 0.8165 mbpb after one, two and three runs; z and P are from a printed table.
+WORKED = [
+    # preset, mbpb, runs, state, verdict        z       P(better)
+    ("default", -2.4, 1, "open", "promote"),  #  2.078  0.9812 ≥ 0.98: one run is enough
+    ("default", -2.3, 1, "open", "repeat"),  #  1.992  0.9768 < 0.98 and ≥ 0.80
+    ("default", -1.0, 1, "open", "repeat"),  #  0.866  0.8068 ≥ 0.80
+    ("default", -0.9, 1, "open", "drop"),  #  0.779  0.7821 < 0.80
+    ("default", -0.9, 1, "contender", "repeat"),  #  0.779  0.7821 ≥ 0.30: it passed before
+    ("default", 0.7, 1, "contender", "drop"),  # −0.606  0.2722 < 0.30
+    ("default", -0.8, 2, "contender", "promote"),  #  0.876  0.8096 ≥ 0.80 over two runs
+    ("default", -0.7, 2, "contender", "repeat"),  #  0.767  0.7784 < 0.80 and ≥ 0.30
+    ("default", 0.4, 2, "contender", "repeat"),  # −0.438  0.3306 ≥ 0.30
+    ("default", 0.5, 2, "contender", "drop"),  # −0.548  0.2919 < 0.30
+    ("default", -0.7, 3, "contender", "promote"),  #  0.857  0.8044 ≥ 0.80
+    ("default", -0.6, 3, "contender", "shelve"),  #  0.735  0.7688 < 0.80, ≥ 0.65 and three runs are the most
+    ("default", -0.4, 3, "contender", "shelve"),  #  0.490  0.6879 ≥ 0.65
+    ("default", -0.3, 3, "contender", "drop"),  #  0.367  0.6433 < 0.65
+    ("bold", -1.5, 1, "open", "promote"),  #  1.299  0.9030 ≥ 0.90
+    ("bold", -1.4, 1, "open", "repeat"),  #  1.212  0.8873 < 0.90 and ≥ 0.70
+    ("bold", -0.7, 1, "open", "repeat"),  #  0.606  0.7278 ≥ 0.70
+    ("bold", -0.6, 1, "open", "drop"),  #  0.520  0.6983 < 0.70
+    ("bold", -0.5, 2, "contender", "promote"),  #  0.548  0.7081 ≥ 0.70
+    ("strict", -2.4, 1, "open", "promote"),  #  2.078  0.9812 ≥ 0.98
+    ("strict", -1.6, 2, "contender", "promote"),  #  1.753  0.9602 ≥ 0.95
+    ("strict", -1.4, 2, "contender", "repeat"),  #  1.534  0.9374 < 0.95
+    ("strict", -1.3, 3, "contender", "shelve"),  #  1.592  0.9443 < 0.95 and three runs are the most
+    ("greedy", -0.1, 1, "open", "promote"),  #  0.087  0.5345 ≥ 0.50
+    ("greedy", 0.1, 1, "open", "drop"),  # −0.087  0.4655 < 0.50
+]
+VERDICTS = {"promote": Promote, "repeat": Replicate, "drop": Discard, "shelve": Shelve}
+
+
+@pytest.mark.parametrize(("preset", "mbpb", "runs", "state", "verdict"), WORKED)
+def test_a_worked_example_ends_as_it_does_by_hand(
+    preset: str, mbpb: float, runs: int, state: str, verdict: str
+) -> None:
+    candidate = standing(2, *[1.0 + mbpb / 1000] * runs, state=CandidateState(state))
+    decided = judge_candidate(candidate, baseline(1.0, 1.0, 1.0), Noise(0.001, 100), PRESETS[preset])
+    assert type(decided) is VERDICTS[verdict]
+
+
+# The same for a removal of five lines, which may be worse by half a σ: P(not worse) = Φ((0.5 − mbpb) / se).
+REMOVALS = [
+    # mbpb, runs, verdict    z       P(not worse)
+    (-0.48, 1, "repeat"),  # 0.849  0.8020 ≥ 0.80
+    (-0.46, 1, "drop"),  #   0.831  0.7971 < 0.80
+    (-0.20, 3, "promote"),  # 0.857  0.8044 ≥ 0.80 over three runs, although P(better) is 0.5968
+    (-0.18, 3, "drop"),  #   0.833  0.7975 < 0.80, and P(better) 0.5872 < 0.65
+    (0.48, 2, "repeat"),  #  0.022  0.5087 ≥ 0.50, although P(better) 0.2995 < 0.30
+    (0.52, 2, "drop"),  #   −0.022  0.4913 < 0.50
+]
+
+
+@pytest.mark.parametrize(("mbpb", "runs", "verdict"), REMOVALS)
+def test_a_worked_removal_ends_as_it_does_by_hand(mbpb: float, runs: int, verdict: str) -> None:
+    shorter = standing(2, *[1.0 + mbpb / 1000] * runs, state=CandidateState.CONTENDER, code_lines=95)
+    first_look = replace(shorter, state=CandidateState.OPEN) if runs == 1 else shorter
+    decided = judge_candidate(first_look, baseline(1.0, 1.0, 1.0, code_lines=100), Noise(0.001, 100), GATES)
+    assert type(decided) is VERDICTS[verdict]
+
+
 @pytest.mark.parametrize(
     ("p", "n", "verdict"),
     [
@@ -67,7 +133,7 @@ def test_each_gate_stands_where_the_rule_puts_it(p: float, n: int, verdict: type
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_suspect_score_never_promotes_by_itself(preset) -> None:
-    """Nobody repeats under greedy, so there it ends the candidate."""
+    """No one repeats under greedy, so there it ends the candidate."""
     doubtful = candidate_at(0.99999, 1, suspect_scores=1)
     once_more = Discard if preset.max_runs == 1 else Replicate
     assert isinstance(judge_candidate(doubtful, baseline(1.0, 1.0, 1.0), NOISE, preset), once_more)
@@ -140,7 +206,34 @@ def test_every_verdict_gives_its_number_and_its_effect(ours: list[float], theirs
     candidate, base = standing(2, *ours), baseline(*theirs)
     verdict = judge_candidate(candidate, base, NOISE, GATES)
     assert verdict.effect == effect_of(candidate, base, NOISE)
-    assert f"P(better) {verdict.effect.p_better:.3f}" in verdict.reason
+    assert f"P(better) {probability(verdict.effect.p_better, 3)}" in verdict.reason
+
+
+@given(
+    st.sampled_from([0.0, 0.30, 0.50, 0.65, 0.70, 0.80, 0.90, 0.95, 0.98]),
+    st.floats(-1e-3, 1e-3) | st.floats(-1e-15, 1e-15),
+    st.integers(1, 3),
+    st.sampled_from(list(CandidateState)[:2]),
+    st.booleans(),
+    st.sampled_from([*PRESETS.values(), replace(GATES, simpler_margin=0.1, promote=0.95)]),
+)
+def test_no_reason_contradicts_itself(bar: float, by: float, n: int, state, late: bool, gates) -> None:
+    """A P just below a bar is not rounded up to it: never "0.800 < 0.80"."""
+    p = min(max(bar + by, 1e-4), 1 - 1e-4)
+    candidate = candidate_at(p, n, state=state, code_lines=90)
+    own = baseline(1.0, 1.0, 1.0, code_lines=100)
+    moved = replace(own, candidate_id="c0009", scores=(0.99, 0.99), code_lines=100)
+    reason = judge_candidate(candidate, moved if late else own, NOISE, gates, own if late else None).reason
+    for shown, sign, against in re.findall(r"\) (\d\.\d+)[^≥<]* ([≥<]) (\d\.\d+)", reason):
+        assert (float(shown) >= float(against)) == (sign == "≥"), reason
+
+
+def test_a_probability_is_cut_and_never_rounded_up() -> None:
+    assert [probability(p) for p in (0.29, 0.57, 0.79950, 0.979999, 0.98, 1.0, 1e-9)] == [
+        *("0.29", "0.57", "0.79", "0.97", "0.98", "1.00", "0.00")
+    ]
+    just_below = judge_candidate(candidate_at(0.79950), baseline(1.0, 1.0, 1.0), NOISE, GATES)
+    assert just_below.reason == "P(better) 0.799 < 0.80 after 1 run: not worth another"
 
 
 def test_bold_and_strict_move_the_bars_their_way() -> None:

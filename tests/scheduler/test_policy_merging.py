@@ -8,18 +8,17 @@ from dataclasses import replace
 import pytest
 from scipy.stats import norm
 
-from scheduler.domain.candidate import CandidateState, Origin, Standing
-from scheduler.domain.decision import PRESETS, Combine, Discard, GateSettings, Noise, Promote, Replicate, Shelve
-from scheduler.domain.lab import Board
-from scheduler.domain.merge import Merge
+from benchmarks.simulation.engine import Simulation
+from benchmarks.simulation.transitions import applied, finished, merged
+from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
+from scheduler.domain.decision import PRESETS, Combine, Discard, GateSettings, Merge, Noise, Promote, Replicate, Shelve
+from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.decide import decide
 from scheduler.policy.explain import explain_decision
-from scheduler.policy.gates import effect_of, judge_candidate
-from scheduler.policy.noise import board_noise
-from scheduler.policy.union import near_miss_union, unions_allowed
-from tests.scheduler.night import Night
-from tests.scheduler.policy_kit import SIGMA0, applied, baseline, board, finished, merged, standing
-from tests.scheduler.test_policy_night import ideas
+from scheduler.policy.gates import judge_candidate
+from scheduler.policy.merging import near_miss_union, unions_allowed
+from scheduler.policy.stats import effect_of, lab_noise
+from tests.scheduler.policy_kit import SIGMA0, baseline, board, simulate, some_ideas, standing
 
 OPEN, CONTENDER, SHELVED = CandidateState.OPEN, CandidateState.CONTENDER, CandidateState.SHELVED
 NOISE = Noise(SIGMA0, 20)
@@ -27,14 +26,14 @@ SURE = replace(PRESETS["default"], prior_df=1e9)  # the noise is SIGMA0, whateve
 OLD = standing(90, 1.0, 1.0, 1.0, state=CandidateState.PROMOTED)
 
 
-def at(p: float, number: int = 2, n: int = 1, **more: object) -> Standing:
+def at(p: float, number: int = 2, n: int = 1, **more: object) -> CandidateStats:
     """A candidate of the old baseline with P(better than it) = p."""
     se = SIGMA0 * (1 / n + 1 / 3) ** 0.5
     made = standing(number, *[1.0 - norm.ppf(p) * se] * n, **more)
     return replace(made, base_id=OLD.candidate_id)
 
 
-def moved(*candidates: Standing, mean: float = 0.99, gates: GateSettings = SURE, **more: object) -> Board:
+def moved(*candidates: CandidateStats, mean: float = 0.99, gates: GateSettings = SURE, **more: object) -> LabSnapshot:
     """A board whose baseline was promoted since: the candidates were made from the old one."""
     base = replace(baseline(mean, mean), base_id=OLD.candidate_id)
     return replace(board(base, OLD, *candidates, first=False, gates=gates), **more)
@@ -105,11 +104,11 @@ def test_the_result_of_a_contender_closed_by_a_promotion_is_recorded_and_never_j
     assert now.of("c0002").state is SHELVED and decide(now) is decide(wonderful) is None
 
 
-def shelf(*ps: float) -> list[Standing]:
+def shelf(*ps: float) -> list[CandidateStats]:
     return [replace(at(p, 10 + i, state=SHELVED), base_id="c0001") for i, p in enumerate(ps)]
 
 
-def shelved(*ps: float, **more: object) -> Board:
+def shelved(*ps: float, **more: object) -> LabSnapshot:
     return board(baseline(1.0, 1.0, 1.0), *shelf(*ps), gates=replace(SURE, **more))  # type: ignore[arg-type]
 
 
@@ -124,7 +123,7 @@ def test_the_likeliest_near_misses_are_united_as_many_as_may_be() -> None:
 def test_a_union_predicts_the_sum_of_what_is_to_be_expected_of_its_parts() -> None:
     now = shelved(0.79, 0.70)
     union = near_miss_union(now, 8)
-    expected = [effect_of(part, now.baseline, board_noise(now)).shrunken for part in shelf(0.79, 0.7)]
+    expected = [effect_of(part, now.baseline, lab_noise(now)).shrunken for part in shelf(0.79, 0.7)]
     assert union is not None
     assert union.predicted == pytest.approx(sum(expected))
 
@@ -144,10 +143,10 @@ def test_the_same_near_misses_are_not_tried_twice_on_a_baseline_even_if_they_con
     now = shelved(0.79, 0.78)
     union = near_miss_union(now, 8)
     assert union is not None
-    assert near_miss_union(merged(now, union, went_in=()), 8) is None
+    assert near_miss_union(merged(now, union, ()), 8) is None
 
 
-def failed_union(*ps: float, **more: object) -> Board:
+def failed_union(*ps: float, **more: object) -> LabSnapshot:
     """A union of near-misses that were made from a baseline before this one, measured and dropped."""
     now = moved(*[replace(s, base_id=OLD.candidate_id) for s in shelf(*ps)], gates=replace(SURE, **more))  # type: ignore[arg-type]
     union = near_miss_union(now, 8)
@@ -199,15 +198,15 @@ def test_the_patch_of_a_baseline_that_a_late_candidate_displaced_is_in_force_no_
 
 
 @pytest.fixture(params=[(seed, slots) for seed, slots in enumerate([1, 2, 4, 8, 8, 16])], scope="module")
-def night(request: pytest.FixtureRequest) -> Night:
+def played(request: pytest.FixtureRequest) -> Simulation:
     seed, slots = request.param
-    return Night(ideas(200 + seed, 90), slots, seed, slots if seed % 2 else None).play()
+    return simulate(some_ideas(200 + seed, 90), slots, slots if seed % 2 else None)
 
 
 class Programs:
-    """What every program of a night is made of: the edits since the first, told by bases and merges alone."""
+    """What every program of a simulation is made of: the edits since the first, known by bases and merges alone."""
 
-    def __init__(self, last: Board) -> None:
+    def __init__(self, last: LabSnapshot) -> None:
         self.last, self.merges = last, {merge.candidate_id: merge for merge in last.merges}
 
     def edits(self, ref: str) -> Counter[str]:
@@ -222,23 +221,23 @@ class Programs:
         return self.program(self.last.of(ref).base_id or "c0001") + self.edits(ref)
 
 
-def test_no_program_of_a_night_holds_an_edit_twice(night: Night) -> None:
-    programs = Programs(night.board)
-    for made in night.board.standings:
+def test_no_program_of_a_simulation_holds_an_edit_twice(played: Simulation) -> None:
+    programs = Programs(played.lab)
+    for made in played.lab.standings:
         assert max(programs.program(made.candidate_id).values(), default=1) == 1
 
 
-def test_no_edit_is_carried_more_often_or_halved_deeper_than_it_may(night: Night) -> None:
-    programs, carried = Programs(night.board), Counter[str]()
-    for merge in night.board.merges:
-        assert merge.halving <= night.gates.max_halvings
+def test_no_edit_is_carried_more_often_or_halved_deeper_than_it_may(played: Simulation) -> None:
+    programs, carried = Programs(played.lab), Counter[str]()
+    for merge in played.lab.merges:
+        assert merge.halving <= played.gates.max_halvings
         if not merge.halving:
             carried.update({edit for part in merge.parts for edit in programs.edits(part)})
-    assert carried and max(carried.values()) <= night.gates.max_ports
+    assert carried and max(carried.values()) <= played.gates.max_ports
 
 
-def test_every_merge_stands_in_for_parts_that_are_decided(night: Night) -> None:
-    for before, decision in night.boards:
+def test_every_merge_stands_in_for_parts_that_are_decided(played: Simulation) -> None:
+    for before, decision in played.decided:
         if isinstance(decision, Combine):
             assert len(set(decision.parts)) == len(decision.parts)
             after = applied(before, decision)
@@ -246,35 +245,35 @@ def test_every_merge_stands_in_for_parts_that_are_decided(night: Night) -> None:
             assert after.of(after.merges[-1].candidate_id or "").state is CONTENDER
             near_misses = not decision.halving and all(before.of(part).state is SHELVED for part in decision.parts)
             on_trial = sum(s.origin is Origin.UNION for s in before.undecided)
-            assert not near_misses or on_trial < unions_allowed(before, night.slots)
+            assert not near_misses or on_trial < unions_allowed(before, played.slots)
 
 
-def test_every_verdict_of_a_night_follows_from_its_own_numbers(night: Night) -> None:
-    for now, decision in night.boards:
+def test_every_verdict_of_a_simulation_follows_from_its_own_numbers(played: Simulation) -> None:
+    for now, decision in played.decided:
         if not isinstance(decision, Promote | Replicate | Discard | Shelve) or decision.effect is None:
             continue
         subject = now.of(decision.candidate_id)
         own = now.of(subject.base_id or "c0001")
         own_base = own if own.scores and own is not now.baseline else None
-        parties = (subject, now.baseline, board_noise(now), now.gates, own_base)
-        assert decision in [judge_candidate(*parties, may_port=may) for may in (True, False)]
+        arguments = (subject, now.baseline, lab_noise(now), now.gates, own_base)
+        assert decision in [judge_candidate(*arguments, may_port=may) for may in (True, False)]
 
 
-def test_the_settled_with_one_score_may_be_left_out_of_every_board(night: Night) -> None:
+def test_the_settled_with_one_score_may_be_left_out_of_every_board(played: Simulation) -> None:
     """What decide() promises whoever has thousands of candidates."""
     lost, left_out = (CandidateState.DISCARDED, CandidateState.FAILED), 0
-    for now, _ in night.boards:
+    for now, _ in played.decided:
         kept = tuple(s for s in now.standings if s.state not in lost or s.n > 1 or s.origin.merged)
         left_out += len(now.standings) - len(kept)
         gone = [s for s in now.standings if s not in kept and s.scores and s.base_id == now.baseline_id]
         pruned = replace(now, standings=kept, left_out=len(gone))
         assert decide(pruned) == decide(now)
-        assert near_miss_union(pruned, night.slots) == near_miss_union(now, night.slots)
+        assert near_miss_union(pruned, played.slots) == near_miss_union(now, played.slots)
     assert left_out > 1000
 
 
-def test_every_decision_of_a_night_is_one_line(night: Night) -> None:
-    for now, decision in night.boards:
+def test_every_decision_of_a_simulation_is_one_line(played: Simulation) -> None:
+    for now, decision in played.decided:
         if decision is not None:
             said = explain_decision(decision, "a-name")
             assert said and "\n" not in said and said == said.strip()

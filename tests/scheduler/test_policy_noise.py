@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.decision import Noise, Promote
+from scheduler.policy import stats
 from scheduler.policy.decide import decide
-from scheduler.policy.noise import WILD, board_noise, pooled_noise
+from scheduler.policy.stats import WILD, lab_noise
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
 
 SCORE = st.floats(0.5, 3.0)
@@ -30,6 +32,14 @@ def welford(groups: list[list[float]], sigma0: float) -> tuple[float, int]:
                 df += 1
             mean += (x - mean) / (n + 1)
     return math.sqrt((4 * sigma0**2 + squares) / (4 + df)), df
+
+
+def pooled_noise(groups: list[list[float]], sigma0: float, prior_df: float) -> Noise:
+    """Of a lab in which no candidate counts as wildly unsteady."""
+    lab = board(baseline(), *(standing(2 + i, *group) for i, group in enumerate(groups)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "WILD", math.inf)
+        return lab_noise(replace(lab, noise_prior_bpb=sigma0, gates=replace(lab.gates, prior_df=prior_df)))
 
 
 @given(GROUPS, st.floats(1e-5, 0.1))
@@ -73,7 +83,7 @@ def gaussian_board(rng: random.Random, sigma: float, repeats: int = 12):
 def test_on_an_ordinary_board_every_repeat_counts(ratio: float, seed: int) -> None:
     """The prior may be off tenfold either way; nothing is set aside and the rule is the written one."""
     now = gaussian_board(random.Random(seed), ratio * SIGMA0)
-    assert board_noise(now) == pooled_noise([s.scores for s in now.standings], SIGMA0, 4.0)
+    assert lab_noise(now) == pooled_noise([s.scores for s in now.standings], SIGMA0, 4.0)
 
 
 @pytest.mark.parametrize("wild", [1, 2, 3])
@@ -82,7 +92,7 @@ def test_candidates_that_diverge_now_and_then_do_not_drown_the_others(wild: int)
     calm = gaussian_board(rng, SIGMA0)
     unsteady = [standing(50 + i, 0.999, rng.uniform(1.5, 9.0)) for i in range(wild)]
     noisy = board(calm.baseline, *calm.standings[1:], *unsteady)
-    assert board_noise(noisy) == board_noise(calm)
+    assert lab_noise(noisy) == lab_noise(calm)
     assert pooled_noise([s.scores for s in noisy.standings], SIGMA0, 4.0).sigma > 50 * SIGMA0
     assert isinstance(decide(board(baseline(1.0, 1.0, 1.0), standing(40, 0.99), *unsteady)), Promote)
 
@@ -95,10 +105,10 @@ def test_the_bar_of_wildness_is_the_same_for_few_runs_and_for_many(n: int, times
     scores = [1.0 + (-1) ** i * i * SIGMA0 for i in range(n)]
     stretch = times * WILD * SIGMA0 / statistics.stdev(scores)
     unsteady = standing(2, *(1.0 + stretch * (score - 1.0) for score in scores))
-    assert board_noise(board(baseline(1.0), unsteady, *calm)).df == len(calm) + (n - 1 if counted else 0)
+    assert lab_noise(board(baseline(1.0), unsteady, *calm)).df == len(calm) + (n - 1 if counted else 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_prior_far_too_small_is_outvoted_by_the_repeats(seed: int) -> None:
     sigma = 3 * WILD * SIGMA0
-    assert board_noise(gaussian_board(random.Random(seed), sigma)).sigma > sigma / 2
+    assert lab_noise(gaussian_board(random.Random(seed), sigma)).sigma > sigma / 2

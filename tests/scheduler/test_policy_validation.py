@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.fingerprint import fingerprint
-from scheduler.policy.validation import MAX_BYTES, check_changed_paths, check_train_py
+from scheduler.policy.source import (
+    MAX_BYTES,
+    check_changed_paths,
+    count_code_lines,
+    fingerprint,
+    free_name,
+    read_source,
+    slug,
+)
 
 BOM = b"\xef\xbb\xbf"
 
@@ -44,7 +52,7 @@ BOM = b"\xef\xbb\xbf"
 )
 def test_what_is_no_source_is_refused_with_its_reason(data: bytes, says: str) -> None:
     with pytest.raises(CandidateRejected, match=r"train\.py") as refusal:
-        check_train_py(data)
+        read_source(data)
     assert says in refusal.value.message
     assert refusal.value.hint
     assert len(refusal.value.message) < 400
@@ -64,26 +72,39 @@ def test_what_is_no_source_is_refused_with_its_reason(data: bytes, says: str) ->
         "x = 'ü €  '\n".encode(),
     ],
 )
-def test_what_is_unusual_but_sound_is_let_through_and_can_be_told_apart(data: bytes) -> None:
-    text = check_train_py(data)
-    assert text.encode() == data
-    assert fingerprint(text) == fingerprint(text + "\n# a comment\n")
+def test_what_is_unusual_but_sound_is_let_through_and_can_be_distinguished(data: bytes) -> None:
+    source = read_source(data)
+    assert source.text.encode() == source.data == data
+    assert source.fingerprint == read_source(data + b"\n# a comment\n"[: MAX_BYTES - len(data)]).fingerprint
 
 
 def test_a_byte_order_mark_is_no_sin_and_no_part_of_the_source() -> None:
-    assert check_train_py(BOM + b"x = 1\n") == "x = 1\n"
-    assert check_train_py(BOM + b"# coding: utf-8\n") == "# coding: utf-8\n"
+    marked = read_source(BOM + b"x = 1\n")
+    assert marked.text == "x = 1\n" and marked.data == BOM + b"x = 1\n"
+    assert marked.fingerprint == read_source(b"x = 1\n").fingerprint
+    assert read_source(BOM + b"# coding: utf-8\n").text == "# coding: utf-8\n"
+
+
+def test_a_source_is_parsed_once_and_knows_its_hash_its_program_and_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b'"""What it does."""\nx = 1  # one\n\nif x:\n    y = (2,\n         3)\n'
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda *args, **kwargs: parsed.append(args) or parse(*args, **kwargs))
+    source = read_source(data)
+    assert len(parsed) == 1
+    assert source.sha256 == hashlib.sha256(data).hexdigest()
+    assert source.fingerprint == fingerprint(data.decode())
+    assert source.code_lines == count_code_lines(data.decode()) == 4
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
 def test_any_bytes_are_source_or_refused(data: bytes) -> None:
     with contextlib.suppress(CandidateRejected):
-        ast.parse(check_train_py(data))
+        ast.parse(read_source(data).text)
 
 
 def test_what_a_candidate_wrote_cannot_steer_the_terminal() -> None:
     with pytest.raises(CandidateRejected) as refusal:
-        check_train_py(b"x = '\x1b[2J\x1b]0;gone\x07\n")
+        read_source(b"x = '\x1b[2J\x1b]0;gone\x07\n")
     assert refusal.value.message.isprintable()
     with pytest.raises(CandidateRejected) as refusal:
         check_changed_paths(["a\x1b[31m\n.py"])
@@ -105,3 +126,24 @@ def test_only_train_py_may_change() -> None:
 def test_a_name_like_train_py_is_another_file(path: str) -> None:
     with pytest.raises(CandidateRejected):
         check_changed_paths([path])
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Wider MLP (4x)", "wider-mlp-4x"),
+        ("  --  ", "idea"),
+        ("c0007", "idea-c0007"),
+        ("7", "idea-7"),
+        ("last", "idea-last"),
+        ("\x1b[31mred\x1b[0m", "31mred-0m"),
+        ("x" * 60, "x" * 40),
+    ],
+)
+def test_a_name_comes_from_a_title_and_never_reads_like_an_id(title: str, name: str) -> None:
+    assert slug(title) == name
+
+
+def test_a_name_that_is_taken_gets_a_number() -> None:
+    assert free_name("wider", {"deeper"}) == "wider"
+    assert free_name("wider", {"wider", "wider-2"}) == "wider-3"

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import ProposerProblem, UsageProblem
-from scheduler.domain.proposal import Ask, NoIdea, Proposed, Proposer, Trouble
-from scheduler.proposers.agent import make
-from scheduler.proposers.agent.commands import PRESETS
+from scheduler.domain.search import Ask, NoIdea, ProposalFailure, Proposed, Proposer
+from scheduler.proposers.agent import PRESETS, make
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked, wait_for
 
@@ -85,9 +84,9 @@ def test_an_edit_is_an_idea_with_its_description(root: Path) -> None:
     assert git(root, "status", "--porcelain") == ""
 
 
-def test_the_agent_is_told_what_it_needs(root: Path) -> None:
-    told = "$ARSCHED_ASK $ARSCHED_ROUND $ARSCHED_SEED $ARSCHED_BASE $ARSCHED_TRY"
-    command = f'echo "{told}"; head -1 "$ARSCHED_NOTES"; test -n "$ARSCHED_PROMPT"; cat; git status --short'
+def test_the_agent_is_given_what_it_needs(root: Path) -> None:
+    given = "$ARSCHED_ASK $ARSCHED_ROUND $ARSCHED_SEED $ARSCHED_BASE $ARSCHED_TRY"
+    command = f'echo "{given}"; head -1 "$ARSCHED_NOTES"; test -n "$ARSCHED_PROMPT"; cat; git status --short'
     assert answer(root, command).log == "p0001 1 1 c0001 1\n# Notes\n?? NOTES.md\n"
 
 
@@ -114,21 +113,21 @@ def test_a_title_comes_from_somewhere(root: Path, edit: str, title: str) -> None
 @pytest.mark.parametrize(
     ("command", "trouble", "said"),
     [
-        ("true", Trouble.UNCHANGED, "as it was"),
-        ("echo why >&2; exit 3", Trouble.CRASHED, "exit code 3: why"),
-        ("kill -11 $$", Trouble.CRASHED, "signal 11"),
-        ("no-such-agent", Trouble.CRASHED, "127"),
-        ("echo x >> train.py; echo y > harness/judge.py", Trouble.REFUSED, "harness/judge.py"),
-        ("echo x >> train.py; echo y > extra.py", Trouble.REFUSED, "extra.py"),
-        ("echo y > harness/judge.py; git commit -qam 'x'", Trouble.REFUSED, "harness/judge.py"),
-        ("rm train.py", Trouble.REFUSED, "train.py is gone"),
-        ("rm train.py; ln -s /etc/passwd train.py", Trouble.REFUSED, "regular file"),
-        ("rm train.py; mkfifo train.py", Trouble.REFUSED, "regular file"),
-        ("rm .git; echo x >> train.py", Trouble.REFUSED, "no worktree"),
-        ("echo x >> train.py; printf 'a' > \"$(printf 'b\\033[31m\\n')\"", Trouble.REFUSED, "also changes"),
+        ("true", ProposalFailure.UNCHANGED, "as it was"),
+        ("echo why >&2; exit 3", ProposalFailure.CRASHED, "exit code 3: why"),
+        ("kill -11 $$", ProposalFailure.CRASHED, "signal 11"),
+        ("no-such-agent", ProposalFailure.CRASHED, "127"),
+        ("echo x >> train.py; echo y > harness/judge.py", ProposalFailure.REFUSED, "harness/judge.py"),
+        ("echo x >> train.py; echo y > extra.py", ProposalFailure.REFUSED, "extra.py"),
+        ("echo y > harness/judge.py; git commit -qam 'x'", ProposalFailure.REFUSED, "harness/judge.py"),
+        ("rm train.py", ProposalFailure.REFUSED, "train.py is gone"),
+        ("rm train.py; ln -s /etc/passwd train.py", ProposalFailure.REFUSED, "regular file"),
+        ("rm train.py; mkfifo train.py", ProposalFailure.REFUSED, "regular file"),
+        ("rm .git; echo x >> train.py", ProposalFailure.REFUSED, "no worktree"),
+        ("echo x >> train.py; printf 'a' > \"$(printf 'b\\033[31m\\n')\"", ProposalFailure.REFUSED, "also changes"),
     ],
 )
-def test_what_is_no_idea_says_why(root: Path, command: str, trouble: Trouble, said: str) -> None:
+def test_what_is_no_idea_says_why(root: Path, command: str, trouble: ProposalFailure, said: str) -> None:
     found = answer(root, command)
     assert isinstance(found, NoIdea)
     assert (found.trouble, said in found.reason) == (trouble, True), found
@@ -140,7 +139,10 @@ def test_one_that_hangs_is_killed_and_answers_for_it(root: Path, mark: str, monk
     monkeypatch.setenv("SCRIPTED_LOT", "hang")
     found = answer(root, AGENT_COMMAND, limit_s="0.5")
     assert isinstance(found, NoIdea)
-    assert (found.trouble, found.reason) == (Trouble.TIMED_OUT, "it was still at work after 0.5 s: notes: 3 lines")
+    assert (found.trouble, found.reason) == (
+        ProposalFailure.TIMED_OUT,
+        "it was still at work after 0.5 s: notes: 3 lines",
+    )
     assert marked(mark) == []
 
 
@@ -232,8 +234,8 @@ def test_the_scripted_agent_brings_ideas(root: Path, mark: str, lot: str, monkey
     [found] = collect(proposer)
     assert isinstance(found, Proposed), found
     assert found.title
-    remarks = {"daemon": "it left 1 process behind", "garbage": "IDEA.json was left unread"}
-    assert found.remark.startswith(remarks[lot]) if lot in remarks else not found.remark
+    warnings = {"daemon": "it left 1 process behind", "garbage": "IDEA.json was left unread"}
+    assert found.warning.startswith(warnings[lot]) if lot in warnings else not found.warning
     assert marked(mark) == []
 
 
@@ -242,7 +244,7 @@ def test_the_scripted_agent_brings_ideas(root: Path, mark: str, lot: str, monkey
     [
         ({}, "wants a command"),
         ({"command": "true", "preset": "claude"}, "not both"),
-        ({"preset": "nobody"}, "no preset 'nobody'"),
+        ({"preset": "unknown"}, "no preset 'unknown'"),
         ({"command": "true", "workers": "none"}, "workers"),
         ({"command": "true", "wrokers": "2"}, "wrokers"),
     ],
@@ -262,7 +264,7 @@ def test_a_preset_without_its_program_says_what_to_install(root: Path, preset: s
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_hands_over_the_prompt_whole(root: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
+def test_a_preset_passes_on_the_prompt_whole(root: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
     """A stand-in of the same name, which writes down what it was given."""
     (tmp_path / preset).write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
     (tmp_path / preset).chmod(0o755)
@@ -270,7 +272,7 @@ def test_a_preset_hands_over_the_prompt_whole(root: Path, tmp_path: Path, preset
     proposer = make(make_setup(root, {"preset": preset}))
     proposer.ask(ask_of(root))
     [found] = collect(proposer)
-    assert isinstance(found, NoIdea) and found.trouble is Trouble.UNCHANGED
+    assert isinstance(found, NoIdea) and found.trouble is ProposalFailure.UNCHANGED
     assert any(line.startswith("You improve train.py") and "IDEA.json" in line for line in found.log.splitlines())
 
 

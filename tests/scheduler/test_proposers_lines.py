@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import ProposerProblem, UsageProblem
-from scheduler.domain.proposal import NoIdea, Proposed, Proposer, Trouble
+from scheduler.domain.search import NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.proposers.lines import make
 from tests.scheduler.proposer_kit import MARK, collect, make_ask, make_setup, make_trial, marked, wait_for
 
@@ -111,20 +111,22 @@ for line in sys.stdin: say(ask=json.loads(line)["ask"], no_idea=str(os.getpid())
 @pytest.mark.parametrize(
     ("answer", "trouble", "said"),
     [
-        ("no_idea='tired'", Trouble.UNCHANGED, "tired"),
-        ("no_idea='done', exhausted=True", Trouble.EXHAUSTED, "done"),
-        ("train_py=ask['train_py']", Trouble.UNCHANGED, "as it was"),
-        ("constants={'DEPTH': 4}", Trouble.UNCHANGED, "as it was"),
-        ("constants={'DEPHT': 4}", Trouble.REFUSED, "DEPHT"),
-        ("constants={'DEPTH': float('inf')}", Trouble.REFUSED, "DEPTH"),
-        ("constants={'DEPTH': None}", Trouble.MALFORMED, "DEPTH"),
-        ("constants={'DEPTH': {}}", Trouble.MALFORMED, "DEPTH"),
-        ("train_py=3", Trouble.MALFORMED, "train_py"),
-        ("title='no source'", Trouble.MALFORMED, "train_py"),
-        ("train_py='', constants={}", Trouble.MALFORMED, "either"),
+        ("no_idea='tired'", ProposalFailure.UNCHANGED, "tired"),
+        ("no_idea='done', exhausted=True", ProposalFailure.EXHAUSTED, "done"),
+        ("train_py=ask['train_py']", ProposalFailure.UNCHANGED, "as it was"),
+        ("constants={'DEPTH': 4}", ProposalFailure.UNCHANGED, "as it was"),
+        ("constants={'DEPHT': 4}", ProposalFailure.REFUSED, "DEPHT"),
+        ("constants={'DEPTH': float('inf')}", ProposalFailure.REFUSED, "DEPTH"),
+        ("constants={'DEPTH': None}", ProposalFailure.MALFORMED, "DEPTH"),
+        ("constants={'DEPTH': {}}", ProposalFailure.MALFORMED, "DEPTH"),
+        ("train_py=3", ProposalFailure.MALFORMED, "train_py"),
+        ("title='no source'", ProposalFailure.MALFORMED, "train_py"),
+        ("train_py='', constants={}", ProposalFailure.MALFORMED, "either"),
     ],
 )
-def test_what_is_no_idea_says_why_and_the_program_goes_on(speaker, answer: str, trouble: Trouble, said: str) -> None:
+def test_what_is_no_idea_says_why_and_the_program_goes_on(
+    speaker, answer: str, trouble: ProposalFailure, said: str
+) -> None:
     pid = "say(ask=ask['ask'], no_idea=str(os.getpid()))"
     proposer = speaker(f"{EVERY}say(ask=ask['ask'], {answer}) if ask['seed'] else {pid}")
     before = only(proposer, "p0001", seed=0)
@@ -150,7 +152,7 @@ def test_nonsense_is_quoted_and_its_author_ended(speaker, mark: str, program: st
     proposer = speaker(program)
     found = only(proposer)
     assert isinstance(found, NoIdea)
-    assert (found.trouble, said in found.reason) == (Trouble.MALFORMED, True), found
+    assert (found.trouble, said in found.reason) == (ProposalFailure.MALFORMED, True), found
     assert found.reason.isprintable() and len(found.reason) < 300
     assert marked(mark) == []
 
@@ -159,7 +161,7 @@ def test_one_that_dies_is_started_again_so_many_times(speaker, tmp_path: Path) -
     proposer = speaker("print('no key', file=sys.stderr); sys.stdin.readline(); sys.exit(4)", retries="1")
     for number in (1, 2):
         found = only(proposer, f"p000{number}")
-        assert (found.trouble, found.reason) == (Trouble.CRASHED, "it ended with exit code 4: no key")
+        assert (found.trouble, found.reason) == (ProposalFailure.CRASHED, "it ended with exit code 4: no key")
         assert found.log == "no key\n"
     with pytest.raises(ProposerProblem, match="2 times in a row: it ended with exit code 4"):
         proposer.ask(make_ask(SOURCE, "p0003"))
@@ -185,7 +187,7 @@ def test_silence_ends_at_the_limit(speaker, clock: Clock, mark: str) -> None:
     assert proposer.poll() == ()
     clock.now = 31.0
     [found] = collect(proposer)
-    assert (found.trouble, found.reason) == (Trouble.TIMED_OUT, "it was still silent after 30 s")
+    assert (found.trouble, found.reason) == (ProposalFailure.TIMED_OUT, "it was still silent after 30 s")
     assert marked(mark) == []
 
 
@@ -204,16 +206,16 @@ say(ask=other["ask"], constants={{"DEPTH": 2}})
     [first] = collect(proposer)
     (tmp_path / "go").touch()
     [second] = collect(proposer)
-    assert (first.ask_id, first.trouble) == ("p0001", Trouble.TIMED_OUT)
+    assert (first.ask_id, first.trouble) == ("p0001", ProposalFailure.TIMED_OUT)
     assert isinstance(second, Proposed) and second.ask_id == "p0002"
 
 
-def test_one_that_does_not_read_stops_nobody(speaker, clock: Clock) -> None:
+def test_one_that_does_not_read_stops_no_one(speaker, clock: Clock) -> None:
     proposer = speaker("time.sleep(600)", limit_s="5")
     proposer.ask(dataclasses.replace(make_ask(SOURCE), brief="x" * 1_000_000))
     assert proposer.poll() == ()
     clock.now = 6.0
-    assert collect(proposer)[0].trouble is Trouble.TIMED_OUT
+    assert collect(proposer)[0].trouble is ProposalFailure.TIMED_OUT
 
 
 def test_closing_ends_its_daemons_too(speaker, mark: str, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.proposers.child import Child, Ending, How, last_line
+from scheduler.proposers.process import EndKind, ManagedProcess, ProcessEnd, last_line
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, marked, wait_for
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from scheduler.proposers.child import Child
-child = Child(["/bin/sh", "-c", sys.argv[1]], log=Path(sys.argv[2]), containment=sys.argv[3])
+from scheduler.proposers.process import ManagedProcess
+process = ManagedProcess(["/bin/sh", "-c", sys.argv[1]], log=Path(sys.argv[2]), containment=sys.argv[3])
 time.sleep(600)
 """
 
@@ -58,27 +58,31 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ready"
 
 
-def finish(child: Child) -> Ending:
+def finish(child: ManagedProcess) -> ProcessEnd:
     wait_for(lambda: child.poll() is not None, "the end of a command")
     ending = child.poll()
     assert ending is not None
     return ending
 
 
-def start(command: str, folder: Path, containment: str, **given) -> Child:
-    return Child(["/bin/sh", "-c", command], log=folder / "log", folder=folder, containment=containment, **given)
+def start(command: str, folder: Path, containment: str, **given) -> ManagedProcess:
+    return ManagedProcess(
+        ["/bin/sh", "-c", command], log=folder / "log", folder=folder, containment=containment, **given
+    )
 
 
 @pytest.mark.parametrize(
     ("command", "ending"),
     [
-        ("echo out; echo err >&2", Ending(How.EXIT, 0)),
-        ("exit 3", Ending(How.EXIT, 3)),
-        ("kill -9 $$", Ending(How.EXIT, -9)),
-        ("cat", Ending(How.EXIT, 0)),  # its input is closed
+        ("echo out; echo err >&2", ProcessEnd(EndKind.EXIT, 0)),
+        ("exit 3", ProcessEnd(EndKind.EXIT, 3)),
+        ("kill -9 $$", ProcessEnd(EndKind.EXIT, -9)),
+        ("cat", ProcessEnd(EndKind.EXIT, 0)),  # its input is closed
     ],
 )
-def test_a_command_ends_as_it_ends(command: str, ending: Ending, tmp_path: Path, containment: str, mark: str) -> None:
+def test_a_command_ends_as_it_ends(
+    command: str, ending: ProcessEnd, tmp_path: Path, containment: str, mark: str
+) -> None:
     child = start(command, tmp_path, containment)
     assert finish(child) == ending
     assert command != "echo out; echo err >&2" or child.printed() == "out\nerr\n"
@@ -89,7 +93,7 @@ def test_the_reaper_is_not_the_one_of_the_worktree(tmp_path: Path, containment: 
     impostor.mkdir()
     (impostor / "__init__.py").touch()
     (impostor / "process_reaper.py").write_text("raise SystemExit('this is the reaper now')\n")
-    assert finish(start("exit 3", tmp_path, containment)) == Ending(How.EXIT, 3)
+    assert finish(start("exit 3", tmp_path, containment)) == ProcessEnd(EndKind.EXIT, 3)
 
 
 @pytest.mark.parametrize("lot", ["hang", "storm"])
@@ -98,7 +102,7 @@ def test_the_limit_ends_what_ignores_every_signal(
 ) -> None:
     monkeypatch.setenv("SCRIPTED_LOT", lot)
     child = start(AGENT_COMMAND, tmp_path, containment, limit_s=0.5)
-    assert finish(child).how is How.TIMEOUT
+    assert finish(child).how is EndKind.TIMEOUT
     assert marked(mark) == []
 
 
@@ -106,7 +110,7 @@ def test_a_chain_of_forks_is_caught(tmp_path: Path, containment: str, mark: str)
     """It is never the same process for long; a look at all of /proc is out of date when it ends."""
     runaway = Path(__file__).parents[1] / "fixtures" / "hostile" / "runaway.py"
     child = start(f"{sys.executable} -S {runaway}; sleep 600", tmp_path, containment, limit_s=0.5)
-    assert finish(child).how is How.TIMEOUT
+    assert finish(child).how is EndKind.TIMEOUT
     assert marked(mark) == []
 
 
@@ -114,7 +118,7 @@ def test_a_daemon_dies_with_the_command_that_left_it(
     tmp_path: Path, containment: str, mark: str, ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCRIPTED_LOT", "daemon")
-    assert finish(start(AGENT_COMMAND, tmp_path, containment)) == Ending(How.EXIT, 0, left=1)
+    assert finish(start(AGENT_COMMAND, tmp_path, containment)) == ProcessEnd(EndKind.EXIT, 0, left=1)
     assert ready.exists()
     assert marked(mark) == []
 
@@ -127,7 +131,7 @@ def test_the_owner_ends_it_at_once(
     child = start(AGENT_COMMAND, tmp_path, containment)
     wait_for(ready.exists, "the agent")
     assert child.poll() is None
-    assert child.end().how is How.STOPPED
+    assert child.end().how is EndKind.STOPPED
     assert marked(mark) == []
 
 
@@ -151,14 +155,14 @@ def test_a_killed_reaper_takes_its_namespace_along(tmp_path: Path, mark: str, re
     child = start(AGENT_COMMAND, tmp_path, "namespace")
     wait_for(ready.exists, "the agent")
     child._process.kill()
-    assert finish(child) == Ending(How.LOST, problem="its keeper was killed")
+    assert finish(child) == ProcessEnd(EndKind.LOST, problem="its process reaper was killed")
     wait_for(lambda: marked(mark) == [], "the end of everything")
 
 
 def test_a_command_that_cannot_be_started_is_lost_with_a_reason(tmp_path: Path, containment: str) -> None:
-    child = Child([str(tmp_path / "missing")], log=tmp_path / "log", containment=containment)
+    child = ManagedProcess([str(tmp_path / "missing")], log=tmp_path / "log", containment=containment)
     ending = finish(child)
-    assert ending.how is How.LOST
+    assert ending.how is EndKind.LOST
     assert "missing" in ending.problem
 
 
@@ -171,5 +175,5 @@ def test_a_log_keeps_the_end_of_much(tmp_path: Path, mark: str) -> None:
 
 
 def test_the_last_line_cannot_move_a_cursor() -> None:
-    assert last_line("first\n\x1b[31mred\x07\u202eright\n\n") == "[31mred right"
+    assert last_line("first\n\x1b[31mred\x07\u202eright\n\n") == "redright"
     assert last_line("\n \n") == ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import ProposerChoice
 from scheduler.proposers import registry
-from scheduler.proposers.setup import Options
+from scheduler.proposers.registry import Options
 from tests.scheduler.proposer_kit import make_setup
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +112,11 @@ def test_a_misspelt_option_gets_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem) as caught:
         Options(make_setup(tmp_path, {"worker": "2"}), ("workers", "limit_s"))
     assert "workers?" in caught.value.hint
+
+
+def test_what_an_older_installation_of_ours_declares_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = SimpleNamespace(name="agent", value="scheduler.gone:make", dist=SimpleNamespace(name="arsched"))
+    other = SimpleNamespace(name="mine", value="plug_in:make", dist=SimpleNamespace(name="plug-in"))
+    monkeypatch.setattr(registry, "entry_points", lambda **_: (stale, other))
+    assert registry.known()["agent"] == "scheduler.proposers.agent:make"
+    assert registry.known()["mine"] == "plug_in:make"

@@ -1,4 +1,4 @@
-"""The tpe proposer over the real constants: sane ladders, legal moves, no repeats, and better than chance.
+"""The tpe proposer over the real constants: sane grids, legal moves, no repeats, and better than chance.
 
 No training: scores come from a landscape over the constants, with a region that crashes.
 """
@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.demo.edits import EDITS
+from scheduler.cli.demo import EDITS
 from scheduler.domain.errors import UsageProblem
-from scheduler.domain.proposal import NoIdea, Proposed, Proposer, Trial, Trouble
-from scheduler.policy.constants import read_constants, rewrite_constants
-from scheduler.policy.literals import Constant, spell
-from scheduler.proposers.tpe import make
-from scheduler.proposers.tpe.knobs import Knob, ladder, make_knobs
-from scheduler.proposers.tpe.moves import TIED, moved, settle
+from scheduler.domain.search import NoIdea, ProposalFailure, Proposed, Proposer, Trial
+from scheduler.policy.constants import Constant, read_constants, rewrite_constants, to_source
+from scheduler.proposers.tpe import TIED, changed_values, make, settle
+from scheduler.proposers.tpe_space import Parameter, Space, guess_grid
 from tests.scheduler.proposer_kit import collect, make_ask, make_setup, make_trial
 
 SOURCE = (Path(__file__).parents[2] / "train.py").read_bytes()
 CONSTANTS = read_constants(SOURCE.decode())
-BARE = "".join(f"{name} = {spell(value)}\n" for name, value in CONSTANTS.items()).encode()  # train.py's, quick to parse
-KNOBS = make_knobs(CONSTANTS, fixed=(), only=())
-SMALL = b'"""Knobs."""\nDEPTH = 4\nMATRIX_LR = 0.04\nSOFTCAP = 15.0\nHEAD_DIM = 32\nUSE_BIAS = True\nNAME = "x"\n'
+BARE = "".join(
+    f"{name} = {to_source(value)}\n" for name, value in CONSTANTS.items()
+).encode()  # train.py's, quick to parse
+PARAMETERS = Space().parameters(CONSTANTS)
+SMALL = b'"""Constants."""\nDEPTH = 4\nMATRIX_LR = 0.04\nSOFTCAP = 15.0\nHEAD_DIM = 32\nUSE_BIAS = True\nNAME = "x"\n'
 
 Landscape = Callable[[dict[str, Constant]], float | None]
 
@@ -56,17 +56,17 @@ def on(values: dict[str, Constant], source: bytes = SMALL) -> bytes:
     return rewrite_constants(source.decode(), values).encode()
 
 
-# The ladders
+# The grids
 
 
 def test_every_good_edit_of_the_demo_is_in_reach() -> None:
     bad = ("matrix-lr-0.4", "heads-of-33")
     for edit in EDITS:
-        assert edit.name in bad or all(value in KNOBS[name].values for name, value in edit.values.items()), edit.name
+        assert edit.name in bad or all(value in PARAMETERS[name].grid for name, value in edit.values.items()), edit.name
 
 
 def test_what_changes_no_learning_is_left_alone() -> None:
-    assert not {"COMPILE_STEPS", "LOG_EVERY", "WINDOW_PATTERN", "ADAM_BETAS"} & KNOBS.keys()
+    assert not {"COMPILE_STEPS", "LOG_EVERY", "WINDOW_PATTERN", "ADAM_BETAS"} & PARAMETERS.keys()
 
 
 @pytest.mark.parametrize(
@@ -85,30 +85,31 @@ def test_what_changes_no_learning_is_left_alone() -> None:
         ("USE_BIAS", True, (False,), (2,)),
     ],
 )
-def test_a_ladder_holds_what_people_try(name: str, value, some: tuple, never: tuple) -> None:
-    values = ladder(name, value)
+def test_a_grid_holds_what_people_try(name: str, value, some: tuple, never: tuple) -> None:
+    values = guess_grid(name, value)
     assert list(values) == sorted(set(values))
     assert value in values and set(some) <= set(values) and not set(never) & set(values)
 
 
 @pytest.mark.parametrize(("name", "value"), [("X", float("inf")), ("X", -1.0), ("X", -3), ("X", 0)])
-def test_what_has_no_sensible_ladder_stays(name: str, value) -> None:
-    assert ladder(name, value) == (value,)
+def test_what_has_no_sensible_grid_is_left_alone(name: str, value) -> None:
+    assert guess_grid(name, value) == (value,)
 
 
-def test_places_are_found_for_values_between_rungs_and_beyond_none() -> None:
-    knob = Knob("X", (1, 2, 4), 1)
-    assert [knob.place(value) for value in (0.9, 1, 1.4, 1.6, 3.9, 4, 4.1)] == [None, 0, 0, 1, 2, 2, None]
+def test_values_between_those_of_the_grid_go_to_the_nearest_and_those_outside_nowhere() -> None:
+    parameter = Parameter("X", (1, 2, 4), 2)
+    values = (0.9, 1, 1.4, 1.6, 3.9, 4, 4.1)
+    assert [parameter.nearest(value) for value in values] == [None, 1, 1, 2, 4, 4, None]
 
 
 def test_batches_are_moved_together() -> None:
     """The whole batch stays a multiple of what the device takes, as train.py wants it."""
     device, total, _ = TIED[0]
     share = CONSTANTS[total] // CONSTANTS[device]  # type: ignore[operator]
-    for small in KNOBS[device].values:
-        for large in KNOBS[total].values:
-            values = {name: knob.values[knob.at] for name, knob in KNOBS.items()} | {device: small, total: large}
-            after = {**CONSTANTS, **moved(settle(values, KNOBS), KNOBS)}
+    for small in PARAMETERS[device].grid:
+        for large in PARAMETERS[total].grid:
+            values = {name: one.base for name, one in PARAMETERS.items()} | {device: small, total: large}
+            after = {**CONSTANTS, **changed_values(settle(values, PARAMETERS), PARAMETERS)}
             assert after[total] % (after[device] * share) == 0  # type: ignore[operator]
 
 
@@ -120,7 +121,7 @@ def test_a_young_lab_gets_one_or_two_changes_at_a_time(tpe) -> None:
     answers = [propose(proposer, seed=seed, source=BARE) for seed in range(12)]
     assert all(1 <= len(changes(answer, BARE)) <= 4 for answer in answers)
     assert statistics.mean(len(changes(answer, BARE)) for answer in answers) < 2.5
-    assert len(set().union(*(changes(answer, BARE) for answer in answers))) >= 9  # most knobs had their turn
+    assert len(set().union(*(changes(answer, BARE) for answer in answers))) >= 9  # most parameters had their turn
 
 
 def test_a_title_says_what_was_moved(tpe) -> None:
@@ -151,16 +152,16 @@ def test_every_setting_is_tried_once_and_then_it_says_so(tpe) -> None:
         found.add(answer.train_py)
     assert len(found) == 9
     last = propose(proposer, seed=99)
-    assert isinstance(last, NoIdea) and last.trouble is Trouble.EXHAUSTED
+    assert isinstance(last, NoIdea) and last.trouble is ProposalFailure.EXHAUSTED
 
 
 def test_a_train_py_without_constants_has_nothing_to_tune(tpe) -> None:
     for source in (b"x = 1\n", b'NAME = "x"\n'):
         answer = propose(tpe(), source=source)
-        assert isinstance(answer, NoIdea) and answer.trouble is Trouble.EXHAUSTED
+        assert isinstance(answer, NoIdea) and answer.trouble is ProposalFailure.EXHAUSTED
 
 
-def test_trials_with_other_code_or_off_the_ladders_teach_nothing(tpe) -> None:
+def test_trials_with_other_code_or_off_the_grids_teach_nothing(tpe) -> None:
     strange = [
         make_trial(on({"NAME": "y"}), 0.1),
         make_trial(SMALL + b"print(DEPTH)\n", 0.1),
@@ -186,15 +187,15 @@ def test_comments_and_layout_are_no_other_code(tpe) -> None:
 
 
 def test_what_crashes_is_avoided(tpe) -> None:
-    """Half of the ladder fails at once: most ideas come to lie in the other half."""
-    rungs = KNOBS["DEPTH"].values
+    """Half of the grid fails at once: most ideas come to lie in the other half."""
+    depths = PARAMETERS["DEPTH"].grid
     trials = [make_trial(SMALL, 1.0)]
     for lr in (0.02, 0.03, 0.05, 0.06):
         trials += [
-            make_trial(on({"DEPTH": depth, "MATRIX_LR": lr}), failure="too slow") for depth in rungs if depth > 4
+            make_trial(on({"DEPTH": depth, "MATRIX_LR": lr}), failure="too slow") for depth in depths if depth > 4
         ]
         trials += [
-            make_trial(on({"DEPTH": depth, "MATRIX_LR": lr}), 1.0 + 0.01 * depth) for depth in rungs if depth < 4
+            make_trial(on({"DEPTH": depth, "MATRIX_LR": lr}), 1.0 + 0.01 * depth) for depth in depths if depth < 4
         ]
     answers = [propose(tpe(only="DEPTH,MATRIX_LR"), trials, seed=seed) for seed in range(20)]
     deep = sum(read_constants(one.train_py.decode())["DEPTH"] > 4 for one in answers if isinstance(one, Proposed))  # type: ignore[operator]
@@ -202,16 +203,19 @@ def test_what_crashes_is_avoided(tpe) -> None:
 
 
 def landscape(seed: int) -> Landscape:
-    """A bowl over the rungs with its own bottom and its own steepness for each knob; too large a model fails."""
+    """A bowl over the grids with its own bottom and its own steepness for each parameter; too large a model fails."""
     chance = random.Random(seed)
-    bottom = {name: chance.random() for name in KNOBS}
-    weight = {name: 10 ** chance.uniform(-3, -0.8) for name in KNOBS}
+    bottom = {name: chance.random() for name in PARAMETERS}
+    weight = {name: 10 ** chance.uniform(-3, -0.8) for name in PARAMETERS}
 
     def score(constants: dict[str, Constant]) -> float | None:
         if constants["DEPTH"] ** 2 * constants["ASPECT_RATIO"] > 800:  # type: ignore[operator]
             return None
-        places = {name: (knob.place(constants[name]) or 0) / (len(knob.values) - 1) for name, knob in KNOBS.items()}  # type: ignore[arg-type]
-        return sum(weight[name] * (places[name] - bottom[name]) ** 2 for name in KNOBS)
+        places = {
+            name: one.grid.index(one.nearest(constants[name])) / (len(one.grid) - 1)  # type: ignore[arg-type]
+            for name, one in PARAMETERS.items()
+        }
+        return sum(weight[name] * (places[name] - bottom[name]) ** 2 for name in PARAMETERS)
 
     return score
 
@@ -229,13 +233,13 @@ def search(pick: Callable[[list[Trial], int], bytes], score: Landscape, runs: in
     return best
 
 
-def test_it_beats_chance_over_the_same_ladders(tpe) -> None:
-    """Forty runs, as a night on a laptop has: nearer to the bottom than random settings on most landscapes."""
+def test_it_beats_chance_over_the_same_grids(tpe) -> None:
+    """Forty runs, as a search on a laptop has: nearer to the bottom than random settings on most landscapes."""
 
     def by_chance(trials: list[Trial], number: int) -> bytes:
         chance = random.Random(number)
-        values = {name: chance.choice(knob.values) for name, knob in KNOBS.items()}
-        return on(moved(settle(values, KNOBS), KNOBS), BARE)
+        values = {name: chance.choice(one.grid) for name, one in PARAMETERS.items()}
+        return on(changed_values(settle(values, PARAMETERS), PARAMETERS), BARE)
 
     def by_tpe(proposer: Proposer) -> Callable[[list[Trial], int], bytes]:
         def pick(trials: list[Trial], number: int) -> bytes:

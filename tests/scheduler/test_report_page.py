@@ -17,16 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.domain.proposal import Trouble
-from scheduler.paths import LabPaths
-from scheduler.report.page import render_page
-from scheduler.report.plots import render_progress, render_timeline
-from scheduler.report.write import write_report
-from scheduler.screens.whiskers import effect_axis, value_axis
-from scheduler.views.history import history
-from scheduler.views.night import read_night
-from scheduler.workspace import Workspace
-from tests.scheduler.night_kit import EVIL, Night, long_lab, night_lab
+from scheduler.domain.search import ProposalFailure
+from scheduler.lab import LabPaths, Workspace
+from scheduler.report.page import render_page, render_timeline, write_report
+from scheduler.report.plots import render_progress
+from scheduler.screens.drawings import effect_axis, value_axis
+from scheduler.views.candidates import history
+from scheduler.views.report import read_report
+from tests.scheduler.searched_lab import EVIL, SearchedLab, long_lab, searched_lab
 from tests.scheduler.view_kit import demo_lab
 
 PNG = b"\x89PNG\r\n\x1a\nnot really"
@@ -69,92 +67,92 @@ class Page(HTMLParser):
             self.text[self.section] = self.text.get(self.section, "") + " ".join(data.split()) + " "
 
 
-def page_of(night: Night) -> Page:
-    return Page(render_page(read_night(night.ledger, night.facts()), PNG, PNG))
+def page_of(played: SearchedLab) -> Page:
+    return Page(render_page(read_report(played.facts()), PNG, PNG))
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[Night]:
-    played = night_lab(tmp_path / "ledger.db")
+def played(tmp_path: Path) -> Iterator[SearchedLab]:
+    played = searched_lab(tmp_path / "ledger.db")
     yield played
     played.ledger.close()
 
 
-def test_the_claim_is_the_headline_and_the_only_total(night: Night) -> None:
-    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+def test_the_claim_is_the_headline_and_the_only_total(played: SearchedLab) -> None:
+    html = render_page(read_report(played.facts()), PNG, PNG)
     assert "1.9530 → 1.8835, −0.0695 ± 0.0031 (2 + 2 runs)" in Page(html).text[""]
     assert "excludes zero" in html and "over-claims" not in html
     assert "1.9530 → 1.8840" not in html
 
 
 def test_without_a_claim_it_says_so(tmp_path: Path) -> None:
-    page = page_of(night_lab(tmp_path / "ledger.db", ended=False))
+    page = page_of(searched_lab(tmp_path / "ledger.db", ended=False))
     assert "No claim yet" in page.text[""] and "over-claims" in page.text[""]
-    fresh = Night(tmp_path / "new.db")
+    fresh = SearchedLab(tmp_path / "new.db")
     fresh.begin()
     assert "Nothing was promoted" in page_of(fresh).text[""]
 
 
-def test_a_claim_of_an_earlier_baseline_is_called_that(night: Night) -> None:
-    night.idea("by-hand")
-    night.until_idle()
-    night.promote(night.ledger.candidates.get("by-hand", night.tag).id)
-    assert "moved since" in page_of(night).text[""]
+def test_a_claim_of_an_earlier_baseline_is_called_that(played: SearchedLab) -> None:
+    played.idea("by-hand")
+    played.until_idle()
+    played.promote(played.ledger.candidates.get("by-hand", played.tag).id)
+    assert "moved since" in page_of(played).text[""]
 
 
-def test_everything_that_happened_is_on_it(night: Night) -> None:
-    page = page_of(night)
-    ids = [candidate.id for candidate in night.facts().candidates]
+def test_everything_that_happened_is_on_it(played: SearchedLab) -> None:
+    page = page_of(played)
+    ids = [candidate.id for candidate in played.facts().candidates]
     assert all(ref in page.text["candidates"] and ref in page.ids for ref in ids)
     assert all(ref in page.text["lineage"] for ref in ("c0001", "c0002", "c0005"))
     assert "expect about" in page.text["lineage"] and "-NAME = 'wider'" in page.text["lineage"]
     assert "−0.0172" in page.text["unions"] and "it conflicts" in page.text["unions"]
     assert "c0006" in page.text["shelf"] and "c0007" not in page.text["shelf"]
     assert "schedule: 2 tried" in page.text["dead-ends"] and "c0007" in page.text["dead-ends"]
-    assert "somebody needs the machine" in page.text["events"]
+    assert "someone needs the machine" in page.text["events"]
     assert "11" in page.text["proposers"] and "tpe" in page.text["proposers"]
     assert "slot-hours" in page.text["slots"] and "laptop/cpu1" in page.text["slots"]
 
 
-def test_every_failed_ask_is_on_it_with_its_reason(night: Night) -> None:
-    said = page_of(night).text["failures"]
-    assert all(f"{trouble} for a reason" in said for trouble in Trouble)
+def test_every_failed_ask_is_on_it_with_its_reason(played: SearchedLab) -> None:
+    said = page_of(played).text["failures"]
+    assert all(f"{trouble} for a reason" in said for trouble in ProposalFailure)
     assert "c0008" in said and "the same program as c0007" in said
     assert "it left 1 process behind" in said
 
 
-def test_what_candidates_say_is_text(night: Night) -> None:
-    page = page_of(night)
+def test_what_candidates_say_is_text(played: SearchedLab) -> None:
+    page = page_of(played)
     assert "<script>alert('x')</script>" in page.text["candidates"] and "{{ 7 * 7 }}" in page.text["candidates"]
     assert page.tags.isdisjoint({"script", "b onerror", "iframe", "object", "form", "embed", "a href"})
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    html = render_page(read_report(played.facts()), PNG, PNG)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", html)
 
 
-def test_it_needs_no_other_file(night: Night) -> None:
-    for name, value in page_of(night).attributes:
+def test_it_needs_no_other_file(played: SearchedLab) -> None:
+    for name, value in page_of(played).attributes:
         if name in ("src", "href", "srcset", "action", "data"):
             assert value.startswith(("data:image/png;base64,", "#")), (name, value[:80])
-    html = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
+    html = render_page(read_report(played.facts()), PNG, PNG)
     assert base64.b64encode(PNG).decode() in html and "url(" not in html and "@import" not in html
 
 
-def test_every_link_leads_somewhere(night: Night) -> None:
-    page = page_of(night)
+def test_every_link_leads_somewhere(played: SearchedLab) -> None:
+    page = page_of(played)
     links = {value[1:] for name, value in page.attributes if name == "href"}
     assert links <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_the_same_ledger_gives_the_same_page(night: Night) -> None:
-    first = render_page(read_night(night.ledger, night.facts()), PNG, PNG)
-    night.clock.now += 1e6
-    assert render_page(read_night(night.ledger, night.facts()), PNG, PNG) == first
+def test_the_same_ledger_gives_the_same_page(played: SearchedLab) -> None:
+    first = render_page(read_report(played.facts()), PNG, PNG)
+    played.clock.now += 1e6
+    assert render_page(read_report(played.facts()), PNG, PNG) == first
 
 
-def test_all_files_are_written_whole_and_alike(night: Night, tmp_path: Path) -> None:
-    space = Workspace(None, LabPaths(tmp_path), night.ledger, night.ledger.labs.get(night.tag))  # type: ignore[arg-type]
+def test_all_files_are_written_whole_and_alike(played: SearchedLab, tmp_path: Path) -> None:
+    space = Workspace(None, LabPaths(tmp_path), played.ledger, played.ledger.labs.get(played.tag))  # type: ignore[arg-type]
     folders = (tmp_path / "one", tmp_path / "two")
     for folder in folders:
         write_report(space, folder)
@@ -164,30 +162,31 @@ def test_all_files_are_written_whole_and_alike(night: Night, tmp_path: Path) -> 
 
 
 def test_labs_with_next_to_nothing(tmp_path: Path) -> None:
-    empty = Night(tmp_path / "empty.db")
+    empty = SearchedLab(tmp_path / "empty.db")
     assert "No baseline yet" in page_of(empty).text["lineage"]
     assert "By hand" not in page_of(demo_lab(tmp_path / "demo.db")).text["candidates"]  # type: ignore[arg-type]
 
 
-def test_endless_words_are_cut(night: Night) -> None:
-    facts = night.facts()
+def test_endless_words_are_cut(played: SearchedLab) -> None:
+    facts = played.facts()
     long = tuple(
         replace(one, title="字" * 200_000, hypothesis="x" * 200_000, theme="y" * 9999) for one in facts.candidates
     )
-    view = read_night(night.ledger, replace(facts, candidates=long))
+    facts.candidates = long
+    view = read_report(facts)
     assert len(render_page(view, PNG, PNG)) < 200_000
 
 
-def test_a_long_night_is_quick_and_small(tmp_path: Path) -> None:
+def test_a_long_search_is_quick_and_small(tmp_path: Path) -> None:
     lab = long_lab(tmp_path / "ledger.db", candidates=700)
     began = time.process_time()
     facts = lab.facts()
-    view = read_night(lab.ledger, facts)
+    view = read_report(facts)
     pictures = render_progress(history(facts)), render_timeline(view.timeline, "cpu")
     html = render_page(view, *pictures)
     assert time.process_time() - began < 10
     assert len(html.encode()) < 5_000_000
-    assert len(view.timeline.bars) == len(facts.finished) >= 700
+    assert len(view.timeline.bars) == facts.count_runs("finished") >= 700
     Page(html)
 
 
@@ -209,6 +208,6 @@ def test_any_effects_make_an_axis(effects: list[tuple[float, float]]) -> None:
     assert value_axis([mean for mean, _ in effects]).low < value_axis([mean for mean, _ in effects]).high
 
 
-def test_the_kit_is_as_hostile_as_it_says(night: Night) -> None:
-    titles = [candidate.title for candidate in night.facts().candidates]
+def test_the_kit_is_as_hostile_as_it_says(played: SearchedLab) -> None:
+    titles = [candidate.title for candidate in played.facts().candidates]
     assert EVIL in titles

@@ -12,7 +12,7 @@ import pytest
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import SearchState
 from scheduler.domain.slot import RunOrder
-from scheduler.queue.ending import Ending
+from scheduler.queue.runtime import StopReason
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import as_the_source_says
 from tests.scheduler.ledger_kit import broken_invariants
@@ -103,7 +103,7 @@ def test_interrupted_in_the_middle_the_claim_goes_on_without_a_run_twice(tmp_pat
 
     lab.each_round = interrupt_after_the_first_pair
     ended = lab.search(settings(runs=7, claim_runs=4), lab.fake(scores(1.7)))
-    assert (ended.ending, ended.state) == (Ending.INTERRUPTED, SearchState.CLAIMING)
+    assert (ended.ending, ended.state) == (StopReason.INTERRUPTED, SearchState.CLAIMING)
     measured = claim_runs(lab)
     assert 2 <= len(measured) < 8 and not lab.claims
     lab.each_round = lambda: None

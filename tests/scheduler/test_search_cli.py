@@ -1,7 +1,8 @@
-"""`arsched search`, `pause`, `resume` as typed: words that fit together, refusals that leave nothing behind."""
+"""`arsched search`, `pause`, `resume` as typed: options that fit together, refusals that leave nothing behind."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -10,17 +11,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scheduler.cli.main import main
-from scheduler.cli.searching import AgentWords, Words, dated_tag, read_settings
+from scheduler.cli.search import command, dated_tag
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
-from scheduler.domain.search import Budget, ProposerChoice, SearchSettings
+from scheduler.domain.search import ProposerChoice, SearchBudget, SearchSettings
 from scheduler.ledger import Ledger
-from scheduler.search.settings import describe_budget, describe_proposers, extended
+from scheduler.search.options import SearchOptions, describe_budget, describe_proposers, extended
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
 
 PROPOSERS = ("--proposer", "tpe:2", "--proposer", "lines")
-NOTHING = Words((None,) * 5, (), AgentWords(None, None, None, None), (), None, 0, False, 4, None, None, None)
 
 
 @pytest.fixture
@@ -34,10 +34,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arsched(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
-
-
-def words(**said: object) -> Words:
-    return Words(**({name: getattr(NOTHING, name) for name in Words.__slots__} | said))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +54,7 @@ def words(**said: object) -> Words:
         (["--hours", "0"], ["0"]),
     ],
 )
-def test_words_that_make_no_search_are_refused_and_nothing_begins(
+def test_options_that_make_no_search_are_refused_and_nothing_begins(
     lab: Path, arguments: list[str], said: list[str]
 ) -> None:
     for dry_run in ([], ["--dry-run"]):
@@ -116,64 +112,74 @@ def test_wait_on_a_paused_lab_gives_up_with_4_and_says_why(lab: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "proposers"),
+    ("options", "proposers"),
     [
-        ({"proposers": ("tpe",)}, "tpe, and union"),
-        ({"agent": AgentWords("make idea", None, None, None)}, "agent, and union"),
-        ({"agent": AgentWords(None, "claude", 3, 9.0), "proposers": ("tpe", "agent:3")}, "tpe 1 : agent 3, and union"),
-        ({"no_union": True}, "tpe"),
-        ({"proposers": ("union",)}, "union"),
-        ({"proposers": ("lines", "tpe"), "no_union": True}, "lines 1 : tpe 1"),
+        (SearchOptions(proposers=("tpe",)), "tpe, and union"),
+        (SearchOptions(agent_command="make idea"), "agent, and union"),
+        (SearchOptions(agent="claude", workers=3, proposers=("tpe", "agent:3")), "tpe 1 : agent 3, and union"),
+        (SearchOptions(no_union=True), "tpe"),
+        (SearchOptions(plugin_options=("tpe.only=DEPTH",)), "tpe, and union"),
+        (SearchOptions(proposers=("union",)), "union"),
+        (SearchOptions(proposers=("lines", "tpe"), no_union=True), "lines 1 : tpe 1"),
     ],
-)  # fmt: skip
-def test_who_makes_ideas_by_what_was_said(said: dict[str, object], proposers: str) -> None:
-    settings = read_settings(words(budget=(1.0, None, None, None, None), **said))
+)
+def test_which_proposers_the_options_choose(options: SearchOptions, proposers: str) -> None:
+    settings = options.settings()
     assert settings is not None and describe_proposers(settings.proposers) == proposers
 
 
-def test_the_agents_words_become_its_options_beside_others() -> None:
-    settings = read_settings(
-        words(agent=AgentWords("run it", None, 3, 600.0), plugin_options=("agent.keep=1", "tpe.only=DEPTH"),
-              proposers=("tpe", "agent"))
-    )  # fmt: skip
+def test_the_agents_options_come_before_plug_in_options() -> None:
+    settings = SearchOptions(
+        agent_command="run it",
+        workers=3,
+        limit_s=600.0,
+        plugin_options=("agent.keep=1", "tpe.only=DEPTH"),
+        proposers=("tpe", "agent"),
+    ).settings()
     assert settings is not None
     options = {choice.name: dict(choice.options) for choice in settings.proposers}
     assert options["agent"] == {"command": "run it", "workers": "3", "limit_s": "600", "keep": "1"}
     assert options["tpe"] == {"only": "DEPTH"}
 
 
-def test_nothing_said_is_no_settings() -> None:
-    assert read_settings(NOTHING) is None
-    assert read_settings(words(seed=7)) is not None
+def test_no_option_is_no_settings() -> None:
+    assert SearchOptions().settings() is None
+    assert SearchOptions(seed=7).settings() is not None
+
+
+def test_every_option_of_the_settings_is_a_flag_with_the_same_default() -> None:
+    given = command.make_context("search", []).params
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
+    assert SearchOptions(**{name: given[name] for name in names}) == SearchOptions()
 
 
 @pytest.mark.parametrize(
     ("budget", "text"),
     [
-        (Budget(hours=8), "8 hours"),
-        (Budget(hours=0.5, runs=40), "0.5 hours or 40 runs"),
-        (Budget(rounds=3, ideas=8, target_bpb=1.7), "3 rounds of 8 ideas or 1.7 bpb"),
-        (Budget(rounds=3), "3 rounds"),
+        (SearchBudget(hours=8), "8 hours"),
+        (SearchBudget(hours=0.5, runs=40), "0.5 hours or 40 runs"),
+        (SearchBudget(rounds=3, ideas=8, target_bpb=1.7), "3 rounds of 8 ideas or 1.7 bpb"),
+        (SearchBudget(rounds=3), "3 rounds"),
     ],
 )
-def test_budgets_read_like_sentences(budget: Budget, text: str) -> None:
+def test_budgets_read_like_sentences(budget: SearchBudget, text: str) -> None:
     assert describe_budget(budget) == text
 
 
-def test_new_words_replace_what_they_name_and_leave_the_rest() -> None:
-    old = SearchSettings(Budget(hours=8), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
-    new, changes = extended(old, SearchSettings(Budget(runs=9), ()), PRESETS["default"])
-    assert new == SearchSettings(Budget(runs=9), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
+def test_new_options_replace_what_they_name_and_leave_the_rest() -> None:
+    old = SearchSettings(SearchBudget(hours=8), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
+    new, changes = extended(old, SearchSettings(SearchBudget(runs=9), ()), PRESETS["default"])
+    assert new == SearchSettings(SearchBudget(runs=9), (ProposerChoice("tpe"),), backlog=3, claim_runs=2, seed=5)
     assert changes == ("budget: 9 runs (was 8 hours)",)
-    assert extended(old, SearchSettings(Budget(), ()), PRESETS["default"]) == (old, ())
+    assert extended(old, SearchSettings(SearchBudget(), ()), PRESETS["default"]) == (old, ())
 
 
 def test_two_proposers_of_one_name_are_refused() -> None:
-    twice = SearchSettings(Budget(runs=9), (ProposerChoice("tpe"), ProposerChoice("tpe", 2.0)))
+    twice = SearchSettings(SearchBudget(runs=9), (ProposerChoice("tpe"), ProposerChoice("tpe", 2.0)))
     with pytest.raises(UsageProblem, match="named twice"):
-        extended(SearchSettings(Budget(runs=1), (ProposerChoice("tpe"),)), twice, PRESETS["default"])
+        extended(SearchSettings(SearchBudget(runs=1), (ProposerChoice("tpe"),)), twice, PRESETS["default"])
 
 
-def test_a_lab_nobody_named_is_called_by_the_day() -> None:
+def test_a_lab_without_a_given_tag_is_called_by_the_day() -> None:
     tag = dated_tag()
     assert tag.isascii() and tag[:3].isalpha() and tag[3:].isdigit()

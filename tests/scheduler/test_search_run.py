@@ -10,12 +10,10 @@ import pytest
 from scheduler.domain.candidate import CandidateState, Origin
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import LabProblem, PoolProblem, UsageProblem
-from scheduler.domain.proposal import ProposalState
 from scheduler.domain.run import Finished, RunKind
-from scheduler.domain.search import SearchSettings, SearchState
-from scheduler.live import Live, write_live
-from scheduler.queue.ending import Ending
-from scheduler.queue.turn import Turn
+from scheduler.domain.search import ProposalState, SearchSettings, SearchState
+from scheduler.lab import Live, write_live
+from scheduler.queue.runtime import SchedulerLock, StopReason
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.memory_pool import memory_slots
@@ -31,7 +29,7 @@ def lab(tmp_path: Path) -> SearchLab:
 
 def test_a_search_promotes_what_is_better_and_ends_with_a_claim_on_fresh_runs(lab: SearchLab) -> None:
     ended = lab.search(settings(runs=12), lab.fake(scores(2.0, 1.7, 2.1, 1.95)))
-    assert (ended.ending, ended.state) == (Ending.DONE, SearchState.ENDED)
+    assert (ended.ending, ended.state) == (StopReason.DONE, SearchState.ENDED)
     (promotion,) = lab.space.ledger.decisions.promotions("t")
     promoted = lab.candidate(promotion.candidate_id)
     assert promoted.origin is Origin.PROPOSED and promoted.proposer == "fake" and promoted.round == 1
@@ -164,13 +162,13 @@ def test_pausing_finishes_what_runs_and_leaves_resuming_goes_on_with_the_same_se
     lab.each_round = pause_once
     fake = lab.fake(idea(1.95))
     ended = lab.search(settings(runs=12), fake)
-    assert ended.ending is Ending.PAUSED and ended.nothing_to_do and ended.state is SearchState.RUNNING
+    assert ended.ending is StopReason.PAUSED and ended.nothing_to_do and ended.state is SearchState.RUNNING
     assert not lab.space.ledger.runs.running("t") and fake.closed
     assert not [at for at in fake.asked_at if at > 1075]
     assert lab.screen.said("paused: ")
     again = lab.search(None, lab.fake(idea(1.95)))
-    assert again.ending is Ending.PAUSED and lab.connected == 1
-    assert lab.run() is Ending.PAUSED
+    assert again.ending is StopReason.PAUSED and lab.connected == 1
+    assert lab.run() is StopReason.PAUSED
     lab.space.ledger.labs.resume("t")
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
     assert len(lab.finished(*OTHERS)) == 12
@@ -204,7 +202,7 @@ def test_ctrl_c_once_finishes_what_runs_and_the_search_goes_on_at_the_next_start
     press(lab, {1050.0: signal.SIGINT})
     fake = lab.fake(idea(1.95), latency=lambda ask: 15.0)
     ended = lab.search(settings(runs=12), fake)
-    assert (ended.ending, ended.state) == (Ending.INTERRUPTED, SearchState.RUNNING)
+    assert (ended.ending, ended.state) == (StopReason.INTERRUPTED, SearchState.RUNNING)
     assert not lab.space.ledger.runs.running("t") and fake.closed and not lab.claims
     assert not [one for one in lab.proposals if one.state is ProposalState.ASKED]
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
@@ -215,7 +213,7 @@ def test_ctrl_c_once_finishes_what_runs_and_the_search_goes_on_at_the_next_start
 def test_ctrl_c_twice_stops_what_runs_uncounted(lab: SearchLab) -> None:
     press(lab, {1050.0: signal.SIGINT, 1052.0: signal.SIGINT})
     ended = lab.search(settings(runs=12), lab.fake(idea(1.95)))
-    assert ended.ending is Ending.INTERRUPTED and lab.clock() < 1056
+    assert ended.ending is StopReason.INTERRUPTED and lab.clock() < 1056
     assert len(lab.pool.stopped) == 2
     lab.each_round = lambda: None
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
@@ -232,7 +230,7 @@ def test_a_stop_file_is_ctrl_c_once_and_a_stale_one_is_removed_with_a_note(lab: 
     lab.each_round = stop_once
     ended = lab.search(settings(runs=12), lab.fake(idea(1.95)))
     assert lab.screen.said("left behind") and lab.finished()
-    assert ended.ending is Ending.INTERRUPTED and not lab.space.paths.stop.exists()
+    assert ended.ending is StopReason.INTERRUPTED and not lab.space.paths.stop.exists()
     assert not lab.space.ledger.runs.running("t")
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
 
@@ -249,7 +247,7 @@ def test_new_words_change_a_search_that_goes_on_and_say_so(lab: SearchLab) -> No
 
 
 def test_a_search_waits_for_whoever_runs_the_queue(lab: SearchLab) -> None:
-    other = Turn(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.turn_lock)
     assert other.try_take()
     write_live(lab.space.paths.live, Live(lab.clock(), 4711, "t", "memory", 0, False, ()))
     lab.each_round = lambda: other.release() if lab.clock() > 1005 else None
@@ -258,7 +256,7 @@ def test_a_search_waits_for_whoever_runs_the_queue(lab: SearchLab) -> None:
 
 
 def test_a_search_that_is_run_already_is_not_waited_for(lab: SearchLab) -> None:
-    other = Turn(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.turn_lock)
     assert other.try_take()
     write_live(lab.space.paths.live, Live(lab.clock(), 4711, "t", "memory", 0, False, (), search=1))
     with pytest.raises(LabProblem, match="search 1 of lab 't' is run by another arsched"):

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import Origin
-from scheduler.domain.proposal import Answer, Ask, NoIdea, Proposal, ProposalState, Proposed, Trouble
 from scheduler.domain.run import Finished, Queued, RunKind
-from scheduler.domain.search import SearchState
-from scheduler.queue.ending import Ending
-from scheduler.search.run import run_search
+from scheduler.domain.search import Answer, Ask, NoIdea, Proposal, ProposalFailure, ProposalState, Proposed, SearchState
+from scheduler.queue.runtime import StopReason
+from scheduler.search.session import run_search
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import RUN_S
 from tests.scheduler.search_kit import BrokenProposer, SearchLab, idea, scores, settings, trouble
@@ -160,13 +159,13 @@ def test_one_that_only_repeats_itself_is_given_up_soon(lab: SearchLab) -> None:
     answers = iter(range(10**6))
     stuck = lab.fake(lambda ask: Proposed(ask.id, f"A = {min(3, next(answers))}\n".encode(), "again"), capacity=1)
     ended = lab.search(settings(runs=40), stuck)
-    assert "nobody is left to ask: fake: 8 troubles in a row, the last: only repeats" in ended.reason
+    assert "no proposer is left to ask: fake: 8 troubles in a row, the last: only repeats" in ended.reason
 
 
 def test_a_proposer_that_cannot_begin_is_given_up_and_every_ask_is_answered(lab: SearchLab) -> None:
     broken = BrokenProposer(lab.clock, idea(1.95), name="broken")
     ended = lab.search(settings("broken", runs=9), broken)
-    assert ended.ending is Ending.DONE and "nobody is left to ask: broken: 8 troubles in a row" in ended.reason
+    assert ended.ending is StopReason.DONE and "no proposer is left to ask: broken: 8 troubles in a row" in ended.reason
     assert {one.state for one in lab.proposals} == {ProposalState.FAILED} and len(lab.proposals) == 8
     assert "the command is not there" in lab.proposals[0].reason
     assert lab.claims and not lab.claims[0].first_scores
@@ -240,12 +239,12 @@ def test_a_bad_source_is_refused_with_a_reason_the_next_ask_can_read(lab: Search
 
 def test_what_a_proposer_says_cannot_move_the_cursor(lab: SearchLab) -> None:
     nasty = "\x1b[2Jclear\r\nline two\u202e"
-    lab.search(settings(runs=4), lab.fake(lambda ask: NoIdea(ask.id, Trouble.CRASHED, nasty, nasty)))
+    lab.search(settings(runs=4), lab.fake(lambda ask: NoIdea(ask.id, ProposalFailure.CRASHED, nasty, nasty)))
     assert all(one.reason == "clear line two" for one in lab.proposals)
     assert not [line for line in lab.screen.lines if "\x1b" in line or "\n" in line]
 
 
-def test_answers_nobody_asked_for_are_ignored(lab: SearchLab) -> None:
+def test_answers_no_one_asked_for_are_ignored(lab: SearchLab) -> None:
     class Chatty(type(lab.fake(idea(1.95)))):  # type: ignore[misc]
         def poll(self) -> tuple[Answer, ...]:
             mine = super().poll()

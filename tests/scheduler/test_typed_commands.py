@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.program import program, typable
+from scheduler.cli.output import program, typable
 
 Program = Path
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.domain.run import parse_result
 from scheduler.ledger import Ledger
-from scheduler.views.candidate_details import candidate_view
-from scheduler.views.explanation import explain_candidate, explain_run
-from scheduler.views.facts import read_facts
-from scheduler.views.history import history
-from scheduler.views.leaderboard import leaderboard
-from scheduler.views.results import HEADER, result_rows, results_tsv
-from scheduler.views.run_details import run_view
+from scheduler.screens.details import run_screen
+from scheduler.screens.terminal import painted
+from scheduler.views.candidate import candidate_view, explain_candidate, explain_run
+from scheduler.views.candidates import HEADER, history, leaderboard, results_tsv
+from scheduler.views.facts import LabFacts
+from scheduler.views.report import summary
+from scheduler.views.runs import run_view
 from scheduler.views.status import read_status
-from scheduler.views.summary import summary
 from tests.scheduler.ledger_kit import make_lab
-from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script
+from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script, judged
 
 
 @pytest.fixture
@@ -72,16 +72,16 @@ def test_the_staircase_goes_down_by_its_promotions(play: Play) -> None:
 
 
 def test_the_summary_counts_everything_once(play: Play) -> None:
-    said, facts = summary(play.ledger, play.facts()), play.facts()
+    said, facts = summary(play.facts()), play.facts()
     parts = said.promoted + said.discarded + said.failed + said.cancelled + said.undecided
     assert said.candidates == parts == 7
-    assert said.runs == said.scored_runs + said.failed_runs == len(facts.finished)
+    assert said.runs == said.scored_runs + said.failed_runs == facts.count_runs("finished")
     assert said.gain is not None and said.gain.diff_bpb == pytest.approx(1.844 - 1.953, abs=0.002)
     assert said.slot_time.busy_s == pytest.approx(RUN_S * said.runs)
 
 
 def test_results_tsv_byte_by_byte(play: Play) -> None:
-    said = results_tsv(result_rows(play.facts()))
+    said = results_tsv(play.facts())
     assert said.encode() == (
         b"commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
         b"baselin\t1.953000\t0.4\tkeep\ttry baseline\n"
@@ -97,29 +97,42 @@ def test_results_tsv_byte_by_byte(play: Play) -> None:
 
 def test_a_hostile_title_cannot_break_a_row(play: Play) -> None:
     evil = replace(play.facts().candidates[3], title="a\tb\nkeep\t0.1\x1b[2J  c")
-    facts = replace(play.facts(), candidates=(*play.facts().candidates[:3], evil))
-    lines = results_tsv(result_rows(facts)).splitlines()
+    facts = play.facts()
+    facts.candidates = (*facts.candidates[:3], evil)
+    lines = results_tsv(facts).splitlines()
     assert len(lines) == 5 and all(len(line.split("\t")) == 5 for line in lines)
     assert lines[-1].endswith("\ta b keep 0.1 c")
 
 
 def test_a_candidate_is_shown_with_its_diff_and_decisions(play: Play) -> None:
     candidate = play.ledger.candidates.get("depth-1", "nov23")
-    view = candidate_view(play.ledger, play.facts(), candidate)
+    view = candidate_view(play.facts(), candidate)
     assert "-NAME = 'baseline'\n+NAME = 'depth-1'" in view.diff
     assert [decision.kind for decision in view.decisions] == ["promote", "measure-baseline"]
-    promoted = view.decisions[0]
-    assert (promoted.base, promoted.candidate_runs, promoted.base_runs) == ("c0002", 1, 1)
+    promoted = view.to_json()["decisions"][0]  # type: ignore[index]
+    assert (promoted["base"], promoted["candidate_runs"], promoted["base_runs"]) == ("c0002", 1, 1)
     assert [run.val_bpb for run in view.runs] == list(DEMO["depth-1"])
 
 
 def test_a_run_is_shown_with_its_figures(play: Play) -> None:
-    view = run_view(play.ledger, play.facts(), play.ledger.runs.get("r0004", "nov23"))
+    view = run_view(play.facts(), play.ledger.runs.get("r0004", "nov23"))
     assert view.figures is not None and view.val_bpb == DEMO["depth-2"][0]
-    assert sum(phase.wall_s or 0 for phase in view.figures.phases) == pytest.approx(RUN_S, abs=0.5)
+    assert sum(seconds for _, seconds in view.figures.phases_s) == pytest.approx(RUN_S, abs=0.5)
     assert (view.figures.steps, view.figures.peak_memory_mb) == (214, 412.5)
     assert (view.figures.attention, view.figures.exchange) == ("sdpa", "host")
     assert [attempt.outcome for attempt in view.attempts] == ["ok"]
+
+
+def test_what_a_candidate_reports_of_itself_may_be_no_number(play: Play) -> None:
+    play.add("odd")
+    run = play.ledger.runs.queued("nov23")[0]
+    attempt = play.lease(run)
+    text = judged(1.9).text.replace("2.81", "NaN").replace("21800.0", "Infinity")
+    assert play.ledger.runs.record(run.id, attempt, parse_result(text))
+    view = run_view(play.facts(), play.ledger.runs.get(run.id, "nov23"))
+    assert view.figures is not None and (view.figures.last_loss, view.figures.tokens_per_s) == (None, None)
+    assert "nan" not in painted(run_screen(view)) and "inf" not in painted(run_screen(view))
+    assert json.dumps(view.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_why(play: Play, name: str, part: str) -> None:
     assert part in about.answer and "0.98" in about.rule
 
 
-def test_a_candidate_dropped_after_the_baseline_moved_is_told_so(play: Play) -> None:
+def test_a_candidate_dropped_after_the_baseline_moved_is_reported_so(play: Play) -> None:
     about = explain_candidate(play.facts(), play.ledger.candidates.get("no-softcap", "nov23"), slots=2)
     assert "c0003 depth-1" in about.note and "on c0001 baseline" in about.note and "−0.04" in about.note
 
@@ -148,7 +161,7 @@ def test_why_a_run_waits(play: Play) -> None:
     play.lease(first)
     facts = play.facts()
     assert "runs on laptop/cpu0" in explain_run(facts, facts.running[0], slots=2).answer
-    assert "nobody runs the queue" in explain_run(facts, second, slots=None).answer
+    assert "no process runs the queue" in explain_run(facts, second, slots=None).answer
     busy = explain_run(facts, facts.queued[1], slots=1)
     assert "1 run goes first" in busy.answer and busy.waiting[0].run == "r0015"
     candidate = explain_candidate(facts, play.ledger.candidates.get("late", "nov23"), slots=1)
@@ -159,10 +172,10 @@ def every_view(play: Play) -> list[object]:
     """All views of a lab, as JSON."""
     facts = play.facts()
     views = [
-        leaderboard(facts), read_status(play.ledger, facts, None, play.clock.now), history(facts),
-        summary(play.ledger, facts),
-        *result_rows(facts), *(candidate_view(play.ledger, facts, c) for c in facts.candidates),
-        *(run_view(play.ledger, facts, r) for r in facts.runs),
+        leaderboard(facts), read_status(facts, None, play.clock.now), history(facts),
+        summary(facts),
+        *(candidate_view(facts, c) for c in facts.candidates),
+        *(run_view(facts, r) for r in facts.runs),
         *(explain_candidate(facts, c, 2) for c in facts.candidates), *(explain_run(facts, r, None) for r in facts.runs),
     ]  # fmt: skip
     return [view.to_json() for view in views]
@@ -175,11 +188,11 @@ def test_every_view_is_json_without_nan(play: Play) -> None:
 def test_a_lab_without_anything(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "ledger.db") as ledger:
         ledger.labs.create(make_lab("new"))
-        facts = read_facts(ledger, ledger.labs.get("new"))
+        facts = LabFacts(ledger, ledger.labs.get("new"))
         assert facts.board is None and facts.noise is None
-        assert leaderboard(facts).candidates == () and read_status(ledger, facts, None, 0.0).baseline is None
-        assert results_tsv(result_rows(facts)) == HEADER + "\n"
-        assert history(facts).runs == () and summary(ledger, facts).gain is None
+        assert leaderboard(facts).candidates == () and read_status(facts, None, 0.0).baseline is None
+        assert results_tsv(facts) == HEADER + "\n"
+        assert history(facts).runs == () and summary(facts).gain is None
 
 
 def test_a_lab_of_one_run_in_the_middle(tmp_path: Path) -> None:
@@ -187,18 +200,19 @@ def test_a_lab_of_one_run_in_the_middle(tmp_path: Path) -> None:
     play.begin()
     play.lease(play.ledger.runs.queued("nov23")[0])
     assert json.dumps(every_view(play), allow_nan=False)
-    seen = read_status(play.ledger, play.facts(), None, play.clock.now)
+    seen = read_status(play.facts(), None, play.clock.now)
     assert (seen.running_runs, seen.queued_runs, seen.runner) == (1, 2, None)
     assert [(slot.run, slot.phase) for slot in seen.slots] == [("r0001", "unwatched")]
-    assert results_tsv(result_rows(play.facts())) == HEADER + "\n"
+    assert results_tsv(play.facts()) == HEADER + "\n"
 
 
 def test_a_lab_in_which_all_crash(tmp_path: Path) -> None:
     play = lab_without(tmp_path / "ledger.db", {"baseline": (1.9,), "a": ("crash",), "b": ("timeout: train",)})
     assert json.dumps(every_view(play), allow_nan=False)
     assert [row.detail for row in leaderboard(play.facts()).candidates] == ["baseline", "crash", "timeout: train"]
-    assert [row.status for row in result_rows(play.facts())] == ["keep", "crash", "crash"]
-    assert summary(play.ledger, play.facts()).gain is None
+    rows = results_tsv(play.facts()).splitlines()[1:]
+    assert [row.split("\t")[3] for row in rows] == ["keep", "crash", "crash"]
+    assert summary(play.facts()).gain is None
 
 
 def test_a_baseline_that_crashes_has_no_score_to_show(tmp_path: Path) -> None:
@@ -207,4 +221,4 @@ def test_a_baseline_that_crashes_has_no_score_to_show(tmp_path: Path) -> None:
     play.until_idle()
     assert json.dumps(every_view(play), allow_nan=False)
     assert leaderboard(play.facts()).candidates[0].val_bpb is None
-    assert results_tsv(result_rows(play.facts())) == HEADER + "\n"
+    assert results_tsv(play.facts()) == HEADER + "\n"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.text import clean, flat, one_line
-from scheduler.views.plain import View, finite, utc
+from scheduler.views import View, jsonable, utc
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_cleaned_is_clean_and_stays_so(text: str) -> None:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, None])
 def test_what_is_not_finite_is_unknown(number: float | None) -> None:
-    assert finite(number) is None
+    assert jsonable(number) is None
 
 
 @dataclass(frozen=True, slots=True)

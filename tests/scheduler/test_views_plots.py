@@ -12,17 +12,24 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scheduler.report.marks import draw_marks
-from scheduler.report.names import extent, write_names
-from scheduler.report.plots import DPI, HEIGHT_IN, WIDTH_IN, render_progress
-from scheduler.report.scale import named_steps, scale_of
-from scheduler.views.history import CandidatePoint, History, RunPoint, Step, history
+from scheduler.report.plots import (
+    DPI,
+    HEIGHT_IN,
+    WIDTH_IN,
+    draw_marks,
+    extent,
+    named_steps,
+    render_progress,
+    scale_of,
+    write_names,
+)
+from scheduler.views.candidates import CandidatePoint, History, RunPoint, Step, history
 from tests.scheduler.view_kit import demo_lab
 
 SIZE = (round(HEIGHT_IN * DPI), round(WIDTH_IN * DPI))
 
 
-def night(runs: int, name: str = "idea", every: int = 12) -> History:
+def played(runs: int, name: str = "idea", every: int = 12) -> History:
     """A made-up course: every twelfth run is promoted, every seventh crashes, every fiftieth diverges."""
     points, candidates, steps, best = [], [], [], 1.95
     for number in range(1, runs + 1):
@@ -46,13 +53,13 @@ def pixels(picture: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("runs", [0, 1, 2, 500])
 def test_a_lab_of_any_size_is_drawn(runs: int) -> None:
-    drawn = pixels(render_progress(night(runs)))
+    drawn = pixels(render_progress(played(runs)))
     assert drawn.shape[:2] == SIZE
     assert 0.005 < (drawn < 0.9).any(axis=-1).mean() < 0.5
 
 
 def test_two_pictures_of_the_same_lab_are_the_same() -> None:
-    assert render_progress(night(40)) == render_progress(night(40))
+    assert render_progress(played(40)) == render_progress(played(40))
 
 
 def test_a_played_lab_is_drawn(tmp_path: Path) -> None:
@@ -62,17 +69,17 @@ def test_a_played_lab_is_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["$\\frac{", "字" * 200, "a\u0301" * 80, "", "$" * 9, "\\n{}^_"])
 def test_hostile_names_are_only_text(name: str) -> None:
-    assert pixels(render_progress(night(30, name))).shape[:2] == SIZE
+    assert pixels(render_progress(played(30, name))).shape[:2] == SIZE
 
 
 def test_one_divergence_does_not_flatten_the_rest() -> None:
-    scale = scale_of(night(120))
+    scale = scale_of(played(120))
     assert scale.high < 2.2 and scale.low < 1.85
 
 
 def test_what_is_too_high_is_marked_at_the_edge() -> None:
     axes = Figure().subplots()
-    course = night(60)
+    course = played(60)
     draw_marks(axes, course, scale_of(course))
     arrows = [line for line in axes.lines if line.get_marker() == "^"]
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
@@ -83,7 +90,7 @@ def test_what_is_too_high_is_marked_at_the_edge() -> None:
 
 def test_every_score_inside_is_drawn_inside() -> None:
     for runs in (1, 2, 5, 30, 200):
-        course = night(runs)
+        course = played(runs)
         scale = scale_of(course)
         scores = [point.val_bpb for point in course.runs if point.val_bpb is not None and point.val_bpb < 3]
         assert all(scale.low < score < scale.high for score in scores)
@@ -98,7 +105,7 @@ def test_noise_looks_like_noise() -> None:
 
 
 def test_names_of_many_baselines_keep_their_distance() -> None:
-    course = night(500)
+    course = played(500)
     chosen = sorted(step.number for step in named_steps(course, 500))
     assert 10 <= len(chosen) < len(course.baselines)
     assert min(after - before for before, after in itertools.pairwise(chosen)) >= 0.02 * 500
@@ -114,7 +121,7 @@ def close_scores(course: History) -> History:
 @pytest.mark.parametrize(("runs", "every"), [(22, 12), (22, 6), (60, 12)])
 def test_no_name_covers_another(runs: int, every: int) -> None:
     """Some find another place, some are left out; the first and the last baseline always have theirs."""
-    course = close_scores(night(runs, "an-idea-of-some-length-no", every))
+    course = close_scores(played(runs, "an-idea-of-some-length-no", every))
     figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI)
     axes, scale = figure.subplots(), scale_of(course)
     draw_marks(axes, course, scale)

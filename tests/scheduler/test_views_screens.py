@@ -5,7 +5,9 @@ Golden files are in golden/; ARSCHED_WRITE_GOLDEN=1 writes them anew, to be read
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +15,21 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from scheduler.live import Live, LiveSlot
-from scheduler.screens import numbers
-from scheduler.screens.details import candidate_screen, run_screen
-from scheduler.screens.explanation import explanation_screen
-from scheduler.screens.leaderboard import leaderboard_screen
-from scheduler.screens.status import status_screen
-from scheduler.screens.summary import summary_screen
+from scheduler.domain.decision import Effect
+from scheduler.lab import Live, LiveSlot
+from scheduler.policy.explain import describe_effect
+from scheduler.queue.progress import slots_line, slots_table
+from scheduler.report.page import render_page
+from scheduler.screens import text
+from scheduler.screens.details import candidate_screen, explanation_screen, run_screen
+from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
-from scheduler.views.candidate_details import CandidateView, candidate_view
-from scheduler.views.explanation import explain_candidate, explain_run
-from scheduler.views.leaderboard import leaderboard
-from scheduler.views.run_details import run_view
-from scheduler.views.status import FRESH_S, read_status
-from scheduler.views.summary import summary
+from scheduler.screens.watch import watch_frame
+from scheduler.views.candidate import CandidateView, candidate_view, explain_candidate, explain_run
+from scheduler.views.candidates import history, leaderboard
+from scheduler.views.report import read_report, summary
+from scheduler.views.runs import run_view
+from scheduler.views.status import FRESH_S, Watch, read_status
 from tests.scheduler.view_kit import Play, demo_lab
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,8 +55,8 @@ def live_of(play: Play) -> Live:
     """A slot at work, a free one, a broken one."""
     now = play.clock.now
     busy = LiveSlot(
-        slot="laptop/cpu0", run="r0013", attempt=1, candidate="c0009", name=LONG, kind="new", seed=13,
-        started_at=now - 12, phase="train", elapsed_s=8.4, budget_s=20.0, step=82, loss=3.1234,
+        slot="laptop/cpu0", run="r0013", candidate="c0009", name=LONG, kind="new",
+        phase="train", elapsed_s=8.4, budget_s=20.0, step=82, loss=3.1234,
     )  # fmt: skip
     broken = LiveSlot("other/cpu0", problem="cache is missing: run `arsched prepare --contract cpu` on other")
     return Live(now - 1, 4242, "nov23", "pool-a", 2, False, (busy, LiveSlot("laptop/cpu1"), broken))
@@ -61,7 +64,7 @@ def live_of(play: Play) -> Live:
 
 def without_sentences(view: CandidateView) -> CandidateView:
     """How decisions are worded is the policy's to say and to test."""
-    return replace(view, decisions=tuple(replace(d, sentence=SENTENCE, reason="") for d in view.decisions))
+    return replace(view, decisions=tuple(replace(d, sentence=SENTENCE) for d in view.decisions))
 
 
 def test_leaderboard(play: Play) -> None:
@@ -69,48 +72,61 @@ def test_leaderboard(play: Play) -> None:
 
 
 def test_leaderboard_cut_short(play: Play) -> None:
-    said = painted(leaderboard_screen(leaderboard(play.facts()), limit=2))
+    said = painted(leaderboard_screen(leaderboard(play.facts(), 2), hidden=6))
     assert "depth-1" in said and "no-softcap" not in said and "6 more" in said
 
 
 def test_status_while_the_queue_is_run(play: Play) -> None:
     play.add(LONG, "late", "later")
     play.lease(play.ledger.runs.queued("nov23")[0])
-    view = read_status(play.ledger, play.facts(), live_of(play), play.clock.now)
+    view = read_status(play.facts(), live_of(play), play.clock.now)
     fixed = tuple(replace(row, why="it is next") for row in view.queued)
     check("status_running", painted(status_screen(replace(view, queued=fixed, recent_decisions=(SENTENCE,)))))
 
 
-def test_status_when_nobody_runs_the_queue(play: Play) -> None:
+def test_status_when_the_queue_is_not_run(play: Play) -> None:
     play.add("late")
-    view = read_status(play.ledger, play.facts(), live_of(play), play.clock.now + FRESH_S + 1)
+    view = read_status(play.facts(), live_of(play), play.clock.now + FRESH_S + 1)
     said = painted(status_screen(view))
-    assert "nobody runs the queue" in said and "arsched submit" in said and "4242" not in said
+    assert "no process runs the queue" in said and "arsched submit" in said and "4242" not in said
 
 
 def test_status_of_another_lab_is_not_ours(play: Play) -> None:
     other = replace(live_of(play), tag="other")
-    assert read_status(play.ledger, play.facts(), other, play.clock.now).runner is None
+    assert read_status(play.facts(), other, play.clock.now).runner is None
+
+
+def test_slots_while_the_queue_is_run(play: Play) -> None:
+    """The same words below the lines on a terminal, on one line in a pipe, in status and in watch."""
+    live = live_of(play)
+    live = replace(live, slots=(replace(live.slots[0], name="[red]\x1b[2Jwide[/red]", loss=math.nan), *live.slots[1:]))
+    table = painted([slots_table(live)])
+    for word in ("r0013 c0009 [red]wide[/red]", "████······ 8/20 s", "laptop/cpu1", "free", "2 queued"):
+        assert word in table
+    assert "other/cpu0: cache is missing" in table and "nan" not in table and "\x1b" not in table
+    line = slots_line(live)
+    assert line.startswith("cpu0 r0013 c0009 [red]wide[/red] train 8/20 s step 82 · cpu1 free · cpu0 cache is missing")
+    assert "finishing what runs" in painted([slots_table(replace(live, stopping=True))])
 
 
 def test_a_run(play: Play) -> None:
-    crashed = run_view(play.ledger, play.facts(), play.ledger.runs.get("r0009", "nov23"))
+    crashed = run_view(play.facts(), play.ledger.runs.get("r0009", "nov23"))
     check("run_crashed", painted(run_screen(crashed)))
-    scored = run_view(play.ledger, play.facts(), play.ledger.runs.get("r0004", "nov23"))
+    scored = run_view(play.facts(), play.ledger.runs.get("r0004", "nov23"))
     check("run_scored", painted(run_screen(scored)))
 
 
 def test_a_candidate(play: Play) -> None:
-    view = candidate_view(play.ledger, play.facts(), play.ledger.candidates.get("depth-1", "nov23"))
+    view = candidate_view(play.facts(), play.ledger.candidates.get("depth-1", "nov23"))
     check("candidate", painted(candidate_screen(without_sentences(view))))
 
 
 def test_the_summary(play: Play) -> None:
-    check("summary", painted(summary_screen(summary(play.ledger, play.facts()))))
+    check("summary", painted(summary_screen(summary(play.facts()))))
 
 
 def test_a_diff_is_never_wrapped(play: Play) -> None:
-    view = candidate_view(play.ledger, play.facts(), play.ledger.candidates.get("depth-1", "nov23"))
+    view = candidate_view(play.facts(), play.ledger.candidates.get("depth-1", "nov23"))
     line = "+NAME = " + "x" * 200
     assert f"\n{line}\n" in painted(candidate_screen(replace(view, diff=line)))
 
@@ -125,11 +141,11 @@ def test_no_line_is_longer_than_the_terminal(play: Play, width: int) -> None:
     long = play.ledger.candidates.get(LONG, "nov23")
     screens = [
         leaderboard_screen(leaderboard(facts)),
-        status_screen(read_status(play.ledger, facts, live_of(play), play.clock.now)),
-        candidate_screen(replace(candidate_view(play.ledger, facts, long), diff="")),
+        status_screen(read_status(facts, live_of(play), play.clock.now)),
+        candidate_screen(replace(candidate_view(facts, long), diff="")),
         explanation_screen(explain_candidate(facts, long, 2)),
         explanation_screen(explain_run(facts, facts.runs[0], 2)),
-        summary_screen(summary(play.ledger, facts)),
+        summary_screen(summary(facts)),
     ]
     for screen in screens:
         assert [line for line in painted(screen, width).splitlines() if cell_len(line) > width] == []
@@ -140,6 +156,29 @@ def test_markup_of_a_candidate_is_text(play: Play) -> None:
     play.add("[red]x[/red]:smile:", title="[/] [link=http://evil]x")
     play.until_idle()
     assert "[red]x[/red]:smile:" in painted(leaderboard_screen(leaderboard(play.facts())), 120)
+
+
+def test_a_probability_is_never_rounded_up(play: Play) -> None:
+    """0.9799 would have promoted as the 0.98 it is not: on every screen, on the page, and exact only as JSON."""
+    close = Effect(-0.013, 0.006, 0.005, 1, 3, p_better=0.9799, shrunken=-0.012)
+    facts = play.facts()
+    facts.effect = lambda candidate: close if candidate.base_id else None  # type: ignore[method-assign]
+    facts.recent_sentences = (describe_effect(close),)
+    facts.promotions = tuple(replace(made, effect=close, sentence="") for made in facts.promotions)
+    moved, board = facts.by_id["c0004"], leaderboard(facts)
+    seen = read_status(facts, None, play.clock.now)
+    said = {
+        "leaderboard": painted(leaderboard_screen(board)),
+        "status": painted(status_screen(seen)),
+        "show": painted(candidate_screen(candidate_view(facts, moved))),
+        "explain": painted(explanation_screen(explain_candidate(facts, moved, 2))),
+        "watch": watch_frame(Watch("", seen, board, history(facts)), 160, 40).plain,
+        "page": " ".join(re.sub("<[^>]*>", "", render_page(read_report(facts), b"", b"")).split()),
+    }
+    for where, screen in said.items():
+        found = re.findall(r"(?<!≥ )(?<!\d)0\.9[78]\d*", screen)
+        assert found and set(found) == {"0.97"}, (where, found)
+    assert all(row.to_json()["p_better"] == 0.9799 for row in board.candidates if row.base)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +194,9 @@ def test_markup_of_a_candidate_is_text(play: Play) -> None:
     ],
 )
 def test_seconds_as_people_say_them(value: float | None, said: str) -> None:
-    assert numbers.seconds(value) == said
+    assert text.seconds(value) == said
 
 
 def test_a_quiet_contract_gets_a_fifth_decimal() -> None:
-    assert numbers.bpb(0.97412, 0.0004, numbers.decimals(0.0005)) == "0.97412 ± 0.00040"
-    assert numbers.effect(-0.013, 0.005, numbers.decimals(0.005)) == "−0.0130 ± 0.0050"
+    assert text.bpb(0.97412, 0.0004, text.decimals(0.0005)) == "0.97412 ± 0.00040"
+    assert text.effect(-0.013, 0.005, text.decimals(0.005)) == "−0.0130 ± 0.0050"

@@ -8,17 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.views.slot_time import IDLE_S, Stay, slot_time
+from scheduler.views.slots import IDLE_S, SlotInterval, slot_time
 
 
-def stay(slot: str, start: float, end: float, *, queued: float = 0.0, judged: float | None = None) -> Stay:
+def interval(slot: str, start: float, end: float, *, queued: float = 0.0, judged: float | None = None) -> SlotInterval:
     judged_s = end - start if judged is None else judged
-    return Stay(f"r{start}", slot, queued, start, end, judged_s, budget_s=judged_s / 2)
+    return SlotInterval(f"r{start}", slot, queued, start, end, judged_s, budget_s=judged_s / 2)
 
 
 def test_the_example_worked_out_by_hand() -> None:
-    """Slot a: judges of 9 and 18 s in stays of 10 and 20 s, 2 s between. Slot b: 24 s in 25 s, from second 5 on."""
-    time = slot_time([stay("a", 0, 10, judged=9), stay("a", 12, 32, judged=18), stay("b", 5, 30, judged=24)])
+    """Slot a: judges of 9 and 18 s in intervals of 10 and 20 s, 2 s between. Slot b: 24 s in 25 s, from second 5 on."""
+    time = slot_time(
+        [interval("a", 0, 10, judged=9), interval("a", 12, 32, judged=18), interval("b", 5, 30, judged=24)]
+    )
     assert (time.runs, time.wall_s, time.busy_s, time.ideal_s) == (3, 32, 51, 25.5)
     assert time.utilisation == pytest.approx(51 / 64)
     assert time.budget_share == pytest.approx(25.5 / 64)
@@ -29,18 +31,18 @@ def test_the_example_worked_out_by_hand() -> None:
 
 
 def test_a_gap_begins_when_the_next_run_was_queued() -> None:
-    time = slot_time([stay("a", 0, 10), stay("a", 50, 60, queued=49.5)])
+    time = slot_time([interval("a", 0, 10), interval("a", 50, 60, queued=49.5)])
     assert time.gap_max_s == 0.5
 
 
-def test_time_in_which_nobody_ran_the_queue_is_no_slot_time() -> None:
+def test_time_in_which_the_queue_was_not_run_is_no_slot_time() -> None:
     later = 10 + IDLE_S + 3600
-    time = slot_time([stay("a", 0, 10), stay("a", later, later + 10)])
+    time = slot_time([interval("a", 0, 10), interval("a", later, later + 10)])
     assert (time.wall_s, time.utilisation, time.gap_max_s) == (20, 1.0, None)
 
 
 def test_another_slot_keeps_the_stretch_going() -> None:
-    time = slot_time([stay("a", 0, 10), stay("b", 0, 300), stay("a", 200, 300)])
+    time = slot_time([interval("a", 0, 10), interval("b", 0, 300), interval("a", 200, 300)])
     assert (time.wall_s, time.gap_max_s) == (300, 190)
 
 
@@ -50,25 +52,25 @@ def test_no_run_no_time() -> None:
 
 
 def test_a_clock_that_went_backwards_makes_no_negative_time() -> None:
-    time = slot_time([Stay("r1", "a", 0, 100, 90, 0.0, 0.0), stay("a", 95, 105)])
+    time = slot_time([SlotInterval("r1", "a", 0, 100, 90, 0.0, 0.0), interval("a", 95, 105)])
     assert time.wall_s >= 0 and time.busy_s >= 0 and (time.gap_max_s or 0) >= 0
 
 
 @st.composite
-def stays(draw: st.DrawFn) -> list[Stay]:
+def intervals(draw: st.DrawFn) -> list[SlotInterval]:
     """Runs that do not overlap on their slot."""
     found = []
     for slot in "abc"[: draw(st.integers(1, 3))]:
         at = 0.0
         for pause, length in draw(st.lists(st.tuples(st.floats(0, 200), st.floats(0.5, 100)), max_size=6)):
             judged = draw(st.floats(0, 1)) * length
-            found.append(stay(slot, at + pause, at + pause + length, judged=judged))
+            found.append(interval(slot, at + pause, at + pause + length, judged=judged))
             at += pause + length
     return found
 
 
-@given(stays(), st.randoms(use_true_random=False))
-def test_shares_are_shares_whatever_the_order(made: list[Stay], shuffler: random.Random) -> None:
+@given(intervals(), st.randoms(use_true_random=False))
+def test_shares_are_shares_whatever_the_order(made: list[SlotInterval], shuffler: random.Random) -> None:
     time = slot_time(made)
     assert 0 <= time.budget_share <= time.utilisation <= 1 + 1e-9
     assert time.ideal_s <= time.wall_s + 1e-6

@@ -17,9 +17,10 @@ import pytest
 
 from scheduler.cli.main import main
 from scheduler.domain.errors import UsageProblem
-from scheduler.queue.waiting import Wait, wait_for
-from scheduler.views.run_logs import follow_log
-from scheduler.workspace import open_workspace
+from scheduler.domain.run import RunKind
+from scheduler.lab import find_run, open_workspace
+from scheduler.queue.wait import Wait, wait_for
+from scheduler.views.runs import follow_log
 from tests.scheduler.git_kit import make_repository
 from tests.scheduler.view_kit import START, Play, demo_lab, judged
 
@@ -208,7 +209,7 @@ def test_following_reads_to_the_last_word() -> None:
     assert said == "step 1\nstep 2\nété\nend"
 
 
-def test_a_line_without_end_is_not_held_back_for_ever() -> None:
+def test_a_line_without_end_is_not_held_back() -> None:
     endless = io.BytesIO(b"x" * 100_000)
     assert "".join(follow_log(endless, lambda: True, lambda: None)) == "x" * 100_000
 
@@ -240,53 +241,66 @@ def test_a_wait_ends_with_the_decision(play: Play, root: Path) -> None:
     play.add("late")
     run = play.ledger.runs.queued("nov23")[0]
     steps = [lambda: play.lease(run), lambda: play.ledger.runs.record(run.id, 1, judged(1.99)), play.decide]
-    told: list[Wait] = []
+    looks: list[Wait] = []
 
     def sleep(seconds: float) -> None:
         play.clock.now += seconds
         steps.pop(0)()
 
     with open_workspace(start=root) as space:
-        ended = wait_for(space, ["late"], timeout_s=60, clock=play.clock, sleep=sleep, tell=told.append)
+        ended = wait_for(space, ["late"], timeout_s=60, clock=play.clock, sleep=sleep, report=looks.append)
     assert ended.all_ok and not ended.timed_out and not steps
     assert [one.status for one in ended.awaited] == ["discarded"]
-    assert len(told) == 3 and not any(look.all_over for look in told)
+    assert len(looks) == 3 and not any(look.all_over for look in looks)
 
 
 def test_a_cancelled_candidate_is_over_and_not_ok(play: Play, root: Path) -> None:
     play.add("late")
     play.ledger.candidates.cancel("c0009", "by hand")
     with open_workspace(start=root) as space:
-        ended = wait_for(space, ["late", "r0013"], timeout_s=None, clock=play.clock, sleep=fail, tell=fail)
+        ended = wait_for(space, ["late", "r0013"], timeout_s=None, clock=play.clock, sleep=fail, report=fail)
     assert ended.all_over and not ended.all_ok
 
 
 def test_waiting_for_nothing_there_is_is_an_error(play: Play, root: Path) -> None:
     with open_workspace(start=root) as space, pytest.raises(UsageProblem):
-        wait_for(space, ["depth-1", "nope"], timeout_s=None, clock=play.clock, sleep=fail, tell=fail)
+        wait_for(space, ["depth-1", "nope"], timeout_s=None, clock=play.clock, sleep=fail, report=fail)
 
 
 def fail(_: object) -> None:
     raise AssertionError("there was nothing to wait for")
 
 
-def test_no_reading_verb_imports_what_trains_or_places(play: Play, root: Path) -> None:
+@pytest.mark.parametrize(("flags", "heavy"), [((), ""), (("--json",), "rich")])
+def test_no_reading_verb_imports_more_than_it_needs(play: Play, root: Path, flags: tuple[str, ...], heavy: str) -> None:
     import subprocess
 
     checkout = Path(__file__).resolve().parents[2]
+    heavy = "ray torch numpy matplotlib jinja2 " + heavy
     probe = (
         "import sys; from scheduler.cli.main import main\n"
-        "for words in (['status'], ['leaderboard'], ['show', 'last'], ['explain', 'last'], ['wait', 'depth-1']):\n"
-        "    try: main.main(words)\n"
+        "for words in ('status', 'leaderboard', 'show last', 'explain last', 'wait depth-1', 'watch --once'):\n"
+        f"    try: main.main([*words.split(), *{flags!r}])\n"
         "    except SystemExit as ended: assert not ended.code, words\n"
-        "print([m for m in ('ray', 'torch', 'numpy', 'matplotlib') if m in sys.modules])"
+        f"print([m for m in {heavy.split()!r} if m in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     said = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
     assert said.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_last_run_of_a_candidate_is_the_last_by_number(play: Play) -> None:
+    """r10000 after r9999, in whatever order they are read."""
+    play.ledger._database.execute("UPDATE sqlite_sequence SET seq = 9998 WHERE name = 'run'")
+    play.add("late")
+    play.ledger.runs.add("c0009", RunKind.REPEAT, "one more")
+    with open_workspace() as space:
+        runs = space.ledger.runs.of_candidate("c0009")
+        assert [run.id for run in runs] == ["r9999", "r10000"]
+        assert find_run(space, "late").id == "r10000"
+
+
 def test_the_clock_of_the_play_is_what_golden_files_show() -> None:
-    from scheduler.views.plain import utc
+    from scheduler.views import utc
 
     assert utc(START) == "2026-11-23T02:13:20Z"

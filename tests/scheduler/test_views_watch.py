@@ -1,4 +1,4 @@
-"""What is watched fits every terminal, is read again only when it changed, and can be left at any moment."""
+"""What is watched fits every terminal, is read again only when it changed, and can be left at any time."""
 
 from __future__ import annotations
 
@@ -18,42 +18,41 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from scheduler.cli.main import main
-from scheduler.live import Live, LiveSlot, write_live
-from scheduler.screens.staircase import staircase
-from scheduler.screens.watch import watch_frame, whisker_text
-from scheduler.screens.whiskers import effect_axis
-from scheduler.views import watch as watching
-from scheduler.views.history import history
-from scheduler.views.watch import Watch, Watcher
+from scheduler.lab import Live, LiveSlot, write_live
+from scheduler.screens.drawings import effect_axis, staircase, whisker_text
+from scheduler.screens.watch import watch_frame
+from scheduler.views import status as watching
+from scheduler.views.candidates import history
+from scheduler.views.status import Watch, Watcher
 from tests.scheduler.git_kit import make_repository
-from tests.scheduler.night_kit import EVIL, Night, night_lab
-from tests.scheduler.test_views_plots import night as made_up_course
+from tests.scheduler.searched_lab import EVIL, SearchedLab, searched_lab
+from tests.scheduler.test_views_plots import played as made_up_course
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[Night]:
-    played = night_lab(tmp_path / "ledger.db", ended=False)
+def played(tmp_path: Path) -> Iterator[SearchedLab]:
+    played = searched_lab(tmp_path / "ledger.db", ended=False)
     yield played
     played.ledger.close()
 
 
-def at_work(night: Night, elapsed_s: float = 8.4) -> Live:
+def at_work(played: SearchedLab, elapsed_s: float = 8.4) -> Live:
     busy = LiveSlot(
-        slot="laptop/cpu0", run="r0011", attempt=1, candidate="c0009", name=EVIL, kind="new", phase="train",
+        slot="laptop/cpu0", run="r0011", candidate="c0009", name=EVIL, kind="new", phase="train",
         elapsed_s=elapsed_s, budget_s=20.0, step=82, loss=3.1,
     )  # fmt: skip
     broken = LiveSlot("laptop/cpu2", problem="cache is missing")
-    return Live(night.clock.now, 4242, night.tag, "pool", 0, False, (busy, LiveSlot("laptop/cpu1"), broken))
+    return Live(played.clock.now, 4242, played.tag, "pool", 0, False, (busy, LiveSlot("laptop/cpu1"), broken))
 
 
-def watcher_of(night: Night, tmp_path: Path) -> Watcher:
-    return Watcher(night.ledger, night.tag, tmp_path / "live.json")
+def watcher_of(played: SearchedLab, tmp_path: Path) -> Watcher:
+    return Watcher(played.ledger, played.tag, tmp_path / "live.json")
 
 
-def look(night: Night, tmp_path: Path, live: Live | None = None) -> Watch:
+def look(played: SearchedLab, tmp_path: Path, live: Live | None = None) -> Watch:
     if live is not None:
         write_live(tmp_path / "live.json", live)
-    return watcher_of(night, tmp_path).look(night.clock.now)
+    return watcher_of(played, tmp_path).look(played.clock.now)
 
 
 # the frame
@@ -69,7 +68,11 @@ def check_fits(view: Watch, width: int, height: int) -> list[str]:
 def views(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, ...]:
     """A lab at work, one that ended, and an empty one."""
     folder = tmp_path_factory.mktemp("watched")
-    running, ended, empty = night_lab(folder / "a.db", ended=False), night_lab(folder / "b.db"), Night(folder / "c.db")
+    running, ended, empty = (
+        searched_lab(folder / "a.db", ended=False),
+        searched_lab(folder / "b.db"),
+        SearchedLab(folder / "c.db"),
+    )
     seen = (look(running, folder, at_work(running)), look(ended, folder / "none"), look(empty, folder / "none"))
     for lab in (running, ended, empty):
         lab.ledger.close()
@@ -86,12 +89,12 @@ def test_a_frame_fits_every_terminal(views: tuple[Watch, ...], width: int, heigh
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 40)])
 def test_what_matters_is_on_it(views: tuple[Watch, ...], width: int, height: int) -> None:
     said = "\n".join(check_fits(views[0], width, height))
-    for part in ("4242", "no claim yet", "hours ███", "3.0/8", "cpu0", "8/20s", "cache is missing", "loss 3.100"):
+    for part in ("4242", "no claim yet", "hours ███", "3.0/8", "cpu0", "8/20 s", "cache is missing", "loss 3.100"):
         assert part in said
     for part in ("1 idea being written", "├", "●", "━", "run 1", "c0005 union", "near-miss", "discard"):
         assert part in said
     assert "1.9530 → 1.8835, −0.0695 ± 0.0031" in "\n".join(check_fits(views[1], width, height))
-    assert "nobody runs the queue" in "\n".join(check_fits(views[2], width, height))
+    assert "no process runs the queue" in "\n".join(check_fits(views[2], width, height))
 
 
 def test_markup_and_controls_stay_text(views: tuple[Watch, ...]) -> None:
@@ -99,9 +102,9 @@ def test_markup_and_controls_stay_text(views: tuple[Watch, ...]) -> None:
     assert "<script>" in said and "\x1b" not in said and "\u202e" not in said
 
 
-def test_the_baseline_is_always_on_the_board(night: Night, tmp_path: Path) -> None:
+def test_the_baseline_is_always_on_the_board(played: SearchedLab, tmp_path: Path) -> None:
     """Four near-misses by luck are ranked above it."""
-    view = look(night, tmp_path)
+    view = look(played, tmp_path)
     rows = [replace(row, is_baseline=row.candidate == "c0001") for row in view.leaderboard.candidates]
     crowded = replace(view, leaderboard=replace(view.leaderboard, candidates=tuple(rows)))
     assert "▶c0001" in watch_frame(crowded, 80, 24).plain
@@ -109,9 +112,9 @@ def test_the_baseline_is_always_on_the_board(night: Night, tmp_path: Path) -> No
 
 def test_error_bars_in_letters() -> None:
     axis = effect_axis([(-0.03, 0.005), (0.01, 0.005), (2.0, 0.1)])
-    drawn = whisker_text(axis, -0.03, 0.005)
+    drawn = whisker_text(axis, -0.03, 0.005, 19)
     assert drawn.index("├") < drawn.index("●") < drawn.index("┤") < drawn.index("┊")
-    assert whisker_text(axis, 2.0, 0.1).endswith(">") and len(drawn) == len(whisker_text(axis, 2.0, 0.1))
+    assert whisker_text(axis, 2.0, 0.1, 19).endswith(">") and len(drawn) == 19
 
 
 @pytest.mark.parametrize("runs", [0, 1, 2, 40, 700])
@@ -121,8 +124,8 @@ def test_a_staircase_of_any_length(runs: int) -> None:
     assert bool(lines) == bool(runs)
 
 
-def test_steps_lead_down(night: Night) -> None:
-    lines = [line.plain for line in staircase(history(night.facts()), 60, 12)]
+def test_steps_lead_down(played: SearchedLab) -> None:
+    lines = [line.plain for line in staircase(history(played.facts()), 60, 12)]
     rows = [(place, line.index("●")) for place, line in enumerate(lines) if "●" in line]
     assert len(rows) == 2 and rows[0][0] < rows[1][0] and rows[0][1] < rows[1][1]
 
@@ -130,34 +133,36 @@ def test_steps_lead_down(night: Night) -> None:
 # the watcher
 
 
-def test_what_did_not_change_is_not_read_again(night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_did_not_change_is_not_read_again(
+    played: SearchedLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[str] = []
 
     def counted(name: str) -> None:
         real = getattr(watching, name)
         monkeypatch.setattr(watching, name, lambda *words: (reads.append(name), real(*words))[1])
 
-    counted("read_facts")
+    counted("LabFacts")
     counted("read_search")
-    watcher = watcher_of(night, tmp_path)
-    first = watcher.look(night.clock.now)
-    assert reads == ["read_facts", "read_search"]
-    write_live(tmp_path / "live.json", at_work(night, elapsed_s=3.0))
-    second = watcher.look(night.clock.now + 1)
-    assert reads == ["read_facts", "read_search"] and second.leaderboard is first.leaderboard
+    watcher = watcher_of(played, tmp_path)
+    first = watcher.look(played.clock.now)
+    assert reads == ["LabFacts", "read_search"]
+    write_live(tmp_path / "live.json", at_work(played, elapsed_s=3.0))
+    second = watcher.look(played.clock.now + 1)
+    assert reads == ["LabFacts", "read_search"] and second.leaderboard is first.leaderboard
     assert [slot.elapsed_s for slot in second.status.slots if slot.run] == [3.0]
-    night.ledger.searches.tick(1, 1800.0)
-    third = watcher.look(night.clock.now + 2)
-    assert reads == ["read_facts", "read_search", "read_search"]
+    played.ledger.searches.tick(1, 1800.0)
+    third = watcher.look(played.clock.now + 2)
+    assert reads == ["LabFacts", "read_search", "read_search"]
     assert third.status.search is not None and third.status.search.spent.hours == 3.5
-    night.ledger.labs.pause(night.tag, "lunch")
-    assert watcher.look(night.clock.now + 3).status.paused
-    assert reads[-2:] == ["read_facts", "read_search"]
+    played.ledger.labs.pause(played.tag, "lunch")
+    assert watcher.look(played.clock.now + 3).status.paused
+    assert reads[-2:] == ["LabFacts", "read_search"]
 
 
-def test_ideas_grow_older_between_reads(night: Night, tmp_path: Path) -> None:
-    watcher = watcher_of(night, tmp_path)
-    ages = [watcher.look(night.clock.now + later).status.ideas[0].age_s for later in (0, 5)]
+def test_ideas_grow_older_between_reads(played: SearchedLab, tmp_path: Path) -> None:
+    watcher = watcher_of(played, tmp_path)
+    ages = [watcher.look(played.clock.now + later).status.ideas[0].age_s for later in (0, 5)]
     assert ages[1] - ages[0] == 5
 
 
@@ -167,7 +172,7 @@ def test_ideas_grow_older_between_reads(night: Night, tmp_path: Path) -> None:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = make_repository(tmp_path / "lab")
-    night_lab(made / ".arsched" / "ledger.db").ledger.close()
+    searched_lab(made / ".arsched" / "ledger.db").ledger.close()
     monkeypatch.chdir(made)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("LINES", raising=False)

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.decision import PRESETS, Promote
-from scheduler.domain.result import Result, parse_result
-from scheduler.domain.run import Run
+from scheduler.domain.run import Result, Run, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
 from scheduler.policy.explain import explain_decision
-from scheduler.policy.noise import board_noise
-from scheduler.views.facts import LabFacts, read_facts
+from scheduler.policy.stats import lab_noise
+from scheduler.views.facts import LabFacts
 from tests.scheduler.ledger_kit import Clock, add_candidate, make_lab
 
 START = 1_795_400_000.0  # 2026-11-23T01:33:20Z
@@ -64,8 +63,7 @@ class Play:
 
     def __init__(self, path: Path, script: Script, tag: str = "nov23", slots: int = 2) -> None:
         self.clock = Clock(START)
-        self.ledger = Ledger.open(path, self.clock)
-        self.ledger._database.execute("PRAGMA synchronous = OFF")  # only a power cut could tell
+        self.ledger = Ledger.open(path, self.clock, durable=False)
         self.script, self.tag, self.slots = script, tag, slots
         self.ledger.labs.create(make_lab(tag, replace(PRESETS["default"], combine=False)))
 
@@ -92,10 +90,10 @@ class Play:
             about = getattr(decision, "candidate_id", None) or board.baseline_id
             sentence = explain_decision(decision, board.of(about).name)
             commit = f"promo{about:a<35}" if isinstance(decision, Promote) else None
-            self.ledger.decisions.apply(self.tag, decision, noise=board_noise(board), sentence=sentence, commit=commit)
+            self.ledger.decisions.apply(self.tag, decision, noise=lab_noise(board), sentence=sentence, commit=commit)
 
     def facts(self) -> LabFacts:
-        return read_facts(self.ledger, self.ledger.labs.get(self.tag))
+        return LabFacts(self.ledger, self.ledger.labs.get(self.tag))
 
     def _add(self, name: str, title: str) -> None:
         board = self.ledger.board(self.tag)

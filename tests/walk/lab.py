@@ -46,7 +46,7 @@ class UsersLab:
             subprocess.run(["git", *IDENTITY, *command], cwd=self.root, check=True)
 
     def candidate(self, name: str, source: str) -> str:
-        """A single-file candidate beside the repository's own files; returns its path as a user would type it."""
+        """A single-file candidate next to the repository's own files; returns its path as a user would type it."""
         path = self.root / "candidates" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{source}\nNAME = {name!r}\n")
@@ -78,7 +78,7 @@ class UsersLab:
         from scheduler.ledger import Ledger
 
         with Ledger.open(self.root / ".arsched" / "ledger.db") as ledger:
-            events = ledger.events.list("night")
+            events = ledger.events.list("search")
         counts: dict[str, int] = {}
         for event in events:
             if event.to_state == "finished":

@@ -22,7 +22,7 @@ SETTLED = ("baseline", "promoted", "discarded", "shelved")  # whatever merges ca
 
 
 def begin(lab: UsersLab) -> None:
-    said = lab.arsched("init", "--tag", "night", "--contract", str(lab.rig.contract_path), "--slots", "2", "--json")
+    said = lab.arsched("init", "--tag", "search", "--contract", str(lab.rig.contract_path), "--slots", "2", "--json")
     assert said.code == 0, said.err
     assert len(said.json["runs"]) == 3
 
@@ -41,7 +41,7 @@ def test_from_a_repository_to_a_promoted_baseline(lab: UsersLab) -> None:
     assert lab.statuses() == {"good": "baseline", "baseline": "promoted", "bad": "discarded", "crash": "failed"}
 
     tip = subprocess.run(
-        ["git", "show", "autoresearch/night:train.py"], cwd=lab.root, capture_output=True, text=True, check=True
+        ["git", "show", "autoresearch/search:train.py"], cwd=lab.root, capture_output=True, text=True, check=True
     )
     assert tip.stdout == (lab.root / "candidates" / "good.py").read_text()
     assert "out of ideas" in lab.arsched("logs", "crash").out

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import load_contract
-from scheduler.policy.constants import rewrite_constants
-from scheduler.policy.literals import Constant
+from scheduler.policy.constants import Constant, rewrite_constants
 from tests.harness.judging import REPOSITORY, Rig, wait_until
 from tests.walk.manual import MANUAL, commands, keys, samples, shape
 

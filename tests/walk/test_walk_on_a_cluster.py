@@ -1,4 +1,4 @@
-"""The same submit on a cluster somebody started: `ray start --head`, then `--address auto` from the user's shell."""
+"""The same submit on a cluster someone started: `ray start --head`, then `--address auto` from the user's shell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_submit_runs_on_a_started_cluster(cluster: TestCluster, tmp_path: Path) 
         patched.setenv("ARSCHED_CACHE", str(cluster.cache))
         build_cache(lab.rig.contract)
     address = ("--address", "auto")
-    said = lab.arsched("init", "--tag", "night", "--contract", str(lab.rig.contract_path), *address)
+    said = lab.arsched("init", "--tag", "search", "--contract", str(lab.rig.contract_path), *address)
     assert said.code == 0, said.err
     said = lab.arsched("submit", lab.candidate("good", GOOD), *address, "--json")
     assert said.code == 0, said.err

@@ -1,0 +1,182 @@
+"""Variants of the promotion rule on the same simulated searches, and what the shipped one promises, held against them.
+
+A cell is a world, a noise and a number of slots; each variant plays the same seeds in it. A promise about a mean is
+kept when the mean keeps it; the standard errors are in the rows. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.simulation.engine import Outcome, Simulation
+from benchmarks.simulation.worlds import DrawnWorld, Setting
+from scheduler.domain.decision import PRESETS
+
+SLOT_UNITS = 800  # runs of plain length that a search has room for, over all slots
+SHIPPED, GREEDY, ROUNDS = "default", "greedy", "greedy, rounds"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset, asynchronous or in rounds; `claim_runs` fresh runs of both baselines come out of the budget."""
+
+    name: str
+    preset: str
+    rounds: bool = False
+    claim_runs: int = 4
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(SHIPPED, "default"),
+        Variant("bold", "bold"),
+        Variant("strict", "strict"),
+        Variant(GREEDY, "greedy", claim_runs=0),
+        Variant(ROUNDS, "greedy", rounds=True, claim_runs=0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    world: str
+    sigma: float
+    slots: int
+
+    def __str__(self) -> str:
+        return f"{self.world} N={self.slots} σ={self.sigma:g}"
+
+
+# Of one search, in bpb, counts and shares from 0 to 1. `over_claim` is the running total of the baselines' own runs
+# minus the truth, `claim_error` the same for the claim from fresh runs; `covered`: its interval holds the true
+# difference, `covers_zero`: it holds zero.
+FIGURES: dict[str, Callable[[Outcome], float]] = {
+    "gain": lambda o: o.gain,
+    "promotions": lambda o: o.tally.promotions,
+    "false": lambda o: o.tally.false,
+    "over_claim": lambda o: o.claimed - o.gain,
+    "claim_error": lambda o: -o.claim.diff - o.gain if o.claim.first_scores else 0.0,
+    "covered": lambda o: o.claim.low <= -o.gain <= o.claim.high,
+    "covers_zero": lambda o: not o.claim.excludes_zero,
+    "searches_with_promotion": lambda o: o.tally.promotions > 0,
+    "repeats": lambda o: o.tally.repeats,
+    "unions": lambda o: o.tally.unions,
+    "unions_promoted": lambda o: o.tally.unions_promoted,
+    "runs": lambda o: o.tally.new + o.tally.repeats + o.tally.baselines + o.tally.unions,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant in one cell: means of FIGURES and of `against_greedy`, paired by seed, with their standard errors."""
+
+    mean: Mapping[str, float]
+    error: Mapping[str, float]
+
+    def __getitem__(self, figure: str) -> float:
+        return self.mean[figure]
+
+    @property
+    def false_share(self) -> float:
+        return self["false"] / self["promotions"] if self["promotions"] else 0.0
+
+
+Table = Mapping[Cell, Mapping[str, Row]]  # cell -> name of the variant -> row
+
+
+def play(cell: Cell, variant: Variant, seed: int) -> Outcome:
+    world = DrawnWorld(Setting(cell.world, cell.sigma), seed, 2 * SLOT_UNITS)
+    gates = PRESETS[variant.preset]
+    simulation = Simulation(world, gates, cell.slots, SLOT_UNITS, variant.rounds, claim_runs=variant.claim_runs)
+    return simulation.play().outcome()
+
+
+def compare(cell: Cell, variants: Iterable[Variant], seeds: Sequence[int], pool: Executor) -> dict[str, Row]:
+    """All variants on the same seeds; GREEDY, to which differences are, has to be among them."""
+    chunk = max(1, len(seeds) // 40)
+    n = len(seeds)
+    outcomes = {v.name: list(pool.map(play, [cell] * n, [v] * n, seeds, chunksize=chunk)) for v in variants}
+    greedy = np.array([one.gain for one in outcomes[GREEDY]])
+    return {name: _row(played, greedy) for name, played in outcomes.items()}
+
+
+def _row(outcomes: Sequence[Outcome], greedy: np.ndarray) -> Row:
+    values = {name: np.array([float(of(one)) for one in outcomes]) for name, of in FIGURES.items()}
+    values["against_greedy"] = values["gain"] - greedy
+    return Row(
+        {name: float(each.mean()) for name, each in values.items()},
+        {name: float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
+         for name, each in values.items()},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`cells` is one line per cell looked at, those that break the promise first."""
+
+    text: str
+    kept: bool
+    cells: tuple[str, ...]
+
+
+def check_promises(table: Table) -> list[Promise]:
+    """Promises without a cell to look at are left out."""
+    found = {
+        "false promotions are at most half of greedy's": _false(table),
+        "the running total over-claims at most two thirds of what greedy's does": _over_claim(table),
+        "published search, 8 and 16 slots: true gain within 3 % of asynchronous greedy": _gain(table),
+        "noise 0.001, 8 and 16 slots: at least 5 % more than greedy in rounds": _rounds(table),
+        "no idea is better: the claim's interval covers zero in at least 93 % of searches": _null(table),
+    }
+    promises = []
+    for text, findings in found.items():
+        lines = sorted(findings)
+        if lines:
+            promises.append(Promise(text, all(kept for kept, _ in lines), tuple(line for _, line in lines)))
+    return promises
+
+
+def _false(table: Table) -> Iterator[tuple[bool, str]]:
+    for cell, rows in _gainful(table):
+        ours, theirs = rows[SHIPPED], rows[GREEDY]
+        shares = f"({ours.false_share:.0%}, {theirs.false_share:.0%})"
+        line = f"{cell}: {ours['false']:.2f} against {theirs['false']:.2f} a search {shares}"
+        yield ours["false"] <= theirs["false"] / 2, line
+
+
+def _over_claim(table: Table) -> Iterator[tuple[bool, str]]:
+    for cell, rows in _gainful(table):
+        ours, theirs = rows[SHIPPED]["over_claim"], rows[GREEDY]["over_claim"]
+        yield ours <= theirs * 2 / 3, f"{cell}: {1e3 * ours:.2f} against {1e3 * theirs:.2f} mbpb"
+
+
+def _gain(table: Table) -> Iterator[tuple[bool, str]]:
+    for cell, rows in _gainful(table):
+        if cell.world == "pr44" and cell.slots in (8, 16):
+            ours, greedy = rows[SHIPPED], rows[GREEDY]["gain"]
+            more, error = ours["against_greedy"] / greedy, ours.error["against_greedy"] / greedy
+            yield more >= -0.03, f"{cell}: {more:+.1%} ± {error:.1%}"
+
+
+def _rounds(table: Table) -> Iterator[tuple[bool, str]]:
+    for cell, rows in _gainful(table):
+        if cell.sigma == 0.001 and cell.slots in (8, 16) and ROUNDS in rows:
+            more = rows[SHIPPED]["gain"] / rows[ROUNDS]["gain"] - 1
+            yield more >= 0.05, f"{cell}: {more:+.1%}"
+
+
+def _null(table: Table) -> Iterator[tuple[bool, str]]:
+    for cell, rows in table.items():
+        if cell.world == "null":
+            covers, some = rows[SHIPPED]["covers_zero"], rows[SHIPPED]["searches_with_promotion"]
+            yield covers >= 0.93, f"{cell}: {covers:.1%} of searches ({some:.0%} have a promotion)"
+
+
+def _gainful(table: Table) -> Iterator[tuple[Cell, Mapping[str, Row]]]:
+    return ((cell, rows) for cell, rows in table.items() if cell.world != "null")

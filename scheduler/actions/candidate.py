@@ -1,0 +1,138 @@
+"""What a user does to one candidate: its worktree is made, it is promoted by hand, or taken out of the queue."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler.actions.submit import reads_like_an_id
+from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
+from scheduler.domain.decision import Promote
+from scheduler.domain.errors import CandidateRejected, NotYet
+from scheduler.domain.run import Queued, Run, Running
+from scheduler.lab import Workspace
+from scheduler.policy.explain import explain_decision
+from scheduler.policy.stats import effect_of, lab_noise
+from scheduler.queue.decide import follow_ledger, look, promote
+
+CANCELLED, PROMOTED = "cancelled by hand", "promoted by hand"  # reasons on record
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RUN = re.compile(r"r0*[1-9][0-9]*")
+_NOT_PROMOTABLE = (CandidateState.BASELINE, CandidateState.PROMOTED, CandidateState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class NewWorktree:
+    path: Path
+    branch: str
+    base: Candidate
+    commit: str
+
+
+def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWorktree:
+    """Make `candidates/<name>` on the branch arsched/<tag>/<name>. Raises CandidateRejected, GitProblem, LabProblem."""
+    if not _NAME.fullmatch(name) or name.endswith((".lock", ".")) or ".." in name:
+        hint = "letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit: wider-mlp"
+        raise CandidateRejected(f"{name!r} cannot name a candidate", hint)
+    if reads_like_an_id(name):
+        raise CandidateRejected(f"{name!r} reads like an id", "choose a name that says what the idea is: wider-mlp")
+    made = NewWorktree(
+        path=space.paths.candidate(name),
+        branch=f"arsched/{space.tag}/{name}",
+        base=space.baseline(),
+        commit=space.baseline_commit(),
+    )
+    if not dry_run:
+        space.repo.add_worktree(made.path, made.commit, made.branch)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """`commit` is "" in a dry run; `followed` is the checkout that went along, "" when there is none."""
+
+    candidate: Candidate
+    decision: Promote
+    sentence: str
+    commit: str = ""
+    followed: str = ""
+
+
+def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Promoted:
+    """The same commit, record and branch as by the rule, which is not asked; the record shows that, and the effect.
+
+    A candidate needs a trusted score: nothing could be compared with a baseline that has none. Raises UsageProblem,
+    NotYet when it has no score yet, LedgerProblem, GitProblem, LabProblem.
+    """
+    candidate, given = space.ledger.candidates.get(ref, space.tag), look(space)
+    standing, base, noise = given.board.of(candidate.id), given.board.baseline, lab_noise(given.board)
+    _check_promotable(candidate, standing, base)
+    decision = Promote(candidate.id, base.candidate_id, effect_of(standing, base, noise), PROMOTED)
+    sentence = f"{explain_decision(decision, candidate.name)}  by hand"
+    if dry_run:
+        return Promoted(candidate, decision, sentence)
+    if not candidate.state.undecided:
+        space.ledger.candidates.set_state(candidate.id, candidate.state, CandidateState.CONTENDER, PROMOTED)
+    commit = promote(space, decision, standing, noise, sentence, result_mark=given.result_mark)
+    return Promoted(candidate, decision, sentence, commit, follow_ledger(space))
+
+
+def _check_promotable(candidate: Candidate, standing: CandidateStats, base: CandidateStats) -> None:
+    who = f"{candidate.id} {candidate.name}"
+    if candidate.state in _NOT_PROMOTABLE:
+        raise NotYet(f"{who} is {candidate.state}, nothing was changed", "see: arsched leaderboard")
+    if not standing.n or standing.n == standing.suspect_scores:
+        what = "only suspect scores" if standing.n else "no score"
+        raise NotYet(f"{who} has {what} yet", f"run it (again): arsched submit --again candidates/{candidate.name}")
+    if not base.n:
+        raise NotYet("the baseline has no score yet", "run it first: arsched submit")
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReport:
+    """`running` are the runs that were going on. `candidate` is the one decided on by this, None for a single run."""
+
+    candidate: Candidate | None
+    runs: tuple[str, ...]
+    running: tuple[str, ...]
+
+
+def cancel(space: Workspace, ref: str, *, dry_run: bool = False) -> CancelReport:
+    """Cancel a candidate, a run, or "last" for the newest candidate; the loop stops what runs within a second.
+
+    Raises UsageProblem, NotYet when it has ended already.
+    """
+    if _RUN.fullmatch(ref):
+        return _cancel_run(space, space.ledger.runs.get(ref, space.tag), dry_run)
+    return _cancel_candidate(space, space.ledger.candidates.get(ref, space.tag), dry_run)
+
+
+def _cancel_candidate(space: Workspace, candidate: Candidate, dry_run: bool) -> CancelReport:
+    if not candidate.state.undecided:
+        message = f"{candidate.id} {candidate.name} is {candidate.state} already, nothing was changed"
+        raise NotYet(message, f"its runs one by one: arsched cancel RUN; what it has: arsched show {candidate.id}")
+    pending = pending_runs(space, candidate.id)
+    running = tuple(run.id for run in pending if isinstance(run.state, Running))
+    if not dry_run and space.ledger.candidates.cancel(candidate.id, CANCELLED) is None:
+        raise NotYet(f"{candidate.id} was decided meanwhile", f"see: arsched show {candidate.id}")
+    return CancelReport(candidate, tuple(run.id for run in pending), running)
+
+
+def _cancel_run(space: Workspace, run: Run, dry_run: bool) -> CancelReport:
+    """A candidate whose last run goes without a score goes with it: no decision would ever come."""
+    candidate = space.ledger.candidates.get(run.candidate_id, space.tag)
+    pending = [other for other in pending_runs(space, candidate.id) if other.id != run.id]
+    scored = bool(space.ledger.board(space.tag).of(candidate.id).scores)
+    if candidate.state.undecided and not pending and not scored:
+        return _cancel_candidate(space, candidate, dry_run)
+    if not isinstance(run.state, Queued | Running):
+        raise NotYet(f"{run.id} is over already, nothing was changed", f"what came of it: arsched show {run.id}")
+    if not dry_run and not space.ledger.runs.cancel(run.id, CANCELLED):
+        raise NotYet(f"{run.id} ended meanwhile", f"what came of it: arsched show {run.id}")
+    return CancelReport(None, (run.id,), (run.id,) if isinstance(run.state, Running) else ())
+
+
+def pending_runs(space: Workspace, candidate_id: str) -> list[Run]:
+    """Runs of a candidate that are queued or running."""
+    return [run for run in space.ledger.runs.of_candidate(candidate_id) if isinstance(run.state, Queued | Running)]

@@ -1,1 +1,0 @@
-"""`arsched demo`: a real hill climb in a lab of its own."""

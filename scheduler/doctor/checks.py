@@ -1,0 +1,275 @@
+"""Results of checks: this machine and its lab (system, packages, git, disk, repository, cache), and the slots.
+
+Slots are asked about on this machine as it is, or on a cluster as its nodes answer. Not covered: GPUs (doctor.gpu).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from scheduler.domain.errors import ArschedError, LabProblem
+from scheduler.domain.slot import Slot
+from scheduler.git import Repo, git_version
+from scheduler.lab import ContractChoice, choose_contract, contract_of, open_workspace
+from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
+from scheduler.node.harness_client import ask_cache, installed_version
+from scheduler.node.machine import SlotSpec, lay_out, read_machine
+from scheduler.node.spool import default_spool_root
+from scheduler.queue.runtime import PoolOptions
+from scheduler.ray.cluster_config import ClusterConfig, read_cluster_config
+
+LEAST_PYTHON = (3, 11)
+LEAST_FREE_GB = 2.0
+
+
+class Grade(StrEnum):
+    OK = "ok"
+    NOTE = "note"  # runs go on without it
+    PROBLEM = "problem"  # no run can be believed or made until it is solved
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found. `subject` is a word like "git" or a slot's id; `hint`: what to do about it."""
+
+    subject: str
+    grade: Grade
+    message: str
+    hint: str = ""
+
+
+def ok(subject: str, message: str) -> CheckResult:
+    return CheckResult(subject, Grade.OK, message)
+
+
+def note(subject: str, message: str, hint: str = "") -> CheckResult:
+    return CheckResult(subject, Grade.NOTE, message, hint)
+
+
+def problem(subject: str, message: str, hint: str = "") -> CheckResult:
+    return CheckResult(subject, Grade.PROBLEM, message, hint)
+
+
+def from_error(subject: str, error: ArschedError, grade: Grade = Grade.PROBLEM) -> CheckResult:
+    return CheckResult(subject, grade, error.message, error.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What later checks are about. `cache_digest` is what the lab was made with, "" without a lab."""
+
+    result: CheckResult
+    choice: ContractChoice
+    cache_digest: str = ""
+
+
+def check_system() -> CheckResult:
+    if sys.platform != "linux":
+        hint = "run the lab on Linux; train.py alone runs anywhere"
+        return problem("system", f"{platform.system()}: the judge needs Linux", hint)
+    if sys.version_info < LEAST_PYTHON:
+        return problem("system", f"Python {platform.python_version()} is too old", "install Python 3.11 or newer")
+    return ok("system", f"Linux {platform.release()}, Python {platform.python_version()}")
+
+
+def check_packages() -> CheckResult:
+    """Every package arsched requires, and whether the installed version is one it was made for."""
+    try:
+        required = [line for line in metadata.requires("arsched") or [] if "extra ==" not in line]
+    except metadata.PackageNotFoundError:
+        return problem("packages", "arsched itself is not installed", "make install, or pip install -e .")
+    unmet = [message for line in required if (message := _unmet(line))]
+    if unmet:
+        return problem("packages", "; ".join(unmet), "make install, or pip install -c constraints.txt -e .")
+    versions = f"torch {installed_version('torch')}, ray {installed_version('ray')}"
+    return ok("packages", f"{len(required)} as required; {versions}")
+
+
+def check_git() -> CheckResult:
+    try:
+        return ok("git", git_version())
+    except ArschedError as error:
+        return from_error("git", error)
+
+
+def check_disk(folder: Path) -> Iterator[CheckResult]:
+    """Room where the ledger and the spools are."""
+    for subject, place in (("disk", folder), ("spool disk", default_spool_root())):
+        there = next(parent for parent in (place, *place.parents) if parent.exists())
+        free_gb = shutil.disk_usage(there).free / 2**30
+        grade, hint = (Grade.OK, "") if free_gb >= LEAST_FREE_GB else (Grade.PROBLEM, "make room before a search")
+        yield CheckResult(subject, grade, f"{free_gb:.1f} GB free at {there}", hint)
+
+
+def find_lab(tag: str | None, given: ContractChoice | None, start: Path) -> CheckContext:
+    """Find the lab and its contract; `given` is the contract asked for, if one was."""
+    fallback = given or choose_contract("cpu")
+    try:
+        Repo.open(start).head_commit()
+    except ArschedError as error:
+        return CheckContext(from_error("repository", error), fallback)
+    try:
+        with open_workspace(tag, start) as space:
+            own = ContractChoice(space.lab.contract_name, contract_of(space.lab))
+            found = ok("lab", f"{space.tag} on {space.lab.branch}, contract {space.lab.contract_name}")
+            return CheckContext(found, given or own, "" if given else space.lab.cache_digest)
+    except ArschedError as error:
+        grade = Grade.NOTE if isinstance(error, LabProblem) else Grade.PROBLEM  # a lab is made by `arsched init`
+        return CheckContext(from_error("lab", error, grade), fallback)
+
+
+def check_cache(context: CheckContext, *, full: bool) -> tuple[CheckResult, dict[str, Any]]:
+    """The contract's cache, against its manifest and against the lab; and all that the harness reports of it.
+
+    `full`: every byte of it.
+    """
+    contract, hint = context.choice.contract, f"arsched prepare --contract {context.choice.ref}"
+    try:
+        found = ask_cache(contract.to_json(), full=full)
+    except ArschedError as error:
+        return from_error("cache", error), {}
+    if "error" in found:
+        return problem("cache", str(found["error"]), hint), found
+    here = f"{contract.name} {found['digest'][:12]}"
+    if context.cache_digest not in ("", found["digest"]):
+        made = f"{contract.name} is {found['digest'][:12]}, the lab was made with {context.cache_digest[:12]}"
+        return problem("cache", made, "start a lab with this one"), found
+    if contract.device == "cuda" and not found.get("kernel") and not found.get("gpu"):
+        return note("cache", f"{here}, without the attention kernel", hint), found
+    return ok("cache", f"{here} at {found['directory']}"), found
+
+
+def _unmet(line: str) -> str:
+    """What is wrong with a required package, "" when nothing is."""
+    from packaging.requirements import Requirement
+
+    required = Requirement(line)
+    if required.marker is not None and not required.marker.evaluate():
+        return ""
+    version = installed_version(required.name)
+    if not version:
+        return f"{required.name} is missing"
+    fits = required.specifier.contains(version, prereleases=True)
+    return "" if fits else f"{required.name} is {version}, arsched needs {required.specifier}"
+
+
+CLUSTER_FILE = "cluster.yaml"
+BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"  # what `ray up` leaves of cluster.yaml in the head's home
+MONITOR_HINT = (
+    "`ray up` is back minutes before the workers are set up; how far they are: "
+    "tail -f /tmp/ray/session_latest/logs/monitor.out; else log in on a missing one and see what this prints: "
+)
+
+
+def check_this_machine(device: str) -> Iterator[CheckResult]:
+    """Slots an embedded Ray would have here. Starts none."""
+    machine = read_machine(device == "cuda")
+    specs = lay_out(machine, "here", device)
+    if not specs and device == "cuda":
+        hint = "use a cluster (--address auto on its head), or a lab that needs no GPU: arsched init --contract cpu"
+        yield problem("slots", f"the contract needs a GPU and there is none: {machine.gpu_problem}", hint)
+    elif not specs:
+        yield problem("slots", "no core may be used", "look at the affinity and the limits of this shell")
+    for spec in specs:
+        yield _check_spec(spec)
+
+
+def check_cluster(
+    context: CheckContext, options: PoolOptions, log: Callable[[str], None], folder: Path
+) -> Iterator[CheckResult]:
+    """Join the cluster, place its supervisors and report what each slot answers."""
+    from scheduler.ray.pool import RayPool
+
+    contract = context.choice.contract
+    try:
+        pool = RayPool.connect(options.address, options.slots, contract.to_json(), "doctor", log=log)
+    except ArschedError as error:
+        yield from_error("cluster", error)
+        return
+    try:
+        slots = pool.slots()
+    finally:
+        pool.close(stop_runs=False)
+    yield _check_nodes(slots, folder)
+    for slot in slots:
+        yield _check_slot(slot, context)
+        yield from (note(slot.id, message) for message in slot.notes)
+    pools = sorted({slot.pool for slot in slots if slot.pool and not slot.problem})
+    if len(pools) > 1:
+        kinds = f"{len(pools)} kinds of slots, whose scores do not compare: " + "; ".join(pools)
+        yield note("pools", kinds, "a lab measures on one kind; start a lab for each, or use only one")
+    if contract.device == "cuda":
+        hint = f"log in there and run: arsched doctor --quick --contract {context.choice.ref}"
+        yield note("nodes", "driver, clocks, power and the GPU probe are checked on each node only", hint)
+
+
+def check_cluster_file(folder: Path) -> Iterator[CheckResult]:
+    """What would go wrong with `ray up cluster.yaml`; nothing where the file is still as shipped, or not there."""
+    path = folder / CLUSTER_FILE
+    if not path.is_file():
+        return
+    try:
+        config = read_cluster_config(path)
+    except ArschedError as error:
+        yield from_error(CLUSTER_FILE, error, Grade.NOTE)
+        return
+    if not config.is_example:
+        yield from (note(CLUSTER_FILE, message, "correct it before `ray up`") for message in config.problems)
+
+
+def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> CheckResult:
+    nodes = {slot.node for slot in slots}
+    found = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {len(slots)} slots"
+    try:
+        config = _config_of_the_cluster(folder)
+    except ArschedError as error:
+        return from_error("cluster", error)
+    if config is None or len(nodes) >= len(config.addresses):
+        return ok("cluster", found)
+    command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
+    message = f"{found}; {config.path.name} names {len(config.addresses)} nodes"
+    return problem("cluster", message, MONITOR_HINT + command)
+
+
+def _config_of_the_cluster(folder: Path) -> ClusterConfig | None:
+    """The folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; None without either.
+
+    Raises UsageProblem.
+    """
+    for path in (folder / CLUSTER_FILE, Path.home() / BOOTSTRAP_FILE):
+        if path.is_file() and not (config := read_cluster_config(path)).is_example:
+            return config
+    return None
+
+
+def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
+    if slot.problem:
+        return problem(slot.id, slot.problem, "solve it on that node, then run this again")
+    if context.cache_digest not in ("", slot.cache_digest):
+        message = f"its cache is {slot.cache_digest[:12]}, the lab's is {context.cache_digest[:12]}"
+        return problem(slot.id, message, "prepare the same data there: arsched prepare --from DIR takes shards along")
+    return ok(slot.id, slot.device_name)
+
+
+def _check_spec(spec: SlotSpec) -> CheckResult:
+    if spec.problem:
+        return problem(spec.slot_id, spec.problem)
+    try:
+        foreign = compute_processes(spec.uuid) if spec.uuid else ()
+    except GpuUnavailable as error:
+        return problem(spec.slot_id, str(error))
+    if foreign:
+        users = ", ".join(map(str, foreign))
+        return problem(spec.slot_id, f"in use by process {users}", "a budget on a shared GPU is not a budget: end it")
+    if foreign is None:
+        return note(spec.slot_id, f"{spec.device_name}: {UNSEEN_PROCESSES}", "make sure of it yourself")
+    cores = ",".join(map(str, spec.cpus))
+    return ok(spec.slot_id, f"{spec.device_name}, core{'s' if len(spec.cpus) > 1 else ''} {cores}")

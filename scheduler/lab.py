@@ -1,0 +1,301 @@
+"""The lab a command is about: paths, contract, repository and ledger opened together, and what an id means in it.
+
+Covers also the live file, where the process that runs the queue shows what every slot does. It is for display only: it
+may be a second old and is left behind when its writer is killed. Opening reads only and makes no ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.contract import Contract, ContractError, load_contract
+from harness.files import write_atomic
+from scheduler.domain.candidate import Candidate
+from scheduler.domain.errors import CacheProblem, LabProblem, UsageProblem
+from scheduler.domain.lab import Lab
+from scheduler.domain.run import Finished, Run, Running
+from scheduler.domain.text import id_order, one_line
+from scheduler.git import Repo
+from scheduler.ledger import WHAT_IS_LEFT, Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class LabPaths:
+    """Every path of a lab, below `root`, the main worktree of the user's repository. Nothing is read or made.
+
+    <repo>/.arsched/ledger.db · scheduler.lock · submit.lock · live.json · stop · contract.json
+    <repo>/.arsched/runs/<run>.<attempt>/ · proposals/
+    <repo>/candidates/<name>/   <repo>/report/
+    """
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / ".arsched"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "ledger.db"
+
+    @property
+    def turn_lock(self) -> Path:
+        """Held by the one process that runs the queue."""
+        return self.state / "scheduler.lock"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Held while candidates are checked and queued, so that two submits cannot both be the first."""
+        return self.state / "submit.lock"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks a search to end as by Ctrl-C: `touch .arsched/stop`."""
+        return self.state / "stop"
+
+    @property
+    def proposals(self) -> Path:
+        """What proposers write: worktrees and scratch files."""
+        return self.state / "proposals"
+
+    @property
+    def live(self) -> Path:
+        """What the slots are doing, replaced about once a second while the queue is run. For display only."""
+        return self.state / "live.json"
+
+    @property
+    def contract(self) -> Path:
+        """The current lab's contract, as `python train.py` finds it when it runs alone."""
+        return self.state / "contract.json"
+
+    @property
+    def runs(self) -> Path:
+        return self.state / "runs"
+
+    def run(self, run_id: str, attempt: int) -> Path:
+        """Folder of one attempt's artefacts: result.json and run.log."""
+        return self.runs / f"{run_id}.{attempt}"
+
+    def result(self, run_id: str, attempt: int) -> Path:
+        return self.run(run_id, attempt) / "result.json"
+
+    def log(self, run_id: str, attempt: int) -> Path:
+        return self.run(run_id, attempt) / "run.log"
+
+    @property
+    def candidates(self) -> Path:
+        return self.root / "candidates"
+
+    def candidate(self, name: str) -> Path:
+        return self.candidates / name
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One lab of one repository."""
+
+    repo: Repo
+    paths: LabPaths
+    ledger: Ledger
+    lab: Lab
+
+    @property
+    def tag(self) -> str:
+        return self.lab.tag
+
+    def baseline(self) -> Candidate:
+        """The current baseline. Raises LabProblem when the lab has none yet."""
+        return self.ledger.candidates.get(self.ledger.board(self.tag).baseline_id, self.tag)
+
+    def baseline_commit(self) -> str:
+        """What new candidates start from: the last promotion's commit, or the first baseline's."""
+        return self.lineage()[-1][1]
+
+    def lineage(self) -> tuple[tuple[str, str], ...]:
+        """Candidate id and commit on the lab's branch of every baseline there was, the first one first."""
+        promotions = self.ledger.decisions.promotions(self.tag)
+        first = self.ledger.candidates.get(promotions[0].base_id, self.tag) if promotions else self.baseline()
+        return ((first.id, first.commit), *((made.candidate_id, made.commit) for made in promotions))
+
+
+def is_paused(space: Workspace) -> bool:
+    """Whether `arsched pause` holds: nothing new begins, what runs is finished all the same."""
+    return space.ledger.labs.get(space.tag).paused_at is not None
+
+
+@contextmanager
+def open_workspace(
+    tag: str | None = None, start: Path | None = None, clock: Callable[[], float] = time.time
+) -> Iterator[Workspace]:
+    """Open the lab `tag` (None: the current one) of the repository `start` (None: here) is in.
+
+    Raises LabProblem without a repository or a lab, LedgerProblem when the ledger cannot be used.
+    """
+    repo = Repo.open(start or Path.cwd())
+    paths = LabPaths(repo.root)
+    if not paths.ledger.is_file():
+        raise _no_lab(repo, f"the ledger {paths.ledger} is gone")
+    with Ledger.open(paths.ledger, clock) as ledger:
+        lab = ledger.labs.get(tag) if tag else ledger.labs.current()
+        if lab is None:
+            raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
+        yield Workspace(repo, paths, ledger, lab)
+
+
+def _no_lab(repo: Repo, what: str) -> LabProblem:
+    """`what` happened to the ledger, where git shows that there was one."""
+    kept = repo.kept_tags()
+    if not kept:
+        return LabProblem(f"there is no lab in {repo.root} yet", "create one: arsched init --tag TAG")
+    hint = f"{WHAT_IS_LEFT}; or create a lab with another tag: arsched init --tag TAG"
+    return LabProblem(f"{what}; git still keeps every candidate and promotion of: {', '.join(kept)}", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class ContractChoice:
+    """A contract and the word or path it was asked for by, which goes into hints."""
+
+    ref: str
+    contract: Contract
+
+
+def choose_contract(ref: str) -> ContractChoice:
+    """Raises UsageProblem naming the key, or the nearest contract."""
+    try:
+        return ContractChoice(ref, load_contract(ref))
+    except ContractError as problem:
+        raise UsageProblem(str(problem), problem.hint) from None
+
+
+def contract_of(lab: Lab) -> Contract:
+    """The contract a lab was made with. Raises LabProblem when this version cannot read it."""
+    try:
+        return Contract.from_json(lab.contract_json)
+    except ContractError as problem:
+        raise LabProblem(f"the contract of lab {lab.tag!r} cannot be read: {problem}", problem.hint) from None
+
+
+def contract_ref(lab: Lab, contract_file: Path) -> str:
+    """What to call a lab's contract by: its name where that still means the same, else the file that holds it."""
+    try:
+        if load_contract(lab.contract_name).digest == lab.contract_digest:
+            return lab.contract_name
+    except ContractError:
+        pass
+    return str(contract_file)
+
+
+def prepared_digest(choice: ContractChoice) -> str:
+    """Digest of the contract's cache on this node. Raises CacheProblem when it is missing or damaged."""
+    from scheduler.node.harness_client import probe_cache
+    from scheduler.node.judge_process import Commands
+
+    with tempfile.TemporaryDirectory(prefix="arsched-") as folder:
+        facts = probe_cache(Commands().cache, choice.contract.to_json(), Path(folder), os.environ)
+    if facts.problem:
+        what = facts.problem.partition("; run:")[0]
+        raise CacheProblem(what, f"prepare it first: arsched prepare --contract {choice.ref}")
+    return facts.digest
+
+
+def write_whole(path: Path, data: str | bytes, *, durable: bool = False) -> None:
+    """Replace `path` by `data`, making its folder. `durable`: it shall outlive a power cut as well."""
+    try:
+        write_atomic(path, data, durable=durable)
+    except OSError as problem:
+        hint = "make room on that disk, see that the folder is writable, and run the command again"
+        raise LabProblem(f"{path} cannot be written: {problem.strerror or problem}", hint) from None
+
+
+_RUN_ID = re.compile(r"r[0-9]+")
+
+
+def find(space: Workspace, ref: str) -> Candidate | Run:
+    """Raises UsageProblem naming the nearest when there is none."""
+    if _RUN_ID.fullmatch(ref):
+        return space.ledger.runs.get(ref, space.tag)
+    return space.ledger.candidates.get(ref, space.tag)
+
+
+def find_run(space: Workspace, ref: str) -> Run:
+    """A run by its id; `last` is the last run queued; a candidate stands for one of its runs.
+
+    That is the one going on, else the last that ended, else the last queued. Raises UsageProblem.
+    """
+    found = space.ledger.runs.get(ref, space.tag) if ref == "last" else find(space, ref)
+    if isinstance(found, Run):
+        return found
+    runs = space.ledger.runs.of_candidate(found.id)
+    return max(
+        runs, key=lambda run: (isinstance(run.state, Running), isinstance(run.state, Finished), id_order(run.id))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSlot:
+    """One slot. `run` is "" when it is free; `problem` says why nothing is placed on it.
+
+    Seconds are by the judge's clock, None where none is known; step and loss as train.py says.
+    """
+
+    slot: str
+    problem: str = ""
+    run: str = ""
+    candidate: str = ""
+    name: str = ""
+    kind: str = ""
+    phase: str = ""
+    elapsed_s: float | None = None
+    budget_s: float | None = None
+    step: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """`at` is when it was written (seconds since the epoch), `pool` what makes the scores comparable.
+
+    `search` is the number of the search that is on (0: none), `note` what it does next to the slots.
+    """
+
+    at: float
+    pid: int
+    tag: str
+    pool: str
+    queued: int
+    stopping: bool
+    slots: tuple[LiveSlot, ...]
+    note: str = ""
+    search: int = 0
+
+
+def write_live(path: Path, live: Live) -> None:
+    """Raises LabProblem when the disk refuses."""
+    write_whole(path, json.dumps(asdict(live)))
+
+
+def read_live(path: Path) -> Live | None:
+    """With its texts cleaned. None when there is none, or it is of another version."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Live(**(raw | {"slots": tuple(map(_parse_slot, raw["slots"]))}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _parse_slot(raw: dict[str, Any]) -> LiveSlot:
+    cleaned: dict[str, Any] = {name: one_line(value) for name, value in raw.items() if isinstance(value, str)}
+    return LiveSlot(**(raw | cleaned))

@@ -1,0 +1,189 @@
+"""The lab as the policies see it: every candidate's scores, and the merges there were.
+
+Scores are compared within one pool only (device model, driver, contract, cache): the pool of the baseline's first
+score. A score from another pool counts as a failed run, with that reason. Runs of a claim are not here: nothing was
+decided on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.decision import Merge
+from scheduler.domain.errors import LabProblem
+from scheduler.domain.lab import Lab, LabSnapshot
+from scheduler.ledger.db import Database, PerStamp
+from scheduler.ledger.rows import ORIGINS, STATES, candidate_id, decode, from_row, number_of, read_lab
+
+
+class _CandidateRow(NamedTuple):
+    number: int
+    name: str
+    base: int | None
+    state: str
+    origin: str
+    code_lines: int
+
+
+class _RunRow(NamedTuple):
+    candidate: int
+    state: str
+    pool: str
+    status: str | None
+    reason: str | None
+    val_bpb: float | None  # of every run that scored, and of no other
+    suspect: str | None
+
+
+_CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate"
+
+_RUNS = """
+SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect
+FROM run LEFT JOIN result ON result.run = run.number
+"""
+
+
+class Snapshots:
+    """Snapshots as they were last read, brought up to date by what changed since: a lab may have many candidates.
+
+    Every change of state leaves an event in its own transaction, so the events since the last look name all of them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, _Known] = {}
+        self.read = PerStamp(database, self._read)
+
+    def _read(self, tag: str) -> LabSnapshot:
+        """Raises LabProblem for an unknown tag or a lab without a baseline."""
+        lab = read_lab(self._database, tag)
+        known = self._known.get(tag, _Known()).copy()  # in a transaction, what is read may yet be undone
+        with self._database.snapshot():
+            known.catch_up(self._database, tag)
+        if not self._database.is_writing:
+            self._known[tag] = known
+        return known.snapshot(lab)
+
+
+class _Known:
+    """What was read of one lab up to an event."""
+
+    def __init__(self) -> None:
+        self._event = 0
+        self._candidates: dict[int, _CandidateRow] = {}
+        self._runs: dict[int, list[_RunRow]] = {}
+        self._standings: dict[int, CandidateStats] = {}
+        self._merges: tuple[Merge, ...] = ()
+        self._pool: str | None = None
+
+    def copy(self) -> _Known:
+        """To go on from here without being changed by it."""
+        other = _Known()
+        other._event, other._merges, other._pool = self._event, self._merges, self._pool
+        other._candidates, other._runs = dict(self._candidates), dict(self._runs)
+        other._standings = dict(self._standings)
+        return other
+
+    def catch_up(self, database: Database, tag: str) -> None:
+        self._merges += _read_merges(database, tag, after=self._merges[-1].number if self._merges else 0)
+        last = database.one("SELECT coalesce(max(number), 0) FROM event WHERE tag = ?", tag)[0]
+        if last == self._event:
+            return
+        if self._event:
+            self._read(database, tag, _changed_since(database, tag, self._event))
+        else:
+            self._read(database, tag, None)
+        self._event = last
+
+    def snapshot(self, lab: Lab) -> LabSnapshot:
+        base = next((row for row in self._candidates.values() if row.state == CandidateState.BASELINE), None)
+        if base is None:
+            raise LabProblem(f"lab {lab.tag!r} has no baseline", f"finish its setup: arsched init --tag {lab.tag}")
+        pool = next((run.pool for run in self._runs[base.number] if run.val_bpb is not None), None)
+        if pool != self._pool:
+            self._pool = pool
+            self._standings.clear()
+        for number, row in self._candidates.items():
+            if number not in self._standings:
+                self._standings[number] = _standing(row, self._runs[number], pool)
+        return LabSnapshot(
+            baseline_id=candidate_id(base.number),
+            first_baseline=base.base is None,
+            standings=tuple(self._standings[number] for number in sorted(self._standings)),
+            noise_prior_bpb=lab.noise_prior_bpb,
+            gates=lab.gates,
+            merges=self._merges,
+        )
+
+    def _read(self, database: Database, tag: str, numbers: Collection[int] | None) -> None:
+        """Read these candidates (None: all of the lab) and forget how they stood."""
+        chosen = "" if numbers is None else " AND {} IN (SELECT value FROM json_each(?))"
+        values = (tag,) if numbers is None else (tag, json.dumps(list(numbers)))
+        rows = database.rows(_CandidateRow, f"{_CANDIDATES} WHERE tag = ?{chosen.format('number')}", *values)
+        for row in rows:
+            self._candidates[row.number], self._runs[row.number] = row, []
+            self._standings.pop(row.number, None)
+        condition = f"WHERE run.tag = ?{chosen.format('run.candidate')} AND run.kind != 'claim'"
+        for run in database.rows(_RunRow, f"{_RUNS} {condition} ORDER BY result.number, run.number", *values):
+            self._runs[run.candidate].append(run)
+
+
+def _changed_since(database: Database, tag: str, event: int) -> set[int]:
+    """Numbers of the candidates that the events after `event` are about, or about a run of."""
+    rows = database.all("SELECT subject FROM event WHERE tag = ? AND number > ?", tag, event)
+    subjects = {row["subject"] for row in rows}
+    runs = [number for subject in subjects if (number := number_of(subject, "r")) is not None]
+    of_runs = database.all(
+        "SELECT DISTINCT candidate FROM run WHERE number IN (SELECT value FROM json_each(?))", json.dumps(runs)
+    )
+    candidates = {number for subject in subjects if (number := number_of(subject, "c")) is not None}
+    return candidates | {row["candidate"] for row in of_runs}
+
+
+def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -> CandidateStats:
+    scores: list[float] = []
+    failed: list[_RunRow] = []
+    pending = suspect = 0
+    for run in runs:
+        if run.state in ("queued", "running"):
+            pending += 1
+        elif run.val_bpb is not None and pool in (None, run.pool):
+            scores.append(run.val_bpb)
+            suspect += bool(run.suspect)
+        elif run.state == "finished":
+            failed.append(run)
+    return CandidateStats(
+        candidate_id=candidate_id(row.number),
+        name=row.name,
+        base_id=None if row.base is None else candidate_id(row.base),
+        state=STATES[row.state],
+        scores=tuple(scores),
+        pending_runs=pending,
+        failed_runs=len(failed),
+        suspect_scores=suspect,
+        failure=_failure(failed[-1], pool) if failed else "",
+        origin=ORIGINS[row.origin],
+        code_lines=row.code_lines,
+    )
+
+
+def _failure(run: _RunRow, pool: str | None) -> str:
+    if run.val_bpb is not None:
+        return f"not comparable: measured on {run.pool}, the baseline on {pool}"
+    return f"{run.status}: {run.reason}" if run.reason else str(run.status)
+
+
+def _read_merges(database: Database, tag: str, after: int) -> tuple[Merge, ...]:
+    """Those with a number above `after`, oldest first. They are written with their decision, and never change."""
+    rows = database.all("SELECT * FROM merge WHERE tag = ? AND number > ? ORDER BY number", tag, after)
+    return tuple(map(_parse_merge, rows))
+
+
+def _parse_merge(row: Any) -> Merge:
+    candidate = None if row["candidate"] is None else candidate_id(row["candidate"])
+    parts, merged = (decode(row[name], tuple[str, ...], f"merge {row['number']}") for name in ("parts", "merged"))
+    ids = {"base_id": candidate_id(row["base"]), "candidate_id": candidate}
+    return from_row(Merge, row, parts=parts, merged=merged, **ids)

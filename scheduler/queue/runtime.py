@@ -1,0 +1,224 @@
+"""What a process needs to run a queue: pool, clock, intervals, timeouts, Ctrl-C as a question, and its locks.
+
+That there is Ray is known in `connect_ray` alone, and asked for late. Locks are released by the kernel when their
+process dies; one holds as long as its file is at its path, for where that was replaced another process can lock the
+new one. Who holds a lock is in the live file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from scheduler.domain.errors import LabProblem
+from scheduler.domain.lab import Lab
+from scheduler.domain.slot import Pool
+
+FINISH, STOP, LEAVE = 1, 2, 3
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class StopReason(Enum):
+    """Why a process left the queue it ran or watched. PAUSED: the lab is paused, and what ran is finished."""
+
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHandle:
+    """`detached`: runs go on when this process leaves (a cluster); an embedded Ray ends with it.
+
+    `kept`: it is closed by whoever opened it, not at the end of this run of the queue.
+    """
+
+    pool: Pool
+    detached: bool
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """`address` None: RAY_ADDRESS, else this machine alone. `slots` None: all there are."""
+
+    address: str | None = None
+    slots: int | None = None
+
+
+Connect = Callable[[Lab, PoolOptions, Callable[[str], None]], PoolHandle]
+
+
+def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> PoolHandle:
+    """Join or start Ray and its slots. Raises PoolProblem."""
+    from scheduler.ray.pool import RayPool
+
+    pool = RayPool.connect(options.address, options.slots, lab.contract_json, lab.lab_id, log=log)
+    return PoolHandle(pool, detached=pool.detached)
+
+
+@dataclass(frozen=True, slots=True)
+class PollIntervals:
+    """Seconds between two rounds of the loop, between decisions without news, and between two live files."""
+
+    round_s: float = 0.1
+    decide_s: float = 2.0
+    show_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. A lease is renewed while its slot answers; a run that no slot knows of is queued again."""
+
+    lease_s: float = 120.0
+    unknown_s: float = 15.0  # a slot that answers and does not mention a run it should have
+    no_slot_s: float = 600.0  # how long a lab that has work waits for a usable slot to come back
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """`clock` gives seconds since the epoch; `sleep` lets them pass."""
+
+    options: PoolOptions = field(default_factory=PoolOptions)
+    connect: Connect = connect_ray
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    intervals: PollIntervals = field(default_factory=PollIntervals)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Interrupt:
+    """A context manager that counts signals while it is entered, in the main thread.
+
+    SIGINT once: place nothing new, let what runs finish. Twice (or SIGTERM, SIGHUP): stop what runs now. Three times:
+    leave at once, whatever is left undone; the ledger is whole at every time.
+    """
+
+    def __init__(self) -> None:
+        self.level = 0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def finishing(self) -> bool:
+        return self.level >= FINISH
+
+    @property
+    def stopping(self) -> bool:
+        return self.level >= STOP
+
+    def finish(self) -> None:
+        """What Ctrl-C once asks for, asked for in another way."""
+        self.level = max(FINISH, self.level)
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def _count(self, number: int, frame: FrameType | None) -> None:
+        self.level = self.level + 1 if number == signal.SIGINT else max(STOP, self.level + 1)
+        if self.level >= LEAVE:
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+            os._exit(130)
+
+
+SUBMIT_LOCK_S = 120.0  # how long one waits for another that adds candidates
+POLL_S = 0.05
+
+
+class SchedulerLock:
+    """Acquired with `try_take`, freed by `release` and by the death of its process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def try_take(self) -> bool:
+        """Whether the lock is ours now; never waits. Raises LabProblem when the disk refuses the lock."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while self._descriptor is None:
+                descriptor = _lock(self._path)
+                if descriptor is None:
+                    return False
+                if self._is_at_path(descriptor):
+                    self._descriptor = descriptor
+                else:  # deleted between opening and locking
+                    os.close(descriptor)
+        except OSError as problem:
+            hint = "is the repository writable?"
+            raise LabProblem(f"{self._path} cannot be locked: {problem.strerror or problem}", hint) from None
+        return True
+
+    def is_held(self) -> bool:
+        """Whether it was taken, and its file is still the one at its path."""
+        return self._descriptor is not None and self._is_at_path(self._descriptor)
+
+    def ensure_held(self) -> None:
+        """Raises LabProblem when the file was deleted, moved or replaced: another process may have the lock, too."""
+        if not self.is_held():
+            hint = (
+                "stop whatever cleans up there (git clean -x, git stash --all, rm), and run the same command again: "
+                "what was recorded is in the ledger next to it"
+            )
+            raise LabProblem(f"{self._path} was deleted or replaced while this command held its lock", hint)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _is_at_path(self, descriptor: int) -> bool:
+        """An inode that is open is not used again, so the comparison cannot be fooled."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except OSError:
+            return False
+
+
+@contextmanager
+def exclusive(path: Path, timeout_s: float) -> Iterator[SchedulerLock]:
+    """Hold a lock for a short time, waiting for others.
+
+    Raises LabProblem when they take longer than `timeout_s`, and at the end when the lock was lost meanwhile.
+    """
+    lock, deadline = SchedulerLock(path), time.monotonic() + timeout_s
+    while not lock.try_take():
+        if time.monotonic() >= deadline:
+            hint = "see which arsched commands run, and try again"
+            raise LabProblem(f"another arsched command has held {path} for {timeout_s:g} s", hint)
+        time.sleep(POLL_S)
+    try:
+        yield lock
+        lock.ensure_held()
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> int | None:
+    """An open descriptor with the lock on its file; None while another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all, however the writer ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.files import whole_file, whole_folder, write_atomic
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "file"
+    write_atomic(path, "old")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_file_is_replaced_and_never_written_into(path: Path) -> None:
+    """Who has the old file open goes on reading all of the old one."""
+    os.link(path, path.with_name("second name"))
+    write_atomic(path, b"new")
+    assert path.read_text() == "new"
+    assert path.with_name("second name").read_text() == "old"
+    assert names(path.parent) == ["file", "second name"]
+
+
+@pytest.mark.parametrize("refused", ["replace", "open"])
+def test_a_disk_that_refuses_leaves_the_old_file_alone(
+    path: Path, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, refused, refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old" and names(path.parent) == ["file"]
+
+
+def test_a_block_that_fails_leaves_no_file_and_no_folder(path: Path) -> None:
+    fresh = path.with_name("fresh")
+    with pytest.raises(ZeroDivisionError), whole_file(fresh) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), whole_folder(fresh) as folder:
+        (folder / "one").write_text("half")
+        raise ZeroDivisionError
+    assert names(path.parent) == ["file"]
+
+
+def test_a_folder_appears_with_all_that_is_in_it(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "made") as folder:
+        (folder / "one").write_text("1")
+        assert not (tmp_path / "made").exists()
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["one"]

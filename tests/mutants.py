@@ -1,0 +1,162 @@
+"""Plants one fault at a time in a copy of the code and runs the test suite on it: each must turn the suite red.
+
+    python tests/mutants.py              # all of them; exit code 1 when one was not found
+    python tests/mutants.py lease clock  # those whose subject has one of these words
+
+The tests that should see a fault are run first; only when they do not, the whole suite is. Not covered: whether the
+tests pass without a fault (make test), beyond those named here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = (".venv", "demo", "__pycache__", ".mypy_cache", ".ruff_cache", ".hypothesis", ".pytest_cache")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old`, which stands once in `file`, becomes `new`; `tests` should see it."""
+
+    subject: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    Fault(
+        "a result counts without the lease",
+        "scheduler/ledger/runs.py",
+        "            if not self._end_attempt(ref, attempt, result.verdict.status):\n",
+        "            if not self._end_attempt(ref, attempt, result.verdict.status) and attempt < 0:\n",
+        ("tests/scheduler/test_ledger_runs.py",),
+    ),
+    Fault(
+        "a run is leased twice",
+        "scheduler/ledger/runs.py",
+        "WHERE number = ? AND state = 'queued'\",\n                *(slot.pool",
+        'WHERE number = ?",\n                *(slot.pool',
+        ("tests/scheduler/test_ledger_runs.py", "tests/scheduler/test_ledger_processes.py"),
+    ),
+    Fault(
+        "P is rounded",
+        "scheduler/domain/text.py",
+        "from decimal import ROUND_FLOOR, Decimal",
+        "from decimal import ROUND_HALF_UP as ROUND_FLOOR, Decimal",
+        ("tests/scheduler/test_views_screens.py", "tests/scheduler/test_brief.py"),
+    ),
+    Fault(
+        "ids are sorted as text",
+        "scheduler/domain/text.py",
+        "return letters, int(ref[len(letters) :] or 0)",
+        "return ref, 0",
+        ("tests/scheduler/test_policy_displaced.py", "tests/scheduler/test_views_verbs.py"),
+    ),
+    Fault(
+        "logits are scored where the candidate can still change them",
+        "harness/judge/exchange_host.py",
+        "        return self._private[:rows]",
+        "        return self._logits[:rows]",
+        ("tests/harness/test_judge_evaluation.py",),
+    ),
+    Fault(
+        "the buffer of logits is not poisoned",
+        "harness/judge/exchange_host.py",
+        "        self._logits.fill(np.nan)",
+        "        pass",
+        ("tests/harness/test_judge_evaluation.py",),
+    ),
+    Fault(
+        "the slot's lock is not taken",
+        "harness/judge/run.py",
+        "fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(lock_fd, fcntl.LOCK_UN)",
+        ("tests/harness/test_judge_endings.py",),
+    ),
+    Fault(
+        "two schedulers run one queue",
+        "scheduler/queue/runtime.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        ("tests/scheduler/test_app_processes.py", "tests/scheduler/test_app_lost.py"),
+    ),
+    Fault(
+        "training past the budget is scored",
+        "harness/judge/clock.py",
+        "return self.used_s() > self._budget.seconds + self._budget.grace_s",
+        "return False",
+        ("tests/harness/test_judge_clock.py", "tests/harness/test_judge_hostile.py"),
+    ),
+    Fault(
+        "a result is believed without the judge's digest",
+        "scheduler/domain/slot.py",
+        '    if result is None or digest_line != hashlib.sha256(result).hexdigest().encode() + b"\\n":',
+        "    if result is None:",
+        ("tests/scheduler/test_acceptance.py",),
+    ),
+    Fault(
+        "a file appears before it is whole",
+        "harness/files.py",
+        "                os.fsync(file.fileno())\n        temporary.replace(path)",
+        "                os.fsync(file.fileno())\n        path.write_bytes(temporary.read_bytes())",
+        ("tests/harness/test_files.py",),
+    ),
+    Fault(
+        "a first run promotes as if it were a repeat",
+        "scheduler/policy/gates.py",
+        "return gates.promote_now if n == 1 else",
+        "return gates.promote if n == 1 else",
+        ("tests/scheduler/test_policy_gates.py",),
+    ),
+)
+
+
+def main(words: list[str]) -> int:
+    chosen = [fault for fault in FAULTS if not words or any(word in fault.subject for word in words)]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        if not passes(copy, *sorted({test for fault in chosen for test in fault.tests})):
+            print("the tests named here fail without any fault; nothing can be said")
+            return 1
+        missed = [fault for fault in chosen if not is_found(copy, fault)]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults found")
+    return 1 if missed or not chosen else 0
+
+
+def is_found(copy: Path, fault: Fault) -> bool:
+    """Plant the fault, run the tests, take it out again."""
+    path = copy / fault.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(fault.old) != 1:
+        print(f"NO PLACE  {fault.subject}: {fault.file} has {source.count(fault.old)} places that read {fault.old!r}")
+        return False
+    path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    began = time.monotonic()
+    where = "its tests" if not passes(copy, *fault.tests) else "the suite" if not passes(copy) else ""
+    path.write_text(source, encoding="utf-8")
+    verdict, seconds = "found" if where else "NOT FOUND", time.monotonic() - began
+    print(f"{verdict}  {fault.subject}  {where}  {seconds:.0f} s", flush=True)
+    return bool(where)
+
+
+def passes(copy: Path, *tests: str) -> bool:
+    """Whether these tests, or all of the fast suite, pass. A suite that could not run has not passed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    workers = [] if tests else ["-n", "logical", "--maxprocesses", "8", "--dist", "loadgroup"]
+    environ = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([*command, *workers], cwd=copy, env=environ, stdout=subprocess.DEVNULL).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

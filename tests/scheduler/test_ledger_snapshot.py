@@ -1,0 +1,126 @@
+"""Questions asked many times a minute: counts by the database, and what is read again only when something changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.domain.decision import PRESETS
+from scheduler.domain.run import RunKind
+from scheduler.domain.slot import RunOrder
+from tests.scheduler.git_kit import no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import as_the_source_says
+from tests.scheduler.ledger_kit import (
+    Clock,
+    add_candidate,
+    finish,
+    measure,
+    ok,
+    open_ledger,
+    result_of,
+    start_lab,
+)
+from tests.scheduler.memory_pool import Outcome, failed
+from tests.scheduler.search_kit import SearchLab, idea, settings
+
+
+def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Path) -> None:
+    clock = Clock(1000.0)
+    with open_ledger(tmp_path / "l.db", clock) as ledger:
+        baseline = start_lab(ledger)
+        clock.now = 2000.0
+        idea = add_candidate(ledger, "idea")
+        measure(ledger, idea, 1.8)
+        crash = add_candidate(ledger, "crash")
+        (queued,) = ledger.runs.queued("t")
+        finish(ledger, queued, result_of("crash"))
+        claim = ledger.runs.add(baseline.id, RunKind.CLAIM, "claim of search 1")
+        finish(ledger, claim, ok(1.9))
+        assert ledger.runs.count_finished("t", 0.0) == 5
+        assert ledger.runs.count_finished("t", 2000.0) == 2
+        assert ledger.runs.count_finished("other", 0.0) == 0
+        assert len(ledger.runs.last_lengths_s("t")) == 5  # a crash does not show how long runs take
+        assert ledger.runs.last_failures("t") == {crash.id: "crash"}
+        assert {(c.kind, c.state, c.family): c.runs for c in ledger.runs.counts("t")} == {
+            ("baseline", "finished", "scored"): 3,
+            ("new", "finished", "scored"): 1,
+            ("new", "finished", "failed"): 1,
+            ("claim", "finished", "scored"): 1,
+        }
+
+
+def test_the_stamp_changes_with_every_write_of_any_connection_and_with_nothing_else(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ours, open_ledger(tmp_path / "l.db") as theirs:
+        start_lab(ours)
+        before = ours.stamp()
+        ours.board("t")
+        ours.runs.list("t")
+        theirs.board("t")
+        assert ours.stamp() == before
+        theirs.labs.pause("t", "")
+        after = ours.stamp()
+        assert after != before
+        ours.labs.resume("t")
+        assert ours.stamp() not in (before, after)
+
+
+def test_a_board_is_the_same_object_until_something_is_written_by_anyone(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ours, open_ledger(tmp_path / "l.db") as theirs:
+        start_lab(ours)
+        board = ours.board("t")
+        assert ours.board("t") is board
+        add_candidate(theirs, "idea")
+        assert [standing.name for standing in ours.board("t").standings] == ["baseline", "idea"]
+        measure(ours, ours.candidates.get("idea", "t"), 1.7)
+        assert ours.board("t").of("c0002").scores == (1.7,)
+        theirs.labs.set_gates("t", PRESETS["bold"])
+        assert ours.board("t").gates == PRESETS["bold"]
+
+
+def test_a_board_read_inside_a_transaction_that_is_undone_is_not_kept(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        start_lab(ledger)
+        with pytest.raises(KeyboardInterrupt), ledger.transaction():
+            add_candidate(ledger, "idea")
+            assert len(ledger.board("t").standings) == 2
+            raise KeyboardInterrupt
+        assert len(ledger.board("t").standings) == 1
+        with ledger.transaction():
+            add_candidate(ledger, "idea")
+        with ledger.snapshot():
+            assert len(ledger.board("t").standings) == 2
+
+
+def test_a_board_brought_up_to_date_is_the_board_read_afresh(tmp_path: Path) -> None:
+    """Through every step of a search with promotions, merges, crashes, cancelled and requeued runs."""
+    lab = SearchLab(tmp_path, outcome=now_and_then_a_crash)
+    looks = 0
+
+    def compare() -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 5 == 0:
+            with open_ledger(lab.space.paths.ledger) as fresh:
+                assert fresh.board("t") == lab.space.ledger.board("t")
+
+    lab.each_round = compare
+    made = iter([1.895, 1.89, 1.7, 1.86, 1.5, 1.699, 1.693, 1.69, *[1.8] * 40])
+    lab.search(
+        settings("fake", "union", runs=40, claim_runs=1),
+        lab.fake(lambda ask: idea(next(made))(ask), latency=lambda ask: 7.0),
+    )
+    compare()
+    board = lab.space.ledger.board("t")
+    assert len(lab.space.ledger.decisions.promotions("t")) >= 2 and board.merges and looks > 100
+
+
+def now_and_then_a_crash(order: RunOrder) -> Outcome:
+    return failed("crash", after_s=3.0) if order.seed % 9 == 8 else as_the_source_says(order)
+
+
+def test_names_that_are_taken(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l.db") as ledger:
+        start_lab(ledger)
+        add_candidate(ledger, "idea")
+        assert ledger.candidates.names("t") == {"baseline", "idea"} and ledger.candidates.names("u") == set()
