@@ -6,7 +6,6 @@ lines of ours are spelt as they can be typed, whether or not the .venv is active
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -52,10 +51,10 @@ def log(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """The one JSON value of a command on stdout. NaN and infinity are not JSON and are refused."""
-    from msgspec.json import format  # json's own indenting is slow: a leaderboard may have thousands of rows
+    """The one JSON value of a command on stdout. NaN and infinity are no JSON and become null."""
+    from msgspec.json import encode, format  # json's own is slow: a leaderboard may have thousands of rows
 
-    click.echo(format(json.dumps(value, allow_nan=False, ensure_ascii=False), indent=2))
+    click.echo(format(encode(value), indent=2).decode())
 
 
 def print_text(text: str) -> None:
