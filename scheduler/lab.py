@@ -28,62 +28,23 @@ from scheduler.git import Repo
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
 
 
-@dataclass(frozen=True, slots=True)
 class LabPaths:
-    """Every path of a lab, below `root`, the main worktree of the user's repository. Nothing is read or made.
+    """Every path of a lab, below `root`, the main worktree of the user's repository. Nothing is read or made."""
 
-    <repo>/.arsched/ledger.db · scheduler.lock · submit.lock · live.json · stop · contract.json
-    <repo>/.arsched/runs/<run>.<attempt>/ · proposals/
-    <repo>/candidates/<name>/   <repo>/report/
-    """
-
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / ".arsched"
-
-    @property
-    def ledger(self) -> Path:
-        return self.state / "ledger.db"
-
-    @property
-    def turn_lock(self) -> Path:
-        """Held by the one process that runs the queue."""
-        return self.state / "scheduler.lock"
-
-    @property
-    def submit_lock(self) -> Path:
-        """Held while candidates are checked and queued, so that two submits cannot both be the first."""
-        return self.state / "submit.lock"
-
-    @property
-    def stop(self) -> Path:
-        """A file that asks a search to end as by Ctrl-C: `touch .arsched/stop`."""
-        return self.state / "stop"
-
-    @property
-    def proposals(self) -> Path:
-        """What proposers write: worktrees and scratch files."""
-        return self.state / "proposals"
-
-    @property
-    def live(self) -> Path:
-        """What the slots are doing, replaced about once a second while the queue is run. For display only."""
-        return self.state / "live.json"
-
-    @property
-    def contract(self) -> Path:
-        """The current lab's contract, as `python train.py` finds it when it runs alone."""
-        return self.state / "contract.json"
-
-    @property
-    def runs(self) -> Path:
-        return self.state / "runs"
+    def __init__(self, root: Path) -> None:
+        self.root, self.candidates, self.report = root, root / "candidates", root / "report"
+        self.state = root / ".arsched"
+        self.ledger = self.state / "ledger.db"
+        self.turn_lock = self.state / "scheduler.lock"  # held by the one process that runs the queue
+        self.submit_lock = self.state / "submit.lock"  # held while candidates are queued: two cannot both be the first
+        self.stop = self.state / "stop"  # asks a search to end as by Ctrl-C: `touch .arsched/stop`
+        self.proposals = self.state / "proposals"  # what proposers write: worktrees and scratch files
+        self.live = self.state / "live.json"  # what the slots do, about once a second; for display only
+        self.contract = self.state / "contract.json"  # as `python train.py` finds it when it runs alone
 
     def run(self, run_id: str, attempt: int) -> Path:
         """Folder of one attempt's artefacts: result.json and run.log."""
-        return self.runs / f"{run_id}.{attempt}"
+        return self.state / "runs" / f"{run_id}.{attempt}"
 
     def result(self, run_id: str, attempt: int) -> Path:
         return self.run(run_id, attempt) / "result.json"
@@ -91,16 +52,8 @@ class LabPaths:
     def log(self, run_id: str, attempt: int) -> Path:
         return self.run(run_id, attempt) / "run.log"
 
-    @property
-    def candidates(self) -> Path:
-        return self.root / "candidates"
-
     def candidate(self, name: str) -> Path:
         return self.candidates / name
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +134,7 @@ def choose_contract(ref: str) -> ContractChoice:
 
 
 def contract_of(lab: Lab) -> Contract:
-    """The contract a lab was made with. Raises LabProblem when this version cannot read it."""
+    """Raises LabProblem when this version cannot read it."""
     try:
         return Contract.from_json(lab.contract_json)
     except ContractError as problem:
@@ -220,12 +173,9 @@ def write_whole(path: Path, data: str | bytes, *, durable: bool = False) -> None
         raise LabProblem(f"{path} cannot be written: {problem.strerror or problem}", hint) from None
 
 
-_RUN_ID = re.compile(r"r[0-9]+")
-
-
 def find(space: Workspace, ref: str) -> Candidate | Run:
     """Raises UsageProblem naming the nearest when there is none."""
-    if _RUN_ID.fullmatch(ref):
+    if re.fullmatch(r"r[0-9]+", ref):
         return space.ledger.runs.get(ref, space.tag)
     return space.ledger.candidates.get(ref, space.tag)
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from scheduler.actions.submit import reads_like_an_id
+from scheduler.actions.submit import can_name_branch, reads_like_an_id
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
 from scheduler.domain.decision import Promote
 from scheduler.domain.errors import CandidateRejected, NotYet
 from scheduler.domain.run import Queued, Run, Running
-from scheduler.lab import Workspace
+from scheduler.lab import Workspace, find
 from scheduler.policy.explain import explain_decision
 from scheduler.policy.stats import effect_of, lab_noise
 from scheduler.queue.decide import follow_ledger, look, promote
 
 CANCELLED, PROMOTED = "cancelled by hand", "promoted by hand"  # reasons on record
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RUN = re.compile(r"r0*[1-9][0-9]*")
 _NOT_PROMOTABLE = (CandidateState.BASELINE, CandidateState.PROMOTED, CandidateState.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class NewWorktree:
+class NewWorktree(NamedTuple):
     path: Path
     branch: str
     base: Candidate
@@ -32,17 +29,13 @@ class NewWorktree:
 
 def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWorktree:
     """Make `candidates/<name>` on the branch arsched/<tag>/<name>. Raises CandidateRejected, GitProblem, LabProblem."""
-    if not _NAME.fullmatch(name) or name.endswith((".lock", ".")) or ".." in name:
+    if not can_name_branch(name, longest=64):
         hint = "letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit: wider-mlp"
         raise CandidateRejected(f"{name!r} cannot name a candidate", hint)
     if reads_like_an_id(name):
         raise CandidateRejected(f"{name!r} reads like an id", "choose a name that says what the idea is: wider-mlp")
-    made = NewWorktree(
-        path=space.paths.candidate(name),
-        branch=f"arsched/{space.tag}/{name}",
-        base=space.baseline(),
-        commit=space.baseline_commit(),
-    )
+    path, branch = space.paths.candidate(name), f"arsched/{space.tag}/{name}"
+    made = NewWorktree(path, branch, space.baseline(), space.baseline_commit())
     if not dry_run:
         space.repo.add_worktree(made.path, made.commit, made.branch)
     return made
@@ -66,15 +59,16 @@ def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Pro
     NotYet when it has no score yet, LedgerProblem, GitProblem, LabProblem.
     """
     candidate, given = space.ledger.candidates.get(ref, space.tag), look(space)
-    standing, base, noise = given.board.of(candidate.id), given.board.baseline, lab_noise(given.board)
+    standing, base = given.board.of(candidate.id), given.board.baseline
     _check_promotable(candidate, standing, base)
-    decision = Promote(candidate.id, base.candidate_id, effect_of(standing, base, noise), PROMOTED)
+    effect = effect_of(standing, base, lab_noise(given.board))
+    decision = Promote(candidate.id, base.candidate_id, effect, PROMOTED)
     sentence = f"{explain_decision(decision, candidate.name)}  by hand"
     if dry_run:
         return Promoted(candidate, decision, sentence)
     if not candidate.state.undecided:
         space.ledger.candidates.set_state(candidate.id, candidate.state, CandidateState.CONTENDER, PROMOTED)
-    commit = promote(space, decision, standing, noise, sentence, result_mark=given.result_mark)
+    commit = promote(space, given, decision, sentence)
     return Promoted(candidate, decision, sentence, commit, follow_ledger(space))
 
 
@@ -103,9 +97,8 @@ def cancel(space: Workspace, ref: str, *, dry_run: bool = False) -> CancelReport
 
     Raises UsageProblem, NotYet when it has ended already.
     """
-    if _RUN.fullmatch(ref):
-        return _cancel_run(space, space.ledger.runs.get(ref, space.tag), dry_run)
-    return _cancel_candidate(space, space.ledger.candidates.get(ref, space.tag), dry_run)
+    found = find(space, ref)
+    return _cancel_run(space, found, dry_run) if isinstance(found, Run) else _cancel_candidate(space, found, dry_run)
 
 
 def _cancel_candidate(space: Workspace, candidate: Candidate, dry_run: bool) -> CancelReport:

@@ -6,7 +6,6 @@ neither switched nor changed.
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from scheduler.actions.submit import read_train_py
+from scheduler.actions.submit import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
@@ -30,7 +29,6 @@ from scheduler.queue.runtime import exclusive
 
 IGNORED = ("/.arsched/", "/candidates/*", "/results.tsv", "/progress.png", "/report/")
 INIT_LOCK_S = 60.0
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,9 @@ class Created:
 
 def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[[], float] = time.time) -> Created:
     """Create the lab, or finish creating it. Raises UsageProblem, LabProblem, CacheProblem, CandidateRejected."""
-    _check_tag(request.tag)
+    if not can_name_branch(request.tag, longest=40):
+        hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
+        raise UsageProblem(f"{request.tag!r} cannot be a tag", hint)
     repo = Repo.open(start or Path.cwd())
     paths = LabPaths(repo.root)
     repo.head_commit()
@@ -83,13 +83,6 @@ def _refuse_existing(ledger: Ledger, tag: str) -> None:
     if any(one.state is CandidateState.BASELINE for one in ledger.candidates.list(tag)):
         hint = f"go on with it (arsched submit --tag {tag} runs what is queued), or choose another tag"
         raise LabProblem(f"lab {tag!r} exists already", hint)
-
-
-def _check_tag(tag: str) -> None:
-    """Raises UsageProblem for a tag that cannot be part of a branch's name."""
-    if not _TAG.fullmatch(tag) or ".." in tag or tag.endswith((".lock", ".")):
-        hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
-        raise UsageProblem(f"{tag!r} cannot be a tag", hint)
 
 
 def _write(

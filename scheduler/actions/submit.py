@@ -195,8 +195,6 @@ def last_sentence(space: Workspace, candidate: Candidate) -> str:
 
 
 _IGNORED = {"__pycache__", ".git", ".gitignore"}  # in a plain folder: no code that could be meant to travel
-_LIKE_AN_ID = re.compile(r"[cr][0-9]+|last")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 Lineage = Sequence[tuple[str, str]]  # id and commit of every baseline, the current one last
 
@@ -242,14 +240,19 @@ def read_path(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
 
 def name_for(path: Path) -> str:
     """A candidate's name from a folder's or a file's."""
-    stem = path.name if path.is_dir() else path.stem
-    name = _NOT_IN_NAMES.sub("-", stem).strip("-._")[:60]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem).strip("-._")[:60]
     return f"idea-{name}" if not name or reads_like_an_id(name) else name
+
+
+def can_name_branch(name: str, longest: int) -> bool:
+    """Whether git takes it as the last part of a branch's name, and people can type it."""
+    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None and len(name) <= longest
+    return fits and ".." not in name and not name.endswith((".lock", "."))
 
 
 def reads_like_an_id(name: str) -> bool:
     """Whether a command line could not tell the name from a candidate's or a run's id."""
-    return _LIKE_AN_ID.fullmatch(name) is not None
+    return re.fullmatch(r"[cr][0-9]+|last", name) is not None
 
 
 def read_train_py(path: Path) -> bytes:
@@ -270,7 +273,8 @@ def _read_folder(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
     folder = path.resolve()
     file, name, base = folder / TRAIN_PY, name_for(folder), lineage[-1]
     if not space.repo.has_worktree(folder):
-        others = tuple(sorted(entry.name for entry in folder.iterdir() if _counts(entry)))
+        meant = {entry.name for entry in folder.iterdir() if entry.suffix.lower() not in (".md", ".txt")}
+        others = tuple(sorted(meant - {TRAIN_PY} - _IGNORED))
         return SourceFile(path, name, read_train_py(file), *base, (TRAIN_PY, *others), None)
     if folder == space.repo.root:
         state = space.repo.inspect(folder, base[1])
@@ -278,11 +282,6 @@ def _read_folder(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
     state = space.repo.inspect(folder, *(commit for _, commit in lineage))
     base_id = {commit: candidate_id for candidate_id, commit in lineage}[state.base]
     return SourceFile(path, name, read_train_py(file), base_id, state.base, state.changed, state)
-
-
-def _counts(entry: Path) -> bool:
-    """Whether something next to train.py in a plain folder may be meant to travel with it."""
-    return entry.name != TRAIN_PY and entry.name not in _IGNORED and entry.suffix.lower() not in (".md", ".txt")
 
 
 def _near(path: Path) -> str:

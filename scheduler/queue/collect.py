@@ -27,7 +27,7 @@ from scheduler.domain.run import (
 )
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot
 from scheduler.lab import Workspace, write_whole
-from scheduler.queue.runtime import PoolHandle, Timeouts
+from scheduler.queue.runtime import PoolHandle, Runtime
 
 Key = tuple[str, int]  # run id, attempt
 
@@ -38,16 +38,9 @@ class Collector:
     `held` are the runs that had a lease when `collect` returned, by their attempt; `progress` is that of the busy ones.
     """
 
-    def __init__(
-        self,
-        space: Workspace,
-        handle: PoolHandle,
-        clock: Callable[[], float],
-        log: Callable[[str], None],
-        timeouts: Timeouts,
-    ) -> None:
-        self._space, self._pool, self._clock, self._log = space, handle.pool, clock, log
-        self._timeouts = timeouts
+    def __init__(self, space: Workspace, handle: PoolHandle, runtime: Runtime, log: Callable[[str], None]) -> None:
+        self._space, self._pool, self._log = space, handle.pool, log
+        self._clock, self._timeouts = runtime.clock, runtime.timeouts
         self.held = held_runs(space)
         # Where runs end with their driver, those of an earlier one were lost with it: not the runs' fault.
         self._orphans = set() if handle.detached else set(self.held)
@@ -84,7 +77,11 @@ class Collector:
             return self._refuse(report)
         match report:
             case Busy():
-                self._renew(report)
+                key, now = key_of(report), self._clock()
+                self._heard_at[key] = now
+                if now - self._renewed_at.get(key, 0.0) > self._timeouts.lease_s / 4:
+                    self._space.ledger.runs.renew(*key, expires_at=now + self._timeouts.lease_s)
+                    self._renewed_at[key] = now
                 return False
             case Done():
                 self._record(report, run)
@@ -100,8 +97,7 @@ class Collector:
             return False
         if isinstance(report, Done) and not self._is_recorded(report):
             self._harvest(report)
-            result = read_report(report)
-            self._space.ledger.runs.record(report.run_id, report.attempt, result)  # writes why it is refused
+            self._space.ledger.runs.record(*key_of(report), read_report(report))  # writes why it is refused
         self._pool.acknowledge(report.slot_id, report.run_id, report.attempt)
         return False
 
@@ -123,9 +119,8 @@ class Collector:
             self._log(describe_result(run, candidate, report.slot_id, result))
 
     def _harvest(self, report: Done) -> None:
-        paths = self._space.paths
-        write_whole(paths.log(report.run_id, report.attempt), report.log)
-        write_whole(paths.result(report.run_id, report.attempt), report.result_text)
+        write_whole(self._space.paths.log(*key_of(report)), report.log)
+        write_whole(self._space.paths.result(*key_of(report)), report.result_text)
 
     def _requeue(self, key: Key, reason: str, result: Result | None) -> None:
         stopped, orphaned = key in self._stopped, key in self._orphans
@@ -137,13 +132,6 @@ class Collector:
             self._log(f"given up  {key[0]} after {key[1]} attempts: {reason}")
         elif not stopped:
             self._log(f"again     {key[0]} goes back to the queue: {reason}")
-
-    def _renew(self, report: Busy) -> None:
-        key, now = key_of(report), self._clock()
-        self._heard_at[key] = now
-        if now - self._renewed_at.get(key, 0.0) > self._timeouts.lease_s / 4:
-            self._space.ledger.runs.renew(*key, expires_at=now + self._timeouts.lease_s)
-            self._renewed_at[key] = now
 
     def _requeue_unheard(self, unheard: Mapping[Key, Run]) -> list[bool]:
         if not unheard:
@@ -216,9 +204,8 @@ def _mismatch(result: Result, run: Run, candidate: Candidate, lab: Lab) -> str:
         ("train.py", measured.train_sha256, candidate.train_sha256),
         ("seed", "" if measured.seed is None else str(measured.seed), str(run.seed)),
     )
-    return ", ".join(
-        f"{what} {got[:12]} instead of {asked[:12]}" for what, got, asked in pairs if got not in ("", asked)
-    )
+    strange = [(what, got[:12], asked[:12]) for what, got, asked in pairs if got not in ("", asked)]
+    return ", ".join(f"{what} {got} instead of {asked}" for what, got, asked in strange)
 
 
 def describe_result(run: Run, candidate: Candidate, slot_id: str, result: Result) -> str:

@@ -6,11 +6,11 @@ commit without a reference, and the decision is taken again. The branch follows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from scheduler.domain.candidate import Candidate, CandidateStats, Source
-from scheduler.domain.decision import Assembled, Combine, Decision, MeasureBaseline, Noise, Promote
+from scheduler.domain.candidate import Candidate, Source
+from scheduler.domain.decision import Assembled, Combine, Decision, MeasureBaseline, Promote
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, LedgerProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.lab import Workspace
@@ -21,11 +21,9 @@ from scheduler.policy.stats import lab_noise
 
 NAMED_PARTS = 4  # ids in a name; a union of more says how many more
 _COLLISIONS = 5  # decisions in a row that another process made stale
-_PREFIXES = ("union of ", "port of ")
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionInput:
+class DecisionInput(NamedTuple):
     """The board a decision is taken on; `result_mark` is the last result on it."""
 
     board: LabSnapshot
@@ -35,8 +33,7 @@ class DecisionInput:
 def decide_all(space: Workspace, log: Callable[[str], None]) -> int:
     """Take every decision due on the board, one after the other. Returns how many.
 
-    Raises LabProblem when the baseline cannot be measured, LedgerProblem when the ledger fails, GitProblem when git
-    does.
+    Raises LabProblem when the baseline cannot be measured, LedgerProblem, GitProblem.
     """
     taken = collisions = 0
     while True:
@@ -67,37 +64,27 @@ def look(space: Workspace) -> DecisionInput:
 
 def carry_out(space: Workspace, given: DecisionInput, decision: Decision, log: Callable[[str], None]) -> None:
     """Carry one decision out and log it. Raises LedgerProblem, with nothing changed, when another process was first."""
-    standing, noise = given.board.of(_subject(decision)), lab_noise(given.board)
-    sentence = explain_decision(decision, standing.name)
+    noise, sentence = lab_noise(given.board), explain_decision(decision, given.board.of(_subject(decision)).name)
     match decision:
         case Promote():
-            promote(space, decision, standing, noise, sentence, result_mark=given.result_mark)
+            promote(space, given, decision, sentence)
             log(sentence)
             _move_branch(space, log)
         case Combine():
             _combine(space, given, decision, sentence, log)
         case _:
-            space.ledger.decisions.apply(
-                space.tag, decision, noise=noise, sentence=sentence, result_mark=given.result_mark
-            )
+            mark = given.result_mark
+            space.ledger.decisions.apply(space.tag, decision, noise=noise, sentence=sentence, result_mark=mark)
             log(sentence)
 
 
-def promote(
-    space: Workspace,
-    decision: Promote,
-    standing: CandidateStats,
-    noise: Noise,
-    sentence: str,
-    *,
-    result_mark: int | None = None,
-) -> str:
+def promote(space: Workspace, given: DecisionInput, decision: Promote, sentence: str) -> str:
     """Make a candidate the baseline. Returns the commit on the lab's branch; the branch itself is `follow_ledger`'s.
 
-    `result_mark` is the last result when the board was read. Raises LedgerProblem, with nothing changed, when the board
-    is another one by now.
+    Raises LedgerProblem, with nothing changed, when the board is another one by now.
     """
     candidate, effect = space.ledger.candidates.get(decision.candidate_id, space.tag), decision.effect
+    noise, mark = lab_noise(given.board), given.result_mark
     commit = space.repo.commit_train_py(
         space.baseline_commit(),
         space.ledger.candidates.train_py(candidate.id),
@@ -105,16 +92,14 @@ def promote(
         {
             "Candidate": candidate.id,
             "Candidate-commit": candidate.commit,
-            "Val-bpb": f"{standing.mean:.6f}",
+            "Val-bpb": f"{given.board.of(candidate.id).mean:.6f}",
             "Effect": f"{effect.diff:+.6f}",
             "Error": f"{effect.se:.6f}",
             "P-better": f"{effect.p_better:.4f}",
             "Runs": f"{effect.n_candidate} vs {effect.n_base}",
         },
     )
-    space.ledger.decisions.apply(
-        space.tag, decision, noise=noise, sentence=sentence, commit=commit, result_mark=result_mark
-    )
+    space.ledger.decisions.apply(space.tag, decision, noise=noise, sentence=sentence, commit=commit, result_mark=mark)
     return commit
 
 
@@ -153,13 +138,9 @@ def _due(board: LabSnapshot) -> Decision | None:
 
 
 def _subject(decision: Decision) -> str:
-    match decision:
-        case MeasureBaseline():
-            return decision.base_id
-        case Combine():
-            return decision.parts[0]
-        case _:
-            return decision.candidate_id
+    if isinstance(decision, MeasureBaseline):
+        return decision.base_id
+    return decision.parts[0] if isinstance(decision, Combine) else decision.candidate_id
 
 
 def _move_branch(space: Workspace, log: Callable[[str], None]) -> None:
@@ -177,16 +158,11 @@ def _combine(
     space: Workspace, given: DecisionInput, decision: Combine, sentence: str, log: Callable[[str], None]
 ) -> None:
     made = assemble(space, decision)
+    assembled, problem = (None, made) if isinstance(made, str) else (made, "")
     space.ledger.decisions.apply(
-        space.tag,
-        decision,
-        noise=lab_noise(given.board),
-        sentence=sentence,
-        assembled=made if isinstance(made, Assembled) else None,
-        problem=made if isinstance(made, str) else "",
-        result_mark=given.result_mark,
-        merges_seen=len(given.board.merges),
-    )
+        space.tag, decision, noise=lab_noise(given.board), sentence=sentence, assembled=assembled, problem=problem,
+        result_mark=given.result_mark, merges_seen=len(given.board.merges),
+    )  # fmt: skip
     log(sentence)
     if isinstance(made, str):
         log(f"          nothing came of it: {made}")
@@ -196,15 +172,6 @@ def _combine(
     log(f"          {candidate.id} {candidate.name} is queued: {candidate.title}")
     for part, why in made.skipped:
         log(f"          {part} was left out: {why}")
-
-
-@dataclass
-class _Fold:
-    """The program so far, and what became of each part."""
-
-    source: Source
-    merged: list[Candidate] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 def assemble(space: Workspace, decision: Combine) -> Assembled | str:
@@ -217,65 +184,56 @@ def assemble(space: Workspace, decision: Combine) -> Assembled | str:
     Raises GitProblem when git fails, LedgerProblem or UsageProblem for parts that are not in the ledger.
     """
     candidates = space.ledger.candidates
-    fold = _Fold(read_source(candidates.train_py(decision.base_id)))
-    for part in decision.parts:
-        _merge_part(space, fold, candidates.get(part, space.tag))
-    if not fold.merged:
-        return "nothing could be merged: " + "; ".join(f"{part}: {why}" for part, why in fold.skipped)
-    known = candidates.find_fingerprint(space.tag, fold.source.fingerprint)
+    source, parts = read_source(candidates.train_py(decision.base_id)), []
+    skipped: list[tuple[str, str]] = []
+    for part in (candidates.get(ref, space.tag) for ref in decision.parts):
+        merged = _merge_part(space, source, part)
+        if isinstance(merged, str):
+            skipped.append((part.id, merged))
+        else:
+            source = merged
+            parts.append(part)
+    if not parts:
+        return "nothing could be merged: " + "; ".join(f"{part}: {why}" for part, why in skipped)
+    known = candidates.find_fingerprint(space.tag, source.fingerprint)
     if known is not None:
         return f"the same program as {known.id} {known.name}"
-    return _commit(space, fold)
+    return _commit(space, source, parts, tuple(skipped))
 
 
-def _merge_part(space: Workspace, fold: _Fold, part: Candidate) -> None:
+def _merge_part(space: Workspace, onto: Source, part: Candidate) -> Source | str:
+    """The program with the part in it, or why it is left out."""
     candidates = space.ledger.candidates
     if part.base_id is None:
-        fold.skipped.append((part.id, "it is the first baseline, not a patch"))
-        return
-    theirs = candidates.train_py(part.id)
-    merged = space.repo.merge_train_py(fold.source.data, candidates.train_py(part.base_id), theirs)
+        return "it is the first baseline, not a patch"
+    merged = space.repo.merge_train_py(onto.data, candidates.train_py(part.base_id), candidates.train_py(part.id))
     if merged is None:
-        fold.skipped.append((part.id, "it conflicts"))
-        return
+        return "it conflicts"
     try:
         source = read_source(merged)
     except CandidateRejected as problem:
-        fold.skipped.append((part.id, f"merged, it is no program: {problem.message}"))
-        return
-    if source.fingerprint == fold.source.fingerprint:
-        fold.skipped.append((part.id, "it changes nothing more"))
-        return
-    fold.source = source
-    fold.merged.append(part)
+        return f"merged, it is no program: {problem.message}"
+    return source if source.fingerprint != onto.fingerprint else "it changes nothing more"
 
 
-def _commit(space: Workspace, fold: _Fold) -> Assembled:
-    ids = tuple(part.id for part in fold.merged)
+def _commit(
+    space: Workspace, source: Source, parts: Sequence[Candidate], skipped: tuple[tuple[str, str], ...]
+) -> Assembled:
+    ids = tuple(part.id for part in parts)
     kind = "union" if len(ids) > 1 else "port"
     more = len(ids) - NAMED_PARTS
     named = ids if more <= 0 else (*ids[:NAMED_PARTS], f"and-{more}")
     name = free_name("-".join((kind, *named)), space.ledger.candidates.names(space.tag))
-    title = f"{kind} of {' + '.join(map(_bare_title, fold.merged))}"[:TITLE_CHARACTERS]
+    title = f"{kind} of {' + '.join(map(_bare_title, parts))}"[:TITLE_CHARACTERS]
     trailers = {"Candidate": name, f"{kind.capitalize()}-of": " ".join(ids)}
-    source = fold.source
+    commit = space.repo.commit_train_py(space.baseline_commit(), source.data, title, trailers)
     return Assembled(
-        name=name,
-        title=title,
-        commit=space.repo.commit_train_py(space.baseline_commit(), source.data, title, trailers),
-        train_py=source.data,
-        train_sha256=source.sha256,
-        fingerprint=source.fingerprint,
-        code_lines=source.code_lines,
-        merged=ids,
-        skipped=tuple(fold.skipped),
-    )
+        name=name, title=title, commit=commit, train_py=source.data, train_sha256=source.sha256,
+        fingerprint=source.fingerprint, code_lines=source.code_lines, merged=ids, skipped=skipped,
+    )  # fmt: skip
 
 
 def _bare_title(part: Candidate) -> str:
     """A union of unions lists what it is made of, not how."""
     title = " ".join((part.title or part.name).split())
-    if part.origin.merged:
-        for prefix in _PREFIXES:
-            title = title.removeprefix(prefix)
-    return title
+    return title.removeprefix("union of ").removeprefix("port of ") if part.origin.merged else title

@@ -54,18 +54,12 @@ class Loop:
     """Runs one lab on one pool. `run` once."""
 
     def __init__(
-        self,
-        space: Workspace,
-        handle: PoolHandle,
-        screen: Screen,
-        interrupt: Interrupt,
-        runtime: Runtime,
-        lock: SchedulerLock,
-        hook: LoopHook | None = None,
-    ) -> None:
+        self, space: Workspace, handle: PoolHandle, screen: Screen, interrupt: Interrupt, runtime: Runtime,
+        lock: SchedulerLock, hook: LoopHook | None = None,
+    ) -> None:  # fmt: skip
         self._space, self._pool, self._screen, self._interrupt = space, handle.pool, screen, interrupt
         self._runtime, self._lock, self._hook, self._clock = runtime, lock, hook, runtime.clock
-        self._collector = Collector(space, handle, runtime.clock, screen.say, runtime.timeouts)
+        self._collector = Collector(space, handle, runtime, screen.say)
         self._placer = Placer(space, handle.pool, runtime.clock, screen.say, runtime.timeouts.lease_s)
         self._decide_due = self._show_due = float("-inf")
         self._lost_slots_at: float | None = None
@@ -100,7 +94,7 @@ class Loop:
         self._lock.ensure_held()
 
     def _round(self) -> tuple[int, int]:
-        """The runs that hold a slot and the runs that are queued when it ends. The ledger is asked for each once."""
+        """How many runs hold a slot and how many are queued when it ends. The ledger is asked for each once."""
         self._ensure_ours()
         changed = self._collector.collect()
         if changed or self._clock() >= self._decide_due:
@@ -127,11 +121,10 @@ class Loop:
         return running, waiting
 
     def _follow_pause(self) -> None:
-        paused = is_paused(self._space)
-        if paused != self.paused:
-            self.paused = paused
+        before, self.paused = self.paused, is_paused(self._space)
+        if self.paused != before:
             text = "paused: what runs is finished, nothing new begins; go on with: arsched resume"
-            self._screen.say(text if paused else "resumed")
+            self._screen.say(text if self.paused else "resumed")
 
     def _is_finished(self, running: int, queued: int) -> bool:
         if running:
@@ -162,25 +155,17 @@ class Loop:
         now = self._clock()
         self._show_due = now + self._runtime.intervals.show_s
         pool_name = self._placer.pool_name
-        live = Live(
-            at=now,
-            pid=os.getpid(),
-            tag=self._space.tag,
-            pool=pool_name,
-            queued=queued,
-            stopping=self._interrupt.finishing,
-            slots=describe_slots(self._space, self._pool.slots(), pool_name, self._collector.progress),
-            note=self._hook.note() if self._hook is not None else "",
-            search=self._hook.search if self._hook is not None else 0,
-        )
+        slots = describe_slots(self._space, self._pool.slots(), pool_name, self._collector.progress)
+        note, search = (self._hook.note(), self._hook.search) if self._hook is not None else ("", 0)
+        stopping = self._interrupt.finishing
+        live = Live(now, os.getpid(), self._space.tag, pool_name, queued, stopping, slots, note, search)
         write_live(self._space.paths.live, live)
         self._screen.show(live)
 
     def _show_interrupt(self, running: int) -> None:
-        level = self._interrupt.level
-        if level == self._shown_level:
+        if self._interrupt.level == self._shown_level:
             return
-        self._shown_level = level
+        self._shown_level = self._interrupt.level
         if self._interrupt.stopping:
             self._screen.say("stopping what runs; it goes back to the queue")
         else:

@@ -7,7 +7,7 @@ Scores are compared within one pool of like slots only, so a lab measures on one
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
@@ -30,7 +30,7 @@ class Placer:
         self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
         self._named: set[str] = set()
         self._first_score: Run | None = None  # found once, it stays the first
-        self._first: Candidate | None = None
+        self._first: Candidate | None = None  # the train.py the lab was opened with, whatever was promoted since
         self.pool_name = ""
 
     def usable(self, running: Sequence[Run]) -> tuple[Slot, ...]:
@@ -39,14 +39,21 @@ class Placer:
         # The pool of the lab's first score, else one that a run is going on.
         self._first_score = self._first_score or _first_score(self._space)
         measured = self._first_score or next(iter(running), None)
-        self.pool_name = (measured.pool if measured else "") or _most_common_pool(healthy)
-        self._name_strangers(healthy)
+        counts = Counter(slot.pool for slot in healthy)
+        most_common = min(counts, key=lambda pool: (-counts[pool], pool), default="")  # the first by name among equals
+        self.pool_name = (measured.pool if measured else "") or most_common
+        for slot in healthy:
+            if slot.pool != self.pool_name and slot.id not in self._named:
+                self._named.add(slot.id)
+                self._log(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
+                self._log(f"      this lab measures on: {self.pool_name}")
         return tuple(slot for slot in healthy if slot.pool == self.pool_name)
 
     def place(self, queued: Sequence[Run], running: Sequence[Run], usable: Sequence[Slot]) -> int:
         """Start queued runs on all free slots. Returns how many. Raises PoolProblem, LedgerProblem."""
         taken = {run.state.slot_id for run in running if isinstance(run.state, Running)}
-        free = [slot for slot in usable if slot.id not in taken and not self._rests_now(slot.id)]
+        resting = {slot_id for slot_id, (until, _) in self._rests.items() if self._clock() < until}
+        free = [slot for slot in usable if slot.id not in taken | resting]
         if not free or not queued:
             return 0
         return sum(self._start(run, slot) for run, slot in self._pair(queued, running, free, len(usable)))
@@ -75,7 +82,10 @@ class Placer:
             self._pool.start(slot.id, order(attempt))
         except PoolProblem as problem:
             runs.requeue(run.id, attempt, problem.message, counts=False)
-            self._rest(slot.id, problem)
+            before_s = self._rests.get(slot.id, (0.0, 0.0))[1]
+            pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
+            self._rests[slot.id] = (self._clock() + pause_s, pause_s)
+            self._log(f"note: {problem.message}; next try in {pause_s:.0f} s")
             return False
         self._rests.pop(slot.id, None)
         return True
@@ -84,60 +94,27 @@ class Placer:
         lab, ledger = self._space.lab, self._space.ledger
         candidate = ledger.candidates.get(run.candidate_id, lab.tag)
         train_py = ledger.candidates.train_py(candidate.id)
-        on_gpu = lab.device == "cuda"
-        attention = self._attention() if on_gpu else None
-        first = self._first_baseline()
+        on_gpu, attention = lab.device == "cuda", None
+        if on_gpu and self._first_score and isinstance(self._first_score.state, Finished):
+            attention = self._first_score.state.result.measured.attention  # another kernel would not compare
+        first = self._first = self._first or ledger.candidates.get(self._space.lineage()[0][0], lab.tag)
         return lambda attempt: RunOrder(
-            lab_id=lab.lab_id,
-            run_id=run.id,
-            attempt=attempt,
-            train_py=train_py,
-            train_sha256=candidate.train_sha256,
-            contract_json=lab.contract_json,
-            cache_digest=lab.cache_digest,
-            seed=run.seed,
-            expect_attention=attention,
+            lab_id=lab.lab_id, run_id=run.id, attempt=attempt, seed=run.seed, expect_attention=attention,
+            train_py=train_py, train_sha256=candidate.train_sha256,
+            contract_json=lab.contract_json, cache_digest=lab.cache_digest,
             compile_key=compile_key(slot, first.train_sha256) if on_gpu else "",
             may_keep_caches=on_gpu and candidate.id == first.id,
-        )
-
-    def _first_baseline(self) -> Candidate:
-        """The train.py the lab was opened with: the person's own, whatever was promoted since."""
-        if self._first is None:
-            self._first = self._space.ledger.candidates.get(self._space.lineage()[0][0], self._space.tag)
-        return self._first
-
-    def _attention(self) -> str | None:
-        """The attention kernel of the first score: another one in the middle of a lab would not compare."""
-        if self._first_score is None or not isinstance(self._first_score.state, Finished):
-            return None
-        return self._first_score.state.result.measured.attention
-
-    def _rests_now(self, slot_id: str) -> bool:
-        return self._clock() < self._rests.get(slot_id, (0.0, 0.0))[0]
-
-    def _rest(self, slot_id: str, problem: PoolProblem) -> None:
-        before_s = self._rests.get(slot_id, (0.0, 0.0))[1]
-        pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
-        self._rests[slot_id] = (self._clock() + pause_s, pause_s)
-        self._log(f"note: {problem.message}; next try in {pause_s:.0f} s")
-
-    def _name_strangers(self, healthy: Iterable[Slot]) -> None:
-        for slot in healthy:
-            if slot.pool != self.pool_name and slot.id not in self._named:
-                self._named.add(slot.id)
-                self._log(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
-                self._log(f"      this lab measures on: {self.pool_name}")
+        )  # fmt: skip
 
 
 def problem_of(slot: Slot, lab: Lab) -> str:
     """Why a slot takes no run of this lab; "" when it does."""
     if slot.problem:
         return slot.problem
-    if slot.cache_digest != lab.cache_digest:
-        there = slot.cache_digest[:12] or "none"
-        return f"its {lab.contract_name} cache is {there}, the lab's is {lab.cache_digest[:12]}"
-    return ""
+    if slot.cache_digest == lab.cache_digest:
+        return ""
+    there = slot.cache_digest[:12] or "none"
+    return f"its {lab.contract_name} cache is {there}, the lab's is {lab.cache_digest[:12]}"
 
 
 def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
@@ -151,12 +128,6 @@ def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
     return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {shown}", hint)
 
 
-def _most_common_pool(slots: Sequence[Slot]) -> str:
-    """The pool most slots are of, the first by name among equals; "" without slots."""
-    counts = Counter(slot.pool for slot in slots)
-    return min(counts, key=lambda pool: (-counts[pool], pool), default="")
-
-
 def _claims_begun(space: Workspace) -> tuple[Run, ...]:
     """Claim runs of the running search which hold or held a slot, in the order of their queueing."""
     search = space.ledger.searches.current(space.tag)
@@ -168,5 +139,5 @@ def _claims_begun(space: Workspace) -> tuple[Run, ...]:
 def _first_score(space: Workspace) -> Run | None:
     """The first run of the lab that has a score, a baseline's; None before there is any."""
     runs = space.ledger.runs.of_candidate(space.lineage()[0][0])
-    scored = [run for run in runs if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]
-    return scored[0] if scored else None
+    scored = (run for run in runs if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored))
+    return next(scored, None)
