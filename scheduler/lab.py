@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.contract import Contract, ContractError, load_contract
 from harness.files import write_atomic
@@ -117,8 +117,7 @@ def _no_lab(repo: Repo, what: str) -> LabProblem:
     return LabProblem(f"{what}; git still keeps every candidate and promotion of: {', '.join(kept)}", hint)
 
 
-@dataclass(frozen=True, slots=True)
-class ContractChoice:
+class ContractChoice(NamedTuple):
     """A contract and the word or path it was asked for by, which goes into hints."""
 
     ref: str

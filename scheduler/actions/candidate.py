@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +40,7 @@ def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWo
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Promoted:
+class Promoted(NamedTuple):
     """`commit` is "" in a dry run; `followed` is the checkout that went along, "" when there is none."""
 
     candidate: Candidate
@@ -83,8 +81,7 @@ def _check_promotable(candidate: Candidate, standing: CandidateStats, base: Cand
         raise NotYet("the baseline has no score yet", "run it first: arsched submit")
 
 
-@dataclass(frozen=True, slots=True)
-class CancelReport:
+class CancelReport(NamedTuple):
     """`running` are the runs that were going on. `candidate` is the one decided on by this, None for a single run."""
 
     candidate: Candidate | None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from scheduler.actions.submit import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
@@ -43,8 +44,7 @@ class InitRequest:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """`baseline` is None in a dry run. `notes` are to be shown, a line each."""
 
     lab: Lab
@@ -77,7 +77,6 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
 
 
 def _refuse_existing(ledger: Ledger, tag: str) -> None:
-    """Raises LabProblem when the lab is there and complete."""
     if all(lab.tag != tag for lab in ledger.labs.all()):
         return
     if any(one.state is CandidateState.BASELINE for one in ledger.candidates.list(tag)):
@@ -97,8 +96,7 @@ def _write(
             _refuse_record(repo, lab.tag)
             ledger.labs.create(lab)
         baseline = _add_baseline(repo, ledger, lab, first, request.author)
-        space = Workspace(repo, paths, ledger, lab)
-        follow_ledger(space)
+        follow_ledger(Workspace(repo, paths, ledger, lab))
         repo.keep_ref(lab.tag, baseline.id, baseline.commit)
         ledger.labs.set_current(lab.tag)
     write_whole(paths.contract, lab.contract_json)
@@ -109,18 +107,11 @@ def _write(
 def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, author: str) -> Candidate:
     message = f"baseline of {lab.tag}: contract {lab.contract_name}"
     trailers = {"Contract": f"{lab.contract_name} {lab.contract_digest[:12]}"}
+    commit = repo.commit_train_py(first.parent, first.source.data, message, trailers)
     new = NewCandidate(
-        first.source,
-        name="baseline",
-        commit=repo.commit_train_py(first.parent, first.source.data, message, trailers),
-        base_id=None,
-        title="baseline",
-        author=author,
-        kind=RunKind.BASELINE,
-        runs=lab.gates.first_baseline_runs,
-        state=CandidateState.BASELINE,
-        origin=Origin.BASELINE,
-    )
+        first.source, "baseline", commit, base_id=None, title="baseline", author=author, kind=RunKind.BASELINE,
+        runs=lab.gates.first_baseline_runs, state=CandidateState.BASELINE, origin=Origin.BASELINE,
+    )  # fmt: skip
     return ledger.candidates.add(lab.tag, new)
 
 
@@ -146,22 +137,14 @@ def _branch(tag: str) -> str:
 def _lab(request: InitRequest, choice: ContractChoice, cache_digest: str, now: float) -> Lab:
     contract = choice.contract
     return Lab(
-        tag=request.tag,
-        lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}",
-        branch=_branch(request.tag),
-        contract_name=contract.name,
-        contract_digest=contract.digest,
-        contract_json=contract.to_json(),
-        cache_digest=cache_digest,
-        device=contract.device,
-        noise_prior_bpb=contract.noise_prior_bpb,
-        gates=PRESETS[request.preset],
-        created_at=now,
-    )
+        tag=request.tag, lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}", branch=_branch(request.tag),
+        contract_name=contract.name, contract_digest=contract.digest, contract_json=contract.to_json(),
+        cache_digest=cache_digest, device=contract.device, noise_prior_bpb=contract.noise_prior_bpb,
+        gates=PRESETS[request.preset], created_at=now,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class FirstBaseline:
+class FirstBaseline(NamedTuple):
     """The train.py a lab starts from. `parent` is the commit it goes on top of; `notes` are to be shown."""
 
     parent: str
@@ -188,10 +171,8 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
             raise UsageProblem(f"--train {train}: no such file", "check the path")
         return FirstBaseline(parent, read_source(read_train_py(train)), tuple(notes))
     if TRAIN_PY in changed:
-        raise LabProblem(
-            f"{repo.root / TRAIN_PY} has uncommitted changes",
-            "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE",
-        )
+        hint = "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE"
+        raise LabProblem(f"{repo.root / TRAIN_PY} has uncommitted changes", hint)
     try:
         data = repo.read(parent, TRAIN_PY)
     except GitProblem:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Source
 from scheduler.domain.decision import MeasureBaseline, Retry
@@ -46,15 +47,13 @@ class SubmitRequest:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     path: Path
     reason: str
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """`candidate` is None in a dry run. `note` tells what was unexpected about it, "" when nothing was."""
 
     path: Path
@@ -203,8 +202,7 @@ class NotACandidate(Exception):
     """The path is something else, such as candidates/README.md: to be skipped with a note."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A train.py as found. `worktree` is None for plain folders and files; `changed` are the paths that differ from
     its base."""
 

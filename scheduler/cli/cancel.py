@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import click
 
+from scheduler.actions.candidate import cancel
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
+from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Take a candidate or a run out of the queue.")
 @click.argument("ref", metavar="CANDIDATE|RUN")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Cancel an undecided CANDIDATE (id, name or last) with all its runs, or one RUN. What runs is stopped."""
-    from scheduler.actions.candidate import cancel
-    from scheduler.lab import open_workspace
-
     with open_workspace(tag) as space:
         done = cancel(space, ref, dry_run=dry_run)
     name = done.candidate.id if done.candidate else None

@@ -11,8 +11,9 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -61,7 +62,8 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
         if code:
             return code
         log("2/5 the lab: a branch, a ledger, and its first baseline")
-        open_lab(place.root, contract)
+        if not LabPaths(place.root).ledger.is_file():
+            create_lab(InitRequest(TAG, contract, author=AUTHOR), start=place.root)
         with open_workspace(TAG, start=place.root) as space:
             return _play(space, slots, as_json)
 
@@ -99,8 +101,7 @@ ATTEMPTS = 50  # numbers tried when other demos run at the same time
 SECOND_ROUND = 2  # ideas tried again on top of what was promoted
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """One idea: constants of train.py by name and the values they get."""
 
     name: str
@@ -110,10 +111,6 @@ class Edit:
     def apply(self, source: str) -> str:
         """The edited train.py. Raises CandidateRejected for a train.py without these constants."""
         return rewrite_constants(source, self.values)
-
-    def changes(self, source: str) -> bool:
-        constants = read_constants(source)
-        return any(constants.get(name) != value for name, value in self.values.items())
 
 
 EDITS = (
@@ -130,14 +127,12 @@ _GENTLE = ("no-softcap", "unembedding-lr-0.008", "depth-1")
 
 def second_round(source: str, base_name: str) -> tuple[Edit, ...]:
     """Ideas worth trying again on a new baseline: the gentle ones that are not part of it yet."""
-    chosen = [edit for edit in EDITS if edit.name in _GENTLE and edit.changes(source)][:SECOND_ROUND]
-    return tuple(
-        Edit(f"{edit.name}-on-{base_name}"[:60], f"{edit.title}, on {base_name}", edit.values) for edit in chosen
-    )
+    there = read_constants(source).items()
+    new = [edit for edit in EDITS if edit.name in _GENTLE and not edit.values.items() <= there][:SECOND_ROUND]
+    return tuple(Edit(f"{one.name}-on-{base_name}"[:60], f"{one.title}, on {base_name}", one.values) for one in new)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """`resumed`: an earlier demo was interrupted here."""
 
     root: Path
@@ -152,10 +147,8 @@ def demo_place(parent: Path, checkout: Path) -> Iterator[Place]:
     """
     missing = [name for name in COPIED if not (checkout / name).is_file()]
     if missing:
-        raise LabProblem(
-            f"the demo copies {', '.join(missing)} from a checkout of arsched, and {checkout} is none",
-            "run it from a clone: git clone …, make demo",
-        )
+        message = f"the demo copies {', '.join(missing)} from a checkout of arsched, and {checkout} is none"
+        raise LabProblem(message, "run it from a clone: git clone …, make demo")
     root, lock = _take_folder(parent)
     try:
         resumed = LabPaths(root).ledger.is_file()
@@ -172,21 +165,13 @@ def demo_place(parent: Path, checkout: Path) -> Iterator[Place]:
 
 def _take_folder(parent: Path) -> tuple[Path, SchedulerLock]:
     entries = parent.iterdir() if parent.is_dir() else ()
-    number = max((int(entry.name) for entry in entries if entry.name.isdecimal()), default=1)
-    for _ in range(ATTEMPTS):
-        root = parent / str(number)
-        lock = SchedulerLock(LabPaths(root).state / "demo.lock")
-        finished = (LabPaths(root).report / "progress.png").is_file()
-        if not finished and lock.try_take():
-            return root.resolve(), lock
-        number += 1
+    last = max((int(entry.name) for entry in entries if entry.name.isdecimal()), default=1)
+    for number in range(last, last + ATTEMPTS):
+        paths = LabPaths(parent / str(number))
+        lock = SchedulerLock(paths.state / "demo.lock")
+        if not (paths.report / "progress.png").is_file() and lock.try_take():
+            return paths.root.resolve(), lock
     raise LabProblem(f"no free folder for a demo in {parent}", f"remove old ones: rm -r {parent}")
-
-
-def open_lab(root: Path, contract: str) -> None:
-    """Create the lab with its first baseline, unless it is there."""
-    if not LabPaths(root).ledger.is_file():
-        create_lab(InitRequest(TAG, contract, author=AUTHOR), start=root)
 
 
 @contextmanager
@@ -209,9 +194,10 @@ def shared_pool(connect: Connect) -> Iterator[Connect]:
 
 def climb(space: Workspace, screen: Screen, runtime: Runtime) -> StopReason:
     """Queue the ideas of each step and run the queue until everything is decided. Raises what run_queue raises."""
-    for title, step in STEPS:
+    first = "3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them"
+    for title, ideas in ((first, lambda _: EDITS), ("4/5 ideas on top of what was promoted", next_ideas)):
         screen.say(title)
-        for candidate in step(space):
+        for candidate in _submit(space, ideas(space)):
             screen.say(f"  {candidate.id} {candidate.name}: {candidate.title}")
         reason = run_queue(space, screen, runtime, lambda: not has_work(space))
         if reason is not StopReason.DONE:
@@ -219,24 +205,18 @@ def climb(space: Workspace, screen: Screen, runtime: Runtime) -> StopReason:
     return StopReason.DONE
 
 
-def first_ideas(space: Workspace) -> tuple[Candidate, ...]:
-    """The built-in edits on the first baseline, queued. Those queued before are left alone."""
-    return _submit(space, EDITS)
-
-
-def next_ideas(space: Workspace) -> tuple[Candidate, ...]:
+def next_ideas(space: Workspace) -> tuple[Edit, ...]:
     """Edits on top of the baseline that won; none when nothing did, or when they are queued already."""
     baseline = space.baseline()
     known = space.ledger.candidates.list(space.tag)
     ideas = [candidate for candidate in known if not candidate.origin.merged]
     if baseline.base_id is None or any(idea.base_id not in (None, known[0].id) for idea in ideas):
         return ()
-    source = space.ledger.candidates.train_py(baseline.id).decode()
-    return _submit(space, second_round(source, baseline.name))
+    return second_round(space.ledger.candidates.train_py(baseline.id).decode(), baseline.name)
 
 
 def _submit(space: Workspace, edits: Iterable[Edit]) -> tuple[Candidate, ...]:
-    """As a person would: a new worktree each, its train.py edited, submitted."""
+    """As a person would: a new worktree each, its train.py edited, submitted. Those queued before are left alone."""
     names = space.ledger.candidates.names(space.tag)
     queued: list[Candidate] = []
     for edit in edits:
@@ -249,9 +229,3 @@ def _submit(space: Workspace, edits: Iterable[Edit]) -> tuple[Candidate, ...]:
         write_whole(path / "train.py", edit.apply(source))
         queued += submit(space, SubmitRequest((path,), edit.title, AUTHOR)).candidates
     return tuple(queued)
-
-
-STEPS: tuple[tuple[str, Callable[[Workspace], tuple[Candidate, ...]]], ...] = (
-    ("3/5 seven ideas: worktrees with another train.py each, and three runs of the baseline before them", first_ideas),
-    ("4/5 ideas on top of what was promoted", next_ideas),
-)

@@ -8,15 +8,17 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text, typable
+from scheduler.doctor import DoctorOptions, run_checks
+from scheduler.doctor.checks import Grade
+from scheduler.queue.progress import tidy
+from scheduler.queue.runtime import PoolOptions
 
 
 @click.command(short_help="Is everything here that a search needs?")
 @click.option("--contract", metavar="C", help="Examine for this contract. Default: the lab's, else cpu.")
 @click.option("--quick", is_flag=True, help="Compare sizes instead of reading every byte of the cache.")
-@options.address
-@options.slots
-@options.tag
-@options.as_json
+@options.pool
+@options.reading
 def command(
     contract: str | None, quick: bool, address: str | None, slots: int | None, tag: str | None, as_json: bool
 ) -> int:
@@ -24,11 +26,6 @@ def command(
 
     One line for each thing; exit code 1 when a problem is in the way.
     """
-    from scheduler.doctor import DoctorOptions, run_checks
-    from scheduler.doctor.checks import Grade
-    from scheduler.queue.progress import tidy
-    from scheduler.queue.runtime import PoolOptions
-
     results = []
     for result in run_checks(DoctorOptions(tag, contract, not quick, PoolOptions(address, slots)), log, Path.cwd()):
         results.append(result)

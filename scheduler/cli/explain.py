@@ -8,20 +8,18 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import print_json
+from scheduler.domain.run import Run
+from scheduler.lab import find, open_workspace, read_live
+from scheduler.views.candidate import explain_candidate, explain_run
+from scheduler.views.facts import LabFacts
+from scheduler.views.status import usable_slots
 
 
 @click.command(short_help="Why it waits, or why it was promoted, repeated or dropped.")
 @click.argument("ref", metavar="ID")
-@options.tag
-@options.as_json
+@options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Explain a candidate's decisions with the numbers they were taken from, or why a run is not running."""
-    from scheduler.domain.run import Run
-    from scheduler.lab import find, open_workspace, read_live
-    from scheduler.views.candidate import explain_candidate, explain_run
-    from scheduler.views.facts import LabFacts
-    from scheduler.views.status import usable_slots
-
     with open_workspace(tag) as space, space.ledger.snapshot():
         found = find(space, ref)
         slots = usable_slots(space.tag, read_live(space.paths.live), time.time())
@@ -29,8 +27,8 @@ def command(ref: str, tag: str | None, as_json: bool) -> None:
         about = explain_run(facts, found, slots) if isinstance(found, Run) else explain_candidate(facts, found, slots)
     if as_json:
         print_json(about.to_json())
-        return
-    from scheduler.screens.details import explanation_screen
-    from scheduler.screens.terminal import paint
+    else:
+        from scheduler.screens.details import explanation_screen
+        from scheduler.screens.terminal import paint
 
-    paint(explanation_screen(about))
+        paint(explanation_screen(about))

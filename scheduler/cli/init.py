@@ -7,9 +7,14 @@ from pathlib import Path
 import click
 
 from harness.contract import describe_references
+from scheduler.actions.candidate import pending_runs
+from scheduler.actions.init import InitRequest, create_lab
+from scheduler.actions.submit import describe_outcome
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
+from scheduler.cli.submit import author, run_and_watch
 from scheduler.domain.decision import PRESETS
+from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
@@ -19,8 +24,7 @@ from scheduler.domain.decision import PRESETS
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True,
               help="How sure a promotion must be.")  # fmt: skip
 @click.option("--run/--no-wait", "wait", default=True, help="Run the baseline now (default), or only queue it.")
-@options.address
-@options.slots
+@options.pool
 @options.dry_run
 @options.as_json
 def command(
@@ -31,12 +35,6 @@ def command(
 
     Your checkout is not switched. The contract's cache must be prepared.
     """
-    from scheduler.actions.candidate import pending_runs
-    from scheduler.actions.init import InitRequest, create_lab
-    from scheduler.actions.submit import describe_outcome
-    from scheduler.cli.submit import author, run_and_watch
-    from scheduler.lab import open_workspace
-
     created = create_lab(InitRequest(tag, contract, train, preset, author(), dry_run))
     for note in created.notes:
         log(f"note: {note}")

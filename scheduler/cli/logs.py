@@ -23,8 +23,7 @@ YOUNG_S = 20.0
 @click.argument("ref", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on as it prints, until the run is over.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="The last N lines only.")
-@options.tag
-@options.as_json
+@options.reading
 def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: bool) -> None:
     """Print the log of a run (r0012, or `last`) or of a candidate's latest run."""
     if follow and (as_json or tail is not None):
@@ -58,18 +57,15 @@ def _begun(space: Workspace, run: Run) -> Run:
     reported_at = float("-inf")
     while True:
         now = space.ledger.runs.get(run.id, space.tag)
-        waits = isinstance(now.state, Queued) or (isinstance(now.state, Running) and _is_young(now.state))
-        if not waits or (isinstance(now.state, Running) and has_log(space, now)):
+        if isinstance(now.state, Running):  # a log appears within seconds on this machine, and never on another
+            if has_log(space, now) or time.time() - now.state.started_at >= YOUNG_S:
+                return now
+        elif not isinstance(now.state, Queued):
             return now
         if time.monotonic() - reported_at > REPORT_S:
             reported_at = time.monotonic()
             log(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")
         time.sleep(LOOK_S)
-
-
-def _is_young(state: Running) -> bool:
-    """A log appears within seconds of the start on this machine, and never on another."""
-    return time.time() - state.started_at < YOUNG_S
 
 
 def _is_over(space: Workspace, run_id: str, attempt: int) -> bool:

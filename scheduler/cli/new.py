@@ -6,20 +6,17 @@ import os
 
 import click
 
+from scheduler.actions.candidate import new_worktree
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
+from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Make a worktree for a new candidate.")
 @click.argument("name")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make candidates/NAME, a git worktree on the current baseline. Edit its train.py, then submit it."""
-    from scheduler.actions.candidate import new_worktree
-    from scheduler.lab import open_workspace
-
     with open_workspace(tag) as space:
         made = new_worktree(space, name, dry_run=dry_run)
     path = os.path.relpath(made.path)

@@ -74,7 +74,8 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
 
 def program(folder: Path) -> str:
     """What to type in `folder`: `arsched` where the PATH has this program, else the shorter one of its two paths."""
-    running = _running()
+    places = (Path(sys.argv[0]), Path(sys.executable).with_name(NAME))  # called, or next to the Python that runs this
+    running = next((path.absolute() for path in places if path.name == NAME and path.is_file()), None)
     if running is None:
         return NAME
     found = shutil.which(NAME)
@@ -93,11 +94,3 @@ def typable(text: str) -> str:
     except OSError:  # the current folder was deleted
         return text
     return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda found: f"{typed} ", text)
-
-
-def _running() -> Path | None:
-    """The script that was called, or the one next to the Python that runs this; None where neither is there."""
-    for path in (Path(sys.argv[0]), Path(sys.executable).with_name(NAME)):
-        if path.name == NAME and path.is_file():
-            return path.absolute()
-    return None

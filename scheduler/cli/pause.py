@@ -6,20 +6,17 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import print_json, print_text
+from scheduler.lab import is_paused, open_workspace
 
 
 @click.command(short_help="Let nothing new begin; what runs is finished.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(reason: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Pause the lab: no queued run is placed and no idea asked for. What runs is finished and recorded.
 
     Then whoever runs the queue leaves with exit code 4. Pausing twice changes nothing.
     """
-    from scheduler.lab import is_paused, open_workspace
-
     with open_workspace(tag) as space:
         already = is_paused(space)
         if not already and not dry_run:

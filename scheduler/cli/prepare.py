@@ -26,9 +26,7 @@ from scheduler.domain.errors import LabProblem
 @click.option("--contract", metavar="C", help=f"{describe_references()}. Default: the lab's, else cpu.")
 @click.option("--from", "brought", type=click.Path(path_type=Path), metavar="DIR", help="Take shards from this folder.")
 @click.option("--verify", is_flag=True, help="Only check the cache that is there, reading all of it.")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(
     contract: str | None, brought: Path | None, verify: bool, tag: str | None, dry_run: bool, as_json: bool
 ) -> int:

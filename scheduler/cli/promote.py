@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import click
 
+from scheduler.actions.candidate import promote_by_hand
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
+from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Make a candidate the baseline by hand.")
 @click.argument("ref", metavar="CANDIDATE")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make CANDIDATE (id, name or last) the baseline, whatever the rule says of it. The record says it was by hand."""
-    from scheduler.actions.candidate import promote_by_hand
-    from scheduler.lab import open_workspace
-
     with open_workspace(tag) as space:
         made = promote_by_hand(space, ref, dry_run=dry_run)
         branch = space.lab.branch

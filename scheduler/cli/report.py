@@ -9,19 +9,18 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json
+from scheduler.lab import open_workspace
 
 
 @click.command(short_help="The lab on one HTML page, plots, results.tsv.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Default: report/")
-@options.tag
-@options.as_json
+@options.reading
 def command(out: Path | None, tag: str | None, as_json: bool) -> None:
     """Write the lab on one HTML page, its plots as PNG and results.tsv in autoresearch's columns; print the totals.
 
     index.html needs no other file and no network: every candidate with its effect and error, unions, dead ends,
     failed ideas, and who held which slot when.
     """
-    from scheduler.lab import open_workspace
     from scheduler.report.page import write_report
     from scheduler.screens.tables import summary_screen
     from scheduler.screens.terminal import paint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from scheduler.cli import options
@@ -9,13 +11,9 @@ from scheduler.cli.output import log, print_json, print_text
 
 
 @click.command(short_help="End a pause.")
-@options.tag
-@options.dry_run
-@options.as_json
+@options.changing
 def command(tag: str | None, dry_run: bool, as_json: bool) -> None:
     """End the lab's pause. Whoever still runs the queue goes on; otherwise start a search or a submit again."""
-    import time
-
     from scheduler.lab import is_paused, open_workspace, read_live
     from scheduler.views.status import fresh_live
 

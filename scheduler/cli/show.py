@@ -6,28 +6,26 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import print_json
+from scheduler.domain.run import Run
+from scheduler.lab import find, open_workspace
+from scheduler.views.candidate import candidate_view
+from scheduler.views.facts import LabFacts
+from scheduler.views.runs import RunView, run_view
 
 
 @click.command(short_help="Everything about a candidate or a run.")
 @click.argument("ref", metavar="ID")
-@options.tag
-@options.as_json
+@options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Show a candidate (c0007, its name, or `last`) or a run (r0012): figures, decisions, the diff of its train.py."""
-    from scheduler.domain.run import Run
-    from scheduler.lab import find, open_workspace
-    from scheduler.views.candidate import candidate_view
-    from scheduler.views.facts import LabFacts
-    from scheduler.views.runs import RunView, run_view
-
     with open_workspace(tag) as space, space.ledger.snapshot():
         found = find(space, ref)
         facts = LabFacts(space.ledger, space.lab, whole=False)
         view = run_view(facts, found) if isinstance(found, Run) else candidate_view(facts, found)
     if as_json:
         print_json(view.to_json())
-        return
-    from scheduler.screens.details import candidate_screen, run_screen
-    from scheduler.screens.terminal import paint
+    else:
+        from scheduler.screens.details import candidate_screen, run_screen
+        from scheduler.screens.terminal import paint
 
-    paint(run_screen(view) if isinstance(view, RunView) else candidate_screen(view))
+        paint(run_screen(view) if isinstance(view, RunView) else candidate_screen(view))

@@ -8,24 +8,22 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import print_json
+from scheduler.lab import open_workspace, read_live
+from scheduler.views.facts import LabFacts
+from scheduler.views.status import read_status
 
 
 @click.command(short_help="What runs where, what waits.")
-@options.tag
-@options.as_json
+@options.reading
 def command(tag: str | None, as_json: bool) -> None:
     """Show the lab's baseline, its noise, its search and what that has spent, the slots, and what waits and why."""
-    from scheduler.lab import open_workspace, read_live
-    from scheduler.views.facts import LabFacts
-    from scheduler.views.status import read_status
-
     with open_workspace(tag) as space, space.ledger.snapshot():
         live = read_live(space.paths.live)
         view = read_status(LabFacts(space.ledger, space.lab, whole=False), live, time.time())
     if as_json:
         print_json(view.to_json())
-        return
-    from scheduler.screens.tables import status_screen
-    from scheduler.screens.terminal import paint
+    else:
+        from scheduler.screens.tables import status_screen
+        from scheduler.screens.terminal import paint
 
-    paint(status_screen(view))
+        paint(status_screen(view))

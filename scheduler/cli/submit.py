@@ -8,25 +8,20 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from scheduler.actions.candidate import pending_runs
+from scheduler.actions.submit import Submission, SubmitRequest, describe_outcome, last_sentence, submit
 from scheduler.cli import options
 from scheduler.cli.output import ANSWER_IS_NO, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.text import one_line
-from scheduler.lab import Workspace
-from scheduler.queue.progress import open_screen
+from scheduler.lab import Workspace, open_workspace
+from scheduler.queue.progress import open_screen, tidy
 from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
-
-if TYPE_CHECKING:
-    from scheduler.actions.submit import Submission
-    from scheduler.domain.candidate import Candidate
-    from scheduler.lab import Workspace
 
 
 @click.command(short_help="Queue candidates and run the queue.")
@@ -34,11 +29,8 @@ if TYPE_CHECKING:
 @click.option("--title", metavar="TEXT", help="What the idea is, in a line. Default: the worktree's last commit.")
 @click.option("--no-wait", is_flag=True, help="Only queue; whoever runs the queue takes it.")
 @click.option("--again", is_flag=True, help="Measure a program that was submitted before once more.")
-@options.address
-@options.slots
-@options.tag
-@options.dry_run
-@options.as_json
+@options.pool
+@options.changing
 def command(
     paths: tuple[Path, ...], title: str | None, no_wait: bool, again: bool,
     address: str | None, slots: int | None, tag: str | None, dry_run: bool, as_json: bool,
@@ -48,11 +40,6 @@ def command(
     Then run the queue until all is decided, or watch whoever runs it. Without PATHS: run what is queued.
     Exit code 3 when a path was refused; the good ones are queued all the same. 4 when the lab is paused.
     """
-    from scheduler.actions.submit import SubmitRequest, submit
-
-    pass
-    from scheduler.lab import open_workspace
-
     if not paths and (no_wait or dry_run):
         raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
     with open_workspace(tag) as space:
@@ -86,9 +73,6 @@ def _log(submission: Submission, *, dry_run: bool) -> None:
 
 def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: bool) -> None:
     """The candidates this was about, as they stand now, on stdout."""
-    from scheduler.actions.submit import describe_outcome, last_sentence
-    from scheduler.queue.progress import tidy
-
     if as_json:
         print_json({
             "tag": space.tag,
@@ -106,21 +90,14 @@ def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: b
 
 
 def _candidate_json(space: Workspace, candidate: Candidate) -> dict[str, object]:
-    from scheduler.actions.submit import last_sentence
-
     now = space.ledger.candidates.get(candidate.id, space.tag)
     standing = space.ledger.board(space.tag).of(now.id)
     return {
-        "candidate": now.id,
-        "name": now.name,
-        "title": one_line(now.title),
-        "state": now.state.value,
-        "commit": now.commit,
-        "base": now.base_id,
-        "val_bpb": standing.mean if standing.n else None,
+        "candidate": now.id, "name": now.name, "title": one_line(now.title), "state": now.state.value,
+        "commit": now.commit, "base": now.base_id, "val_bpb": standing.mean if standing.n else None,
         "runs": [run.id for run in space.ledger.runs.of_candidate(now.id)],
         "decision": one_line(last_sentence(space, now)),
-    }
+    }  # fmt: skip
 
 
 EXIT_CODES = {StopReason.DONE: 0, StopReason.INTERRUPTED: INTERRUPTED, StopReason.PAUSED: STOP_LOOPING}

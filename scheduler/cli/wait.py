@@ -20,8 +20,7 @@ REPORT_S = 8.0
 @click.command(short_help="Wait until a candidate or a run is over.")
 @click.argument("refs", nargs=-1, metavar="[IDS]...")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up after so long.")
-@options.tag
-@options.as_json
+@options.reading
 def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_json: bool) -> int:
     """Wait until all IDS (default: everything undecided) are decided. Runs nothing: `arsched submit` does.
 

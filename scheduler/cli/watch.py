@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import click
 
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json
 from scheduler.domain.errors import UsageProblem
-
-if TYPE_CHECKING:
-    from scheduler.views.status import Watcher
+from scheduler.lab import open_workspace
+from scheduler.views.status import Watcher
 
 EVERY_S = 1.0
 LINES = 24  # of a frame that goes into a pipe
@@ -21,42 +19,31 @@ LINES = 24  # of a frame that goes into a pipe
 
 @click.command(short_help="The lab live: slots, queue, leaderboard, staircase.")
 @click.option("--once", is_flag=True, help="Print one frame on stdout and end.")
-@options.tag
-@options.as_json
+@options.reading
 def command(once: bool, tag: str | None, as_json: bool) -> None:
     """Watch the slots, what the search has spent, the leaderboard with its errors and the staircase. Ctrl-C leaves.
 
     It reads only, and works whether or not the queue is run. Without a terminal it prints one frame; --json needs
     --once.
     """
-    from scheduler.lab import open_workspace
-    from scheduler.views.status import Watcher
-
     if as_json and not once:
         raise UsageProblem("--json prints one value, and watching never ends", "arsched watch --once --json")
     with open_workspace(tag) as space:
         watcher = Watcher(space.ledger, space.tag, space.paths.live)
         if as_json:
             print_json(watcher.look(time.time()).to_json())
-        elif once or not sys.stdout.isatty():
-            _print_once(watcher)
         else:
-            _redraw(watcher)
+            _draw(watcher, once or not sys.stdout.isatty())
 
 
-def _print_once(watcher: Watcher) -> None:
-    from scheduler.screens.terminal import paint, terminal_size
+def _draw(watcher: Watcher, once: bool) -> None:
+    """Once, or until Ctrl-C, with the terminal left as it was."""
+    from scheduler.screens.terminal import paint, redrawing, terminal_size
     from scheduler.screens.watch import watch_frame
 
-    width, height = terminal_size(LINES)
-    paint([watch_frame(watcher.look(time.time()), width, height)])
-
-
-def _redraw(watcher: Watcher) -> None:
-    """Until Ctrl-C. The terminal is left as it was."""
-    from scheduler.screens.terminal import redrawing
-    from scheduler.screens.watch import watch_frame
-
+    if once:
+        paint([watch_frame(watcher.look(time.time()), *terminal_size(LINES))])
+        return
     try:
         with redrawing() as draw:
             while True:

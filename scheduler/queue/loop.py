@@ -1,10 +1,4 @@
-"""The loop that runs a lab's queue, until nothing is queued, running or undecided.
-
-    collect   reports of the slots -> results in the ledger, or runs back in the queue
-    decide    the board -> promotions, repeats, discards
-    hook      a search, where one runs -> new candidates in the queue
-    place     queued runs -> free slots, unless the lab is paused
-    show      what the slots do -> the screen and the live file
+"""The loop that runs a lab's queue, until nothing is queued, running or undecided: collect, decide, hook, place, show.
 
 This file is the order of the steps and their pace; it keeps nothing that a crash would lose. Not covered: which
 process may run the queue, and where the pool comes from (runner.py).

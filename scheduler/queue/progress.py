@@ -138,15 +138,6 @@ def _busy_slot(space: Workspace, slot: Slot, run: Run, progress: Mapping[tuple[s
     candidate = space.ledger.candidates.get(run.candidate_id, space.tag)
     now = progress.get((run.id, run.state.attempt), Progress()) if isinstance(run.state, Running) else Progress()
     return LiveSlot(
-        slot=slot.id,
-        problem=slot.problem,
-        run=run.id,
-        candidate=candidate.id,
-        name=candidate.name,
-        kind=run.kind.value,
-        phase=now.phase,
-        elapsed_s=now.elapsed_s,
-        budget_s=now.budget_s,
-        step=now.step,
-        loss=now.loss,
-    )
+        slot.id, slot.problem, run.id, candidate.id, candidate.name, run.kind.value,
+        phase=now.phase, elapsed_s=now.elapsed_s, budget_s=now.budget_s, step=now.step, loss=now.loss,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab
@@ -48,8 +48,7 @@ class PoolHandle:
     kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
+class PoolOptions(NamedTuple):
     """`address` None: RAY_ADDRESS, else this machine alone. `slots` None: all there are."""
 
     address: str | None = None
@@ -215,10 +214,9 @@ def _lock(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BaseException as problem:
         os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
+        if isinstance(problem, BlockingIOError):
+            return None
         raise
     return descriptor

@@ -41,14 +41,9 @@ class Wait(View):
 
 
 def wait_for(
-    space: Workspace,
-    refs: Sequence[str],
-    *,
-    timeout_s: float | None,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-    report: Callable[[Wait], None],
-) -> Wait:
+    space: Workspace, refs: Sequence[str], *, timeout_s: float | None,
+    clock: Callable[[], float], sleep: Callable[[float], None], report: Callable[[Wait], None],
+) -> Wait:  # fmt: skip
     """Look again and again until all of `refs` have ended or the time has. `report` gets every look.
 
     `clock` in seconds of any origin. Raises UsageProblem for a ref that is not there.
@@ -72,15 +67,17 @@ def undecided(space: Workspace) -> tuple[str, ...]:
 
 
 def _look(space: Workspace, found: Candidate | Run) -> Awaited:
-    return _look_at_run(space, found) if isinstance(found, Run) else _look_at_candidate(space, found)
-
-
-def _look_at_candidate(space: Workspace, candidate: Candidate) -> Awaited:
-    standing = space.ledger.board(space.tag).of(candidate.id)
-    ok = candidate.state not in (CandidateState.FAILED, CandidateState.CANCELLED) and standing.n > 0
-    score = standing.mean if standing.n else None
-    over = _is_over(space, candidate)
-    return Awaited(candidate.id, one_line(candidate.name), over, ok, candidate.state.value, score)
+    if isinstance(found, Candidate):
+        standing, state = space.ledger.board(space.tag).of(found.id), found.state
+        ok = state not in (CandidateState.FAILED, CandidateState.CANCELLED) and standing.n > 0
+        score = standing.mean if standing.n else None
+        return Awaited(found.id, one_line(found.name), _is_over(space, found), ok, state.value, score)
+    verdict = found.state.result.verdict if isinstance(found.state, Finished) else None
+    score = verdict.val_bpb if isinstance(verdict, Scored) else None
+    name = one_line(space.ledger.candidates.get(found.candidate_id, space.tag).name)
+    status = one_line(verdict.status) if verdict else type(found.state).__name__.lower()
+    over = isinstance(found.state, Finished | Cancelled)
+    return Awaited(found.id, name, over, isinstance(verdict, Scored), status, score)
 
 
 def _is_over(space: Workspace, candidate: Candidate) -> bool:
@@ -88,17 +85,3 @@ def _is_over(space: Workspace, candidate: Candidate) -> bool:
     if candidate.state is CandidateState.BASELINE:
         return not any(isinstance(r.state, Queued | Running) for r in space.ledger.runs.of_candidate(candidate.id))
     return not candidate.state.undecided
-
-
-def _look_at_run(space: Workspace, run: Run) -> Awaited:
-    verdict = run.state.result.verdict if isinstance(run.state, Finished) else None
-    scored = verdict if isinstance(verdict, Scored) else None
-    name = one_line(space.ledger.candidates.get(run.candidate_id, space.tag).name)
-    return Awaited(
-        subject=run.id,
-        name=name,
-        over=isinstance(run.state, Finished | Cancelled),
-        ok=scored is not None,
-        status=one_line(verdict.status) if verdict else type(run.state).__name__.lower(),
-        val_bpb=scored.val_bpb if scored else None,
-    )

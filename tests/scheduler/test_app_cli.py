@@ -176,7 +176,7 @@ def test_a_machine_that_says_no_is_quoted(lab: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/some/place")
 
-    monkeypatch.setattr("scheduler.actions.candidate.new_worktree", refuse)
+    monkeypatch.setattr("scheduler.cli.new.new_worktree", refuse)
     done = arsched("new", "x")
     assert done.exit_code == 1 and f"error: {os.strerror(number)}: /some/place" in done.stderr
 
@@ -185,7 +185,7 @@ def test_a_defect_is_named_as_one_and_the_trace_is_there_on_request(lab: Path, m
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("scheduler.actions.candidate.new_worktree", fail)
+    monkeypatch.setattr("scheduler.cli.new.new_worktree", fail)
     done = arsched("new", "x")
     assert done.exit_code == 1 and "arsched has a defect: ZeroDivisionError" in done.stderr
     monkeypatch.setenv("ARSCHED_DEBUG", "1")
