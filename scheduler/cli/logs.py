@@ -44,10 +44,14 @@ def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: 
 
 
 def _follow(space: Workspace, run: Run) -> None:
-    """Wait for the run to begin, then print what it prints."""
     attempt = _begun(space, run).attempts
+
+    def is_over() -> bool:
+        state = space.ledger.runs.get(run.id, space.tag).state
+        return not (isinstance(state, Running) and state.attempt == attempt)
+
     with log_path(space, space.ledger.runs.get(run.id, space.tag)).open("rb") as file:
-        for text in follow_log(file, lambda: _is_over(space, run.id, attempt), lambda: time.sleep(LOOK_S)):
+        for text in follow_log(file, is_over, lambda: time.sleep(LOOK_S)):
             click.echo(text, nl=False)
             sys.stdout.flush()
 
@@ -66,8 +70,3 @@ def _begun(space: Workspace, run: Run) -> Run:
             reported_at = time.monotonic()
             log(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")
         time.sleep(LOOK_S)
-
-
-def _is_over(space: Workspace, run_id: str, attempt: int) -> bool:
-    now = space.ledger.runs.get(run_id, space.tag)
-    return not (isinstance(now.state, Running) and now.state.attempt == attempt)

@@ -70,7 +70,6 @@ class Arsched(click.Group):
         sys.exit(code or 0)
 
     def _answer(self, problem: Exception, *, as_json: bool) -> int:
-        """Print a problem and return the exit code."""
         if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
             # Python flushes stdout once more at exit; give it somewhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,7 +57,6 @@ def command(
 
 
 def _log(submission: Submission, *, dry_run: bool) -> None:
-    """Refusals, notes and what is queued, on stderr."""
     for note in submission.skipped:
         log(f"skipped   {one_line(note)}")
     for candidate in submission.known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import click
 
@@ -31,7 +32,7 @@ def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_
         chosen = refs or undecided(space)
         if not chosen:
             log("nothing is undecided")
-        report = _Reporter(space).report
+        report = _reporter(space)
         ended = wait_for(space, chosen, timeout_s=timeout_s, clock=time.monotonic, sleep=time.sleep, report=report)
     print_json(ended.to_json()) if as_json else print_text("\n".join(wait_lines(ended)))
     if ended.paused:
@@ -40,17 +41,17 @@ def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_
     return 0 if ended.all_ok else ANSWER_IS_NO
 
 
-class _Reporter:
+def _reporter(space: Workspace) -> Callable[[Wait], None]:
     """Shows on stderr what is still waited for: when that changes, and every few seconds while it does not."""
+    began_at, shown, shown_at = time.monotonic(), "", float("-inf")
 
-    def __init__(self, space: Workspace) -> None:
-        self._space, self._began_at = space, time.monotonic()
-        self._shown, self._shown_at = "", float("-inf")
-
-    def report(self, now: Wait) -> None:
+    def report(now: Wait) -> None:
+        nonlocal shown, shown_at
         line, at = waiting_line(now), time.monotonic()
-        if line == self._shown and at - self._shown_at <= REPORT_S:
+        if line == shown and at - shown_at <= REPORT_S:
             return
-        self._shown, self._shown_at = line, at
-        slots = usable_slots(self._space.tag, read_live(self._space.paths.live), time.time())
-        log(f"{at - self._began_at:5.0f} s  {line}{f'; {NOT_RUNNING}' if slots is None else ''}")
+        shown, shown_at = line, at
+        slots = usable_slots(space.tag, read_live(space.paths.live), time.time())
+        log(f"{at - began_at:5.0f} s  {line}{f'; {NOT_RUNNING}' if slots is None else ''}")
+
+    return report

@@ -112,7 +112,10 @@ class Collector:
     def _record(self, report: Done, run: Run) -> None:
         self._harvest(report)
         candidate = self._space.ledger.candidates.get(run.candidate_id, self._space.tag)
-        result = read_report(report, run, candidate, self._space.lab)
+        result = read_report(report)
+        strange = _mismatch(result, run, candidate, self._space.lab)
+        if strange:
+            result = infra_result("mismatch", f"{report.slot_id} judged something else: {strange}")
         if isinstance(result.verdict, Infra):
             self._requeue(key_of(report), f"{result.verdict.status}: {result.verdict.reason}", result)
         elif self._space.ledger.runs.record(run.id, report.attempt, result):
@@ -177,26 +180,19 @@ def _stop_if_possible(pool: Pool, slot_id: str, run_id: str, attempt: int) -> No
         pool.stop(slot_id, run_id, attempt)
 
 
-def read_report(
-    report: Done, run: Run | None = None, candidate: Candidate | None = None, lab: Lab | None = None
-) -> Result:
-    """The result in a report; an `infra` one when it cannot be read or is about something else.
-
-    It counts only when it is about what was ordered: this contract, cache, train.py and seed. Anything else is the
-    lab's fault, never the candidate's.
-    """
+def read_report(report: Done) -> Result:
+    """The result in a report; an `infra` one when it cannot be read."""
     try:
-        result = parse_result(report.result_text)
+        return parse_result(report.result_text)
     except ResultError as problem:
         return infra_result("result", f"{report.slot_id} sent no readable result: {problem}")
-    if run is None or candidate is None or lab is None:
-        return result
-    strange = _mismatch(result, run, candidate, lab)
-    return infra_result("mismatch", f"{report.slot_id} judged something else: {strange}") if strange else result
 
 
 def _mismatch(result: Result, run: Run, candidate: Candidate, lab: Lab) -> str:
-    """What the result is about that was not ordered; "" when all it says agrees."""
+    """What the result is about that was not ordered: contract, cache, train.py or seed; "" when all it says agrees.
+
+    A result with a mismatch is the lab's fault, never the candidate's.
+    """
     measured = result.measured
     pairs = (
         ("contract", measured.contract_digest, lab.contract_digest),

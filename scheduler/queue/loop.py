@@ -54,6 +54,7 @@ class Loop:
         self._space, self._pool, self._screen, self._interrupt = space, handle.pool, screen, interrupt
         self._runtime, self._lock, self._hook, self._clock = runtime, lock, hook, runtime.clock
         self._collector = Collector(space, handle, runtime, screen.say)
+        self.stop_all = self._collector.stop_all
         self._placer = Placer(space, handle.pool, runtime.clock, screen.say, runtime.timeouts.lease_s)
         self._decide_due = self._show_due = float("-inf")
         self._lost_slots_at: float | None = None
@@ -77,10 +78,6 @@ class Loop:
         self._show_interrupt(len(self._collector.held))
         self._ensure_ours()
         self.stop_all()
-
-    def stop_all(self) -> None:
-        """Stop what runs and queue it again. Raises PoolProblem, LabProblem, LedgerProblem."""
-        self._collector.stop_all()
 
     def _ensure_ours(self) -> None:
         """Before anything is collected or written: ledger and lock are still those that this process opened."""

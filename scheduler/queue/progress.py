@@ -106,10 +106,14 @@ def describe_slots(
 ) -> tuple[LiveSlot, ...]:
     """One entry for every slot with its run, the unusable included. `progress` by run and attempt."""
     on = {run.state.slot_id: run for run in space.ledger.runs.running(space.tag) if isinstance(run.state, Running)}
-    return tuple(
-        _busy_slot(space, slot, on[slot.id], progress) if slot.id in on else _free_slot(space, slot, pool_name)
-        for slot in slots
-    )
+    described = []
+    for slot in slots:
+        if slot.id in on:
+            described.append(_busy_slot(space, slot, on[slot.id], progress))
+        else:
+            other = "" if slot.pool == pool_name else f"of another pool: {slot.pool}"
+            described.append(LiveSlot(slot.id, problem_of(slot, space.lab) or other))
+    return tuple(described)
 
 
 def slots_line(live: Live) -> str:
@@ -127,11 +131,6 @@ def slots_table(live: Live) -> Group:
     ending = ", finishing what runs; Ctrl-C again stops it now" if live.stopping else ""
     note = f", {tidy(live.note)}" if live.note else ""
     return Group(*slots_screen(live.slots), Text(f"{live.queued} queued{note}{ending}"))
-
-
-def _free_slot(space: Workspace, slot: Slot, pool_name: str) -> LiveSlot:
-    problem = problem_of(slot, space.lab) or ("" if slot.pool == pool_name else f"of another pool: {slot.pool}")
-    return LiveSlot(slot.id, problem)
 
 
 def _busy_slot(space: Workspace, slot: Slot, run: Run, progress: Mapping[tuple[str, int], Progress]) -> LiveSlot:
