@@ -1,7 +1,6 @@
 """Candidates from paths into the queue: each one whole or not at all, whatever becomes of its neighbours.
 
-A path is a worktree, a folder with a train.py, or a single Python file. Not covered: running the queue
-(queue/runner.py); printing.
+A path is a worktree, a folder with a train.py, or a single Python file.
 """
 
 from __future__ import annotations
@@ -203,8 +202,7 @@ class NotACandidate(Exception):
 
 
 class SourceFile(NamedTuple):
-    """A train.py as found. `worktree` is None for plain folders and files; `changed` are the paths that differ from
-    its base."""
+    """A train.py as found. `worktree` is None for plain folders and files; `changed` differs from its base."""
 
     path: Path
     name: str

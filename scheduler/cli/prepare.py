@@ -20,6 +20,8 @@ from harness.contract import describe_references
 from scheduler.cli import options
 from scheduler.cli.output import print_json
 from scheduler.domain.errors import LabProblem
+from scheduler.lab import contract_ref, open_workspace
+from scheduler.node.judge_process import CODE_ROOT, site_folders
 
 
 @click.command(short_help="Build a contract's cache on this node.")
@@ -44,8 +46,6 @@ def command(
 
 def _of_lab(tag: str | None) -> str:
     """The contract of the lab; "cpu" where there is none, unless one was asked for."""
-    from scheduler.lab import contract_ref, open_workspace
-
     try:
         with open_workspace(tag) as space:
             return contract_ref(space.lab, space.paths.contract)
@@ -58,14 +58,11 @@ def _of_lab(tag: str | None) -> str:
 def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verify: bool) -> list[str]:
     """-P: a folder called harness where the command is run is not the judge's."""
     command = [sys.executable, "-P", "-m", "harness.prepare", "--contract", contract]
-    command += ["--from", str(brought)] if brought else []
-    return command + ["--verify"] * verify + ["--json"] * as_json
+    return command + (["--from", str(brought)] if brought else []) + ["--verify"] * verify + ["--json"] * as_json
 
 
 def run_program(command: Sequence[str]) -> int:
     """Run a program of the harness on our terminal. Returns its exit code, 130 when a signal ended it."""
-    from scheduler.node.judge_process import CODE_ROOT, site_folders
-
     path = [str(CODE_ROOT), *site_folders(os.environ.get("PYTHONPATH", ""))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     try:

@@ -2,7 +2,6 @@
 
 A result counts once, and only from the attempt that holds the run's lease. Its artefacts are on disk before it is
 recorded, and recorded before its slot may forget it, so after a crash anywhere in between asking again is enough.
-What a result means for the candidate is decide.py's.
 """
 
 from __future__ import annotations

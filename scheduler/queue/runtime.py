@@ -1,8 +1,7 @@
 """What a process needs to run a queue: pool, clock, intervals, timeouts, Ctrl-C as a question, and its locks.
 
-That there is Ray is known in `connect_ray` alone, and asked for late. Locks are released by the kernel when their
-process dies; one holds as long as its file is at its path, for where that was replaced another process can lock the
-new one. Who holds a lock is in the live file.
+Ray is known to `connect_ray` alone. Locks are released by the kernel when their process dies; one holds as long as its
+file is at its path, for where that was replaced another process can lock the new one.
 """
 
 from __future__ import annotations
@@ -171,10 +170,8 @@ class SchedulerLock:
     def ensure_held(self) -> None:
         """Raises LabProblem when the file was deleted, moved or replaced: another process may have the lock, too."""
         if not self.is_held():
-            hint = (
-                "stop whatever cleans up there (git clean -x, git stash --all, rm), and run the same command again: "
-                "what was recorded is in the ledger next to it"
-            )
+            again = "and run the same command again: what was recorded is in the ledger next to it"
+            hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm), {again}"
             raise LabProblem(f"{self._path} was deleted or replaced while this command held its lock", hint)
 
     def release(self) -> None:
