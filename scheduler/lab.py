@@ -52,9 +52,6 @@ class LabPaths:
     def log(self, run_id: str, attempt: int) -> Path:
         return self.run(run_id, attempt) / "run.log"
 
-    def candidate(self, name: str) -> Path:
-        return self.candidates / name
-
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

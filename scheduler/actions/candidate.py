@@ -33,7 +33,7 @@ def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWo
         raise CandidateRejected(f"{name!r} cannot name a candidate", hint)
     if reads_like_an_id(name):
         raise CandidateRejected(f"{name!r} reads like an id", "choose a name that says what the idea is: wider-mlp")
-    path, branch = space.paths.candidate(name), f"arsched/{space.tag}/{name}"
+    path, branch = space.paths.candidates / name, f"arsched/{space.tag}/{name}"
     made = NewWorktree(path, branch, space.baseline(), space.baseline_commit())
     if not dry_run:
         space.repo.add_worktree(made.path, made.commit, made.branch)

@@ -222,7 +222,7 @@ def _submit(space: Workspace, edits: Iterable[Edit]) -> tuple[Candidate, ...]:
     for edit in edits:
         if edit.name in names:
             continue
-        path = space.paths.candidate(edit.name)
+        path = space.paths.candidates / edit.name
         if not path.exists():
             new_worktree(space, edit.name)
         source = space.repo.read(space.baseline_commit(), "train.py").decode()
