@@ -6,25 +6,10 @@ GPU is (`harness.gpu_probe`).
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import sys
 
-from harness.containment import ContainmentError, contain
-
-_PR_SET_NO_NEW_PRIVS = 38  # as a candidate has it: no setuid nvidia-modprobe
-
-
-def namespaces_allowed() -> bool:
-    """Whether a judge's PID namespace can be made here; tried in a child process."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os._exit(contain("namespace", lambda containment: 0))
-        except ContainmentError:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+from harness.containment import forbid_new_privileges, namespaces_allowed
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +21,7 @@ def main(argv: list[str]) -> int:
 
         found |= {"torch": str(torch.__version__), "cuda_build": torch.version.cuda or ""}
         if argv == ["cuda"]:
-            ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            forbid_new_privileges()  # as a candidate has it: no setuid nvidia-modprobe
             torch.zeros(1, device="cuda")
             found["cuda"] = True
     except Exception as problem:  # torch raises whatever its libraries run into

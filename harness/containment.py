@@ -1,8 +1,7 @@
 """A PID namespace around a program, so that nothing that is spawned in it can outlive it; and death with the parent.
 
-Covers: probing whether the kernel lets us (with or without root), entering, passing signals on, and the fallback, a
-subreaper, which keeps escaped grandchildren below the program but cannot end them when that itself is killed -9.
-Not covered: what runs inside, and hiding files or the network from it.
+With or without root; signals are passed on. The fallback, a subreaper, keeps escaped grandchildren below the program
+but cannot end them when that itself is killed -9. Hides neither files nor the network from what runs inside.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def contain(wanted: Wanted, body: Body) -> int:
     stay so in `body`. Raises ContainmentError.
     """
     if wanted != "subreaper":
-        if _namespace_works():
+        if namespaces_allowed():
             return _run_in_namespace(body)
         if wanted == "namespace":
             raise ContainmentError("this machine does not allow PID namespaces (try --containment subreaper)")
@@ -65,26 +64,18 @@ def forbid_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _namespace_works() -> bool:
-    """Try the whole way in a throw-away child: half-way there is no way back."""
+def namespaces_allowed() -> bool:
+    """Whether a PID namespace can be made here: tried the whole way in a child, as half-way there is no way back."""
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(OSError):
             _unshare()
-            inner = os.fork()
-            if inner == 0:
-                _exit_after(_mount_proc)
+            if (inner := os.fork()) == 0:
+                _mount_proc()
+                os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) & 0xFF)
         os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def _exit_after(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError:
-        os._exit(1)
-    os._exit(0)
 
 
 def _run_in_namespace(body: Body) -> int:
@@ -102,7 +93,11 @@ def _run_in_namespace(body: Body) -> int:
 def _live_as_init(alive_read: int, body: Body) -> NoReturn:
     code = 1
     try:
-        _become_init(alive_read)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.read(alive_read, 1) != b"!":  # the outer process died before the line above could take effect
+            os._exit(1)
+        os.close(alive_read)
+        _mount_proc()
         code = body("namespace")
     except BaseException:
         traceback.print_exc()
@@ -111,14 +106,6 @@ def _live_as_init(alive_read: int, body: Body) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _become_init(alive_read: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.read(alive_read, 1) != b"!":  # the outer process died before the line above could take effect
-        os._exit(1)
-    os.close(alive_read)
-    _mount_proc()
 
 
 def _wait_forwarding(pid: int) -> int:

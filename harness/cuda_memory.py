@@ -1,8 +1,8 @@
 """Device memory of one process that another one maps: allocated and exported by the judge, opened by the candidate.
 
-Covers: CUDA IPC (both processes in one PID namespace) and memory named by a file descriptor (between containers, too),
-both through ctypes; page-locked host memory; errors by CUDA's own names. Not covered: who writes when. The descriptor's
-structures and constants are cuda.h's, "Virtual Memory Management" at https://docs.nvidia.com/cuda/cuda-driver-api/.
+CUDA IPC (both processes in one PID namespace), memory named by a file descriptor (between containers, too), page-locked
+host memory; all by ctypes. The descriptor's structures and constants are cuda.h's, "Virtual Memory Management" at
+https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
 
 from __future__ import annotations
@@ -173,10 +173,10 @@ class FdBuffer:
 
     def __init__(self, layout: Layout) -> None:
         with contextlib.ExitStack() as undo:
-            memory = _Memory(_Driver(), layout.logits_bytes)
-            allocation = memory.create(undo)
-            self.fds: tuple[int, ...] = (memory.export(allocation, undo),)
-            self.tensor = logits_tensor(memory.map(allocation, undo), layout)
+            memory = _Memory(layout.logits_bytes, undo)
+            allocation = memory.create()
+            self.fds: tuple[int, ...] = (memory.export(allocation),)
+            self.tensor = logits_tensor(memory.map(allocation), layout)
             self._undo = undo.pop_all()
 
     def close(self) -> None:
@@ -192,83 +192,73 @@ def open_fd_buffer(layout: Layout, fd: int) -> torch.Tensor:
     It stays open until the process ends. Raises CudaError, and torch's RuntimeError where there is no device.
     """
     with contextlib.ExitStack() as undo:
-        memory = _Memory(_Driver(), layout.logits_bytes)
-        tensor = logits_tensor(memory.map(memory.adopt(fd, undo), undo), layout)
+        memory = _Memory(layout.logits_bytes, undo)
+        tensor = logits_tensor(memory.map(memory.adopt(fd)), layout)
         undo.pop_all()
     return tensor
 
 
-class _Driver:
-    """The driver library, with a current context."""
+class _Memory:
+    """One allocation on the current device, by the driver library. Each step leaves in `undo` what takes it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, undo: contextlib.ExitStack) -> None:
         make_context()
         self._library = load("libcuda.so.1")
+        self._undo = undo
+        device = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(torch.cuda.current_device()))
+        self._location = _Location(_LOCATION_DEVICE, device.value)
+        self._properties = _Properties(_TYPE_PINNED, _HANDLE_POSIX_FD, self._location)
+        granule, flag = ctypes.c_size_t(), ctypes.c_int(_GRANULARITY_MINIMUM)
+        self._call("cuMemGetAllocationGranularity", ctypes.byref(granule), ctypes.byref(self._properties), flag)
+        self._size = ctypes.c_size_t(whole_granules(size, max(1, granule.value)))
 
-    def call(self, name: str, *arguments: Any) -> None:
+    def _call(self, name: str, *arguments: Any) -> None:
         """Raises CudaError with the name of the CUresult."""
-        code = self.attempt(name, *arguments)
-        if code != 0:
+        if (code := self._attempt(name, *arguments)) != 0:
             word = ctypes.c_char_p()
-            self.attempt("cuGetErrorName", ctypes.c_int(code), ctypes.byref(word))
+            self._attempt("cuGetErrorName", ctypes.c_int(code), ctypes.byref(word))
             raise CudaError(f"{name}: {word.value.decode() if word.value else f'CUresult {code}'}")
 
-    def attempt(self, name: str, *arguments: Any) -> int:
+    def _attempt(self, name: str, *arguments: Any) -> int:
         """The CUresult, for calls whose failure leaves nothing else to do. Raises CudaError for an unknown call."""
         try:
             return int(getattr(self._library, name)(*arguments))
         except AttributeError:
             raise CudaError(f"the driver has no {name}") from None
 
-
-class _Memory:
-    """One allocation on the current device. Each step leaves in `undo` what takes it back."""
-
-    def __init__(self, driver: _Driver, size: int) -> None:
-        self._driver = driver
-        device = ctypes.c_int()
-        driver.call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(torch.cuda.current_device()))
-        self._location = _Location(_LOCATION_DEVICE, device.value)
-        self._properties = _Properties(_TYPE_PINNED, _HANDLE_POSIX_FD, self._location)
-        granule = ctypes.c_size_t()
-        flag = ctypes.c_int(_GRANULARITY_MINIMUM)
-        driver.call("cuMemGetAllocationGranularity", ctypes.byref(granule), ctypes.byref(self._properties), flag)
-        self._size = ctypes.c_size_t(whole_granules(size, max(1, granule.value)))
-
-    def create(self, undo: contextlib.ExitStack) -> ctypes.c_ulonglong:
+    def create(self) -> ctypes.c_ulonglong:
         """Allocate; returns the allocation's handle in this process."""
         allocation = ctypes.c_ulonglong()
         properties, flags = ctypes.byref(self._properties), ctypes.c_ulonglong(0)
-        self._driver.call("cuMemCreate", ctypes.byref(allocation), self._size, properties, flags)
-        undo.callback(self._driver.attempt, "cuMemRelease", allocation)
+        self._call("cuMemCreate", ctypes.byref(allocation), self._size, properties, flags)
+        self._undo.callback(self._attempt, "cuMemRelease", allocation)
         return allocation
 
-    def export(self, allocation: ctypes.c_ulonglong, undo: contextlib.ExitStack) -> int:
+    def export(self, allocation: ctypes.c_ulonglong) -> int:
         """A descriptor that names the allocation anywhere on this machine."""
         fd = ctypes.c_int(-1)
         kind, flags = ctypes.c_int(_HANDLE_POSIX_FD), ctypes.c_ulonglong(0)
-        self._driver.call("cuMemExportToShareableHandle", ctypes.byref(fd), allocation, kind, flags)
-        undo.callback(os.close, fd.value)
+        self._call("cuMemExportToShareableHandle", ctypes.byref(fd), allocation, kind, flags)
+        self._undo.callback(os.close, fd.value)
         os.set_inheritable(fd.value, False)
         return fd.value
 
-    def adopt(self, fd: int, undo: contextlib.ExitStack) -> ctypes.c_ulonglong:
+    def adopt(self, fd: int) -> ctypes.c_ulonglong:
         """The allocation that another process exported."""
-        allocation = ctypes.c_ulonglong()
-        kind = ctypes.c_int(_HANDLE_POSIX_FD)
+        allocation, kind = ctypes.c_ulonglong(), ctypes.c_int(_HANDLE_POSIX_FD)
         address = ctypes.c_void_p(fd)  # the driver takes the number itself where other kinds of handle have an address
-        self._driver.call("cuMemImportFromShareableHandle", ctypes.byref(allocation), address, kind)
-        undo.callback(self._driver.attempt, "cuMemRelease", allocation)
+        self._call("cuMemImportFromShareableHandle", ctypes.byref(allocation), address, kind)
+        self._undo.callback(self._attempt, "cuMemRelease", allocation)
         return allocation
 
-    def map(self, allocation: ctypes.c_ulonglong, undo: contextlib.ExitStack) -> int:
+    def map(self, allocation: ctypes.c_ulonglong) -> int:
         """The address at which this process's device may read and write the allocation."""
-        driver, address, none = self._driver, ctypes.c_ulonglong(), ctypes.c_ulonglong(0)
-        align = ctypes.c_size_t(0)
-        driver.call("cuMemAddressReserve", ctypes.byref(address), self._size, align, none, none)
-        undo.callback(driver.attempt, "cuMemAddressFree", address, self._size)
-        driver.call("cuMemMap", address, self._size, ctypes.c_size_t(0), allocation, none)
-        undo.callback(driver.attempt, "cuMemUnmap", address, self._size)
+        address, none, no_size = ctypes.c_ulonglong(), ctypes.c_ulonglong(0), ctypes.c_size_t(0)
+        self._call("cuMemAddressReserve", ctypes.byref(address), self._size, no_size, none, none)
+        self._undo.callback(self._attempt, "cuMemAddressFree", address, self._size)
+        self._call("cuMemMap", address, self._size, no_size, allocation, none)
+        self._undo.callback(self._attempt, "cuMemUnmap", address, self._size)
         access = _Access(self._location, _ACCESS_READ_WRITE)
-        driver.call("cuMemSetAccess", address, self._size, ctypes.byref(access), ctypes.c_size_t(1))
+        self._call("cuMemSetAccess", address, self._size, ctypes.byref(access), ctypes.c_size_t(1))
         return address.value

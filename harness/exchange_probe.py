@@ -1,8 +1,7 @@
 """How fast each exchange passes logits on this machine, measured with both halves of the real thing.
 
-Covers: judge and candidate in two processes of their own, a candidate whose logits cost nothing, so that what is
-measured is poison, write, snapshot and reduction. Each exchange has fresh processes and a time limit of its own: one
-that crashes or hangs is a refusal with a reason. Not covered: what follows from a rate.
+The candidate's logits cost nothing, so that what is measured is poison, write, snapshot and reduction. Each exchange
+has two fresh processes and a time limit of its own: one that crashes or hangs is a refusal with a reason.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.protocol import EXCHANGE_NAMES, Closed, Layout, Op, ProtocolError, 
 
 if TYPE_CHECKING:
     from harness.judge.evaluation import Evaluation
-    from harness.logits_server import Buffer, Forward
+    from harness.logits_server import Forward
 
 _PROGRAM = (sys.executable, "-m", "harness.exchange_probe")
 _LIMIT_S = 60.0  # two imports of torch, two contexts, and some gigabytes at the slowest rate worth knowing
@@ -130,27 +129,13 @@ def _evaluate(sock: socket, evaluation: Evaluation) -> float:
     return time.perf_counter() - (begun_at or 0.0)
 
 
-def _constant_on_cpu(contract: Contract) -> Forward:
-    """Uniform logits in host memory."""
-    import numpy as np
-
-    row = np.zeros((contract.sequence_length, contract.vocab_size), np.float32)
-
-    class Constant:
-        def write(self, first: int, count: int, buffer: Buffer) -> None:
-            assert buffer.host is not None
-            buffer.host[:count] = row
-
-    return lambda tokens: Constant()
-
-
-def _constant_on_gpu(contract: Contract) -> Forward:
-    """Uniform logits as a model on the GPU leaves them, written by the code that writes a model's."""
+def _constant(contract: Contract, device: str) -> Forward:
+    """Uniform logits as a model on the device leaves them, written by the code that writes a model's."""
     import torch
 
     from harness.logits_server import TorchLogits
 
-    row = torch.zeros((1, contract.sequence_length, contract.vocab_size), device="cuda")
+    row = torch.zeros((1, contract.sequence_length, contract.vocab_size), device=device)
     return lambda tokens: TorchLogits(row.expand(len(tokens), -1, -1))
 
 
@@ -163,8 +148,7 @@ def main(half: str, fd: str, task: str) -> None:
         if half == "candidate":
             from harness.logits_server import serve
 
-            forward = _constant_on_cpu(contract) if device == "cpu" else _constant_on_gpu(contract)
-            serve(sock, forward, slices + 1, contract)
+            serve(sock, _constant(contract, device), slices + 1, contract)
             return
         with contextlib.suppress(Closed):  # the candidate's own last words say why
             sys.stdout.write(json.dumps(_judge(sock, contract, device, slices, name)) + "\n")

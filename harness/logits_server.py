@@ -1,8 +1,7 @@
 """The candidate's half of an evaluation: rows of the judge go through a model, logits go into a buffer of the judge's.
 
-Covers: mapping the judge's memory, one forward per batch of rows, its logits slice by slice in lock step; torch models,
-and their score in this process where no judge is. Not covered: the score under a judge, which the judge alone computes.
-Imports torch only for a model.
+One forward per batch of rows, its logits slice by slice in lock step. The judge alone computes the score, or this
+process where no judge is. Imports torch only for a model.
 """
 
 from __future__ import annotations
@@ -170,13 +169,6 @@ def forward_of(model: Any, contract: Contract) -> Callable[[NDArray[np.uint16]],
         return TorchLogits(logits.detach())
 
     return forward
-
-
-def free_device_memory() -> None:
-    """Give device memory that no tensor uses back: the judge needs a little of it next to the model."""
-    import torch
-
-    torch.cuda.empty_cache()
 
 
 def score_in_process(model: Any, batch_size: int, contract: Contract, cache: Cache) -> float:

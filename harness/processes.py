@@ -1,8 +1,8 @@
 """Process trees on Linux: who descends from a process, what CPU time the tree has used, and how to end it.
 
-Covers: descendants that called setsid or forked twice (they are re-parented to the subreaper, so still below it), CPU
-time with nanosecond clocks for living processes and kernel ticks for children they reaped. Not covered: a process
-that ignores SIGCHLD: of its short-lived children, the time since the last reading is lost.
+Descendants that called setsid or forked twice are re-parented to the subreaper, so still below it. CPU time is in
+nanoseconds for living processes, in ticks for children they reaped; of short-lived children of a process that ignores
+SIGCHLD, the time since the last reading is lost.
 """
 
 from __future__ import annotations
@@ -49,19 +49,11 @@ def children(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
                 found.extend(int(word) for word in file.read().split())
     except FileNotFoundError:
-        return found if os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children") else _children_by_scan(pid)
+        if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return [child for child, (parent, _) in _sightings().items() if parent == pid]
     except ProcessLookupError:
-        return found
+        pass
     return found
-
-
-def _children_by_scan(pid: int) -> list[int]:
-    return [child for child, parent in parents().items() if parent == pid]
-
-
-def parents() -> dict[int, int]:
-    """pid -> parent pid for every process in sight, read in one pass over /proc."""
-    return {pid: parent for pid, (parent, _) in _sightings().items()}
 
 
 def _sightings() -> dict[int, tuple[int, int]]:
@@ -102,11 +94,8 @@ class TreeClock:
     """
 
     def __init__(self, root: int, *, include_root: bool) -> None:
-        self._root = root
-        self._include_root = include_root
-        self._reaped_s = 0.0
-        self._kept_s = 0.0
-        self._last_s = 0.0
+        self._root, self._include_root = root, include_root
+        self._reaped_s = self._kept_s = self._last_s = 0.0
 
     def add_reaped(self, seconds: float) -> None:
         self._reaped_s += seconds
@@ -115,11 +104,9 @@ class TreeClock:
         living = sum(_process_s(pid) for pid in tree(self._root) if self._include_root or pid != self._root)
         now_s = living + self._reaped_s + self._kept_s
         # Ticks round the time of a child that has just been waited for: below a tick it is not a loss.
-        if now_s < self._last_s:
-            self._kept_s += self._last_s - now_s
-            now_s = self._last_s
-        self._last_s = now_s
-        return now_s
+        self._kept_s += max(0.0, self._last_s - now_s)
+        self._last_s = max(now_s, self._last_s)
+        return self._last_s
 
 
 def _process_s(pid: int) -> float:

@@ -1,13 +1,11 @@
 """What judge and candidate exchange: 24-byte messages over a SOCK_SEQPACKET socket, and the layout of shared memory.
 
-Covers: the message struct, sending, and receiving with every check that keeps a hostile peer out (length, truncation,
-unknown operation, smuggled descriptors); no pickle, no strings, no variable lengths. Not covered: which message is
-allowed when (harness.judge.protocol_session).
+No pickle, no strings, no variable lengths; receiving checks length, truncation, operation and smuggled descriptors.
+Which message is allowed when: harness.judge.protocol_session.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import enum
 import mmap
@@ -107,9 +105,8 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
     """Send one message whole. Raises Closed when the peer is gone, ProtocolError when it does not read what is sent."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sock.sendmsg([message.pack()], ancillary)
+        socket.send_fds(sock, [message.pack()], fds)
     except (BrokenPipeError, ConnectionResetError):
         raise Closed("the other side is gone") from None
     except BlockingIOError:
@@ -118,32 +115,29 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> No
 
 def receive(sock: socket.socket) -> Message:
     """Receive one message that carries no descriptors. Raises Closed, ProtocolError, BlockingIOError."""
-    message, fds = _receive(sock, ancillary_bytes=0)
-    assert not fds
-    return message
+    return _receive(sock, most_fds=0)[0]
 
 
 def receive_with_fds(sock: socket.socket) -> tuple[Message, tuple[int, ...]]:
     """Receive one message and its descriptors, which the caller closes; the candidate's side only."""
-    return _receive(sock, ancillary_bytes=socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize))
+    return _receive(sock, _MAX_FDS)
 
 
-def _receive(sock: socket.socket, ancillary_bytes: int) -> tuple[Message, tuple[int, ...]]:
-    data, ancillary, flags, _ = _read_packet(sock, ancillary_bytes)
-    fds = _descriptors(ancillary)
+def _receive(sock: socket.socket, most_fds: int) -> tuple[Message, tuple[int, ...]]:
+    data, fds, flags, _ = _read_packet(sock, most_fds)
     try:
-        return _checked(data, flags), fds
+        return _checked(data, flags), tuple(fds)
     except (Closed, ProtocolError):
         for fd in fds:
             os.close(fd)
         raise
 
 
-def _read_packet(sock: socket.socket, ancillary_bytes: int) -> Any:
+def _read_packet(sock: socket.socket, most_fds: int) -> tuple[bytes, list[int], int, Any]:
     # A peer that went without reading all we sent: the kernel says so once, ahead of what the peer itself had sent.
     for _ in range(2):
         with contextlib.suppress(ConnectionResetError):
-            return sock.recvmsg(MESSAGE_BYTES, ancillary_bytes)
+            return socket.recv_fds(sock, MESSAGE_BYTES, most_fds)
     raise Closed("the other side is gone")
 
 
@@ -157,14 +151,6 @@ def _checked(data: bytes, flags: int) -> Message:
     if not data:
         raise Closed("the other side is gone")
     return unpack(data)
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return tuple(fds)
 
 
 @dataclass(frozen=True, slots=True)

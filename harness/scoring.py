@@ -1,8 +1,7 @@
 """From logits and targets to bits per byte, for numpy arrays and torch tensors.
 
-Covers: log-sum-exp in float32, sums in float64, both byte counts from the same nats, refusal of anything not finite.
-Targets that stand for no bytes (special tokens) count in neither sum, as in evaluate_bpb of
-https://github.com/karpathy/autoresearch (prepare.py). Needs torch for tensors alone.
+Log-sum-exp in float32, sums in float64. Targets that stand for no bytes (special tokens) count in neither sum, as in
+evaluate_bpb of https://github.com/karpathy/autoresearch (prepare.py). Needs torch for tensors alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The candidate's side of a run: its contract, cache and seed, and the messages to its judge if there is one.
 
-Covers: finding out whether a judge is listening (JudgedSession) or train.py runs alone (Session), the budget clock,
-reports of progress. Not covered: batches (harness.loader) and evaluations (harness.logits_server). Imports numpy and
-torch only when rows or logits are asked for.
+Either a judge is listening (JudgedSession) or train.py runs alone (Session). Batches: harness.loader; evaluations:
+harness.logits_server. Imports numpy and torch only when rows or logits are asked for.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ class Session:
         """Random tokens are about to be served. Raises SessionError once training has begun."""
         if self._started_at is not None:
             raise SessionError("warmup_batches after the first training batch: warm up before training starts")
+        self._send(Message(Op.WARMING))
 
     def start(self) -> None:
         """The budget clock starts now, if it has not yet."""
@@ -85,12 +85,15 @@ class Session:
 
     def report_attention(self, name: str) -> None:
         """Report which attention kernel is in use: one of protocol.ATTENTION_NAMES."""
+        self._send(Message(Op.ATTENTION, count=ATTENTION_NAMES.index(name)))
 
     def report_memory_mb(self, peak_memory_mb: float) -> None:
         """Report the peak device memory so far, MiB."""
+        self._send(Message(Op.MEMORY, real=peak_memory_mb))
 
     def report_mfu(self, share: float) -> None:
         """Report the model FLOPs utilisation of the training: a share of the device's peak, 0 to 1."""
+        self._send(Message(Op.MFU, real=share))
 
     def evaluate(self, model: Any, batch_size: int) -> float:
         """val_bpb of `model` (int64 [b, T] -> logits [b, T, V]) over the contract's validation rows."""
@@ -100,6 +103,9 @@ class Session:
 
     def _clock_s(self) -> float:
         return time.monotonic() if self.contract.budget.clock == "wall" else self._tree_clock.read_s()
+
+    def _send(self, message: Message) -> None:
+        """To the judge, where there is one."""
 
 
 class JudgedSession(Session):
@@ -116,10 +122,6 @@ class JudgedSession(Session):
         self._last_report_at = -_REPORT_INTERVAL_S
         self._unsent_report: Message | None = None
         self._send(Message(Op.HELLO))
-
-    def warming(self) -> None:
-        super().warming()
-        self._send(Message(Op.WARMING))
 
     def start(self) -> None:
         self.open_train_rows()
@@ -151,23 +153,15 @@ class JudgedSession(Session):
             self._send(self._unsent_report)
             self._unsent_report = None
 
-    def report_attention(self, name: str) -> None:
-        self._send(Message(Op.ATTENTION, count=ATTENTION_NAMES.index(name)))
-
-    def report_memory_mb(self, peak_memory_mb: float) -> None:
-        self._send(Message(Op.MEMORY, real=peak_memory_mb))
-
-    def report_mfu(self, share: float) -> None:
-        self._send(Message(Op.MFU, real=share))
-
     def evaluate(self, model: Any, batch_size: int) -> float:
         import torch
 
-        from harness.logits_server import forward_of, free_device_memory
+        from harness.logits_server import forward_of
 
         if self.contract.device == "cuda":
             self.report_memory_mb(torch.cuda.max_memory_allocated() / 2**20)
-        return self.serve_logits(forward_of(model, self.contract), batch_size, free_device_memory)
+        # The judge needs a little device memory next to the model.
+        return self.serve_logits(forward_of(model, self.contract), batch_size, torch.cuda.empty_cache)
 
     def serve_logits(self, answer: Any, batch_size: int, make_room: Callable[[], None] = lambda: None) -> float:
         """Ask for the evaluation and answer it by a harness.logits_server.Forward; returns the judge's val_bpb."""
@@ -200,8 +194,7 @@ def _map_rows(rows: Any, epochs: Any, sequence_length: int) -> Rows:
 
 def _contract_reference() -> str:
     """ARSCHED_CONTRACT, else the lab's `.arsched/contract.json` above the working directory, else `cpu`."""
-    reference = os.environ.get(CONTRACT_ENV)
-    if reference:
+    if reference := os.environ.get(CONTRACT_ENV):
         return reference
     with contextlib.suppress(FileNotFoundError):
         here = Path.cwd()

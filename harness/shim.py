@@ -1,8 +1,7 @@
 """The last thing that runs before train.py in its process: binds the candidate to its judge, then execs it.
 
-`python shim.py JUDGE_PID CPUS PROGRAM [ARGUMENT...]`: CPUS is a comma-separated list, or `-` for no pinning. Covers:
-death with the judge, no new privileges, resource limits, affinity, nice 0, default signals. A sandbox has its place
-here, before the exec: this process has one thread, and what it gives up what is exec'ed cannot take back.
+`python shim.py JUDGE_PID CPUS PROGRAM [ARGUMENT...]`: CPUS is a comma-separated list, or `-` for no pinning. A sandbox
+has its place here, before the exec: this process has one thread, and what it gives up cannot be taken back.
 """
 
 from __future__ import annotations
@@ -32,7 +31,9 @@ def main(argv: list[str]) -> None:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     with contextlib.suppress(PermissionError):  # a niced parent that is not root cannot be undone
         os.setpriority(os.PRIO_PROCESS, 0, 0)
-    _default_signals()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.execv(command[0], command)
 
 
@@ -40,12 +41,6 @@ def _lower(limit: int, value: int) -> None:
     _, hard = resource.getrlimit(limit)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(limit, (value, value))
-
-
-def _default_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 if __name__ == "__main__":

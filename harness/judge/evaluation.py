@@ -1,14 +1,12 @@
 """One evaluation, as the judge conducts it: rows out, logits in, a score at the end.
 
-Covers: the plan of forwards and slices, lock-step numbering, snapshot before reduction, the next request going out
-before the last snapshot is reduced; which transports of logits a run has. Not covered: the transports themselves
-(exchange_*). Extra rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
+Lock-step numbering, snapshot before reduction, the next request going out before the last snapshot is reduced. Extra
+rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -45,11 +43,11 @@ def transports(contract: Contract, token_bytes: TokenBytes, exchange: str, *, on
     slice_rows = max(1, buffer_bytes // (contract.sequence_length * contract.vocab_size * 4))
     if not on_gpu:
         return Transports(slice_rows, (partial(HostExchange, token_bytes=token_bytes),))
-    from harness.judge.exchange_cuda import CudaHostExchange, fd_exchange, ipc_exchange
+    from harness.judge.exchange_cuda import CudaHostExchange, DeviceExchange
 
     openers: dict[str, OpenExchange] = {
-        "cuda-ipc": partial(ipc_exchange, token_bytes=token_bytes),
-        "cuda-fd": partial(fd_exchange, token_bytes=token_bytes),
+        "cuda-ipc": partial(DeviceExchange, token_bytes=token_bytes, by_fd=False),
+        "cuda-fd": partial(DeviceExchange, token_bytes=token_bytes, by_fd=True),
         "pinned": partial(CudaHostExchange, token_bytes=token_bytes, pinned=True),  # without page-locking it is host
         "host": partial(CudaHostExchange, token_bytes=token_bytes, pinned=False),
     }
@@ -57,8 +55,7 @@ def transports(contract: Contract, token_bytes: TokenBytes, exchange: str, *, on
     return Transports(slice_rows, tuple(openers[name] for name in chosen))
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
+class _Slice(NamedTuple):
     """Part of one forward whose logits fit the buffer; `fresh` holds the forward's token rows when it begins one."""
 
     fresh: NDArray[np.uint16] | None
@@ -77,8 +74,6 @@ class Evaluation:
         self._send = send
         self._slices = self._plan(rows)
         self._exchange: Exchange | None = None
-        self._has_offered = False
-        self._is_open = False
         self._refusals: list[ExchangeUnavailable | NoRoom] = []
         self._number = 0
         self._current: _Slice | None = None
@@ -89,8 +84,10 @@ class Evaluation:
     def on_message(self, message: Message) -> None:
         """Take ROOM, READY or DONE. Raises ProtocolError, NoRoom, ExchangeUnavailable, and the errors of a tally."""
         match message.op:
+            case Op.ROOM if self._exchange is not None:
+                raise ProtocolError("ROOM a second time")
             case Op.ROOM:
-                self._on_room()
+                self._offer_next()
             case Op.READY:
                 self._on_ready(message)
             case _:
@@ -102,22 +99,14 @@ class Evaluation:
             self._exchange.close()
             self._exchange = None
 
-    def _on_room(self) -> None:
-        """The candidate has made room: offer the first buffer."""
-        if self._has_offered:
-            raise ProtocolError("ROOM a second time")
-        self._has_offered = True
-        self._offer_next()
-
     def _on_ready(self, message: Message) -> None:
         """The candidate has opened the buffer, or cannot."""
         exchange = self._exchange
-        if exchange is None or self._is_open:
-            raise ProtocolError("READY a second time" if self._is_open else "READY before a buffer was offered")
+        if exchange is None or self.exchange is not None:
+            raise ProtocolError("READY before a buffer was offered" if exchange is None else "READY a second time")
         if message.count not in tuple(Opening):
             raise ProtocolError(f"READY with count {message.count}")
         if message.count != Opening.REFUSED:
-            self._is_open = True
             self.exchange = exchange.name(peer_pinned=message.count == Opening.PINNED)
             self._request_next()
         elif exchange.op in (Op.HOST_BUFFER, Op.PINNED_BUFFER):

@@ -1,8 +1,6 @@
 """Logits on the GPU: the judge's half, by shared device memory, or through host memory where none can be shared.
 
-Covers: the same exchange as on a CPU with the reduction on the device. The judge's context is made at the evaluation,
-not before: during training the whole device is the candidate's. Not covered: sharing device memory
-(harness.cuda_memory).
+The judge's context is made at the evaluation, not before: during training the whole device is the candidate's.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +24,19 @@ _OUT_OF_MEMORY = re.compile("out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_
 
 
 class DeviceExchange(Exchange):
-    """Token rows in shared memory, logits in device memory. Raises ExchangeUnavailable, NoRoom."""
+    """Token rows in shared memory, logits in device memory. Raises ExchangeUnavailable, NoRoom.
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes, name: str, op: Op, share: Callable[[Layout], Any]):
+    `by_fd`: the candidate opens the logits by a second descriptor, else by a CUDA IPC handle behind the token rows.
+    """
+
+    def __init__(self, layout: Layout, token_bytes: TokenBytes, *, by_fd: bool) -> None:
         with ExitStack() as undo:
             with _opening():
-                self._buffer = share(layout)
+                self._buffer = FdBuffer(layout) if by_fd else IpcBuffer(layout)
             undo.callback(self._buffer.close)
             super().__init__(layout, token_bytes, layout.device_bytes)
             undo.pop_all()
-        self.op = op
-        self._name = name
+        self.op = Op.FD_BUFFER if by_fd else Op.IPC_BUFFER
         handle = self._buffer.handle
         self._shared.memory[layout.logits_offset : layout.logits_offset + len(handle)] = handle
 
@@ -46,7 +45,7 @@ class DeviceExchange(Exchange):
         return (self._shared.fd, *self._buffer.fds)
 
     def name(self, *, peer_pinned: bool) -> str:
-        return self._name
+        return "cuda-fd" if self.op is Op.FD_BUFFER else "cuda-ipc"
 
     def poison(self) -> None:
         with _needing_room():
@@ -134,11 +133,3 @@ def _opening() -> Iterator[None]:
             yield
     except (CudaError, RuntimeError) as error:
         raise ExchangeUnavailable(str(error)) from error
-
-
-def ipc_exchange(layout: Layout, token_bytes: TokenBytes) -> DeviceExchange:
-    return DeviceExchange(layout, token_bytes, "cuda-ipc", Op.IPC_BUFFER, IpcBuffer)
-
-
-def fd_exchange(layout: Layout, token_bytes: TokenBytes) -> DeviceExchange:
-    return DeviceExchange(layout, token_bytes, "cuda-fd", Op.FD_BUFFER, FdBuffer)

@@ -1,7 +1,6 @@
 """Logits through shared host memory: the judge's half on a CPU.
 
-Covers: a sealed memfd (the candidate can neither shrink it under the judge nor grow it), NaN poison, private snapshots,
-scoring in numpy. Not covered: logits on a device (harness.judge.exchange_cuda).
+A sealed memfd, which the candidate can neither shrink under the judge nor grow; scoring in numpy.
 """
 
 from __future__ import annotations

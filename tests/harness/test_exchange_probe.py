@@ -33,7 +33,7 @@ def test_an_exchange_that_does_not_work_here_is_refused_with_a_reason(monkeypatc
     monkeypatch.setattr(cuda_memory, "make_context", no_context)
     ours, theirs = socket_pair()
     with theirs:
-        candidate = threading.Thread(target=run_candidate, args=(theirs, exchange_probe._constant_on_cpu(TINY), 2, []))
+        candidate = threading.Thread(target=run_candidate, args=(theirs, exchange_probe._constant(TINY, "cpu"), 2, []))
         candidate.start()
         with ours:
             answer = exchange_probe._judge(ours, TINY, "cuda", 1, "cuda-fd")

@@ -64,11 +64,11 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 def by_ipc(layout: Layout) -> exchange_cuda.DeviceExchange:
-    return exchange_cuda.ipc_exchange(layout, BYTES)
+    return exchange_cuda.DeviceExchange(layout, BYTES, by_fd=False)
 
 
 def by_fd(layout: Layout) -> exchange_cuda.DeviceExchange:
-    return exchange_cuda.fd_exchange(layout, BYTES)
+    return exchange_cuda.DeviceExchange(layout, BYTES, by_fd=True)
 
 
 class Pins:
