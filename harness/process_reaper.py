@@ -1,8 +1,8 @@
 """Runs one command and ends all that it starts: nothing outlives the command, a time limit or the reaper's owner.
 
 `python -P -m harness.process_reaper OPTIONS -- COMMAND...`. The owner holds the other end of a socket: the reaper
-writes one JSON line there when the command has ended, and kills everything when that end closes, however its owner
-died. Only a kill -9 of a reaper without a PID namespace leaves anything behind. Hides neither files nor the network.
+writes one JSON line there when the command has ended, and kills everything when that end closes. Only a kill -9 of a
+reaper without a PID namespace leaves anything behind. Hides neither files nor the network.
 """
 
 from __future__ import annotations

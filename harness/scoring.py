@@ -133,10 +133,8 @@ def tally_tensor(logits: torch.Tensor, targets: NDArray[np.uint16], token_bytes:
 
     chosen = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
     # A row at a time: the temporaries of a log-sum-exp over a whole slice would be as large as the slice.
-    rows = [_row_nll(row, row_targets) for row, row_targets in zip(logits, chosen, strict=True)]
+    rows = []
+    for row, row_targets in zip(logits, chosen, strict=True):
+        row_logits = row.float()
+        rows.append(row_logits.logsumexp(dim=-1) - row_logits.gather(-1, row_targets[:, None])[:, 0])
     return tally(checked_nll(torch.stack(rows).cpu().numpy()), targets, token_bytes)
-
-
-def _row_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()
-    return logits.logsumexp(dim=-1) - logits.gather(-1, targets[:, None])[:, 0]

@@ -1,7 +1,4 @@
-"""The judge's entry, `python -m harness.judge`: arguments, containment, then the run.
-
-Covers: keeping the judge itself small, on the run's cores, and at the priority of an ordinary process.
-"""
+"""The judge's entry, `python -m harness.judge`: arguments, containment, then the run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The judge's command line, parsed once into frozen arguments.
 
-Covers: reading and checking them; a usage error ends the process with exit code 2 before anything is written. Not
-covered: whether the cache, the device or the lock are there (that is found out in the run, and is `infra`).
+A usage error ends the process with exit code 2 before anything is written; whether cache, device and lock are there is
+found out in the run, and is `infra`.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ def parse_arguments(argv: list[str]) -> JudgeArgs:
         parser.error(f"--train {given.train}: {fault}")
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"--out {given.out}: is not a directory")
-    try:
-        device = _device(given.device, contract)
-    except ValueError as error:
-        parser.error(str(error))
-    if device is None and given.exchange not in ("auto", "host"):
+    on_cpu = contract.device == "cpu"
+    if on_cpu and given.device not in ("auto", "cpu"):
+        parser.error(f"--device {given.device}: contract {contract.name} runs on the CPU")
+    if given.device == "cpu" and not on_cpu:
+        parser.error(f"--device cpu: contract {contract.name} needs a GPU (try --contract cpu)")
+    if on_cpu and given.exchange not in ("auto", "host"):
         parser.error(f"--exchange {given.exchange}: contract {contract.name} runs on the CPU, where there is only host")
-    read = {"contract": contract, "train": given.train.resolve(), "out": given.out.resolve(), "device": device}
-    return JudgeArgs(**vars(given) | read)
+    read = {"contract": contract, "train": given.train.resolve(), "out": given.out.resolve()}
+    return JudgeArgs(**vars(given) | read | {"device": None if on_cpu else given.device})
 
 
 def _unreadable(train: Path) -> str | None:
@@ -137,13 +138,3 @@ def _cpus(text: str) -> tuple[int, ...]:
     if not cores:
         raise argparse.ArgumentTypeError(f"{text!r} names no core")
     return tuple(sorted(cores))
-
-
-def _device(wanted: str, contract: Contract) -> str | None:
-    if contract.device == "cpu":
-        if wanted not in ("auto", "cpu"):
-            raise ValueError(f"--device {wanted}: contract {contract.name} runs on the CPU")
-        return None
-    if wanted == "cpu":
-        raise ValueError(f"--device cpu: contract {contract.name} needs a GPU (try --contract cpu)")
-    return wanted

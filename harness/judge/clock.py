@@ -1,7 +1,7 @@
 """The budget clock and the phases of a run, as the judge reads them.
 
-Covers: seconds used since START on the contract's clock (wall, or CPU time of the process tree), whether that is within
-the budget, and how long each phase took. Not covered: what follows from running over (harness.judge.monitor).
+Seconds since START on the contract's clock: wall, or CPU time of the process tree. What follows from running over:
+harness.judge.monitor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ class BudgetClock:
     """Seconds of the contract's budget used since `begin`."""
 
     def __init__(self, budget: Budget, tree: TreeClock) -> None:
-        self._budget = budget
-        self._tree = tree
+        self._budget, self._tree = budget, tree
         self._begun_at: float | None = None
         self._begun_wall: float | None = None
 

@@ -1,8 +1,7 @@
 """Inductor's and Triton's caches from one run to another: copied in before the launch, copied out after a scored run.
 
-Covers: private writable copies, never links to the original; limits of bytes, entries and depth; a copy that is whole
-or absent; Triton's absolute paths, which would name the folder of the run that compiled. A failure costs one line on
-standard error and never the run. Not covered: whose caches may be kept, and how many (that is the scheduler's).
+Private writable copies, never links to the original, whole or absent, limited in bytes, entries and depth. A failure
+costs one line on standard error and never the run. Whose caches may be kept, and how many, is the scheduler's to say.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from harness.judge.output import opened
 
 INDUCTOR, TRITON = "inductor", "triton"  # below the run's folder of caches, and below a kept one
 LARGEST_BYTES = 2 << 30
@@ -59,7 +60,7 @@ def keep_caches(caches: Path, target: Path | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         try:
-            with _locked(temporary, fcntl.LOCK_EX), _opened(caches, os.O_DIRECTORY | os.O_NOFOLLOW) as left:
+            with _locked(temporary, fcntl.LOCK_EX), opened(caches, os.O_DIRECTORY | os.O_NOFOLLOW) as left:
                 copier = _Copier(file_mode=0o400)
                 copier.copy(left, temporary)
                 if copier.files:
@@ -99,11 +100,11 @@ class _Copier:
             raise OSError(errno.EFBIG, f"more than {MOST_ENTRIES} files and folders")
         mode = entry.stat(follow_symlinks=False).st_mode  # opening a FIFO or a device can have effects of its own
         if stat.S_ISDIR(mode):
-            with _opened(entry.name, os.O_DIRECTORY | os.O_NOFOLLOW, parent) as folder:
+            with opened(entry.name, os.O_DIRECTORY | os.O_NOFOLLOW, parent) as folder:
                 target.mkdir()
                 self.copy(folder, target, depth + 1)
         elif stat.S_ISREG(mode) and depth:
-            with _opened(entry.name, os.O_NONBLOCK | os.O_NOFOLLOW, parent) as file:
+            with opened(entry.name, os.O_NONBLOCK | os.O_NOFOLLOW, parent) as file:
                 self._copy_file(file, target)
 
     def _copy_file(self, source: int, target: Path) -> None:
@@ -140,22 +141,13 @@ def _name_the_copies(triton: Path) -> None:
 def _flush(folder: Path) -> None:
     """Have everything below on the disk: a file that a power cut has emptied would break every run seeded with it."""
     for path in folder.rglob("*"):
-        with _opened(path, os.O_NOFOLLOW) as fd:
+        with opened(path, os.O_NOFOLLOW) as fd:
             os.fsync(fd)
-
-
-@contextmanager
-def _opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager
 def _locked(folder: Path, kind: int) -> Iterator[int]:
     """An open folder under a lock that falls with this process; whoever removes folders here respects it."""
-    with _opened(folder, os.O_DIRECTORY) as fd:
+    with opened(folder, os.O_DIRECTORY) as fd:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
         yield fd

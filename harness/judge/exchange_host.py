@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from harness.protocol import Layout, Op
 from harness.scoring import Tally, TokenBytes, tally_logits
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
 
 class ExchangeUnavailable(Exception):
     """This transport of logits does not work here; the message names the reason."""
@@ -35,7 +33,7 @@ class SharedMemory:
     def __init__(self, size: int) -> None:
         self.fd = os.memfd_create("arsched-evaluation", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.memory = mmap.mmap(self.fd, size)
 
     def close(self) -> None:
@@ -51,7 +49,6 @@ class Exchange(ABC):
     op: Op
 
     def __init__(self, layout: Layout, token_bytes: TokenBytes, shared_bytes: int) -> None:
-        self.layout = layout
         self._token_bytes = token_bytes
         self._shared = SharedMemory(shared_bytes)
         self._tokens = layout.tokens(self._shared.memory)

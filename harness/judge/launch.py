@@ -1,8 +1,7 @@
 """Starting train.py: its private folders, its environment, and the process with its pipe, socket and shim.
 
-Covers: folders made afresh next to the output folder, the variables a candidate gets (an allow-list of the judge's, and
-what the contract prescribes), what is known of the process once it has ended. Not covered: watching it
-(harness.judge.monitor), and keeping it out of other folders (that is a sandbox's work).
+The folders are made afresh next to the output folder; of the judge's environment only an allow-list passes. Nothing
+here keeps the candidate out of other folders: that is a sandbox's work.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from harness.gpu_record import EXPECT_ENV
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import PhaseTimeline
 from harness.judge.compile_caches import INDUCTOR, TRITON
-from harness.judge.output import remove_hostile_tree
+from harness.judge.output import opened, remove_hostile_tree
 from harness.processes import Reaped, TreeClock, kill_descendants
 from harness.protocol import JUDGE_FD_ENV, socket_pair
 from harness.session import CONTRACT_ENV, SEED_ENV
@@ -45,10 +44,7 @@ class Scratch:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.work = root / "work"
-        self.home = root / "home"
-        self.temporary = root / "tmp"
-        self.caches = root / "cache"
+        self.work, self.home, self.temporary, self.caches = (root / name for name in ("work", "home", "tmp", "cache"))
         self.contract_path = root / "contract.json"
 
     @classmethod
@@ -70,12 +66,8 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete everything, folders a candidate has locked included; what cannot be deleted is left there."""
-        with contextlib.suppress(OSError):
-            above = os.open(self.root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                remove_hostile_tree(self.root.name, above)
-            finally:
-                os.close(above)
+        with contextlib.suppress(OSError), opened(self.root.parent, os.O_DIRECTORY) as above:
+            remove_hostile_tree(self.root.name, above)
 
 
 def candidate_environment(args: JudgeArgs, cache: Cache, scratch: Scratch, judge_fd: int) -> dict[str, str]:
@@ -123,23 +115,20 @@ def _pip_target_folders() -> list[str]:
 class CandidateProcess:
     """A train.py that has been started; every child of the judge is it or descends from it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket) -> None:
-        self.timeline = (
-            PhaseTimeline()
-        )  # from here on time is the candidate's, also while the judge still imports torch
+    def __init__(
+        self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket, *, own_namespace: bool
+    ) -> None:
+        # From here on time is the candidate's, also while the judge still imports torch.
+        self.timeline = PhaseTimeline()
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         self.log_fd = log_fd
         self.socket = sock
         # Orphans are re-parented to the judge, so the tree to time hangs from the judge, not from train.py.
         self.tree = TreeClock(os.getpid(), include_root=False)
-        self.ended: Reaped | None = None
+        self.ended: Reaped | None = None  # None while it lives
         self._process = process
-
-    @property
-    def exit_code(self) -> int | None:
-        """Exit code, negative for a signal; None while it lives."""
-        return None if self.ended is None else self.ended.exit_code
+        self._own_namespace = own_namespace
 
     def on_reaped(self, reaped: Reaped) -> None:
         """Book a process the judge has waited for: train.py itself, or an orphan it left behind."""
@@ -148,12 +137,14 @@ class CandidateProcess:
             self.ended = reaped
             self._process.returncode = reaped.exit_code  # the judge waits for every child itself; Popen need not
 
-    def end(self, *, own_namespace: bool) -> bool:
+    def end(self) -> bool:
         """Kill it and all it spawned; False when something would not die."""
-        return kill_descendants(self.on_reaped, own_namespace=own_namespace)
+        return kill_descendants(self.on_reaped, own_namespace=self._own_namespace)
 
 
-def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None) -> CandidateProcess:
+def launch(
+    args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None, *, own_namespace: bool
+) -> CandidateProcess:
     """Start train.py through the shim, in a session of its own, with an open end of the judge's socket."""
     ours, theirs = socket_pair()
     log_read, log_write = os.pipe()
@@ -171,4 +162,4 @@ def launch(args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None)
     )
     os.close(log_write)
     theirs.close()
-    return CandidateProcess(process, log_read, ours)
+    return CandidateProcess(process, log_read, ours, own_namespace=own_namespace)

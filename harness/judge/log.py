@@ -1,7 +1,6 @@
 """What people see of a run: its output in run.log, progress.json about twice a second, a line on standard error.
 
-Covers: draining the candidate's pipe without blocking and without growing, whatever comes through it; throttling. Not
-covered: reading anything into what was printed or reported.
+The candidate's pipe is drained without blocking and without growing, whatever comes through it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Watching one candidate: a single-threaded loop over socket, log, exit, signals and deadlines, until a verdict falls.
 
-Covers: what ends a run and in which order of precedence; after it nothing of the candidate is alive and the log is
-whole. Not covered: what is needed before a launch, and what becomes of the verdict (harness.judge.run).
+After it nothing of the candidate is alive and the log is whole.
 """
 
 from __future__ import annotations
@@ -42,23 +41,17 @@ class CandidateMonitor:
         candidate: CandidateProcess,
         output: OutputFolder,
         stop_signal: Callable[[], str | None],
-        *,
-        own_namespace: bool,
     ) -> None:
         contract, on_gpu = args.contract, args.device is not None
         if on_gpu:  # torch reads these at its import, which is the judge's first use of it
             os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": args.visible_devices}
-        self._contract = contract
-        self._candidate = candidate
-        self._stop_signal = stop_signal
-        self._own_namespace = own_namespace
+        self._contract, self._candidate, self._stop_signal = contract, candidate, stop_signal
         self._memory_kills_before = kernel_memory_kills()
         self._log = LogPump(candidate.log_fd, output.log_fd, int(contract.limits.log_mb * 2**20))
         self._clock = BudgetClock(contract.budget, candidate.tree)
         offered = transports(contract, TokenBytes.load(cache), args.exchange, on_gpu=on_gpu)
         self._session = ProtocolSession(args, cache, candidate, self._clock, offered)
         self._progress = JudgeProgress(output, contract.budget.seconds)
-        self._selector = selectors.DefaultSelector()
         self._look_again_at = 0.0
 
     def watch(self) -> JudgeVerdict:
@@ -68,12 +61,7 @@ class CandidateMonitor:
         """
         verdict = self._until_verdict()
         self._session.stop_clock()
-        if verdict is not None:
-            return verdict
-        killed_for_memory = kernel_memory_kills() > self._memory_kills_before
-        self._log.pump()
-        exit_code = self._candidate.exit_code or 0
-        return verdict_of_exit(exit_code, self._log.tail_text(), kernel_killed_for_memory=killed_for_memory)
+        return verdict
 
     def fill(self, result: JudgeResult) -> None:
         """Note what the run showed; call once everything of it is dead."""
@@ -87,36 +75,29 @@ class CandidateMonitor:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._candidate.end(own_namespace=self._own_namespace)
+        self._candidate.end()
         self._session.timeline.close()
         self._progress.end_line()
         self._log.finish()
         self._session.close()
 
-    def _until_verdict(self) -> JudgeVerdict | None:
-        """None when the candidate ended by itself before it was scored."""
-        with self._selector:
-            self._selector.register(self._session.socket, selectors.EVENT_READ, self._listen)
-            self._selector.register(self._log.fd, selectors.EVENT_READ, self._pump)
-            self._selector.register(self._candidate.pidfd, selectors.EVENT_READ, self._reap)
+    def _until_verdict(self) -> JudgeVerdict:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._session.socket, selectors.EVENT_READ, self._session.listen)
+            selector.register(self._log.fd, selectors.EVENT_READ, self._log.pump)
+            selector.register(self._candidate.pidfd, selectors.EVENT_READ, self._reap)
             while True:
-                for key, _ in self._selector.select(_TICK_S):
-                    key.data()
+                for key, _ in selector.select(_TICK_S):
+                    if not key.data():
+                        selector.unregister(key.fileobj)
                 if self._candidate.ended is not None:
-                    return self._after_exit()
+                    return self._after_exit(self._candidate.ended.exit_code)
                 if (verdict := self._session.verdict or self._look_around()) is not None:
                     return verdict
 
-    def _listen(self) -> None:
-        if not self._session.listen():
-            self._selector.unregister(self._session.socket)
-
-    def _pump(self) -> None:
-        if not self._log.pump():
-            self._selector.unregister(self._log.fd)
-
-    def _reap(self) -> None:
+    def _reap(self) -> bool:
         reap_all(self._candidate.on_reaped)
+        return True
 
     def _look_around(self) -> JudgeVerdict | None:
         """What no descriptor shows: signals, orphans, deadlines. A few times a second, however busy the log is."""
@@ -151,12 +132,16 @@ class CandidateMonitor:
                 return JudgeVerdict("timeout: startup", f"no training batch was taken within {limits.startup_s:g} s")
         return None
 
-    def _after_exit(self) -> JudgeVerdict | None:
+    def _after_exit(self, exit_code: int) -> JudgeVerdict:
         """What was sent just before the end still counts: a second EVAL, junk, a closing report."""
         for _ in range(_LAST_TURNS):
             if not self._session.listen():
                 break
-        if self._session.verdict is not None or self._session.score is None:
+        if self._session.verdict is not None:
             return self._session.verdict
-        code = self._candidate.exit_code
-        return JudgeVerdict("ok", "" if code == 0 else f"train.py ended with exit code {code} after its score")
+        if self._session.score is not None:
+            reason = "" if exit_code == 0 else f"train.py ended with exit code {exit_code} after its score"
+            return JudgeVerdict("ok", reason)
+        killed_for_memory = kernel_memory_kills() > self._memory_kills_before
+        self._log.pump()
+        return verdict_of_exit(exit_code, self._log.tail_text(), kernel_killed_for_memory=killed_for_memory)

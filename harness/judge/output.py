@@ -1,8 +1,7 @@
 """The output folder: the judge's own files, whatever a candidate does to the folder and to the names in it.
 
-Covers: claiming the folder (one judge at a time, no result of an earlier run left in it), writing whole files through
-a descriptor of it that is older than the candidate, taking back its names and its place once the candidate is dead,
-removing what the candidate left, and the result's digest for the judge's own parent. Not covered: the files' contents.
+One judge at a time claims it, with no result of an earlier run left in it, writes whole files through a descriptor that
+is older than the candidate, and takes back its names and its place once the candidate is dead.
 """
 
 from __future__ import annotations
@@ -51,7 +50,11 @@ class OutputFolder:
         What lies at the path instead of the folder is moved aside, never deleted: it may be the user's. Returns what
         had become of the folder, "" when it was where it belongs. Raises OSError.
         """
-        self._restore_modes()
+        for place, mode in self._modes:  # only the owner's rights that it and the folders above it had
+            with contextlib.suppress(OSError):
+                lost = mode & ~_mode_of(place) & stat.S_IRWXU
+                if lost and not place.is_symlink():
+                    place.chmod(_mode_of(place) | lost)
         fault = "" if _is_same(self._path, self._fd) else self._take_place()
         self._clear(RESULT_NAME)
         if self._progress is not None:
@@ -88,17 +91,13 @@ class OutputFolder:
             with contextlib.suppress(OSError):
                 remove_hostile_tree(aside, self._fd)
 
-    def _restore_modes(self) -> None:
-        """Give this folder and those on the way to it the owner's rights back that they had; nothing else changes."""
-        for place, mode in self._modes:
-            with contextlib.suppress(OSError):
-                lost = mode & ~_mode_of(place) & stat.S_IRWXU
-                if lost and not place.is_symlink():
-                    place.chmod(_mode_of(place) | lost)
-
     def _take_place(self) -> str:
         try:
-            _move_aside(self._path)
+            # What lies there, or a file or dangling link where a folder above it was.
+            for place in (self._path, *self._path.parents):
+                if place == self._path or not place.is_dir():
+                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                        place.rename(place.with_name(_random_name(place.name)))
             self._path.mkdir(parents=True)
             fresh = os.open(self._path, _FOLDER)
         except OSError:  # covered by a mount, or out of reach: the folder that was claimed is still the best place
@@ -147,14 +146,6 @@ def _remove_earlier_run(fd: int) -> None:
             remove_hostile_tree(name, fd)
 
 
-def _move_aside(path: Path) -> None:
-    """Free a path: what lies there, or a file or dangling link where a folder above it was. Raises OSError."""
-    for place in (path, *path.parents):
-        if place == path or not place.is_dir():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                place.rename(place.with_name(_random_name(place.name)))
-
-
 def _mode_of(folder: Path) -> int:
     return stat.S_IMODE(os.stat(folder, follow_symlinks=False).st_mode)
 
@@ -167,6 +158,16 @@ def _is_same(path: Path | str, fd: int, dir_fd: int | None = None) -> bool:
         return False
 
 
+@contextmanager
+def opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
+    """A descriptor to read `path` by, relative to the open `folder`. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def remove_hostile_tree(name: str, dir_fd: int) -> None:
     """Remove `name`, which lies in the folder `dir_fd`, with all that is in it; mounts stay. Raises OSError.
 
@@ -177,15 +178,12 @@ def remove_hostile_tree(name: str, dir_fd: int) -> None:
     while pending:
         folder = pending.pop()
         os.chmod(folder, stat.S_IRWXU, dir_fd=dir_fd)
-        fd = os.open(folder, _FOLDER, dir_fd=dir_fd)
-        try:
+        with opened(folder, _FOLDER, dir_fd) as fd:
             for entry in os.listdir(fd):
                 if not _unlink(entry, fd):
                     os.chmod(entry, stat.S_IRWXU, dir_fd=fd)
                     pending.append(_random_name(name))
                     os.rename(entry, pending[-1], src_dir_fd=fd, dst_dir_fd=dir_fd)
-        finally:
-            os.close(fd)
         os.rmdir(folder, dir_fd=dir_fd)
 
 
@@ -197,9 +195,8 @@ def _random_name(name: str) -> str:
 def _unlink(name: str, dir_fd: int) -> bool:
     """False for a folder."""
     try:
-        os.unlink(name, dir_fd=dir_fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dir_fd)
     except IsADirectoryError:
         return False
-    except FileNotFoundError:
-        pass
     return True

@@ -1,7 +1,7 @@
 """What the candidate may send when, and what the judge does about it: the state machine of one run.
 
-Covers: HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), the evaluation's messages from
-ROOM to END; every breach becomes a verdict. Not covered: deadlines, exits, logs (harness.judge.monitor).
+HELLO, WARMING, START (rows handed out, clock on), reports, EVAL (clock off), then the evaluation's messages from ROOM
+to END; every breach becomes a verdict. Deadlines, exits and logs: harness.judge.monitor.
 """
 
 from __future__ import annotations
@@ -38,11 +38,8 @@ class ProtocolSession:
     def __init__(
         self, args: JudgeArgs, cache: Cache, candidate: CandidateProcess, clock: BudgetClock, transports: Transports
     ) -> None:
-        self._contract = args.contract
-        self._expect_attention = args.expect_attention
-        self._cache = cache
-        self._clock = clock
-        self._transports = transports
+        self._contract, self._expect_attention = args.contract, args.expect_attention
+        self._cache, self._clock, self._transports = cache, clock, transports
         self._evaluation: Evaluation | None = None
         self.socket = candidate.socket
         self.socket.setblocking(False)
@@ -146,9 +143,8 @@ class ProtocolSession:
         if not 0 < batch_size < BATCH_SIZE_LIMIT:
             raise ProtocolError(f"an evaluation with batch size {batch_size}")
         if not self._clock.begun:
-            self.verdict = JudgeVerdict(
-                "invalid: no-start", "evaluate_bpb was called before any training batch was taken"
-            )
+            reason = "evaluate_bpb was called before any training batch was taken"
+            self.verdict = JudgeVerdict("invalid: no-start", reason)
             return
         self.stop_clock()
         if self._clock.is_over():

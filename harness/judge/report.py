@@ -1,8 +1,7 @@
 """Verdicts, and result.json: everything a run proved, in one file.
 
-Covers: the exit code of each kind of verdict, reading an exit without a score, the result's format, what it names of
-the machine (no torch is imported, no GPU touched). Not covered: when a verdict falls (harness.judge.monitor) and
-writing files (harness.judge.output).
+What it names of the machine is found without torch and without touching a GPU. When a verdict falls:
+harness.judge.monitor; writing files: harness.judge.output.
 """
 
 from __future__ import annotations
@@ -128,8 +127,7 @@ class JudgeResult:
     """Facts of one run, as its steps find them out; what is not known is None, and null in the file."""
 
     def __init__(self, args: JudgeArgs, containment: Containment) -> None:
-        self._args = args
-        self._containment = containment
+        self._args, self._containment = args, containment
         self._begun_at = time.monotonic()
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.train_py = args.train.read_bytes()
@@ -139,7 +137,7 @@ class JudgeResult:
         self.telemetry = Telemetry()
         self.exchange: str | None = None
         self.phases_s: dict[str, float | None] = dict.fromkeys(PHASES)
-        self.used_s: float | None = None
+        self.used_s: float | None = None  # both None when training never began
         self.train_wall_s: float | None = None
         self.ended: Reaped | None = None
         self.log_truncated = False
@@ -169,7 +167,7 @@ class JudgeResult:
                 "clock": budget.clock,
                 "limit_s": budget.seconds,
                 "used_s": self.used_s,  # on that clock
-                "train_wall_s": self.train_wall_s,  # null when training never began
+                "train_wall_s": self.train_wall_s,
             },
             "training": {
                 "steps": report.step,

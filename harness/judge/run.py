@@ -1,7 +1,6 @@
 """One run from launch to result.json: the judge's table of contents.
 
-Covers: output folder, lock, cache, launch, watching, end, and the result, which is written last whatever happened
-before; the signals that stop the judge. Not covered: each of those steps (their modules), reading the command line.
+Output folder, lock, cache, launch, watching, end, and the result, which is written last whatever happened before.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ def run_judge(args: JudgeArgs, containment: Containment) -> int:
 def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, output: OutputFolder) -> JudgeVerdict:
     try:
         with hold_lock(args.lock, interrupt) as lock_fd:
-            result.cache = _open_cache(args)
-            return _run_candidate(args, result.cache, result, interrupt, output, lock_fd)
+            return _run_candidate(args, result, interrupt, output, lock_fd)
     except InfraFailure as failure:
         return failure.verdict
     except OSError as error:
@@ -68,26 +66,19 @@ def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, outp
 
 
 def _run_candidate(
-    args: JudgeArgs,
-    cache: Cache,
-    result: JudgeResult,
-    interrupt: JudgeInterrupt,
-    output: OutputFolder,
-    lock_fd: int | None,
+    args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, output: OutputFolder, lock_fd: int | None
 ) -> JudgeVerdict:
-    own_namespace = interrupt.own_namespace
+    cache = result.cache = _open_cache(args)
     scratch = Scratch.make(args.out, args.contract, result.train_py)
     try:
         result.seeded = seed_caches(args.seed_caches, scratch.caches)
-        candidate = launch(args, cache, scratch, lock_fd)
+        candidate = launch(args, cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
         try:
-            with CandidateMonitor(
-                args, cache, candidate, output, interrupt.signal_name, own_namespace=own_namespace
-            ) as monitor:
+            with CandidateMonitor(args, cache, candidate, output, interrupt.signal_name) as monitor:
                 verdict = monitor.watch()
             monitor.fill(result)
         finally:
-            all_dead = candidate.end(own_namespace=own_namespace)
+            all_dead = candidate.end()
         if all_dead and verdict.status == "ok":
             keep_caches(scratch.caches, args.keep_caches)
     finally:
@@ -157,10 +148,7 @@ class JudgeInterrupt:
             info = signal.sigtimedwait(FORWARDED_SIGNALS, 0)
             if info is None:
                 return None
-            if not self._is_the_candidates(info.si_pid):
+            # Processes outside the judge's namespace have no number inside it: they, and the terminal, send as 0.
+            if not (info.si_pid > 0 if self.own_namespace else info.si_pid in descendants(os.getpid())):
                 self._name = signal.Signals(info.si_signo).name
         return self._name
-
-    def _is_the_candidates(self, sender: int) -> bool:
-        # Processes outside the judge's namespace have no number inside it: they, and the terminal, send as 0.
-        return sender > 0 if self.own_namespace else sender in descendants(os.getpid())

@@ -114,7 +114,8 @@ def test_the_phases_begin_with_the_launch_not_with_the_listening() -> None:
     """On a GPU contract the judge imports torch in between, for seconds."""
     judge, child = socket.socketpair()
     with judge, child:
-        candidate = CandidateProcess(SimpleNamespace(pid=os.getpid()), log_fd=-1, sock=judge)  # type: ignore[arg-type]
+        process = SimpleNamespace(pid=os.getpid())
+        candidate = CandidateProcess(process, -1, judge, own_namespace=False)  # type: ignore[arg-type]
         os.close(candidate.pidfd)
         args = SimpleNamespace(contract=None, expect_attention=None)
         clock = BudgetClock(WALL, FakeTree())
