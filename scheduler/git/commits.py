@@ -35,14 +35,22 @@ class GitObject(NamedTuple):
     data: bytes
 
 
+def find(folder: Path, name: str) -> str | None:
+    """Full id of an object, like "HEAD" or "<commit>:train.py"; None when there is none of that name."""
+    status, output, _ = try_git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    return line(output) if status == 0 else None
+
+
 def resolve(folder: Path, revision: str) -> str:
     """Full id of a commit. Raises GitProblem when there is none of that name."""
-    status, output, _ = try_git(
-        folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
-    )
-    if status != 0:
-        raise GitProblem(f"no commit {revision!r} in {folder}", "see `git log`")
-    return line(output)
+    commit = find(folder, f"{revision}^{{commit}}")
+    if commit is None:
+        raise no_commit(folder, revision)
+    return commit
+
+
+def no_commit(folder: Path, revision: str = "HEAD") -> GitProblem:
+    return GitProblem(f"no commit {revision!r} in {folder}", "see `git log`")
 
 
 def read_objects(folder: Path, *names: str) -> tuple[GitObject | None, ...]:
@@ -68,15 +76,15 @@ def make_commit(
 ) -> str:
     """A commit on `parent`, whose tree object is `tree`, with train.py replaced by `blob` or added. Returns its id."""
     mode = "100644"
-    entries = []
+    entries = b""
     for entry_mode, name, object_id in _tree_entries(tree, len(blob) // 2):
         if name == TRAIN_PY.encode():
             mode = entry_mode if entry_mode.startswith("100") else mode
         else:
             kind = {"40000": "tree", "160000": "commit"}.get(entry_mode, "blob")
-            entries.append(f"{entry_mode} {kind} {object_id}\t".encode() + name)
-    entries.append(f"{mode} blob {blob}\t{TRAIN_PY}".encode())
-    new_tree = line(run_git(folder, "mktree", "-z", data=b"\0".join(entries) + b"\0"))
+            entries += f"{entry_mode} {kind} {object_id}\t".encode() + name + b"\0"
+    entries += f"{mode} blob {blob}\t{TRAIN_PY}\0".encode()
+    new_tree = line(run_git(folder, "mktree", "-z", data=entries))
     text = compose(message, trailers or {}).encode("utf-8", "replace")
     return line(run_as_user(folder, "commit-tree", new_tree, "-p", parent, data=text))
 
@@ -95,9 +103,9 @@ def compose(message: str, trailers: Mapping[str, str]) -> str:
     for key in trailers:
         if not _TRAILER_KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no name for a trailer")
-    lines = [f"{key}: {' '.join(str(value).split())}" for key, value in trailers.items()]
+    lines = [f"{key}: {' '.join(str(value).split())}\n" for key, value in trailers.items()]
     body = message.replace("\0", " ").strip() or "(no message)"
-    return "\n\n".join([body, *(["\n".join(lines).replace("\0", " ")] if lines else [])]) + "\n"
+    return "\n".join([f"{body}\n", *(["".join(lines).replace("\0", " ")] if lines else [])])
 
 
 def merge_file(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
@@ -148,7 +156,7 @@ def run_git(folder: Path, *arguments: str, data: bytes = b"", environment: Mappi
     """Standard output of `git ARGUMENTS` in `folder`, with `data` on its input. Raises GitProblem when it fails."""
     status, output, errors = try_git(folder, *arguments, data=data, environment=environment)
     if status != 0:
-        raise _problem(arguments[0], errors)
+        raise git_problem(arguments[0], errors)
     return output
 
 
@@ -192,7 +200,7 @@ def check_access(git_folder: Path) -> None:
     except FileNotFoundError:
         raise _no_git() from None
     if done.returncode != 0:
-        raise _problem("rev-parse", done.stderr.decode("utf-8", "replace"))
+        raise git_problem("rev-parse", done.stderr.decode("utf-8", "replace"))
 
 
 def git_version() -> str:
@@ -219,7 +227,8 @@ def _no_git() -> GitProblem:
     return GitProblem("git cannot be run", "see that git is installed and on the PATH")
 
 
-def _problem(command: str, errors: str) -> GitProblem:
+def git_problem(command: str, errors: str) -> GitProblem:
+    """What git said when a command failed, with a hint where there is one."""
     reasons = [text for text in errors.strip().splitlines() if text.strip()]
     hint = next((hint for sign, hint in _HINTS.items() if sign in errors), "")
     what = "; ".join(text.removeprefix("fatal: ").removeprefix("error: ") for text in reasons[:3])

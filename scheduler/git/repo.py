@@ -16,9 +16,12 @@ from scheduler.domain.errors import GitProblem, LabProblem
 from scheduler.git import worktrees
 from scheduler.git.commits import (
     check_access,
+    find,
+    git_problem,
     line,
     make_commit,
     merge_file,
+    no_commit,
     read_objects,
     resolve,
     run_as_user,
@@ -43,7 +46,8 @@ class Repo:
         start = start.resolve()
         for folder in (start, *start.parents):
             git_folder = git_folder_of(folder)
-            if git_folder is not None or _is_git_folder(folder):
+            is_bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+            if git_folder is not None or is_bare:
                 break
         else:
             hint = "run arsched inside a clone of autoresearch (or `git init` first)"
@@ -86,20 +90,16 @@ class Repo:
         blob = line(run_git(self.root, "hash-object", "-w", "--stdin", data=data))
         (tree,) = read_objects(self.root, f"{parent}^{{tree}}")
         if tree is None:
-            raise GitProblem(f"no commit {parent!r} in {self.root}", "see `git log`")
+            raise no_commit(self.root, parent)
         return make_commit(self.root, parent, blob, tree.data, message, trailers)
 
-    @staticmethod
-    def merge_train_py(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
-        """`ours` with what changed from `base` to `theirs`; None when that conflicts with what `ours` changed."""
-        return merge_file(ours, base, theirs)
+    merge_train_py = staticmethod(merge_file)
 
     # Branches and refs.
 
     def branch_commit(self, name: str) -> str | None:
         """The commit a branch is at; None when there is no such branch."""
-        status, output, _ = try_git(self.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{name}^{{commit}}")
-        return line(output) if status == 0 else None
+        return find(self.root, f"refs/heads/{name}^{{commit}}")
 
     def create_branch(self, name: str, commit: str) -> None:
         """Raises LabProblem when the branch exists, GitProblem when git refuses the name."""
@@ -155,12 +155,16 @@ class Repo:
     def _refused(self, ref: str, errors: str) -> GitProblem:
         if try_git(self.root, "check-ref-format", ref)[0] != 0:
             return GitProblem(f"{ref!r} is no valid name in git", "use letters, digits, '-', '_' and '.'")
-        return GitProblem(f"git update-ref failed: {errors.strip().removeprefix('fatal: ')}")
+        return git_problem("update-ref", errors)
 
     # Worktrees.
 
     def add_worktree(self, path: Path, commit: str, branch: str | None) -> None:
-        """A new worktree at `path` with `commit` on a new branch (None: detached). Safe from several processes."""
+        """Check `commit` out in a new folder, on a new branch (None: detached). Safe from several processes.
+
+        A branch left behind at this very commit is used again. Raises GitProblem when the folder is not empty, or the
+        branch is elsewhere or holds other commits.
+        """
         with worktrees_lock(self.common_dir):
             worktrees.add_worktree(self.root, path, commit, branch)
 
@@ -184,12 +188,7 @@ class Repo:
             raise LabProblem(f"{path} is no worktree of {self.root}", "make one with `arsched new NAME`")
         return worktrees.inspect(path, bases)
 
-    def commit_worktree(self, path: Path, message: str) -> tuple[str, bytes]:
-        """Commit train.py, and only that, as it stands in a worktree.
-
-        Returns the commit (HEAD when nothing was changed) and train.py as git has it: line ends may be git's.
-        """
-        return worktrees.commit_train_py(path, message)
+    commit_worktree = staticmethod(worktrees.commit_train_py)
 
     def exclude(self, patterns: Sequence[str]) -> tuple[str, ...]:
         """Have git ignore patterns like "/.arsched/" or "/candidates/*" in this clone alone: in .git/info/exclude.
@@ -222,11 +221,6 @@ def create_repo(folder: Path, message: str) -> None:
     Raises GitProblem. Works without a configured user and inside another repository's checkout.
     """
     run_git(folder, "init", "--quiet", "--initial-branch", "main")
-    status, _, _ = try_git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    if status != 0:
+    if find(folder, "HEAD") is None:
         run_git(folder, "add", "--all")
         run_as_user(folder, "commit", "--quiet", "--no-gpg-sign", "--message", message)
-
-
-def _is_git_folder(folder: Path) -> bool:
-    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()

@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.domain.errors import CandidateRejected, GitProblem
-from scheduler.git.commits import TRAIN_PY, line, make_commit, names, read_objects, resolve, run_git, try_git
+from scheduler.git.commits import (
+    TRAIN_PY,
+    find,
+    line,
+    make_commit,
+    names,
+    no_commit,
+    read_objects,
+    resolve,
+    run_git,
+    try_git,
+)
 
 LOCK_TIMEOUT_S = 120.0
 _BRANCHES = "refs/heads/"
@@ -50,15 +61,13 @@ def worktrees_lock(common_dir: Path) -> Iterator[None]:
 
     lock = FileLock(common_dir / "arsched-worktrees.lock", timeout=LOCK_TIMEOUT_S)
     try:
-        lock.acquire()
+        held = lock.acquire()
     except Timeout:
         raise GitProblem(f"the worktrees of {common_dir} stayed locked for {LOCK_TIMEOUT_S:g} s") from None
     except OSError as problem:
         raise GitProblem(f"cannot lock {common_dir}: {problem.strerror}", "is the repository writable?") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def list_worktrees(folder: Path) -> tuple[Worktree, ...]:
@@ -66,20 +75,26 @@ def list_worktrees(folder: Path) -> tuple[Worktree, ...]:
     status, output, _ = try_git(folder, "worktree", "list", "--porcelain", "-z")
     if status != 0:  # before git 2.36: a newline in a path is then misread, nothing else
         output = run_git(folder, "worktree", "list", "--porcelain").replace(b"\n", b"\0")
-    return tuple(_parse_worktree(names(block)) for block in output.split(b"\0\0") if block.strip(b"\0"))
+    found = []
+    for block in filter(None, output.split(b"\0\0")):
+        values = dict(field.partition(" ")[::2] for field in names(block))
+        branch = values["branch"].removeprefix(_BRANCHES) if "branch" in values else None
+        found.append(Worktree(Path(values["worktree"]), branch, "bare" in values))
+    return tuple(found)
 
 
 def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> None:
-    """Check `commit` out in a new folder, on a new branch (None: detached). Caller holds the lock.
-
-    A branch left behind at this very commit is used again. Raises GitProblem when the folder is not empty, or the
-    branch is elsewhere or holds other commits.
-    """
+    """See `Repo.add_worktree`. Caller holds the lock."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise GitProblem(f"{path} exists already", "choose another name, or submit what is there")
-    _forget_deleted(root, path)
-    how = ["--detach"] if branch is None else _on_branch(root, branch, commit)
-    what = commit if branch is None or how else branch
+    if not path.exists():  # perhaps deleted by hand
+        _forget(root, path, "--force")
+    how, what = ["--detach"], commit
+    if branch is not None:
+        left = find(root, f"{_BRANCHES}{branch}")
+        how, what = ([], branch) if left else (["-b", branch, "--no-track"], commit)
+        if left and left != resolve(root, commit):
+            raise GitProblem(f"the branch {branch!r} exists and holds other commits", "choose another name")
     run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
 
 
@@ -89,8 +104,14 @@ def drop_worktree(root: Path, path: Path) -> None:
         _delete(path)
     except OSError as problem:
         raise GitProblem(f"cannot delete {path}: {problem.strerror}", "delete it by hand") from None
-    if path.parent.resolve() / path.name in {worktree.path for worktree in list_worktrees(root)[1:]}:
-        run_git(root, "worktree", "remove", "--force", "--force", "--", str(path.parent.resolve() / path.name))
+    _forget(root, path, "--force", "--force")  # even where it was locked
+
+
+def _forget(root: Path, path: Path, *force: str) -> None:
+    """Drop git's memory of a worktree whose folder is gone."""
+    path = path.parent.resolve() / path.name
+    if path in {worktree.path for worktree in list_worktrees(root)[1:]}:
+        run_git(root, "worktree", "remove", *force, "--", str(path))
 
 
 def git_folder_of(folder: Path) -> Path | None:
@@ -113,13 +134,13 @@ def common_folder_of(git_folder: Path) -> Path:
 
 
 def inspect(path: Path, bases: Sequence[str]) -> WorktreeState:
-    """What a worktree holds, against the last of the commits `bases` that its HEAD descends from.
-
-    That is the last of all when it descends from none. `bases` is a line of descent, oldest first. Raises GitProblem
-    when there is no commit.
-    """
+    """See `Repo.inspect`. Raises GitProblem when there is no commit."""
     head, branch, uncommitted = _status(path)
-    base = _nearest(path, head, bases)
+    base = bases[-1]
+    if head != base and len(bases) > 1:
+        # What HEAD descends from, without what the oldest base does.
+        ancestors = set(run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
+        base = next((base for base in reversed(bases) if base in ancestors), base)
     committed = _differing(path, base, head) if head != base else ()
     return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted))
 
@@ -137,7 +158,7 @@ def commit_train_py(path: Path, message: str) -> tuple[str, bytes]:
     blob = line(run_git(path, "hash-object", "-w", "--", TRAIN_PY))
     head, tree, committed, new = read_objects(path, "HEAD^{commit}", "HEAD^{tree}", f"HEAD:{TRAIN_PY}", blob)
     if head is None or tree is None or new is None:
-        raise GitProblem(f"no commit 'HEAD' in {path}", "see `git log`")
+        raise no_commit(path)
     if committed is not None and committed.id == blob:
         return head.id, new.data
     commit = make_commit(path, head.id, blob, tree.data, message)
@@ -181,19 +202,11 @@ def _status(path: Path) -> tuple[str, str | None, list[str]]:
         elif kind in _FIELDS_BEFORE_PATH:
             changed.append(rest.split(" ", _FIELDS_BEFORE_PATH[kind])[-1])
     if head == "(initial)":
-        raise GitProblem(f"no commit 'HEAD' in {path}", "see `git log`")
+        raise no_commit(path)
     return head, None if branch == "(detached)" else branch, changed
 
 
 _FIELDS_BEFORE_PATH = {"1": 7, "u": 9, "?": 0}  # of an entry in git's porcelain format 2: changed, unmerged, untracked
-
-
-def _nearest(path: Path, head: str, bases: Sequence[str]) -> str:
-    if head == bases[-1] or len(bases) == 1:
-        return bases[-1]
-    # What HEAD descends from, without what the oldest base does.
-    ancestors = set(run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
-    return next((base for base in reversed(bases) if base in ancestors), bases[-1])
 
 
 def _differing(folder: Path, old: str, new: str, *options: str) -> tuple[str, ...]:
@@ -204,18 +217,7 @@ def _is_as_in(home: Path, path: str, commit: str) -> bool:
     file = home / path
     if file.is_symlink() or not file.is_file():
         return False
-    status, wanted, _ = try_git(home, "rev-parse", "--verify", "--quiet", f"{commit}:{path}")
-    return status == 0 and run_git(home, "hash-object", "--", path) == wanted
-
-
-def _on_branch(root: Path, branch: str, commit: str) -> list[str]:
-    """Arguments that create the branch; none when it is there already at this commit and free."""
-    status, output, _ = try_git(root, "rev-parse", "--verify", "--quiet", f"{_BRANCHES}{branch}")
-    if status != 0:
-        return ["-b", branch, "--no-track"]
-    if line(output) != resolve(root, commit):
-        raise GitProblem(f"the branch {branch!r} exists and holds other commits", "choose another name")
-    return []
+    return line(run_git(home, "hash-object", "--", path)) == find(home, f"{commit}:{path}")
 
 
 def _delete(path: Path) -> None:
@@ -229,15 +231,3 @@ def _delete(path: Path) -> None:
                 if not inner.is_symlink():
                     inner.chmod(stat.S_IRWXU)
         shutil.rmtree(path)
-
-
-def _forget_deleted(root: Path, path: Path) -> None:
-    """Drop git's memory of a worktree whose folder was deleted by hand."""
-    if not path.exists() and path.resolve() in {worktree.path for worktree in list_worktrees(root)[1:]}:
-        run_git(root, "worktree", "remove", "--force", "--", str(path.resolve()))
-
-
-def _parse_worktree(fields: tuple[str, ...]) -> Worktree:
-    values = dict(field.partition(" ")[::2] for field in fields)
-    branch = values.get("branch")
-    return Worktree(Path(values["worktree"]), branch.removeprefix(_BRANCHES) if branch else None, "bare" in values)

@@ -82,12 +82,7 @@ class DecisionLine(NamedTuple):
 
 class Decisions:
     def __init__(
-        self,
-        database: Database,
-        snapshots: Snapshots,
-        candidates: Candidates,
-        runs: Runs,
-        clock: Callable[[], float],
+        self, database: Database, snapshots: Snapshots, candidates: Candidates, runs: Runs, clock: Callable[[], float]
     ) -> None:
         self._database, self._snapshots, self._clock = database, snapshots, clock
         self._candidates, self._runs = candidates, runs

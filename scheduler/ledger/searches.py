@@ -29,11 +29,7 @@ class Searches:
                 message = f"lab {tag!r} has the search {search_id(earlier.number)}, which is {earlier.state}"
                 raise LedgerProblem(message, "go on with it, or end it first")
             number = self._database.insert(
-                "search",
-                tag=tag,
-                settings=encode(settings),
-                started_at=self._clock(),
-                state=SearchState.RUNNING.value,
+                "search", tag=tag, settings=encode(settings), started_at=self._clock(), state=SearchState.RUNNING.value
             )
             self._events.write(tag, search_id(number), "", SearchState.RUNNING, "started")
             return self.get(number)

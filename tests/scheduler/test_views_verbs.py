@@ -276,7 +276,7 @@ def test_no_reading_verb_imports_more_than_it_needs(play: Play, root: Path, flag
     import subprocess
 
     checkout = Path(__file__).resolve().parents[2]
-    heavy = "ray torch numpy matplotlib jinja2 " + heavy
+    heavy = "git ray torch numpy matplotlib jinja2 " + heavy
     probe = (
         "import sys; from scheduler.cli.main import main\n"
         "for words in ('status', 'leaderboard', 'show last', 'explain last', 'wait depth-1', 'watch --once'):\n"
