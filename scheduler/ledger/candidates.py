@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate
 from scheduler.domain.errors import CandidateRejected, LedgerProblem, UsageProblem
 from scheduler.domain.run import Run, Running
-from scheduler.ledger.db import Database
-from scheduler.ledger.rows import CANDIDATES, Events, candidate_id, is_reserved, number_of, parse_candidate, unknown
+from scheduler.ledger.rows import CANDIDATES, Table, candidate_id, is_reserved, number_of, parse_candidate, unknown
 from scheduler.ledger.runs import Runs
 
+_AS_GIVEN = ("name", "title", "author", "proposer", "hypothesis", "theme", "round")  # columns that are fields
 
-class Candidates:
-    def __init__(self, database: Database, events: Events, runs: Runs, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._runs, self._clock = database, events, runs, clock
+
+class Candidates(Table):
+    def __init__(self, runs: Runs, *shared: Any) -> None:
+        super().__init__(*shared)
+        self._runs = runs
 
     def add(self, tag: str, new: NewCandidate) -> Candidate:
         """Add a candidate, its source and its queued runs, all or nothing.
@@ -26,26 +28,12 @@ class Candidates:
             raise ValueError("a candidate needs a run")
         with self._database.transaction():
             self._check(tag, new)
-            number = self._database.insert(
-                "candidate",
-                tag=tag,
-                name=new.name,
-                commit_id=new.commit,
-                base=None if new.base_id is None else number_of(new.base_id, "c"),
-                train_sha256=new.source.sha256,
-                fingerprint=new.source.fingerprint,
-                title=new.title,
-                author=new.author,
-                submitted_at=self._clock(),
-                state=new.state.value,
-                origin=new.origin.value,
-                proposer=new.proposer,
-                hypothesis=new.hypothesis,
-                theme=new.theme,
-                round=new.round,
-                code_lines=new.source.code_lines,
-            )
-            self._database.insert("source", candidate=number, train_py=new.source.data)
+            source, columns = new.source, {name: getattr(new, name) for name in _AS_GIVEN}
+            columns |= {"tag": tag, "commit_id": new.commit, "base": new.base_id and number_of(new.base_id, "c")}
+            columns |= {"submitted_at": self._clock(), "state": new.state.value, "origin": new.origin.value}
+            columns |= {"train_sha256": source.sha256, "fingerprint": source.fingerprint}
+            number = self._database.insert("candidate", **columns, code_lines=source.code_lines)
+            self._database.insert("source", candidate=number, train_py=source.data)
             self._events.write(tag, candidate_id(number), "", new.state.value, new.title)
             for _ in range(new.runs):
                 self._runs.add(candidate_id(number), new.kind, "submitted")

@@ -11,9 +11,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from scheduler.domain.errors import LedgerProblem
 
@@ -70,7 +69,10 @@ class Database:
         self._presence = Presence(self.path, self._database_id())
 
     def ensure_present(self) -> None:
-        """Raises LedgerProblem when the files were deleted, moved or replaced: what is written now would be lost."""
+        """Raises LedgerProblem when the files were deleted, moved or replaced: what is written now would be lost.
+
+        Every read and every change asks by itself; this is for one that waits without either.
+        """
         if self._presence is not None and (loss := self._presence.loss()):
             hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm); {WHAT_IS_LEFT}"
             raise LedgerProblem(f"{loss} while this command ran: nothing is recorded any more", hint)
@@ -108,6 +110,28 @@ class Database:
         """Equal stamps mean that nothing was written in between, by this process or another."""
         return int(self.one("PRAGMA data_version")[0]), self._connection.total_changes
 
+    def per_stamp(self, read: Callable[P, T]) -> Callable[P, T]:
+        """`read`, for equal arguments asked again only after something was written, by this process or another.
+
+        Inside a transaction, which may be undone, every call reads.
+        """
+        known: dict[object, T] = {}
+        seen: Stamp | None = None
+
+        def read_if_new(*arguments: P.args, **named: P.kwargs) -> T:
+            nonlocal seen
+            if self.is_writing:
+                return read(*arguments, **named)
+            stamp, key = self.stamp(), (arguments, *named.items())
+            if stamp != seen:
+                known.clear()
+                seen = stamp
+            if key not in known:
+                known[key] = read(*arguments, **named)
+            return known[key]
+
+        return read_if_new
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Several reads of one state, whatever others write meanwhile. Locks no other process out."""
@@ -123,7 +147,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Inside another transaction it joins that one, so that steps compose."""
+        """All changes or none; keep it short. Inside another transaction it joins that one, so that steps compose."""
         if self._connection.in_transaction:
             yield
             return
@@ -190,29 +214,6 @@ class Database:
         return LedgerProblem(f"the ledger {self.path} is damaged: {problem}", hint)
 
 
-class PerStamp(Generic[P, T]):
-    """Wraps a function that reads the ledger: equal arguments are read again only after something was written.
-
-    Inside a transaction, which may be undone, every call reads.
-    """
-
-    def __init__(self, database: Database, read: Callable[P, T]) -> None:
-        self._database, self._read = database, read
-        self._stamp: Stamp | None = None
-        self._known: dict[object, T] = {}
-
-    def __call__(self, *arguments: P.args, **named: P.kwargs) -> T:
-        if self._database.is_writing:
-            return self._read(*arguments, **named)
-        stamp, key = self._database.stamp(), (arguments, *named.items())
-        if stamp != self._stamp:
-            self._known.clear()
-            self._stamp = stamp
-        if key not in self._known:
-            self._known[key] = self._read(*arguments, **named)
-        return self._known[key]
-
-
 def storable(value: object) -> object:
     """Text as SQLite can hold it. A candidate may print half a surrogate pair, and that must not stop the lab."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
@@ -222,8 +223,7 @@ def _is_busy(problem: sqlite3.DatabaseError) -> bool:
     return isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Of the SQLite file format, 1.3: change counter (offset 24), size in pages (28), user version (60)."""
 
     changes: int
@@ -235,8 +235,7 @@ class Header:
         """None for what is no SQLite file."""
         if len(raw) < HEADER_BYTES or not raw.startswith(b"SQLite format 3\0"):
             return None
-        changes, pages, database_id = (int.from_bytes(raw[at : at + 4], "big") for at in (24, 28, 60))
-        return cls(changes, pages, database_id)
+        return cls(*(int.from_bytes(raw[at : at + 4], "big") for at in (24, 28, 60)))
 
     def may_follow(self, earlier: Header, database_id: int) -> bool:
         """Whether a checkpoint can have made this of `earlier`: a ledger is never vacuumed, so it only grows."""
@@ -255,8 +254,11 @@ class Presence:
 
     def __init__(self, path: Path, database_id: int) -> None:
         self._path, self._database_id = path, database_id
-        paths = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
-        self._inodes = {one: inode for one in paths if (inode := _inode(one)) is not None}
+        self._inodes: dict[Path, Inode] = {}
+        for one in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
+            with suppress(OSError):
+                found = os.stat(one)
+                self._inodes[one] = found.st_dev, found.st_ino
         self._written: tuple[int, int] | None = None  # size and time of change when the header was last read
         self._header = self._read_header()
 
@@ -296,10 +298,3 @@ class Presence:
                     if (found.st_dev, found.st_ino) == self._inodes.get(self._path):
                         return Header.parse(os.pread(descriptor, HEADER_BYTES, 0))
         return None
-
-
-def _inode(path: Path) -> Inode | None:
-    with suppress(OSError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None

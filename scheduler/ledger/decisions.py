@@ -113,21 +113,13 @@ class Decisions:
                 raise LedgerProblem("there was another merge since", _AGAIN)
             taken_from = _taken_from(board, decision, noise)
             effect = _effect_in(decision)
-            number = self._database.insert(
-                "decision",
-                tag=tag,
-                decided_at=self._clock(),
-                kind=KINDS[type(decision)],
-                candidate=number_of(taken_from.candidate.candidate_id, "c"),
-                base=number_of(_base_of(board, decision), "c"),
-                p_better=effect.p_better if effect else None,
-                reason=decision.reason,
-                sentence=sentence,
-                result_mark=self._runs.last_result() if result_mark is None else result_mark,
-                decision=encode(decision),
-                taken_from=encode(taken_from),
-            )
-            candidate = taken_from.candidate
+            candidate, base_id = taken_from.candidate, _base_of(board, decision)
+            mark = self._runs.last_result() if result_mark is None else result_mark
+            about = {"candidate": number_of(candidate.candidate_id, "c"), "base": number_of(base_id, "c")}
+            what = {"kind": KINDS[type(decision)], "reason": decision.reason, "sentence": sentence}
+            when = {"decided_at": self._clock(), "result_mark": mark, "p_better": effect and effect.p_better}
+            whole = {"decision": encode(decision), "taken_from": encode(taken_from)}
+            number = self._database.insert("decision", tag=tag, **about, **what, **when, **whole)
             match decision:
                 case Promote():
                     self._promote(tag, number, decision, candidate, commit)
@@ -160,12 +152,11 @@ class Decisions:
 
     def promotions(self, tag: str) -> tuple[Promotion, ...]:
         """Oldest first: the lineage of baselines after the first."""
-        rows = self._database.all(
+        sql = (
             "SELECT promotion.*, decision.decision AS text, decision.sentence FROM promotion"
-            " JOIN decision ON decision.number = promotion.decision WHERE promotion.tag = ? ORDER BY promotion.number",
-            tag,
+            " JOIN decision ON decision.number = promotion.decision WHERE promotion.tag = ? ORDER BY promotion.number"
         )
-        return tuple(map(_parse_promotion, rows))
+        return tuple(map(_parse_promotion, self._database.all(sql, tag)))
 
     def lines(self, tag: str, last: int | None = None) -> tuple[DecisionLine, ...]:
         """The last decisions of a lab (all without a number), oldest first."""
@@ -188,15 +179,9 @@ class Decisions:
         self._leave(decision.base_id, CandidateState.BASELINE, CandidateState.PROMOTED, decision.reason)
         self._leave_undecided(candidate, CandidateState.BASELINE, decision.reason)
         self._cancel_queued(decision.base_id, f"{candidate.candidate_id} took its place", RunKind.BASELINE)
-        self._database.insert(
-            "promotion",
-            decision=number,
-            tag=tag,
-            candidate=number_of(decision.candidate_id, "c"),
-            base=number_of(decision.base_id, "c"),
-            commit_id=commit,
-            promoted_at=self._clock(),
-        )
+        moved = {"candidate": number_of(decision.candidate_id, "c"), "base": number_of(decision.base_id, "c")}
+        where = {"commit_id": commit, "promoted_at": self._clock()}
+        self._database.insert("promotion", decision=number, tag=tag, **moved, **where)
 
     def _combine(
         self, tag: str, number: int, decision: Combine, board: LabSnapshot, made: Assembled | None, problem: str
@@ -207,19 +192,10 @@ class Decisions:
         for part in parts:
             if part.state.undecided:
                 self._drop(part, CandidateState.SHELVED, decision.reason)
-        new = self._add_merged(tag, decision, parts, made) if made else None
-        self._database.insert(
-            "merge",
-            decision=number,
-            tag=tag,
-            base=number_of(decision.base_id, "c"),
-            parts=encode(decision.parts),
-            merged=encode(made.merged if made else ()),
-            candidate=number_of(new.id, "c") if new else None,
-            halving=decision.halving,
-            predicted=decision.predicted,
-            problem=problem,
-        )
+        new = number_of(self._add_merged(tag, decision, parts, made).id, "c") if made else None
+        what = {"base": number_of(decision.base_id, "c"), "parts": encode(decision.parts), "halving": decision.halving}
+        became = {"candidate": new, "merged": encode(made.merged if made else ()), "problem": problem}
+        self._database.insert("merge", decision=number, tag=tag, predicted=decision.predicted, **what, **became)
 
     def _add_merged(self, tag: str, decision: Combine, parts: list[CandidateStats], made: Assembled) -> Candidate:
         known = self._candidates.find_fingerprint(tag, made.fingerprint)
@@ -227,14 +203,9 @@ class Decisions:
             raise LedgerProblem(f"the merged program is {known.id} by now", _LATE)
         names = " + ".join(part.name for part in parts)
         predicted = f"{decision.predicted:+.4f}".replace("-", "−")
+        source = Source(made.train_py, made.train_sha256, made.fingerprint, made.code_lines)
         new = NewCandidate(
-            source=Source(made.train_py, made.train_sha256, made.fingerprint, made.code_lines),
-            name=made.name,
-            commit=made.commit,
-            base_id=decision.base_id,
-            title=made.title,
-            author=AUTHOR,
-            kind=RunKind.UNION,
+            *(source, made.name, made.commit, decision.base_id, made.title, AUTHOR, RunKind.UNION),
             state=CandidateState.CONTENDER,
             origin=Origin.UNION if len(made.merged) > 1 else Origin.PORT,
             hypothesis=f"{names}: effects add up to {predicted} bpb",
@@ -315,17 +286,11 @@ def _require(standing: CandidateStats, *states: CandidateState) -> None:
 
 def _parse_record(row: Any) -> DecisionRecord:
     what = f"decision {row['number']}"
-    taken_from = decode(row["taken_from"], TakenFrom, what)
+    taken = decode(row["taken_from"], TakenFrom, what)
+    decision: Any = decode(row["decision"], _TYPES[row["kind"]], what)
     return DecisionRecord(
-        decided_at=row["decided_at"],
-        decision=decode(row["decision"], _TYPES[row["kind"]], what),
-        candidate=taken_from.candidate,
-        base=taken_from.base,
-        noise=taken_from.noise,
-        gates=taken_from.gates,
-        sentence=row["sentence"],
-        own_base=taken_from.own_base,
-        result_mark=row["result_mark"],
+        *(row["decided_at"], decision, taken.candidate, taken.base, taken.noise, taken.gates, row["sentence"]),
+        *(taken.own_base, row["result_mark"]),
     )
 
 

@@ -10,31 +10,24 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
-from typing import ParamSpec, TypeVar
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, PerStamp, Stamp
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database
 from scheduler.ledger.decisions import Decisions
-from scheduler.ledger.rows import Events, encode, parse_lab, read_lab
+from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
 from scheduler.ledger.schema import migrate
 from scheduler.ledger.searches import Claims, Proposals, Searches
 from scheduler.ledger.snapshot import Snapshots
 
 SUBJECT = "lab"
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
-class Labs:
+class Labs(Table):
     """One row per tag, one of them current."""
-
-    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._clock = database, events, clock
 
     def create(self, lab: Lab) -> None:
         """Add a lab and make it the current one. Raises LabProblem when the tag is taken."""
@@ -90,20 +83,20 @@ class Labs:
             return True
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._snapshots = Snapshots(database)
+        self.per_stamp, self.snapshot, self.transaction = database.per_stamp, database.snapshot, database.transaction
+        self.ensure_present, self.close = database.ensure_present, database.close
         self.events = Events(database, clock)
-        self.labs = Labs(database, self.events, clock)
-        self.runs = Runs(database, self.events, clock)
-        self.candidates = Candidates(database, self.events, self.runs, clock)
+        shared = (database, self.events, clock)
+        self.labs, self.runs = Labs(*shared), Runs(*shared)
+        self.candidates = Candidates(self.runs, *shared)
         self.decisions = Decisions(database, self._snapshots, self.candidates, self.runs, clock)
-        self.searches = Searches(database, self.events, clock)
-        self.proposals = Proposals(database, self.events, clock)
-        self.claims = Claims(database, self.events, clock)
+        self.searches, self.proposals, self.claims = Searches(*shared), Proposals(*shared), Claims(*shared)
 
     @classmethod
     def open(
@@ -136,36 +129,5 @@ class Ledger:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
         return self._snapshots.read(tag)
 
-    def per_stamp(self, read: Callable[P, T]) -> Callable[P, T]:
-        """`read`, for equal arguments asked again only after something was written, by this process or another."""
-        return PerStamp(self._database, read)
-
-    def stamp(self) -> Stamp:
-        """Equal stamps mean that nothing was written in between. Not to be taken inside a transaction."""
-        return self._database.stamp()
-
-    def snapshot(self) -> AbstractContextManager[None]:
-        """Inside it every read is of the same state, whatever other processes write. For readers only."""
-        return self._database.snapshot()
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """Several changes as one: all of them happen or none. Keep it short: it locks other writers out."""
-        return self._database.transaction()
-
-    def ensure_present(self) -> None:
-        """Raises LedgerProblem when its files were deleted, moved or replaced since it was opened.
-
-        Every read and every change asks by itself; this is for one that waits without either.
-        """
-        self._database.ensure_present()
-
-    def close(self) -> None:
-        self._database.close()
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()

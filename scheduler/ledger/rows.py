@@ -64,20 +64,10 @@ _RUN_KINDS = {kind.value: kind for kind in RunKind}
 # Ids that people read ("c0007", "r0012", "s0001", "p0003") and the row numbers behind them.
 
 
-def candidate_id(number: int) -> str:
-    return f"c{number:04d}"
-
-
-def run_id(number: int) -> str:
-    return f"r{number:04d}"
-
-
-def search_id(number: int) -> str:
-    return f"s{number:04d}"
-
-
-def proposal_id(number: int) -> str:
-    return f"p{number:04d}"
+candidate_id: Callable[[int], str] = "c{:04d}".format
+run_id: Callable[[int], str] = "r{:04d}".format
+search_id: Callable[[int], str] = "s{:04d}".format
+proposal_id: Callable[[int], str] = "p{:04d}".format
 
 
 def number_of(ref: str, letter: str) -> int | None:
@@ -148,14 +138,9 @@ class Events:
 
     def write(self, tag: str, subject: str, from_state: str, to_state: str, reason: str) -> None:
         """Append one line. For the ledger's own classes: call it inside the transaction of the change."""
+        reason = reason[:REASON_CHARACTERS]
         self._database.insert(
-            "event",
-            at=self._clock(),
-            tag=tag,
-            subject=subject,
-            from_state=from_state,
-            to_state=to_state,
-            reason=reason[:REASON_CHARACTERS],
+            "event", at=self._clock(), tag=tag, subject=subject, from_state=from_state, to_state=to_state, reason=reason
         )
 
     def list(self, tag: str, limit: int | None = None) -> tuple[Event, ...]:
@@ -177,6 +162,13 @@ class Events:
     def _latest(self, condition: str, *values: object) -> tuple[Event, ...]:
         rows = self._database.all(f"SELECT * FROM event WHERE {condition} ORDER BY number DESC LIMIT ?", *values)
         return tuple(Event(*row) for row in reversed(rows))
+
+
+class Table:
+    """What the ledger says of one subject. Every change of it leaves an event."""
+
+    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        self._database, self._events, self._clock = database, events, clock
 
 
 def read_lab(database: Database, tag: str) -> Lab:
@@ -240,16 +232,10 @@ def _parse_state(
             return Running(attempts, slot, boot, started_at)
         case "cancelled":
             return Cancelled(since, note)
-    attempt, text, *verdict = result
-    return Finished(attempt, slot, started_at, since, RecordedResult(_parse_verdict(*verdict), text, run_id(number)))
-
-
-def _parse_verdict(
-    family: str, status: str, reason: str, val_bpb: float, val_bpb_upstream: float | None, suspect: str
-) -> Verdict:
-    match family:
-        case "scored":
-            return Scored(val_bpb, val_bpb_upstream, suspect)
-        case "infra":
-            return Infra(status, reason)
-    return Failed(status, reason)
+    attempt, text, family, status, reason, *scores = result
+    verdict: Verdict
+    if family == "scored":
+        verdict = Scored(*scores)
+    else:
+        verdict = Infra(status, reason) if family == "infra" else Failed(status, reason)
+    return Finished(attempt, slot, started_at, since, RecordedResult(verdict, text, run_id(number)))

@@ -11,7 +11,6 @@ because a result that no other slot is computing is still the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from scheduler.domain.errors import LedgerProblem
@@ -29,8 +28,7 @@ from scheduler.domain.run import (
     infra_result,
 )
 from scheduler.domain.slot import Slot
-from scheduler.ledger.db import Database, PerStamp
-from scheduler.ledger.rows import RUNS, Events, candidate_id, number_of, parse_run, run_id, unknown
+from scheduler.ledger.rows import RUNS, Table, candidate_id, number_of, parse_run, run_id, unknown
 
 MAX_INFRA_ATTEMPTS = 3  # attempts the lab may lose before it gives a run up
 LOST, CANCELLED = "lost", "cancelled"  # outcomes of an attempt without a result
@@ -76,10 +74,10 @@ class AttemptRow(NamedTuple):
         return candidate_id(self.candidate)
 
 
-class Runs:
-    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._clock = database, events, clock
-        self._pending = PerStamp(database, self._read_pending)
+class Runs(Table):
+    def __init__(self, *shared: Any) -> None:
+        super().__init__(*shared)
+        self._pending = self._database.per_stamp(self._read_pending)
 
     def get(self, ref: str, tag: str) -> Run:
         """By id or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
@@ -117,12 +115,9 @@ class Runs:
         return int(self._database.one("SELECT coalesce(max(number), 0) FROM result")[0])
 
     def attempts(self, ref: str) -> tuple[Attempt, ...]:
-        rows = self._database.all(
-            "SELECT number, slot_id, boot_id, started_at, expires_at, ended_at, outcome FROM attempt"
-            " WHERE run = ? ORDER BY number",
-            number_of(ref, "r"),
-        )
-        return tuple(Attempt(*row) for row in rows)
+        columns = "number, slot_id, boot_id, started_at, expires_at, ended_at, outcome"
+        sql = f"SELECT {columns} FROM attempt WHERE run = ? ORDER BY number"
+        return tuple(Attempt(*row) for row in self._database.all(sql, number_of(ref, "r")))
 
     # Figures of many runs, without a value for each run.
 
@@ -144,13 +139,11 @@ class Runs:
 
     def last_failures(self, tag: str) -> dict[str, str]:
         """Candidate id -> status of its last finished run without a score; only candidates that have one."""
-        rows = self._database.all(_FAILURES, tag)
-        return {candidate_id(row["candidate"]): row["status"] for row in rows}
+        return {candidate_id(number): status for number, status, _ in self._database.all(_FAILURES, tag)}
 
     def peak_memory_mb(self, tag: str) -> dict[str, float]:
         """Candidate id -> the largest peak of its finished runs; only candidates of which one is known."""
-        rows = self._database.all(_PEAKS, tag)
-        return {candidate_id(row["candidate"]): row["peak"] for row in rows}
+        return {candidate_id(number): peak for number, peak in self._database.all(_PEAKS, tag)}
 
     # Moves.
 
@@ -181,16 +174,9 @@ class Runs:
             if not moved.rowcount:
                 return None
             attempt = int(before["attempts"]) + 1
-            self._database.insert(
-                "attempt",
-                run=before["number"],
-                number=attempt,
-                slot_id=slot.id,
-                boot_id=slot.boot_id,
-                queued_at=before["since"],
-                started_at=now,
-                expires_at=expires_at,
-            )
+            where = {"slot_id": slot.id, "boot_id": slot.boot_id}
+            when = {"queued_at": before["since"], "started_at": now, "expires_at": expires_at}
+            self._database.insert("attempt", run=before["number"], number=attempt, **where, **when)
             self._events.write(before["tag"], ref, "queued", "running", f"attempt {attempt} on {slot.id}")
             return attempt
 
@@ -228,7 +214,7 @@ class Runs:
             outcome = STOPPED if not counts else result.verdict.status if result else LOST
             if not self._end_attempt(ref, attempt, outcome):
                 self._refuse(ref, attempt, f"requeue: {reason}")
-            elif counts and self._counted_attempts(ref) >= MAX_INFRA_ATTEMPTS:
+            elif counts and self._database.one(_COUNTED, number_of(ref, "r"), STOPPED)[0] >= MAX_INFRA_ATTEMPTS:
                 self._finish(ref, attempt, result or infra_result(LOST, reason))
             else:
                 self._move(ref, "running", "queued", reason, in_front=True)
@@ -270,32 +256,19 @@ class Runs:
         )
         return bool(ended.rowcount)
 
-    def _counted_attempts(self, ref: str) -> int:
-        """Ended attempts of a run that count against it: all but those stopped on purpose."""
-        sql = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
-        return int(self._database.one(sql, number_of(ref, "r"), STOPPED)[0])
-
     def _finish(self, ref: str, attempt: int, result: Result) -> None:
         verdict, measured = result.verdict, result.measured
-        scored = verdict if isinstance(verdict, Scored) else None
-        reason = "" if isinstance(verdict, Scored) else verdict.reason
-        self._database.insert(
-            "result",
-            run=number_of(ref, "r"),
-            attempt=attempt,
-            family=_FAMILIES[type(verdict)],
-            status=verdict.status,
-            reason=reason,
-            val_bpb=scored and scored.val_bpb,
-            val_bpb_upstream=scored and scored.val_bpb_upstream,
-            suspect=scored.suspect if scored else "",
-            wall_s=measured.wall_s,
-            train_s=dict(measured.phases_s).get("train"),
-            peak_memory_mb=measured.peak_memory_mb,
-            recorded_at=self._clock(),
-            text=result.text,
-        )
-        why = f"val_bpb {scored.val_bpb:.6f}" if scored else reason
+        columns: dict[str, Any] = {"family": _FAMILIES[type(verdict)], "status": verdict.status, "text": result.text}
+        if isinstance(verdict, Scored):
+            why = f"val_bpb {verdict.val_bpb:.6f}"
+            columns |= {"val_bpb": verdict.val_bpb, "val_bpb_upstream": verdict.val_bpb_upstream}
+            columns |= {"reason": "", "suspect": verdict.suspect}
+        else:
+            why = verdict.reason
+            columns |= {"reason": why, "suspect": ""}
+        columns |= {"wall_s": measured.wall_s, "train_s": dict(measured.phases_s).get("train")}
+        columns |= {"peak_memory_mb": measured.peak_memory_mb, "recorded_at": self._clock()}
+        self._database.insert("result", run=number_of(ref, "r"), attempt=attempt, **columns)
         self._move(ref, "running", "finished", f"{verdict.status}: {why}" if why else verdict.status)
 
     def _move(self, ref: str, from_: str, to: str, reason: str, in_front: bool = False) -> None:
@@ -312,6 +285,8 @@ class Runs:
         reason = f"{what}: refused, the attempt does not hold the lease"
         self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 
+
+_COUNTED = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
 
 _ATTEMPTS = """
 SELECT run.number, run.candidate, run.kind, attempt.number, attempt.slot_id, attempt.queued_at, attempt.started_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scheduler.domain.errors import LedgerProblem
@@ -17,8 +17,12 @@ Migration = Callable[[Database], None]
 
 def m001_tables(database: Database) -> None:
     """The tables of version 0.1; those of APPEND_ONLY refuse every change of a row."""
-    for statement in _statements(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")):
-        database.execute(statement)
+    statement = ""
+    for line in Path(__file__).with_name("schema.sql").read_text(encoding="utf-8").splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            database.execute(statement)
+            statement = ""
     for table in APPEND_ONLY:
         for verb in ("UPDATE", "DELETE"):
             database.execute(
@@ -73,13 +77,3 @@ def _apply(database: Database, number: int, migration: Migration, at: float) -> 
         if dangling := database.all("PRAGMA foreign_key_check"):
             raise LedgerProblem(f"the ledger {database.path} is damaged: {dangling[0]['table']} refers to lost rows")
         database.insert("migration", number=number, name=migration.__name__, applied_at=at)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, each ending at the end of a line."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from scheduler.domain.decision import Claim
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.search import Proposal, ProposalFailure, ProposalState, Search, SearchSettings, SearchState
-from scheduler.ledger.db import Database
-from scheduler.ledger.rows import Events, candidate_id, decode, encode, from_row, number_of, proposal_id, search_id
+from scheduler.ledger.rows import Table, candidate_id, decode, encode, from_row, number_of, proposal_id, search_id
 
 
-class Searches:
+class Searches(Table):
     """Searches: at most one per lab that has not ended, with its settings and the time it was run.
 
     running ──> claiming ──> ended
     """
-
-    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._clock = database, events, clock
 
     def start(self, tag: str, settings: SearchSettings) -> Search:
         """Raises LedgerProblem when the lab has one that has not ended."""
@@ -74,29 +69,18 @@ class Searches:
             return bool(moved.rowcount)
 
 
-class Proposals:
+class Proposals(Table):
     """Asks to proposers, and what became of each: answered once, or lost with the scheduler that asked.
 
     asked ──> queued (a new candidate) | known (an earlier one) | failed (no idea)
     """
 
-    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._clock = database, events, clock
-
     def ask(self, tag: str, search: int, proposer: str, base_id: str, round: int, seed: int) -> str:
         """Write an ask down before it goes out. Returns its id."""
         with self._database.transaction():
-            number = self._database.insert(
-                "proposal",
-                tag=tag,
-                search=search,
-                proposer=proposer,
-                base=number_of(base_id, "c"),
-                round=round,
-                seed=seed,
-                state=ProposalState.ASKED.value,
-                asked_at=self._clock(),
-            )
+            ask = {"proposer": proposer, "base": number_of(base_id, "c"), "round": round, "seed": seed}
+            asked = {"state": ProposalState.ASKED.value, "asked_at": self._clock()}
+            number = self._database.insert("proposal", tag=tag, search=search, **ask, **asked)
             self._events.write(tag, proposal_id(number), "", ProposalState.ASKED, proposer)
             return proposal_id(number)
 
@@ -122,8 +106,9 @@ class Proposals:
 
     def list(self, tag: str) -> tuple[Proposal, ...]:
         """All of a lab, in the order of asking."""
-        rows = self._database.all("SELECT * FROM proposal WHERE tag = ? ORDER BY number", tag)
-        return tuple(map(_parse_proposal, rows))
+        return tuple(
+            map(_parse_proposal, self._database.all("SELECT * FROM proposal WHERE tag = ? ORDER BY number", tag))
+        )
 
     def _answer(self, ref: str, to: ProposalState, candidate: str | None, **columns: str) -> None:
         columns |= {"state": to.value}
@@ -140,11 +125,8 @@ class Proposals:
             self._events.write(row["tag"], ref, ProposalState.ASKED, to, why)
 
 
-class Claims:
+class Claims(Table):
     """One for each search, written once and never changed."""
-
-    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
-        self._database, self._events, self._clock = database, events, clock
 
     def record(self, tag: str, search: int, claim: Claim) -> None:
         """Raises LedgerProblem when the search has one already."""

@@ -15,7 +15,7 @@ from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Merge
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
-from scheduler.ledger.db import Database, PerStamp
+from scheduler.ledger.db import Database
 from scheduler.ledger.rows import ORIGINS, STATES, candidate_id, decode, from_row, number_of, read_lab
 
 
@@ -55,7 +55,7 @@ class Snapshots:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[str, _Known] = {}
-        self.read = PerStamp(database, self._read)
+        self.read = database.per_stamp(self._read)
 
     def _read(self, tag: str) -> LabSnapshot:
         """Raises LabProblem for an unknown tag or a lab without a baseline."""
@@ -88,14 +88,14 @@ class _Known:
         return other
 
     def catch_up(self, database: Database, tag: str) -> None:
-        self._merges += _read_merges(database, tag, after=self._merges[-1].number if self._merges else 0)
+        # Merges are written with their decision, and never change.
+        seen = self._merges[-1].number if self._merges else 0
+        new = database.all("SELECT * FROM merge WHERE tag = ? AND number > ? ORDER BY number", tag, seen)
+        self._merges += tuple(map(_parse_merge, new))
         last = database.one("SELECT coalesce(max(number), 0) FROM event WHERE tag = ?", tag)[0]
         if last == self._event:
             return
-        if self._event:
-            self._read(database, tag, _changed_since(database, tag, self._event))
-        else:
-            self._read(database, tag, None)
+        self._read(database, tag, _changed_since(database, tag, self._event) if self._event else None)
         self._event = last
 
     def snapshot(self, lab: Lab) -> LabSnapshot:
@@ -155,6 +155,11 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
             suspect += bool(run.suspect)
         elif run.state == "finished":
             failed.append(run)
+    failure = ""
+    if failed and failed[-1].val_bpb is not None:
+        failure = f"not comparable: measured on {failed[-1].pool}, the baseline on {pool}"
+    elif failed:
+        failure = f"{failed[-1].status}: {failed[-1].reason}".removesuffix(": ")
     return CandidateStats(
         candidate_id=candidate_id(row.number),
         name=row.name,
@@ -164,22 +169,10 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
         pending_runs=pending,
         failed_runs=len(failed),
         suspect_scores=suspect,
-        failure=_failure(failed[-1], pool) if failed else "",
+        failure=failure,
         origin=ORIGINS[row.origin],
         code_lines=row.code_lines,
     )
-
-
-def _failure(run: _RunRow, pool: str | None) -> str:
-    if run.val_bpb is not None:
-        return f"not comparable: measured on {run.pool}, the baseline on {pool}"
-    return f"{run.status}: {run.reason}" if run.reason else str(run.status)
-
-
-def _read_merges(database: Database, tag: str, after: int) -> tuple[Merge, ...]:
-    """Those with a number above `after`, oldest first. They are written with their decision, and never change."""
-    rows = database.all("SELECT * FROM merge WHERE tag = ? AND number > ? ORDER BY number", tag, after)
-    return tuple(map(_parse_merge, rows))
 
 
 def _parse_merge(row: Any) -> Merge:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from scheduler.brief import read_brief_facts, write_brief
 from scheduler.domain.errors import ArschedError, LabProblem
@@ -114,8 +113,8 @@ def run_search(
 
 def brief_writer(space: Workspace) -> Callable[[int], str]:
     """Writes the brief of the ask of a number, from facts that are read again only when the ledger has changed."""
-    facts_at = lru_cache(maxsize=1)(lambda stamp: read_brief_facts(space.ledger, space.lab))
-    return lambda ask_number: write_brief(facts_at(space.ledger.stamp()), ask_number)
+    facts = space.ledger.per_stamp(lambda: read_brief_facts(space.ledger, space.lab))
+    return lambda ask_number: write_brief(facts(), ask_number)
 
 
 class SearchSession:

@@ -136,26 +136,21 @@ class Watcher:
         self._ledger, self._tag, self._live = ledger, tag, live
         self._known: tuple[LabFacts, Leaderboard, History] | None = None
         self._event = 0
-        self._search: SearchView | None = None
-        self._stamp: tuple[int, int] | None = None
+        self._read = ledger.per_stamp(self._read_changes)
 
     def look(self, now: float) -> Watch:
         """`now` in seconds since the epoch. Raises LedgerProblem when the ledger cannot be read."""
         with self._ledger.snapshot():
-            stamp = self._ledger.stamp()
-            if self._known is None or stamp != self._stamp:
-                self._known, self._stamp = self._read(), stamp
-                self._search = read_search(self._known[0])
-            facts, board, course = self._known
-            return Watch(utc(now), status(facts, read_live(self._live), now, self._search), board, course)
+            facts, board, course, search = self._read()
+            return Watch(utc(now), status(facts, read_live(self._live), now, search), board, course)
 
-    def _read(self) -> tuple[LabFacts, Leaderboard, History]:
+    def _read_changes(self) -> tuple[LabFacts, Leaderboard, History, SearchView | None]:
         events = self._ledger.events.list(self._tag, limit=1)
         last = events[-1].number if events else 0
         if self._known is None or last != self._event:
             facts = LabFacts(self._ledger, self._ledger.labs.get(self._tag))
             self._known, self._event = (facts, leaderboard(facts), history(facts)), last
-        return self._known
+        return *self._known, read_search(self._known[0])
 
 
 def _left_over(facts: LabFacts, run: Run) -> LiveSlot:

@@ -251,7 +251,7 @@ def test_an_edit_in_the_moment_of_submitting_is_not_taken_for_what_was_checked(
 
     def edit_first(repo: Repo, folder: Path, message: str) -> tuple[str, bytes]:
         (folder / "train.py").write_text("SCORE = \n")
-        return commit(repo, folder, message)
+        return commit(folder, message)
 
     monkeypatch.setattr(Repo, "commit_worktree", edit_first)
     assert len(send(played, path).refused) == 1

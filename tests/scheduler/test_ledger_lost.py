@@ -135,7 +135,7 @@ ACTIONS: dict[str, Callable[[Ledger], object]] = {
     "lease a run": lambda ledger: ledger.runs.lease(ledger.runs.queued("t")[0].id, SLOT, 2000.0),
     "read the board": lambda ledger: ledger.board("t"),
     "read a run": lambda ledger: ledger.runs.get("r0001", "t"),
-    "take a stamp": lambda ledger: ledger.stamp(),
+    "take a stamp": lambda ledger: ledger._database.stamp(),
     "look whether it is there": lambda ledger: ledger.ensure_present(),
 }
 

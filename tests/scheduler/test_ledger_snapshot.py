@@ -53,16 +53,16 @@ def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Pat
 def test_the_stamp_changes_with_every_write_of_any_connection_and_with_nothing_else(tmp_path: Path) -> None:
     with open_ledger(tmp_path / "l.db") as ours, open_ledger(tmp_path / "l.db") as theirs:
         start_lab(ours)
-        before = ours.stamp()
+        before = ours._database.stamp()
         ours.board("t")
         ours.runs.list("t")
         theirs.board("t")
-        assert ours.stamp() == before
+        assert ours._database.stamp() == before
         theirs.labs.pause("t", "")
-        after = ours.stamp()
+        after = ours._database.stamp()
         assert after != before
         ours.labs.resume("t")
-        assert ours.stamp() not in (before, after)
+        assert ours._database.stamp() not in (before, after)
 
 
 def test_a_board_is_the_same_object_until_something_is_written_by_anyone(tmp_path: Path) -> None:
