@@ -8,7 +8,7 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text, typable
-from scheduler.doctor import DoctorOptions, run_checks
+from scheduler.doctor import run_checks
 from scheduler.doctor.checks import Grade
 from scheduler.queue.progress import tidy
 from scheduler.queue.runtime import PoolOptions
@@ -27,7 +27,7 @@ def command(
     One line for each thing; exit code 1 when a problem is in the way.
     """
     results = []
-    for result in run_checks(DoctorOptions(tag, contract, not quick, PoolOptions(address, slots)), log, Path.cwd()):
+    for result in run_checks(tag, contract, not quick, PoolOptions(address, slots), log, Path.cwd()):
         results.append(result)
         if not as_json:
             print_text(tidy(f"{result.grade:<8} {result.subject:<10} {result.message}"))

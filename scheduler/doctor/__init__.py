@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from scheduler.doctor import checks, gpu
@@ -14,28 +13,23 @@ from scheduler.node.harness_client import installed_version
 from scheduler.queue.runtime import PoolOptions
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorOptions:
-    """`contract` None: the lab's, else cpu. `full`: read every byte of the cache."""
+def run_checks(
+    tag: str | None, contract: str | None, full: bool, options: PoolOptions, log: Callable[[str], None], start: Path
+) -> Iterator[CheckResult]:
+    """Every result as soon as there is one. `contract` None: the lab's, else cpu. `full`: read every byte of the cache.
 
-    tag: str | None = None
-    contract: str | None = None
-    full: bool = True
-    pool: PoolOptions = field(default_factory=PoolOptions)
-
-
-def run_checks(options: DoctorOptions, log: Callable[[str], None], start: Path) -> Iterator[CheckResult]:
-    """Every result as soon as there is one. Raises UsageProblem for a contract that does not exist."""
-    given = choose_contract(options.contract) if options.contract else None
+    Raises UsageProblem for a contract that does not exist.
+    """
+    given = choose_contract(contract) if contract else None
     yield checks.check_system()
     yield checks.check_packages()
     yield checks.check_git()
     yield from checks.check_disk(start)
-    context = checks.find_lab(options.tag, given, start)
+    context = checks.find_lab(tag, given, start)
     yield context.result
-    result, cache = checks.check_cache(context, full=options.full)
+    result, cache = checks.check_cache(context, full=full)
     yield result
-    choice, address = context.choice, options.pool.address
+    choice, address = context.choice, options.address
     device = choice.contract.device
     states = read_states() if device == "cuda" else ()
     yield from gpu.check_capabilities(device if states or not address else "cpu")  # a cluster's head needs no GPU
@@ -47,7 +41,7 @@ def run_checks(options: DoctorOptions, log: Callable[[str], None], start: Path) 
             yield from gpu.check_record(choice, cache.get("gpu"), here)
         yield from gpu.check_gpus(choice.contract, states)
     if address:
-        yield from checks.check_cluster(context, options.pool, log, start)
+        yield from checks.check_cluster(context, options, log, start)
     else:
         yield from checks.check_this_machine(device)
         yield from checks.check_cluster_file(start)

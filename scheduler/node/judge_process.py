@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import scheduler
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import RunOrder
 from scheduler.node.machine import SlotSpec
-from scheduler.node.spool import Spool, read_tail
+from scheduler.node.spool import ALIVE, JUDGE_LOG, JUDGE_PID, Spool, read_tail
 
 TERMINATE_GRACE_S = 3.0
 KILL_WAIT_S = 10.0
@@ -54,10 +54,8 @@ def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:
     """Variables for a judge on the GPU of that UUID, or on no GPU for "": a short allow-list of the node's own."""
     kept = {name: value for name, value in environ.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
     kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuid, "PYTHONUNBUFFERED": "1"}
-    path = site_folders(environ.get("PYTHONPATH", ""))
-    if CODE_ROOT.name not in ("site-packages", "dist-packages"):  # a checkout that may not be installed
-        path = [str(CODE_ROOT), *path]
-    if path:
+    installed = CODE_ROOT.name in ("site-packages", "dist-packages")  # else a checkout, maybe known to no Python
+    if path := [*[str(CODE_ROOT)] * (not installed), *site_folders(environ.get("PYTHONPATH", ""))]:
         kept["PYTHONPATH"] = os.pathsep.join(path)
     return kept
 
@@ -70,14 +68,13 @@ def site_folders(python_path: str) -> list[str]:
 
 def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -> list[str]:
     """Arguments of `python -m harness.judge` for one order on one slot."""
-    arguments = [
+    attention = [] if order.expect_attention is None else ["--expect-attention", order.expect_attention]
+    return [
         "--contract", str(spool.directory / "contract.json"), "--train", str(spool.directory / "train.py"),
         "--seed", str(order.seed), "--out", str(spool.out), "--device", spec.uuid or "cpu",
         "--cpus", ",".join(map(str, spec.cpus)), "--expect-cache", order.cache_digest, "--lock", str(lock),
+        *attention,
     ]  # fmt: skip
-    if order.expect_attention is not None:
-        arguments += ["--expect-attention", order.expect_attention]
-    return arguments
 
 
 class StartedJudge:
@@ -128,7 +125,10 @@ def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]
     os.set_blocking(read_fd, False)
     try:
         process = _spawn(spool, [*command, "--digest-fd", str(write_fd)], environment, write_fd)
-        _be_an_ordinary_process(process.pid)
+        with contextlib.suppress(OSError):  # undo Ray's niceness and its first place with the out-of-memory killer
+            os.setpriority(os.PRIO_PROCESS, process.pid, 0)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("0")
         _note_pid(spool, process)
     except BaseException:
         os.close(read_fd)
@@ -140,18 +140,19 @@ def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]
 
 def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], digest_fd: int) -> subprocess.Popen[bytes]:
     alive = log = -1
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it, and children inherit that
     try:
-        alive = os.open(spool.alive_path, os.O_RDWR | _NEW_FILE, 0o600)
+        alive = os.open(spool.directory / ALIVE, os.O_RDWR | _NEW_FILE, 0o600)
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        log = os.open(spool.judge_log_path, os.O_WRONLY | _NEW_FILE, 0o600)
-        with _sigint_unblocked():
-            return subprocess.Popen(
-                [*_die_with_parent(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=spool.directory, env=dict(environment), pass_fds=(alive, digest_fd),
-            )  # fmt: skip
+        log = os.open(spool.directory / JUDGE_LOG, os.O_WRONLY | _NEW_FILE, 0o600)
+        return subprocess.Popen(
+            [*_die_with_parent(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=spool.directory, env=dict(environment), pass_fds=(alive, digest_fd),
+        )  # fmt: skip
     except OSError as problem:
         raise PoolProblem(f"the judge could not be started: {problem}", "check the node's Python and disk") from None
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for fd in (alive, log):  # the judge's copy keeps the lock
             if fd >= 0:
                 os.close(fd)
@@ -159,7 +160,7 @@ def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], dig
 
 def is_alive(spool: Spool) -> bool:
     """Whether some process of the attempt's judge still holds its alive lock."""
-    return is_locked(spool.alive_path)
+    return is_locked(spool.directory / ALIVE)
 
 
 def is_locked(path: Path) -> bool:
@@ -193,7 +194,7 @@ def _end(send: Callable[[signal.Signals], None], alive: Callable[[], bool], slot
 def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
     """A judge that could not be found again must not run."""
     try:
-        with open(os.open(spool.pid_path, os.O_WRONLY | _NEW_FILE, 0o600), "w") as file:
+        with open(os.open(spool.directory / JUDGE_PID, os.O_WRONLY | _NEW_FILE, 0o600), "w") as file:
             file.write(str(process.pid))
     except OSError as problem:
         process.kill()
@@ -204,8 +205,8 @@ def _note_pid(spool: Spool, process: subprocess.Popen[bytes]) -> None:
 def _signal(spool: Spool, number: signal.Signals) -> None:
     """Signal the process whose pid is noted there, if it has the alive lock open: a candidate may have written it."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int(read_tail(spool.pid_path))
-        lock = os.stat(spool.alive_path, follow_symlinks=False)
+        pid = int(read_tail(spool.directory / JUDGE_PID))
+        lock = os.stat(spool.directory / ALIVE, follow_symlinks=False)
         if any(os.path.samestat(lock, os.stat(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")):
             os.kill(pid, number)
 
@@ -228,21 +229,3 @@ def _die_with_parent() -> list[str]:
     if setpriv is None:  # the judge asks for it too, some milliseconds later
         return []
     return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", RUN_IF_PARENT_LIVES, "judge", str(os.getpid())]
-
-
-@contextlib.contextmanager
-def _sigint_unblocked() -> Iterator[None]:
-    """Ray blocks SIGINT in its processes and children inherit the mask."""
-    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _be_an_ordinary_process(pid: int) -> None:
-    """Undo Ray's niceness and its first place with the out-of-memory killer, where the kernel lets us."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, 0)
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text("0")

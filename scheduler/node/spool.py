@@ -25,6 +25,7 @@ from scheduler.domain.slot import Progress, RunOrder
 
 ACKNOWLEDGED = "acknowledged"
 LOCKS = "locks"
+JUDGE_PID, JUDGE_LOG, ALIVE = "judge.pid", "judge.log", "alive.lock"  # of an attempt's folder
 COMPILED = ".compiled"
 MOST_SEEDS = 8
 LOG_LIMIT_BYTES = 4 * 2**20  # carried to the driver: the judge caps run.log far below, a hostile file may not
@@ -51,18 +52,6 @@ class Spool:
     lab_id: str
     run_id: str
     attempt: int
-
-    @property
-    def pid_path(self) -> Path:
-        return self.directory / "judge.pid"
-
-    @property
-    def judge_log_path(self) -> Path:
-        return self.directory / "judge.log"
-
-    @property
-    def alive_path(self) -> Path:
-        return self.directory / "alive.lock"
 
     @property
     def out(self) -> Path:
@@ -130,13 +119,15 @@ class SpoolRoot:
         """Whether this attempt was here before, reported and done with."""
         return (self.root / _safe(order.lab_id) / ACKNOWLEDGED / _safe(order.key)).exists()
 
-    def find(self, lab_id: str, run_id: str, attempt: int) -> Spool | None:
-        return _open(self.place(lab_id, run_id, attempt))
-
     def everything(self) -> tuple[Spool, ...]:
         """Attempts of all labs that were not acknowledged, whichever supervisor made them."""
-        labs = [entry for entry in _folders(self.root) if entry.name != LOCKS]
-        return tuple(spool for lab in labs for spool in self._scan(lab))
+        found = []
+        for folder in (folder for lab in _folders(self.root) if lab.name != LOCKS for folder in _folders(lab)):
+            if (folder.parent / ACKNOWLEDGED / folder.name).exists():  # removal was interrupted
+                self.discard(folder)
+            elif spool := open_spool(folder):
+                found.append(spool)
+        return tuple(found)
 
     def acknowledge(self, spool: Spool) -> None:
         """Remember the attempt's key and remove its folder. Raises PoolProblem."""
@@ -180,43 +171,21 @@ class SpoolRoot:
             reason = problem.strerror or problem
             raise PoolProblem(f"the spool at {self.root} cannot be written: {reason}", hint) from None
 
-    def _scan(self, lab: Path) -> Iterator[Spool]:
-        for entry in _folders(lab):
-            if (lab / ACKNOWLEDGED / entry.name).exists():  # removal was interrupted
-                self.discard(entry)
-            elif spool := _open(entry):
-                yield spool
 
+def seed_options(spool_root: Path, order: RunOrder) -> list[str]:
+    """The judge's options for the compile caches a run starts with; notes the use and removes what is long unused.
 
-class CompileSeeds:
-    """Compile caches that runs on this node start with, below one spool. Nothing here fails a run: without a seed it
-    starts cold. A judge copies a seed and holds a lock on the folder it reads or writes: one without may go."""
-
-    def __init__(self, spool_root: Path) -> None:
-        self._root = spool_root / COMPILED
-
-    def options(self, order: RunOrder) -> list[str]:
-        """The judge's options for an order, none without a key; notes the use and removes what is long unused."""
-        if not order.compile_key:
-            return []
-        seed = self._root / order.compile_key
-        with contextlib.suppress(OSError):
-            os.utime(seed)
-        with contextlib.suppress(OSError):
-            self._prune()
-        keep = ["--keep-caches", str(seed)] if order.may_keep_caches else []
-        return ["--seed-caches", str(seed), *keep]
-
-    def _prune(self) -> None:
-        """Remove leftovers, and all but the latest used seeds. One process at a time; others leave it to that one."""
-        with contextlib.suppress(BlockingIOError), _locked(self._root):
-            folders = [Path(entry.path) for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False)]
-            for leftover in (folder for folder in folders if folder.name.startswith(".")):
-                _remove_seed(leftover, leftover)
-            seeds = [folder for folder in folders if not folder.name.startswith(".")]
-            seeds.sort(key=lambda seed: seed.stat().st_mtime, reverse=True)
-            for seed in seeds[MOST_SEEDS:]:
-                _remove_seed(seed, seed.with_name(f".{seed.name}.old"))
+    Nothing here fails a run: without a seed it starts cold. A judge copies a seed and holds a lock on the folder it
+    reads or writes: one without may go.
+    """
+    if not order.compile_key:
+        return []
+    seed = spool_root / COMPILED / order.compile_key
+    with contextlib.suppress(OSError):
+        os.utime(seed)
+    with contextlib.suppress(OSError):
+        _prune_seeds(seed.parent)
+    return ["--seed-caches", str(seed), *(["--keep-caches", str(seed)] if order.may_keep_caches else [])]
 
 
 def read_tail(path: Path, limit_bytes: int = TAIL_BYTES) -> str:
@@ -241,7 +210,8 @@ def _fill(directory: Path, slot_id: str, order: RunOrder) -> None:
     (directory / "order.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _open(directory: Path) -> Spool | None:
+def open_spool(directory: Path) -> Spool | None:
+    """The attempt in a folder; None where its order cannot be read or is of another place."""
     try:
         raw = json.loads(_read(directory / "order.json") or b"")
         spool = Spool(directory, raw["slot_id"], raw["lab_id"], raw["run_id"], int(raw["attempt"]))
@@ -251,14 +221,11 @@ def _open(directory: Path) -> Spool | None:
     return spool if place == (spool.lab_id, f"{spool.run_id}.{spool.attempt}") else None
 
 
-def _folders(parent: Path) -> Iterator[Path]:
-    try:
-        entries = list(os.scandir(parent))
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False) and entry.name != ACKNOWLEDGED and not entry.name.startswith("."):
-            yield Path(entry.path)
+def _folders(parent: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        folders = [Path(entry.path) for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
+        return [folder for folder in folders if folder.name != ACKNOWLEDGED and not folder.name.startswith(".")]
+    return []
 
 
 def _read(path: Path) -> bytes | None:
@@ -288,6 +255,18 @@ def _safe(name: str) -> str:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise PoolProblem(f"{name!r} cannot name a folder of the spool")
     return name
+
+
+def _prune_seeds(root: Path) -> None:
+    """Remove leftovers, and all but the latest used seeds. One process at a time; others leave it to that one."""
+    with contextlib.suppress(BlockingIOError), _locked(root):
+        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+        seeds = [folder for folder in folders if not folder.name.startswith(".")]
+        for leftover in set(folders) - set(seeds):
+            _remove_seed(leftover, leftover)
+        seeds.sort(key=lambda seed: seed.stat().st_mtime, reverse=True)
+        for seed in seeds[MOST_SEEDS:]:
+            _remove_seed(seed, seed.with_name(f".{seed.name}.old"))
 
 
 def _remove_seed(folder: Path, hidden: Path) -> None:

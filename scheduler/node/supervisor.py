@@ -7,11 +7,10 @@ constructor never fails, or Ray would call it again without end.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,17 @@ from scheduler.node.judge_process import (
     start_judge,
 )
 from scheduler.node.machine import Machine, SlotSpec, broken_slot, lay_out, read_machine
-from scheduler.node.spool import TAIL_BYTES, CompileSeeds, Spool, SpoolRoot, default_spool_root, read_tail
+from scheduler.node.spool import (
+    JUDGE_LOG,
+    JUDGE_PID,
+    TAIL_BYTES,
+    Spool,
+    SpoolRoot,
+    default_spool_root,
+    open_spool,
+    read_tail,
+    seed_options,
+)  # fmt: skip
 
 LEAST_FREE_MB = 256.0
 FOREIGN_WAIT_S = 2.0  # NVML may list a process for a while after its death
@@ -71,7 +80,6 @@ class SlotSupervisor:
     ) -> None:
         self.spec = spec
         self._spools = SpoolRoot(spool_root)
-        self._seeds = CompileSeeds(spool_root)
         self._commands = commands or Commands()
         self._environ = environ
         self._clock = clock
@@ -110,8 +118,7 @@ class SlotSupervisor:
             return False
         if problem := self._own_problem(order.lab_id) or ("a run is already going on" if self.busy() else ""):
             raise PoolProblem(f"{self.spec.slot_id} takes no run: {problem}")
-        left = self._spools.find(order.lab_id, order.run_id, order.attempt)
-        if left is not None and is_alive(left):
+        if (left := open_spool(place)) is not None and is_alive(left):
             raise PoolProblem(f"{self.spec.slot_id} takes no run: another supervisor's judge is running {order.key}")
         self._inherited.pop(place, None)
         self._spools.discard(place)  # what an earlier supervisor, or a candidate, left there
@@ -137,11 +144,8 @@ class SlotSupervisor:
     def stop(self, lab_id: str, run_id: str, attempt: int) -> None:
         """End an attempt with everything it started; unknown ones are no error. Raises PoolProblem when it lives on."""
         place = self._spools.place(lab_id, run_id, attempt)
-        dead = True
-        if (own := self._attempts.get(place)) is not None:
-            dead = own.judge.end(self._lock())
-        elif (spool := self._inherited.get(place)) is not None:
-            dead = end_inherited_judge(spool, self._lock())
+        own, inherited = self._attempts.get(place), self._inherited.get(place)
+        dead = own.judge.end(self._lock()) if own else not inherited or end_inherited_judge(inherited, self._lock())
         if not dead:
             raise PoolProblem(f"{place.name} on {self.spec.slot_id} does not die", "look for its processes on the node")
 
@@ -160,7 +164,7 @@ class SlotSupervisor:
             self.stop(spool.lab_id, spool.run_id, spool.attempt)
 
     def _launch(self, spool: Spool, order: RunOrder) -> None:
-        arguments = judge_arguments(spool, self.spec, order, self._lock()) + self._seeds.options(order)
+        arguments = judge_arguments(spool, self.spec, order, self._lock()) + seed_options(self._spools.root, order)
         environment = judge_environment(self._environ, self.spec.uuid)
         try:
             judge = start_judge(spool, [*self._commands.judge, *arguments], environment)
@@ -181,7 +185,7 @@ class SlotSupervisor:
             return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
         result = spool.result()
         if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code):
-            output = read_tail(spool.judge_log_path).strip()
+            output = read_tail(spool.directory / JUDGE_LOG).strip()
             last = f"; its last output:\n{output}" if output else ""
             attempt.report = Lost(*_names(spool), f"{why} (exit code {judge.exit_code}){last}")
         else:
@@ -240,17 +244,16 @@ class SlotSupervisor:
 def _report_inherited(spool: Spool) -> Report:
     if is_alive(spool):
         return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
-    if not spool.pid_path.exists():
-        return Lost(*_names(spool), "the node's supervisor ended before it could start the judge")
-    return Lost(*_names(spool), "the node's supervisor ended before it could report this attempt")
+    undone = "report this attempt" if (spool.directory / JUDGE_PID).exists() else "start the judge"
+    return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}")
 
 
 def _names(spool: Spool) -> tuple[str, str, int]:
     return spool.slot_id, spool.run_id, spool.attempt
 
 
-ENTRY = "scheduler.node.supervisor"
-HARNESS_SUFFIXES = (".py", ".yaml")
+NODE_PACKAGES = ("harness", "scheduler/domain", "scheduler/node")  # nothing else is imported on a node
+CODE_SUFFIXES = (".py", ".yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,35 +311,16 @@ def find_spec(assignment: SlotAssignment, machine: Machine, visible_gpus: str) -
 def code_digest(root: Path = CODE_ROOT) -> str:
     """Twelve hex digits naming the code a node runs, below `root`: a supervisor of other code is noticed and replaced.
 
-    Covers the harness, and the modules of the scheduler that this one imports; the rest may change without a node.
+    Covers the harness, and the packages of the scheduler that this module imports; the rest may change without a node.
     """
     digest = hashlib.sha256()
-    harness = {path for path in (root / "harness").rglob("*") if path.suffix in HARNESS_SUFFIXES}
-    for path in sorted(harness | import_closure(root)):
+    for path in code_files(root):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
 
-def import_closure(root: Path) -> set[Path]:
-    """The files of `scheduler` that importing ENTRY loads, sooner or later, itself among them."""
-    found: set[Path] = set()
-    pending = [ENTRY]
-    while pending:
-        module = pending.pop()
-        place = root.joinpath(*module.split("."))
-        files = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
-        if files and files[0] not in found:
-            found.add(files[0])
-            package = module.rpartition(".")[0]
-            pending += [*([package] if package else []), *_imported(ast.parse(files[0].read_bytes()))]
-    return found
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Every name of `scheduler` in an import statement; of `from a import b`, both a and a.b may be modules."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("scheduler."))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scheduler"):
-            yield from (name for alias in node.names for name in (str(node.module), f"{node.module}.{alias.name}"))
+def code_files(root: Path) -> list[Path]:
+    """The files below `root` that a supervisor and its judges run, in a stable order."""
+    files = [path for package in NODE_PACKAGES for path in (root / package).rglob("*") if path.suffix in CODE_SUFFIXES]
+    return sorted([*files, *root.glob("scheduler/__init__.py")])

@@ -64,10 +64,8 @@ class PendingReports:
 
     def update(self, slot_id: str, reports: tuple[Report, ...]) -> None:
         """A whole answer of one slot. A busy attempt that it does not contain any more is lost."""
-        known = self._last.get(slot_id, {})
-        for key in {key for key, report in known.items() if isinstance(report, Busy)}:
-            known[key] = Lost(slot_id, *key, "the slot knows nothing of this attempt any more")
-        self._last[slot_id] = known | {(report.run_id, report.attempt): report for report in reports}
+        self.lose(slot_id, "the slot knows nothing of this attempt any more")
+        self._last.setdefault(slot_id, {}).update({(report.run_id, report.attempt): report for report in reports})
 
     def lose(self, slot_id: str, reason: str) -> None:
         """The slot will not answer again: what it was busy with is lost."""

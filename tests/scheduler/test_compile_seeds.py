@@ -15,7 +15,7 @@ import pytest
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.run import parse_result
 from scheduler.domain.slot import Done, RunOrder, compile_key
-from scheduler.node.spool import COMPILED, MOST_SEEDS, CompileSeeds
+from scheduler.node.spool import COMPILED, MOST_SEEDS, seed_options
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
@@ -108,7 +108,7 @@ def seeds_in(root: Path) -> list[str]:
 
 
 def start(root: Path, key: str) -> None:
-    CompileSeeds(root).options(replace(fake_order("r0001", ""), compile_key=key))
+    seed_options(root, replace(fake_order("r0001", ""), compile_key=key))
 
 
 @contextmanager

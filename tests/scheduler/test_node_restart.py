@@ -17,7 +17,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report
 from scheduler.node.judge_process import Commands
 from scheduler.node.machine import lay_out
-from scheduler.node.spool import SpoolRoot, default_spool_root
+from scheduler.node.spool import SpoolRoot, default_spool_root, open_spool
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
 from tests.scheduler.pool_contract import wait_until
@@ -266,6 +266,6 @@ def test_a_supervisor_killed_at_any_point_of_a_start_leaves_a_run_that_is_whole_
             lambda supervisor=supervisor: not any(isinstance(report, Busy) for report in supervisor.poll(LAB_ID))
         )
         for report in supervisor.poll(LAB_ID):
-            spool = SpoolRoot(root).find(LAB_ID, report.run_id, report.attempt)
+            spool = open_spool(SpoolRoot(root).place(LAB_ID, report.run_id, report.attempt))
             assert spool is not None and (spool.directory / "train.py").read_text() == "hang"
             SpoolRoot(root).discard(spool.directory)
