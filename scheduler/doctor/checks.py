@@ -24,7 +24,7 @@ from scheduler.node.harness_client import ask_cache, installed_version
 from scheduler.node.machine import SlotSpec, lay_out, read_machine
 from scheduler.node.spool import default_spool_root
 from scheduler.queue.runtime import PoolOptions
-from scheduler.ray.cluster_config import ClusterConfig, read_cluster_config
+from scheduler.ray.cluster_config import read_cluster_config
 
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_GB = 2.0
@@ -226,28 +226,19 @@ def check_cluster_file(folder: Path) -> Iterator[CheckResult]:
 
 
 def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> CheckResult:
+    """Against the folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; else nothing."""
     nodes = {slot.node for slot in slots}
     found = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {len(slots)} slots"
+    paths = [path for path in (folder / CLUSTER_FILE, Path.home() / BOOTSTRAP_FILE) if path.is_file()]
     try:
-        config = _config_of_the_cluster(folder)
+        config = next((config for config in map(read_cluster_config, paths) if not config.is_example), None)
     except ArschedError as error:
         return from_error("cluster", error)
-    if config is None or len(nodes) >= len(config.addresses):
+    if config is None or len(nodes) >= config.nodes:
         return ok("cluster", found)
     command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
-    message = f"{found}; {config.path.name} names {len(config.addresses)} nodes"
+    message = f"{found}; {config.path.name} names {config.nodes} nodes"
     return problem("cluster", message, MONITOR_HINT + command)
-
-
-def _config_of_the_cluster(folder: Path) -> ClusterConfig | None:
-    """The folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; None without either.
-
-    Raises UsageProblem.
-    """
-    for path in (folder / CLUSTER_FILE, Path.home() / BOOTSTRAP_FILE):
-        if path.is_file() and not (config := read_cluster_config(path)).is_example:
-            return config
-    return None
 
 
 def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:

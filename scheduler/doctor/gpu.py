@@ -14,17 +14,8 @@ from harness.contract import Contract
 from scheduler.doctor.checks import CheckResult, Grade, from_error, note, ok, problem
 from scheduler.domain.errors import ArschedError
 from scheduler.lab import ContractChoice
-from scheduler.node.gpu import (
-    Driver,
-    GpuState,
-    GpuUnavailable,
-    Missing,
-    compute_processes,
-    missing_toolchain,
-    read_driver,
-    read_states,
-    unusable_device_files,
-)
+from scheduler.node import gpu as node
+from scheduler.node.gpu import compute_processes, missing_toolchain, read_driver, read_states, unusable_device_files
 from scheduler.node.harness_client import ask_capabilities
 from scheduler.node.judge_process import judge_environment
 
@@ -46,7 +37,7 @@ MEASURED_VOCAB = 8192
 USABLE_SHARE = 0.95
 FAST_ATTENTION = ("fa3", "fa2")
 DEVICE_TRANSPORTS = ("cuda-ipc", "cuda-fd")  # logits stay on the GPU
-LOGIT_BYTES = 4
+LOGIT_BYTES = 4  # fp32
 REMEDY = (
     "let judge and candidate share device memory: no container that splits their PID or IPC namespaces or is "
     "sandboxed (docker: --ipc=host, --privileged where needed; not gVisor); else a contract file with a larger "
@@ -85,7 +76,9 @@ def check_toolchain() -> Iterator[CheckResult]:
         yield ok("compiler", "a C compiler and Python.h are there for Triton")
 
 
-def judge_cuda(found: dict[str, Any], driver: Driver | None, unusable: tuple[Missing, ...]) -> Iterator[CheckResult]:
+def judge_cuda(
+    found: dict[str, Any], driver: node.Driver | None, unusable: tuple[node.Missing, ...]
+) -> Iterator[CheckResult]:
     """`found`: the capabilities of torch and CUDA; `driver`: None without one; `unusable`: device files.
 
     Device files are judged by what torch could do with them: some systems reach GPUs without.
@@ -95,7 +88,7 @@ def judge_cuda(found: dict[str, Any], driver: Driver | None, unusable: tuple[Mis
         yield CheckResult("device", Grade.NOTE if found["cuda"] else Grade.PROBLEM, one.message, one.hint)
 
 
-def _judge_torch(found: dict[str, Any], driver: Driver | None) -> CheckResult:
+def _judge_torch(found: dict[str, Any], driver: node.Driver | None) -> CheckResult:
     """NVIDIA's minor version compatibility: what is built for CUDA N.x runs on every driver of CUDA N.0 or newer."""
     torch, built = found["torch"], found["cuda_build"]
     if not built:
@@ -116,7 +109,7 @@ def _judge_torch(found: dict[str, Any], driver: Driver | None) -> CheckResult:
     return ok("torch", f"{torch} with CUDA {built}" + (f", driver {driver.version}" if driver else ""))
 
 
-def check_gpus(contract: Contract, states: tuple[GpuState, ...]) -> Iterator[CheckResult]:
+def check_gpus(contract: Contract, states: tuple[node.GpuState, ...]) -> Iterator[CheckResult]:
     """Results about the GPUs of this node; of one with a foreign process, its memory is not judged.
 
     What holds for several GPUs is one result.
@@ -133,7 +126,7 @@ def check_gpus(contract: Contract, states: tuple[GpuState, ...]) -> Iterator[Che
         yield ok("gpus", "nothing that NVML reports limits them")
 
 
-def judge_limits(state: GpuState) -> Iterator[GpuResult]:
+def judge_limits(state: node.GpuState) -> Iterator[GpuResult]:
     """What makes runs on this GPU slower, or their start."""
 
     def below(value: int | None, usual: int | None) -> bool:
@@ -158,7 +151,7 @@ def judge_limits(state: GpuState) -> Iterator[GpuResult]:
         yield Grade.NOTE, message, "nvidia-smi -q -d PERFORMANCE,TEMPERATURE,CLOCK shows more"
 
 
-def judge_memory(contract: Contract, state: GpuState) -> Iterator[GpuResult]:
+def judge_memory(contract: Contract, state: node.GpuState) -> Iterator[GpuResult]:
     """Whether the memory is free, and enough for the contract's train.py as shipped."""
     total, free = state.memory_total_bytes, state.memory_free_bytes
     if total is None or free is None or (state.memory_in_use and _has_process(state.uuid)):
@@ -178,7 +171,7 @@ def judge_memory(contract: Contract, state: GpuState) -> Iterator[GpuResult]:
         yield Grade.PROBLEM if short else Grade.NOTE, message, "nvidia-smi shows which, as far as it may; end them"
 
 
-def judge_alike(states: Iterable[GpuState]) -> Iterator[CheckResult]:
+def judge_alike(states: Iterable[node.GpuState]) -> Iterator[CheckResult]:
     """Scores of GPUs that differ do not compare: models make pools of their own, power limits do not."""
     by_name: dict[str, dict[int, float]] = {}
     for state in states:
@@ -247,7 +240,8 @@ def judge_exchange(contract: Contract, record: dict[str, Any]) -> Iterator[Check
         return
     refused = _entries(record, "exchange_refused", str)
     why = "".join(f"; {name} refused: {reason}" for name, reason in refused.items())
-    seconds = evaluation_seconds(contract, rate) if isinstance(rate, int | float) and rate > 0 else None
+    logit_bytes = contract.evaluation_tokens * contract.vocab_size * LOGIT_BYTES
+    seconds = logit_bytes / (rate * 1e9) if isinstance(rate, int | float) and rate > 0 else None
     limit_s = contract.limits.evaluation_s
     if seconds is not None and seconds > limit_s:
         message = (
@@ -264,11 +258,6 @@ def judge_exchange(contract: Contract, record: dict[str, Any]) -> Iterator[Check
         yield note("exchange", f"{transport}, {takes}{why}", hint)
 
 
-def evaluation_seconds(contract: Contract, gb_per_s: float) -> float:
-    """Time for all fp32 logits of one evaluation at a rate in 1e9 bytes a second, from candidate to score."""
-    return contract.evaluation_tokens * contract.vocab_size * LOGIT_BYTES / (gb_per_s * 1e9)
-
-
 def _entries(record: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
     value = record.get(key)
     if not isinstance(value, dict):
@@ -279,5 +268,5 @@ def _entries(record: dict[str, Any], key: str, kind: type | tuple[type, ...]) ->
 def _has_process(uuid: str) -> bool:
     try:
         return bool(compute_processes(uuid))
-    except GpuUnavailable:
+    except node.GpuUnavailable:
         return False

@@ -10,7 +10,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,9 @@ def read_states() -> tuple[GpuState, ...]:
 def mps_running(proc: Path = Path("/proc")) -> bool:
     """Whether an MPS daemon or server runs here: its clients share one GPU, so their budgets are not comparable."""
     for comm in proc.glob("[0-9]*/comm"):
-        try:
+        with suppress(OSError):  # the process ended meanwhile
             if comm.read_text().startswith(MPS_PROCESS_PREFIX):
                 return True
-        except OSError:  # the process ended meanwhile
-            continue
     return False
 
 
@@ -180,11 +178,10 @@ def gpu_notes(uuid: str) -> tuple[str, ...]:
     unusable = unusable_device_files(state.minor for state in states if state.minor is not None)
     notes = [f"device files {one}" for one in unusable]
     notes += [f"another process holds memory of it: {state.memory_text}" for state in states if state.memory_in_use]
-    try:
-        unseen = compute_processes(uuid) is None
-    except GpuUnavailable:  # a problem of the slot, reported as such
-        unseen = False
-    return (*notes, *([UNSEEN_PROCESSES] if unseen else []))
+    with suppress(GpuUnavailable):  # a problem of the slot, reported as such
+        if compute_processes(uuid) is None:
+            notes.append(UNSEEN_PROCESSES)
+    return tuple(notes)
 
 
 def missing_toolchain(environ: Mapping[str, str]) -> tuple[Missing, ...]:
@@ -320,10 +317,9 @@ def _local_cpus(nvml: Any, handle: Any) -> tuple[int, ...]:
     except (OSError, ValueError):
         count = CPU_MASK_BITS
     words = (max(count, 1) + CPU_MASK_BITS - 1) // CPU_MASK_BITS
-    mask = _answer(nvml, "nvmlDeviceGetCpuAffinity", handle, words) or ()
-    bits = ((word * CPU_MASK_BITS + bit, int(value) >> bit & 1) for word, value in enumerate(mask)
-            for bit in range(CPU_MASK_BITS))  # fmt: skip
-    return tuple(cpu for cpu, is_set in bits if is_set)
+    answer = _answer(nvml, "nvmlDeviceGetCpuAffinity", handle, words) or ()
+    mask = sum(int(value) << word * CPU_MASK_BITS for word, value in enumerate(answer))
+    return tuple(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
 
 
 def _text(value: str | bytes) -> str:

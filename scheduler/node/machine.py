@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,17 +34,20 @@ class SlotSpec:
     """One slot as its supervisor knows it. `siblings` are all slot ids of the node; the first of them also answers
     for attempts of slots that are no longer offered."""
 
-    slot_id: str
     node: str
     device: str  # "cpu" or "cuda"
-    device_name: str
     index: int
-    cpus: tuple[int, ...]
+    device_name: str = ""
+    cpus: tuple[int, ...] = ()
     boot_id: str = ""
     uuid: str = ""
     driver: str = ""
     siblings: tuple[str, ...] = ()
     problem: str = ""
+
+    @property
+    def slot_id(self) -> str:
+        return f"{self.node}/{'gpu' if self.device == 'cuda' else 'cpu'}{self.index}"
 
 
 def read_machine(gpus: bool) -> Machine:
@@ -76,20 +80,18 @@ def order_cores(cores: tuple[int, ...], siblings: dict[int, frozenset[int]]) -> 
 
 def boot_id(path: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
     """Changes when the machine restarts; the host's name where the kernel has no such id."""
-    try:
+    with suppress(OSError):
         return path.read_text().strip()
-    except OSError:
-        return platform.node()
+    return platform.node()
 
 
 def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
     """Model of the processor."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def lay_out(machine: Machine, node: str, device: str, count: int | None = None) -> tuple[SlotSpec, ...]:
@@ -99,18 +101,9 @@ def lay_out(machine: Machine, node: str, device: str, count: int | None = None) 
         specs = [_gpu_slot(machine, node, gpu, cpus) for gpu, cpus in zip(machine.gpus, shares, strict=True)][:count]
     else:
         cores = machine.cores[: machine.physical_cores if count is None else count]
-        specs = [
-            SlotSpec(_slot_id(node, "cpu", index), node, "cpu", machine.cpu_name, index, (core,))
-            for index, core in enumerate(cores)
-        ]
+        specs = [SlotSpec(node, "cpu", index, machine.cpu_name, (core,)) for index, core in enumerate(cores)]
     ids = tuple(spec.slot_id for spec in specs)
     return tuple(replace(spec, siblings=ids, boot_id=machine.boot_id) for spec in specs)
-
-
-def broken_slot(machine: Machine, node: str, device: str, index: int, problem: str) -> SlotSpec:
-    """A slot that exists in Ray's books but cannot be used, with the reason."""
-    slot_id = _slot_id(node, device, index)
-    return SlotSpec(slot_id, node, device, "", index, (), boot_id=machine.boot_id, problem=problem)
 
 
 def share_cores(cores: tuple[int, ...], gpus: tuple[Gpu, ...]) -> tuple[tuple[int, ...], ...]:
@@ -140,14 +133,7 @@ def _gpu_slot(machine: Machine, node: str, gpu: Gpu, cpus: tuple[int, ...]) -> S
     problem = machine.gpu_problem
     if gpu.mig:
         problem = f"MIG is on for GPU {gpu.index}: a slice is not a whole GPU; switch it off (nvidia-smi -mig 0)"
-    return SlotSpec(
-        _slot_id(node, "cuda", gpu.index), node, "cuda", gpu.name, gpu.index, cpus,
-        uuid=gpu.uuid, driver=gpu.driver, problem=problem,
-    )  # fmt: skip
-
-
-def _slot_id(node: str, device: str, index: int) -> str:
-    return f"{node}/{'gpu' if device == 'cuda' else 'cpu'}{index}"
+    return SlotSpec(node, "cuda", gpu.index, gpu.name, cpus, uuid=gpu.uuid, driver=gpu.driver, problem=problem)
 
 
 def _take(left: list[int], wanted: tuple[int, ...], count: int) -> list[int]:

@@ -37,10 +37,8 @@ def default_spool_root(environ: Mapping[str, str] = os.environ) -> Path:
     """ARSCHED_SPOOL, else `spool` in the cache folder (ARSCHED_CACHE, else the XDG one)."""
     if spool := environ.get("ARSCHED_SPOOL"):
         return Path(spool)
-    if cache := environ.get("ARSCHED_CACHE"):
-        return Path(cache) / "spool"
-    base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "arsched" / "spool"
+    cache = environ.get("ARSCHED_CACHE") or Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "arsched")
+    return Path(cache, "spool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,12 @@ class Spool:
     def log(self, limit_bytes: int = LOG_LIMIT_BYTES) -> str:
         """The end of the candidate's log, "" without one."""
         return read_tail(self.out / "run.log", limit_bytes)
+
+    def judge_output(self) -> str:
+        return read_tail(self.directory / JUDGE_LOG)
+
+    def was_started(self) -> bool:
+        return (self.directory / JUDGE_PID).exists()
 
     def progress(self) -> Progress:
         """The judge's last progress report; the default before its first."""

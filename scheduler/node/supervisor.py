@@ -17,31 +17,12 @@ from pathlib import Path
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
+from scheduler.node import judge_process
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
 from scheduler.node.harness_client import CacheFacts, probe_cache
-from scheduler.node.judge_process import (
-    CODE_ROOT,
-    Commands,
-    StartedJudge,
-    end_inherited_judge,
-    is_alive,
-    is_locked,
-    judge_arguments,
-    judge_environment,
-    start_judge,
-)
-from scheduler.node.machine import Machine, SlotSpec, broken_slot, lay_out, read_machine
-from scheduler.node.spool import (
-    JUDGE_LOG,
-    JUDGE_PID,
-    TAIL_BYTES,
-    Spool,
-    SpoolRoot,
-    default_spool_root,
-    open_spool,
-    read_tail,
-    seed_options,
-)  # fmt: skip
+from scheduler.node.judge_process import CODE_ROOT, Commands, StartedJudge, end_inherited_judge, is_alive
+from scheduler.node.machine import Machine, SlotSpec, lay_out, read_machine
+from scheduler.node.spool import TAIL_BYTES, Spool, SpoolRoot, default_spool_root, open_spool, seed_options
 
 LEAST_FREE_MB = 256.0
 FOREIGN_WAIT_S = 2.0  # NVML may list a process for a while after its death
@@ -164,10 +145,11 @@ class SlotSupervisor:
             self.stop(spool.lab_id, spool.run_id, spool.attempt)
 
     def _launch(self, spool: Spool, order: RunOrder) -> None:
-        arguments = judge_arguments(spool, self.spec, order, self._lock()) + seed_options(self._spools.root, order)
-        environment = judge_environment(self._environ, self.spec.uuid)
+        arguments = judge_process.judge_arguments(spool, self.spec, order, self._lock())
+        command = [*self._commands.judge, *arguments, *seed_options(self._spools.root, order)]
+        environment = judge_process.judge_environment(self._environ, self.spec.uuid)
         try:
-            judge = start_judge(spool, [*self._commands.judge, *arguments], environment)
+            judge = judge_process.start_judge(spool, command, environment)
         except PoolProblem:
             self._spools.discard(spool.directory)  # it never began: the same attempt may be started again
             raise
@@ -185,7 +167,7 @@ class SlotSupervisor:
             return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
         result = spool.result()
         if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code):
-            output = read_tail(spool.directory / JUDGE_LOG).strip()
+            output = spool.judge_output().strip()
             last = f"; its last output:\n{output}" if output else ""
             attempt.report = Lost(*_names(spool), f"{why} (exit code {judge.exit_code}){last}")
         else:
@@ -215,12 +197,12 @@ class SlotSupervisor:
             return f"{free_mb:.0f} MB left on the disk of {self._spools.root}, {LEAST_FREE_MB:.0f} MB are needed"
         if at_work := self._labs_at_work():
             return "" if at_work == {lab_id} else "a run of another lab is going on"
-        if is_locked(self._lock()):
+        if judge_process.is_locked(self._lock()):
             return f"another judge of this user holds {self._lock()}"
         if not self.spec.uuid:
             return ""
         # Without a compiler every candidate would end as a crash, and be blamed for it.
-        toolchain = missing_toolchain(judge_environment(self._environ, self.spec.uuid))
+        toolchain = missing_toolchain(judge_process.judge_environment(self._environ, self.spec.uuid))
         return self._foreign_processes() or "; ".join(map(str, toolchain))
 
     def _foreign_processes(self) -> str:
@@ -244,7 +226,7 @@ class SlotSupervisor:
 def _report_inherited(spool: Spool) -> Report:
     if is_alive(spool):
         return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
-    undone = "report this attempt" if (spool.directory / JUDGE_PID).exists() else "start the judge"
+    undone = "report this attempt" if spool.was_started() else "start the judge"
     return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}")
 
 
@@ -262,7 +244,6 @@ class NodeSettings:
 
     spool_root: Path | None = None
     commands: Commands = field(default_factory=Commands)
-    read: Callable[[bool], Machine] = read_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +261,7 @@ class SlotActor(SlotSupervisor):
     """The supervisor of the slot that Ray assigned to this process."""
 
     def __init__(self, assignment: SlotAssignment, settings: NodeSettings) -> None:
-        machine = settings.read(assignment.device == "cuda")
+        machine = read_machine(assignment.device == "cuda")
         spec = find_spec(assignment, machine, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         super().__init__(spec, settings.spool_root or default_spool_root(), settings.commands)
 
@@ -299,7 +280,8 @@ def find_spec(assignment: SlotAssignment, machine: Machine, visible_gpus: str) -
     else:
         found = list(specs[index : index + 1])
         problem = f"the node lets arsched use {len(machine.cores)} cores, this would be number {index + 1}"
-    spec = found[0] if found else broken_slot(machine, node, device, index, problem)
+    broken = SlotSpec(node, device, index, boot_id=machine.boot_id, problem=problem)
+    spec = found[0] if found else broken
     here = code_digest()
     if here != assignment.code:
         other = f"node {node} runs other arsched code ({here}) than this driver ({assignment.code}); update the node"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -117,7 +118,9 @@ class RayCluster:
         except (errors.ActorUnavailableError, errors.GetTimeoutError) as problem:
             raise NoAnswer(first_line(problem)) from None
         except errors.RayError as problem:
-            raise ActorGone(_why_gone(problem)) from None
+            # Ray's long texts about dead actors, cut to the line that names the cause
+            imports = re.findall(r".*(?:ModuleNotFoundError|ImportError).*", str(problem))
+            raise ActorGone(imports[-1].strip() if imports else first_line(problem)) from None
 
     def kill(self, actor: Any) -> None:
         """End an actor permanently."""
@@ -228,17 +231,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def first_line(problem: BaseException) -> str:
     """The first line of an exception's text, or its type."""
-    return next(iter(_lines(problem)), type(problem).__name__)
-
-
-def _lines(problem: BaseException) -> list[str]:
-    return [line.strip() for line in str(problem).splitlines() if line.strip()]
-
-
-def _why_gone(problem: BaseException) -> str:
-    """Ray's long texts about dead actors, cut to the line that names the cause."""
-    imports = [line for line in _lines(problem) if "ModuleNotFoundError" in line or "ImportError" in line]
-    return imports[-1] if imports else first_line(problem)
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
 
 
 def _use_token(ray: Any) -> None:

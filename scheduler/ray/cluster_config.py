@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -47,19 +47,10 @@ class ClusterConfig:
 
     path: Path
     head: str
-    workers: tuple[str, ...]
+    nodes: int  # that should be there, the head among them
     worker_start_command: str
+    is_example: bool  # as shipped, without an address of the user's
     problems: tuple[str, ...]
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Every machine that should be there."""
-        return (self.head, *self.workers)
-
-    @property
-    def is_example(self) -> bool:
-        """Whether this is the file as shipped, without an address of the user's."""
-        return _is_example(self.head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +74,9 @@ def read_cluster_config(path: Path) -> ClusterConfig:
     provider = _mapping(raw, "provider")
     workers = provider.get("worker_ips")
     commands = raw.get("worker_start_ray_commands") or [""]
-    return ClusterConfig(
-        path,
-        head=str(provider.get("head_ip") or ""),
-        workers=tuple(map(str, workers)) if isinstance(workers, list) else (),
-        worker_start_command=str(commands[-1]),
-        problems=tuple(_problems(raw, path.parent)),
-    )
+    nodes = 1 + (len(workers) if isinstance(workers, list) else 0)
+    head = str(provider.get("head_ip") or "")
+    return ClusterConfig(path, head, nodes, str(commands[-1]), _is_example(head), tuple(_problems(raw, path.parent)))
 
 
 def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
@@ -100,10 +87,11 @@ def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _address_problems(_mapping(raw, "provider"))
     yield from _login_problems(_mapping(raw, "auth"))
     yield from _mount_problems(_mapping(raw, "file_mounts"), folder)
-    yield from _start_problems(raw, "head_start_ray_commands", " --head")
+    head_start = yield from _start_problems(raw, "head_start_ray_commands", " --head")
     if _mapping(raw, "provider").get("worker_ips"):
         yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
-    yield from _path_problems(raw)
+    if head_start is not None:
+        yield from _path_problems(raw, head_start)
 
 
 def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
@@ -145,15 +133,17 @@ def _mount_problems(mounts: Mapping[str, Any], folder: Path) -> Iterator[str]:
             yield f"file_mounts: {here} (for {there}) does not exist; paths count from where `ray up` is called"
 
 
-def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str]:
+def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Generator[str, None, Call | None]:
+    """Returns the last call of `ray start` among the commands, None without one."""
     try:
-        start = _ray_start(raw, key)
+        starts = [call for command in _commands(raw, key) for call in _ray_starts(command, {})]
     except ValueError as problem:
         yield f"{key}: the shell could not read this line ({problem}): close its quotes"
-        return
+        return None
+    start = starts[-1] if starts else None
     if start is None or sign not in f" {' '.join(start.words)}":
         yield f"{key} has no `ray start` with {sign.strip()}"
-        return
+        return start
     if start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
         yield (
             f"{key} starts Ray without RAY_enable_autoscaler_v2=0: `ray up` turns version 2 of its autoscaler on, "
@@ -163,22 +153,11 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Iterator[str
         yield f"{key} starts Ray without RAY_worker_niceness=0: runs would be starved on a busy node"
     if "RAY_AUTH_MODE" not in start.environ:
         yield f"{key} does not set RAY_AUTH_MODE (token or disabled): nodes that differ in it cannot join"
+    return start
 
 
-def _ray_start(raw: Mapping[str, Any], key: str) -> Call | None:
-    """The last call of `ray start` among the commands. Raises ValueError where a quote is left open."""
-    starts = [call for command in _commands(raw, key) for call in _ray_starts(command, {})]
-    return starts[-1] if starts else None
-
-
-def _path_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+def _path_problems(raw: Mapping[str, Any], start: Call) -> Iterator[str]:
     """Ray ends a cluster with a bare `ray stop` on the head, in a shell that has read the user's startup files."""
-    try:
-        start = _ray_start(raw, "head_start_ray_commands")
-    except ValueError:
-        return  # named already
-    if start is None:
-        return
     folder = HOME.sub("", start.words[0].rpartition("/")[0])
     mode = start.environ.get("RAY_AUTH_MODE", "token")
     written = [command for key in HEAD_SETUP_KEYS for command in _commands(raw, key) if STARTUP_FILE.search(command)]

@@ -17,17 +17,10 @@ from typing import Any
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Lost, Progress, Report, RunOrder, Slot
+from scheduler.node.machine import read_machine
 from scheduler.node.supervisor import NodeSettings, SlotAssignment, code_digest
-from scheduler.ray.cluster import (
-    OWN_PYTHON,
-    ActorGone,
-    NoAnswer,
-    RayCluster,
-    RayNode,
-    environment,
-    join_cluster,
-    start_embedded,
-)
+from scheduler.ray import cluster
+from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
@@ -143,17 +136,17 @@ class RayPool:
         """
         settings = settings or NodeSettings()
         address = address or os.environ.get("RAY_ADDRESS") or None
-        size = None if address else embedded_size(settings, contract_device(contract_json), slots)
+        size = None if address else embedded_size(contract_device(contract_json), slots)
         log(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
-        with environment(OWN_PYTHON):
+        with cluster.environment(cluster.OWN_PYTHON):
             import ray
 
-        cluster = start_embedded(ray, *size) if size else join_cluster(ray, address or "auto")
+        connection = cluster.start_embedded(ray, *size) if size else cluster.join_cluster(ray, address or "auto")
         try:
-            pool = cls(cluster, contract_json, lab_id, settings, slots)
+            pool = cls(connection, contract_json, lab_id, settings, slots)
             pool._await_slots(log, placement_s)
         except BaseException:
-            cluster.leave()
+            connection.leave()
             raise
         return pool
 
@@ -171,7 +164,7 @@ class RayPool:
         handle.poll = None  # an answer under way knows nothing of this order
         self._pending.started(slot_id, order.run_id, order.attempt)
         try:
-            known = self._call(handle, ANSWER_S, "start", order)
+            known = self._cluster.answer(self._cluster.ask(handle.actor, "start", order), ANSWER_S)
         except (NoAnswer, ActorGone):
             return  # whether it began will show: the slot reports it, or it is lost
         except PoolProblem as problem:
@@ -211,7 +204,8 @@ class RayPool:
             return  # its node is gone, and its runs with it
         handle.poll = None
         try:
-            self._call(handle, STOP_ANSWER_S, "stop", self._lab_id, run_id, attempt)
+            call = self._cluster.ask(handle.actor, "stop", self._lab_id, run_id, attempt)
+            self._cluster.answer(call, STOP_ANSWER_S)
         except ActorGone:
             return  # judges die with their supervisor
         except NoAnswer:
@@ -273,9 +267,6 @@ class RayPool:
         if slot_id not in by_id:
             raise PoolProblem(f"no slot {slot_id}", f"slots now: {', '.join(sorted(by_id)) or 'none at all'}")
         return by_id[slot_id]
-
-    def _call(self, handle: ActorHandle, timeout_s: float, method: str, *arguments: object) -> object:
-        return self._cluster.answer(self._cluster.ask(handle.actor, method, *arguments), timeout_s)
 
     def _receive(self, handle: ActorHandle, call: Any) -> Any:
         """The answer of a call that has one; None where the slot has a problem instead."""
@@ -367,15 +358,12 @@ def contract_device(contract_json: str) -> str:
     return str(device)
 
 
-def embedded_size(settings: NodeSettings, device: str, slots: int | None) -> tuple[int, int]:
+def embedded_size(device: str, slots: int | None) -> tuple[int, int]:
     """Cores and GPUs an embedded Ray shall count. Raises PoolProblem when this machine cannot give the slots."""
-    machine = settings.read(device == "cuda")
-    there = len(machine.gpus) if device == "cuda" else len(machine.cores)
+    machine = read_machine(device == "cuda")
+    there, kind = (len(machine.gpus), "GPUs") if device == "cuda" else (len(machine.cores), "cores")
     if device == "cuda" and there == 0:
         raise PoolProblem(f"the contract needs a GPU and this machine has none ({machine.gpu_problem})", GPU_HINT)
     if slots is not None and not 1 <= slots <= there:
-        kind = "GPUs" if device == "cuda" else "cores"
         raise PoolProblem(f"{slots} slots asked for, this machine has {there} {kind}", f"choose 1 to {there}")
-    if device == "cuda":
-        return len(machine.cores), there
-    return slots or machine.physical_cores, 0
+    return (len(machine.cores), there) if device == "cuda" else (slots or machine.physical_cores, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
-from scheduler.node.supervisor import NodeSettings
+from scheduler.node.machine import read_machine
 from scheduler.ray.pool import RayPool, contract_device
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import RayNodeProcess, free_port, start_node
@@ -75,8 +75,7 @@ def test_a_contract_for_gpus_on_a_cluster_without_any_says_what_there_is(cluster
 
 
 def test_a_contract_for_gpus_on_this_machine_is_refused_before_ray_starts() -> None:
-    settings = NodeSettings()
-    if settings.read(True).gpus:
+    if read_machine(True).gpus:
         pytest.skip("this machine has a GPU")
     with pytest.raises(PoolProblem, match="needs a GPU") as caught:
         RayPool.connect(None, None, '{"name": "big", "device": "cuda"}', "lab-1")

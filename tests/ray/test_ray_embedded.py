@@ -29,11 +29,11 @@ CONNECTIONS = {"embedded": "", "join": "127.0.0.1:1"}
 RUNTIME_ENV = "print(json.dumps(ray._private.worker._maybe_modify_runtime_env(None, False)))"
 PROBE = f"""
 import json, sys
-from scheduler.ray import pool
+from scheduler.ray import cluster, pool
 def show(ray, *rest):
     {RUNTIME_ENV}
     sys.exit(0)
-pool.join_cluster = pool.start_embedded = show
+cluster.join_cluster = cluster.start_embedded = show
 pool.RayPool.connect(sys.argv[1] or None, 1, {CONTRACT_JSON!r}, "lab-1")
 """
 STARTED = "dump\nchild\nhang"  # every run's train.py

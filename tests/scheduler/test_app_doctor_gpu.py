@@ -210,10 +210,6 @@ def test_an_exchange_through_the_host_that_is_in_time_is_worth_a_note() -> None:
     assert found["exchange"].grade is Grade.NOTE and "at an unknown rate" in found["exchange"].message
 
 
-def test_the_seconds_of_an_evaluation_are_all_its_logits() -> None:
-    assert gpu.evaluation_seconds(STANDARD, 1.0) == pytest.approx(20_971_520 * 8192 * 4 / 1e9)
-
-
 @pytest.mark.parametrize(
     "changes",
     [

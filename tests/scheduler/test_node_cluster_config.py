@@ -60,7 +60,7 @@ def test_the_shipped_file_needs_only_what_it_says_it_needs(tmp_path: Path, monke
 def test_a_filled_in_file_is_fine(settings: Settings, tmp_path: Path) -> None:
     assert problems_of(settings, tmp_path) == ()
     config = read_cluster_config(tmp_path / "cluster.yaml")
-    assert config.addresses == ("10.0.0.1", "10.0.0.2")
+    assert (config.head, config.nodes) == ("10.0.0.1", 2)
     assert "ray start --address=$RAY_HEAD_IP:6379" in config.worker_start_command
 
 
