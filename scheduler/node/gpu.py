@@ -121,7 +121,7 @@ class Missing:
 def read_gpus() -> tuple[Gpu, ...]:
     """Every GPU of this machine in PCI bus order. Raises GpuUnavailable."""
     with _nvml() as nvml:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        driver = nvml.nvmlSystemGetDriverVersion()
         return tuple(
             Gpu(index, *_identity(nvml, handle), driver, _mig_enabled(nvml, handle), _local_cpus(nvml, handle))
             for index, handle in _handles(nvml)
@@ -140,7 +140,7 @@ def compute_processes(uuid: str) -> tuple[GpuProcess, ...] | None:
             raise
         # NVML names no process of another container, and none that has ended meanwhile.
         names = [_answer(nvml, "nvmlSystemGetProcessName", int(entry.pid)) or "unknown" for entry in running]
-        return tuple(GpuProcess(int(entry.pid), _text(name)) for entry, name in zip(running, names, strict=True))
+        return tuple(GpuProcess(int(entry.pid), name) for entry, name in zip(running, names, strict=True))
 
 
 def read_driver() -> Driver | None:
@@ -149,7 +149,7 @@ def read_driver() -> Driver | None:
         with _nvml() as nvml:
             number = _answer(nvml, "nvmlSystemGetCudaDriverVersion")  # 12040 is CUDA 12.4
             cuda = None if number is None else (int(number) // 1000, int(number) % 1000 // 10)
-            return Driver(_text(nvml.nvmlSystemGetDriverVersion()), cuda)
+            return Driver(nvml.nvmlSystemGetDriverVersion(), cuda)
     except GpuUnavailable:
         return None
 
@@ -259,8 +259,7 @@ def _handles(nvml: Any) -> list[tuple[int, Any]]:
 
 
 def _identity(nvml: Any, handle: Any) -> tuple[str, str]:
-    """UUID and name."""
-    return _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+    return nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
 
 
 def _answer(nvml: Any, name: str, *arguments: Any) -> Any:
@@ -320,7 +319,3 @@ def _local_cpus(nvml: Any, handle: Any) -> tuple[int, ...]:
     answer = _answer(nvml, "nvmlDeviceGetCpuAffinity", handle, words) or ()
     mask = sum(int(value) << word * CPU_MASK_BITS for word, value in enumerate(answer))
     return tuple(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

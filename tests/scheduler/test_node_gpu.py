@@ -53,7 +53,7 @@ REASONS = [name for name in dir(pynvml) if name.startswith("nvmlClocksThrottleRe
 
 
 def fake_nvml(**changes: Any) -> SimpleNamespace:
-    """Two GPUs, the second with MIG on; GPUs answer bytes, as older drivers do."""
+    """Two GPUs, the second with MIG on."""
     answers: dict[str, Any] = {
         "NVMLError": pynvml.NVMLError,
         **{name: getattr(pynvml, name) for name in (*CANNOT_TELL, *REASONS)},
@@ -62,13 +62,13 @@ def fake_nvml(**changes: Any) -> SimpleNamespace:
         "NVML_CLOCK_SM": 1,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
-        "nvmlSystemGetDriverVersion": lambda: b"570.1",
+        "nvmlSystemGetDriverVersion": lambda: "570.1",
         "nvmlSystemGetCudaDriverVersion": lambda: 12080,
         "nvmlDeviceGetCount": lambda: 2,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
-        "nvmlDeviceGetUUID": lambda handle: f"GPU-000{handle}".encode(),
-        "nvmlDeviceGetName": lambda handle: b"H100",
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-000{handle}",
+        "nvmlDeviceGetName": lambda handle: "H100",
         "nvmlDeviceGetMigMode": lambda handle: (handle, handle),
         "nvmlDeviceGetCpuAffinity": lambda handle, words: [0b1100] + [0] * (words - 1),
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: [SimpleNamespace(pid=42)] * handle,
