@@ -100,7 +100,6 @@ class Evaluation:
             self._exchange = None
 
     def _on_ready(self, message: Message) -> None:
-        """The candidate has opened the buffer, or cannot."""
         exchange = self._exchange
         if exchange is None or self.exchange is not None:
             raise ProtocolError("READY before a buffer was offered" if exchange is None else "READY a second time")
@@ -116,7 +115,6 @@ class Evaluation:
             self._offer_next()
 
     def _on_done(self, message: Message) -> None:
-        """A slice of logits lies in the buffer."""
         current, exchange = self._current, self._exchange
         if current is None or exchange is None or message.count != self._number:
             raise ProtocolError(f"DONE for slice {message.count} when slice {self._number} was due")

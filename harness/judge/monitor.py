@@ -55,10 +55,7 @@ class CandidateMonitor:
         self._look_again_at = 0.0
 
     def watch(self) -> JudgeVerdict:
-        """Watch until something decides the run.
-
-        After the score the candidate may finish in peace for the contract's teardown time.
-        """
+        """Watch until something decides the run; after its score a candidate may finish within the teardown time."""
         verdict = self._until_verdict()
         self._session.stop_clock()
         return verdict
