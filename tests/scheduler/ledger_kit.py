@@ -17,7 +17,7 @@ from scheduler.domain.run import Result, Run, RunKind, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import Database
-from scheduler.ledger.schema import MIGRATIONS
+from scheduler.ledger.ledger import MIGRATIONS
 
 
 def m002_priority(database: Database) -> None:

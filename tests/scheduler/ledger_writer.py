@@ -19,7 +19,7 @@ from scheduler.domain.errors import CandidateRejected, LedgerProblem
 from scheduler.domain.run import RunKind, infra_result
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import Database
-from scheduler.ledger.schema import migrate
+from scheduler.ledger.ledger import migrate
 from tests.scheduler.ledger_kit import (
     CHANGED,
     NOISE,

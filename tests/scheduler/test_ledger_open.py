@@ -13,7 +13,7 @@ from scheduler.domain.candidate import CandidateState, NewCandidate, Source
 from scheduler.domain.errors import LedgerProblem
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import Database
-from scheduler.ledger.schema import MIGRATIONS, migrate
+from scheduler.ledger.ledger import MIGRATIONS, migrate
 from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
 

@@ -16,7 +16,7 @@ import pytest
 from scheduler.domain.run import Finished, Queued, Running
 from scheduler.domain.search import SearchBudget, SearchSettings
 from scheduler.ledger.db import Database
-from scheduler.ledger.schema import migrate
+from scheduler.ledger.ledger import migrate
 from tests.scheduler import ledger_writer
 from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
