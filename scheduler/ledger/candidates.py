@@ -37,20 +37,24 @@ class Candidates(Table):
             self._events.write(tag, candidate_id(number), "", new.state.value, new.title)
             for _ in range(new.runs):
                 self._runs.add(candidate_id(number), new.kind, "submitted")
-            return self._of(number)
+            return self._all("number = ?", number)[0]
 
     def get(self, ref: str, tag: str) -> Candidate:
         """By id, name or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
         number = number_of(ref, "c")
         if ref == "last":
             found = self._all("number = (SELECT max(number) FROM candidate WHERE tag = ?)", tag)
-        elif number is not None:
-            found = self._all("tag = ? AND number = ?", tag, number)
         else:
-            found = self._all("tag = ? AND name = ?", tag, ref)
-        if not found:
-            raise self._unknown(ref, tag)
-        return found[0]
+            column, value = ("name", ref) if number is None else ("number", number)
+            found = self._all(f"tag = ? AND {column} = ?", tag, value)
+        if found:
+            return found[0]
+        elsewhere = self._all("number = ? OR name = ?", number, ref)
+        if elsewhere:
+            other = elsewhere[0].tag
+            raise UsageProblem(f"candidate {ref!r} is of lab {other!r}, not {tag!r}", f"add --tag {other}")
+        known = [word for candidate in self.list(tag) for word in (candidate.name, candidate.id)]
+        raise unknown("candidate", ref, tag, known)
 
     def list(self, tag: str) -> tuple[Candidate, ...]:
         """All of a lab, in the order of their submission."""
@@ -79,12 +83,10 @@ class Candidates(Table):
         """Move a candidate that is in `from_`. False, and nothing written, when it is not."""
         with self._database.transaction():
             number = number_of(ref, "c")
-            moved = self._database.execute(
-                "UPDATE candidate SET state = ? WHERE number = ? AND state = ?", to.value, number, from_.value
-            )
-            if moved.rowcount:
-                self._events.write(self._of(number).tag, ref, from_.value, to.value, reason)
-            return bool(moved.rowcount)
+            moved = self._database.move("candidate", number, from_, to)
+            if moved:
+                self._events.write(self._all("number = ?", number)[0].tag, ref, from_, to, reason)
+            return moved
 
     def cancel(self, ref: str, reason: str) -> tuple[Run, ...] | None:
         """Cancel an undecided candidate and its runs. Returns the runs that were running, still to be stopped.
@@ -111,17 +113,6 @@ class Candidates(Table):
             raise LedgerProblem(f"base {new.base_id!r} is no candidate of lab {tag!r}")
         if new.state is CandidateState.BASELINE and self._all("tag = ? AND state = 'baseline'", tag):
             raise LedgerProblem(f"lab {tag!r} already has a baseline")
-
-    def _unknown(self, ref: str, tag: str) -> UsageProblem:
-        elsewhere = self._all("number = ? OR name = ?", number_of(ref, "c"), ref)
-        if elsewhere:
-            other = elsewhere[0].tag
-            return UsageProblem(f"candidate {ref!r} is of lab {other!r}, not {tag!r}", f"add --tag {other}")
-        known = [word for candidate in self.list(tag) for word in (candidate.name, candidate.id)]
-        return unknown("candidate", ref, tag, known)
-
-    def _of(self, number: int | None) -> Candidate:
-        return self._all("number = ?", number)[0]
 
     def _all(self, condition: str, *values: object) -> tuple[Candidate, ...]:
         rows = self._database.all(f"{CANDIDATES} WHERE {condition} ORDER BY number", *values)

@@ -99,6 +99,13 @@ class Database:
         cursor = self.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())
         return int(cursor.lastrowid or 0)
 
+    def move(self, table: str, number: int | None, from_: str, to: str, **columns: object) -> bool:
+        """Take a row from one state to another, setting these columns. False when it is in another."""
+        columns["state"] = to
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        sql = f"UPDATE {table} SET {changes} WHERE number = ? AND state = ?"
+        return bool(self.execute(sql, *columns.values(), number, from_).rowcount)
+
     def rows(self, kind: type[R], sql: str, *values: object) -> list[R]:
         """All rows as values of a NamedTuple that has the query's columns in its order."""
         with self._translated():
@@ -165,15 +172,6 @@ class Database:
             raise
         finally:
             self.is_writing = False
-
-    @contextmanager
-    def references_unchecked(self) -> Iterator[None]:
-        """For a change of schema that rebuilds tables others refer to; begin its transaction inside, check there."""
-        self.execute("PRAGMA foreign_keys = OFF")
-        try:
-            yield
-        finally:
-            self.execute("PRAGMA foreign_keys = ON")
 
     def use_write_ahead_log(self) -> None:
         """SQLite does not wait for a lock while it changes the journal, so two first openings may collide."""

@@ -36,7 +36,6 @@ from scheduler.ledger.candidates import Candidates
 from scheduler.ledger.db import Database
 from scheduler.ledger.rows import candidate_id, decode, encode, from_row, number_of
 from scheduler.ledger.runs import Runs
-from scheduler.ledger.snapshot import Snapshots
 
 AUTHOR = "arsched"  # of the programs the scheduler merges
 _TYPES: dict[str, type] = {kind: type_ for type_, kind in KINDS.items()}
@@ -82,9 +81,14 @@ class DecisionLine(NamedTuple):
 
 class Decisions:
     def __init__(
-        self, database: Database, snapshots: Snapshots, candidates: Candidates, runs: Runs, clock: Callable[[], float]
+        self,
+        database: Database,
+        board: Callable[[str], LabSnapshot],
+        candidates: Candidates,
+        runs: Runs,
+        clock: Callable[[], float],
     ) -> None:
-        self._database, self._snapshots, self._clock = database, snapshots, clock
+        self._database, self._board, self._clock = database, board, clock
         self._candidates, self._runs = candidates, runs
 
     def apply(
@@ -108,11 +112,11 @@ class Decisions:
         the decision starts from or has other scores than it was taken from, or when there was a merge since.
         """
         with self._database.transaction():
-            board = self._snapshots.read(tag)
+            board = self._board(tag)
             if isinstance(decision, Combine) and merges_seen not in (None, len(board.merges)):
                 raise LedgerProblem("there was another merge since", _AGAIN)
             taken_from = _taken_from(board, decision, noise)
-            effect = _effect_in(decision)
+            effect: Effect | None = getattr(decision, "effect", None)  # some have none
             candidate, base_id = taken_from.candidate, _base_of(board, decision)
             mark = self._runs.last_result() if result_mark is None else result_mark
             about = {"candidate": number_of(candidate.candidate_id, "c"), "base": number_of(base_id, "c")}
@@ -260,7 +264,7 @@ def _taken_from(board: LabSnapshot, decision: Decision, noise: Noise) -> TakenFr
     is_own = own_base is not None and base_id == own_base.candidate_id and not isinstance(decision, Combine)
     if base_id != baseline.candidate_id and not is_own:
         raise LedgerProblem(f"{base_id} is not the baseline, {baseline.candidate_id} is", _AGAIN)
-    effect, base = _effect_in(decision), board.of(base_id)
+    effect, base = getattr(decision, "effect", None), board.of(base_id)
     if effect is not None and (effect.n_candidate, effect.n_base) != (candidate.n, base.n):
         message = f"{candidate.candidate_id} has {candidate.n} scores and {base.candidate_id} {base.n}, not"
         raise LedgerProblem(f"{message} {effect.n_candidate} and {effect.n_base}", _AGAIN)
@@ -272,16 +276,10 @@ def _base_of(board: LabSnapshot, decision: Decision) -> str:
     return board.baseline_id if isinstance(decision, Retry) else decision.base_id
 
 
-def _effect_in(decision: Decision) -> Effect | None:
-    return None if isinstance(decision, MeasureBaseline | Retry | Combine) else decision.effect
-
-
 def _require(standing: CandidateStats, *states: CandidateState) -> None:
     if standing.state not in states:
-        wanted = " or ".join(states)
-        raise LedgerProblem(
-            f"{standing.candidate_id} is {standing.state}, not {wanted}", "another decision was first; nothing changed"
-        )
+        what = f"{standing.candidate_id} is {standing.state}, not {' or '.join(states)}"
+        raise LedgerProblem(what, "another decision was first; nothing changed")
 
 
 def _parse_record(row: Any) -> DecisionRecord:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
-from scheduler.domain.lab import Lab, LabSnapshot
+from scheduler.domain.lab import Lab
 from scheduler.ledger.candidates import Candidates
 from scheduler.ledger.db import BUSY_TIMEOUT_S, Database
 from scheduler.ledger.decisions import Decisions
@@ -85,18 +85,22 @@ class Labs(Table):
 
 
 class Ledger(AbstractContextManager["Ledger"]):
-    """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger."""
+    """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger.
+
+    `board(tag)` gives every candidate of a lab with its scores; it raises LabProblem for an unknown tag or a lab
+    without baseline.
+    """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
-        self._snapshots = Snapshots(database)
+        self.board = Snapshots(database).read
         self.per_stamp, self.snapshot, self.transaction = database.per_stamp, database.snapshot, database.transaction
         self.ensure_present, self.close = database.ensure_present, database.close
         self.events = Events(database, clock)
         shared = (database, self.events, clock)
         self.labs, self.runs = Labs(*shared), Runs(*shared)
         self.candidates = Candidates(self.runs, *shared)
-        self.decisions = Decisions(database, self._snapshots, self.candidates, self.runs, clock)
+        self.decisions = Decisions(database, self.board, self.candidates, self.runs, clock)
         self.searches, self.proposals, self.claims = Searches(*shared), Proposals(*shared), Claims(*shared)
 
     @classmethod
@@ -125,10 +129,6 @@ class Ledger(AbstractContextManager["Ledger"]):
             database.close()
             raise
         return cls(database, clock)
-
-    def board(self, tag: str) -> LabSnapshot:
-        """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
-        return self._snapshots.read(tag)
 
     def __exit__(self, *problem: object) -> None:
         self.close()
@@ -170,8 +170,12 @@ def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIG
         raise LedgerProblem(message, "update arsched to the version that wrote it")
     database.use_write_ahead_log()
     for number in range(applied + 1, len(migrations) + 1):
-        with database.references_unchecked():
+        # A migration may rebuild tables that others refer to; references are checked at its end.
+        database.execute("PRAGMA foreign_keys = OFF")
+        try:
             _apply(database, number, migrations[number - 1], at)
+        finally:
+            database.execute("PRAGMA foreign_keys = ON")
 
 
 def _applied(database: Database) -> int:

@@ -166,14 +166,10 @@ class Runs(Table):
         """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more."""
         with self._database.transaction():
             now, before = self._clock(), self._row(ref)
-            moved = self._database.execute(
-                "UPDATE run SET state = 'running', attempts = attempts + 1, pool = ?, in_front = 0, note = '',"
-                " since = ? WHERE number = ? AND state = 'queued'",
-                *(slot.pool, now, before["number"]),
-            )
-            if not moved.rowcount:
-                return None
             attempt = int(before["attempts"]) + 1
+            leased = {"attempts": attempt, "pool": slot.pool, "in_front": 0, "note": "", "since": now}
+            if not self._database.move("run", before["number"], "queued", "running", **leased):
+                return None
             where = {"slot_id": slot.id, "boot_id": slot.boot_id}
             when = {"queued_at": before["since"], "started_at": now, "expires_at": expires_at}
             self._database.insert("attempt", run=before["number"], number=attempt, **where, **when)
@@ -272,16 +268,13 @@ class Runs(Table):
         self._move(ref, "running", "finished", f"{verdict.status}: {why}" if why else verdict.status)
 
     def _move(self, ref: str, from_: str, to: str, reason: str, in_front: bool = False) -> None:
-        moved = self._database.execute(
-            "UPDATE run SET state = ?, since = ?, note = ?, in_front = ? WHERE number = ? AND state = ?",
-            *(to, self._clock(), reason, in_front, number_of(ref, "r"), from_),
-        )
-        if not moved.rowcount:
+        columns = {"since": self._clock(), "note": reason, "in_front": in_front}
+        if not self._database.move("run", number_of(ref, "r"), from_, to, **columns):
             raise LedgerProblem(f"{ref} is not {from_}, as its attempts say: the ledger contradicts itself")
         self._events.write(self._row(ref)["tag"], ref, from_, to, reason)
 
     def _refuse(self, ref: str, attempt: int, what: str) -> None:
-        """Write down that an attempt came too late. It is the attempt's story, not the run's: that did not move."""
+        """Write down that an attempt came too late: an event of its own, as the run did not move."""
         reason = f"{what}: refused, the attempt does not hold the lease"
         self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 

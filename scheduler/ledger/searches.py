@@ -60,13 +60,10 @@ class Searches(Table):
     def move(self, number: int, from_: SearchState, to: SearchState, reason: str) -> bool:
         """False, and nothing written, when it is not in `from_`."""
         with self._database.transaction():
-            moved = self._database.execute(
-                "UPDATE search SET state = ?, reason = ? WHERE number = ? AND state = ?",
-                *(to.value, reason, number, from_.value),
-            )
-            if moved.rowcount:
+            moved = self._database.move("search", number, from_, to, reason=reason)
+            if moved:
                 self._events.write(self.get(number).tag, search_id(number), from_, to, reason)
-            return bool(moved.rowcount)
+            return moved
 
 
 class Proposals(Table):
@@ -111,16 +108,11 @@ class Proposals(Table):
         )
 
     def _answer(self, ref: str, to: ProposalState, candidate: str | None, **columns: str) -> None:
-        columns |= {"state": to.value}
-        changes = ", ".join(f"{name} = ?" for name in columns)
+        number, answer = number_of(ref, "p"), {"candidate": candidate and number_of(candidate, "c"), **columns}
         with self._database.transaction():
-            moved = self._database.execute(
-                f"UPDATE proposal SET {changes}, candidate = ?, answered_at = ? WHERE number = ? AND state = 'asked'",
-                *(*columns.values(), candidate and number_of(candidate, "c"), self._clock(), number_of(ref, "p")),
-            )
-            if not moved.rowcount:
+            if not self._database.move("proposal", number, "asked", to, answered_at=self._clock(), **answer):
                 raise LedgerProblem(f"{ref} is no open ask: it was answered already, or never went out")
-            row = self._database.one("SELECT tag FROM proposal WHERE number = ?", number_of(ref, "p"))
+            row = self._database.one("SELECT tag FROM proposal WHERE number = ?", number)
             why = f"{columns['trouble']}: {columns['reason']}" if "trouble" in columns else candidate or ""
             self._events.write(row["tag"], ref, ProposalState.ASKED, to, why)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from copy import copy
 from typing import Any, NamedTuple
 
 from scheduler.domain.candidate import CandidateState, CandidateStats
@@ -58,7 +59,6 @@ class Snapshots:
         self.read = database.per_stamp(self._read)
 
     def _read(self, tag: str) -> LabSnapshot:
-        """Raises LabProblem for an unknown tag or a lab without a baseline."""
         lab = read_lab(self._database, tag)
         known = self._known.get(tag, _Known()).copy()  # in a transaction, what is read may yet be undone
         with self._database.snapshot():
@@ -81,8 +81,7 @@ class _Known:
 
     def copy(self) -> _Known:
         """To go on from here without being changed by it."""
-        other = _Known()
-        other._event, other._merges, other._pool = self._event, self._merges, self._pool
+        other = copy(self)
         other._candidates, other._runs = dict(self._candidates), dict(self._runs)
         other._standings = dict(self._standings)
         return other
