@@ -13,21 +13,7 @@ from pathlib import Path
 
 from harness.files import write_atomic
 from scheduler.domain.errors import GitProblem, LabProblem
-from scheduler.git import worktrees
-from scheduler.git.commits import (
-    check_access,
-    find,
-    git_problem,
-    line,
-    make_commit,
-    merge_file,
-    no_commit,
-    read_objects,
-    resolve,
-    run_as_user,
-    run_git,
-    try_git,
-)
+from scheduler.git import commits, worktrees
 from scheduler.git.worktrees import WorktreeState, common_folder_of, git_folder_of, worktrees_lock
 
 HEADING = "# arsched"  # of the lines in .git/info/exclude
@@ -53,7 +39,7 @@ class Repo:
             hint = "run arsched inside a clone of autoresearch (or `git init` first)"
             raise LabProblem(f"no git repository at {start}", hint)
         common = common_folder_of(git_folder or folder)
-        check_access(common)
+        commits.check_access(common)
         if git_folder == common:
             return cls(folder, common)
         main = worktrees.list_worktrees(common)[0]  # seen from a linked worktree, or from inside the git folder
@@ -64,47 +50,47 @@ class Repo:
     def head_commit(self) -> str:
         """The commit checked out in the main worktree. Raises LabProblem before the first commit."""
         try:
-            return resolve(self.root, "HEAD")
+            return commits.resolve(self.root, "HEAD")
         except GitProblem:
             hint = "commit train.py first: git add train.py && git commit"
             raise LabProblem(f"{self.root} has no commit yet", hint) from None
 
     def current_branch(self) -> str | None:
         """The branch checked out in the main worktree; None when HEAD is detached."""
-        status, output, _ = try_git(self.root, "symbolic-ref", "--quiet", "HEAD")
-        return line(output).removeprefix("refs/heads/") if status == 0 else None
+        status, output, _ = commits.try_git(self.root, "symbolic-ref", "--quiet", "HEAD")
+        return commits.line(output).removeprefix("refs/heads/") if status == 0 else None
 
     def read(self, commit: str, path: str) -> bytes:
         """A file as it is in a commit."""
-        (found,) = read_objects(self.root, f"{commit}:{path}")
+        (found,) = commits.read_objects(self.root, f"{commit}:{path}")
         if found is None or found.kind != "blob":
             raise GitProblem(f"cannot read {path} of commit {commit[:12]}: it is no file there")
         return found.data
 
     def subject(self, commit: str) -> str:
         """First line of a commit's message."""
-        return run_git(self.root, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
+        return commits.run_git(self.root, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
 
     def commit_train_py(self, parent: str, data: bytes, message: str, trailers: Mapping[str, str]) -> str:
         """A commit on `parent` with this train.py and nothing else changed; no branch, index or file is touched."""
-        blob = line(run_git(self.root, "hash-object", "-w", "--stdin", data=data))
-        (tree,) = read_objects(self.root, f"{parent}^{{tree}}")
+        blob = commits.line(commits.run_git(self.root, "hash-object", "-w", "--stdin", data=data))
+        (tree,) = commits.read_objects(self.root, f"{parent}^{{tree}}")
         if tree is None:
-            raise no_commit(self.root, parent)
-        return make_commit(self.root, parent, blob, tree.data, message, trailers)
+            raise commits.no_commit(self.root, parent)
+        return commits.make_commit(self.root, parent, blob, tree.data, message, trailers)
 
-    merge_train_py = staticmethod(merge_file)
+    merge_train_py = staticmethod(commits.merge_file)
 
     # Branches and refs.
 
     def branch_commit(self, name: str) -> str | None:
         """The commit a branch is at; None when there is no such branch."""
-        return find(self.root, f"refs/heads/{name}^{{commit}}")
+        return commits.find(self.root, f"refs/heads/{name}^{{commit}}")
 
     def create_branch(self, name: str, commit: str) -> None:
         """Raises LabProblem when the branch exists, GitProblem when git refuses the name."""
         ref = f"refs/heads/{name}"
-        status, _, errors = try_git(self.root, "update-ref", "-m", "arsched: created", ref, commit, "")
+        status, _, errors = commits.try_git(self.root, "update-ref", "-m", "arsched: created", ref, commit, "")
         if status == 0:
             return
         if self.branch_commit(name) is not None:
@@ -129,9 +115,9 @@ class Repo:
             trees = worktrees.list_worktrees(self.root)
             home = next((tree.path for tree in trees if tree.branch == name and tree.path.is_dir()), None)
             if home is not None:
-                worktrees.follow(home, resolve(self.root, old), resolve(self.root, new))
+                worktrees.follow(home, commits.resolve(self.root, old), commits.resolve(self.root, new))
             try:
-                run_git(self.root, "update-ref", "-m", "arsched: promotion", f"refs/heads/{name}", new, old)
+                commits.run_git(self.root, "update-ref", "-m", "arsched: promotion", f"refs/heads/{name}", new, old)
             except GitProblem:
                 if home is not None:
                     with suppress(GitProblem):
@@ -142,20 +128,20 @@ class Repo:
     def keep_ref(self, tag: str, candidate_id: str, commit: str) -> str:
         """Keep a commit permanently. Returns the ref, refs/arsched/<tag>/<id>. Doing it again changes nothing."""
         ref = f"refs/arsched/{tag}/{candidate_id}"
-        status, _, errors = try_git(self.root, "update-ref", ref, commit)
+        status, _, errors = commits.try_git(self.root, "update-ref", ref, commit)
         if status != 0:
             raise self._refused(ref, errors)
         return ref
 
     def kept_tags(self) -> tuple[str, ...]:
         """Tags of the labs that have kept a commit here, whether or not there is a ledger that knows them; sorted."""
-        refs = run_git(self.root, "for-each-ref", "--format=%(refname)", "refs/arsched/").decode().split()
+        refs = commits.run_git(self.root, "for-each-ref", "--format=%(refname)", "refs/arsched/").decode().split()
         return tuple(sorted({ref.split("/")[2] for ref in refs}))
 
     def _refused(self, ref: str, errors: str) -> GitProblem:
-        if try_git(self.root, "check-ref-format", ref)[0] != 0:
+        if commits.try_git(self.root, "check-ref-format", ref)[0] != 0:
             return GitProblem(f"{ref!r} is no valid name in git", "use letters, digits, '-', '_' and '.'")
-        return git_problem("update-ref", errors)
+        return commits.git_problem("update-ref", errors)
 
     # Worktrees.
 
@@ -212,7 +198,7 @@ class Repo:
         probe = pattern.strip("/").replace("*", "arsched-probe") + ("/arsched-probe" if pattern.endswith("/") else "")
         command = ("check-ignore", "--quiet", "--no-index", "--", probe)
         # The path is spelled out, so git's literal pathspecs, which this command refuses, are not needed.
-        return try_git(self.root, *command, environment={"GIT_LITERAL_PATHSPECS": "0"})[0] == 0
+        return commits.try_git(self.root, *command, environment={"GIT_LITERAL_PATHSPECS": "0"})[0] == 0
 
 
 def create_repo(folder: Path, message: str) -> None:
@@ -220,7 +206,7 @@ def create_repo(folder: Path, message: str) -> None:
 
     Raises GitProblem. Works without a configured user and inside another repository's checkout.
     """
-    run_git(folder, "init", "--quiet", "--initial-branch", "main")
-    if find(folder, "HEAD") is None:
-        run_git(folder, "add", "--all")
-        run_as_user(folder, "commit", "--quiet", "--no-gpg-sign", "--message", message)
+    commits.run_git(folder, "init", "--quiet", "--initial-branch", "main")
+    if commits.find(folder, "HEAD") is None:
+        commits.run_git(folder, "add", "--all")
+        commits.run_as_user(folder, "commit", "--quiet", "--no-gpg-sign", "--message", message)

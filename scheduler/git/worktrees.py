@@ -16,18 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.domain.errors import CandidateRejected, GitProblem
-from scheduler.git.commits import (
-    TRAIN_PY,
-    find,
-    line,
-    make_commit,
-    names,
-    no_commit,
-    read_objects,
-    resolve,
-    run_git,
-    try_git,
-)
+from scheduler.git import commits
 
 LOCK_TIMEOUT_S = 120.0
 _BRANCHES = "refs/heads/"
@@ -72,12 +61,12 @@ def worktrees_lock(common_dir: Path) -> Iterator[None]:
 
 def list_worktrees(folder: Path) -> tuple[Worktree, ...]:
     """All worktrees of a repository, the main one first, deleted ones included."""
-    status, output, _ = try_git(folder, "worktree", "list", "--porcelain", "-z")
+    status, output, _ = commits.try_git(folder, "worktree", "list", "--porcelain", "-z")
     if status != 0:  # before git 2.36: a newline in a path is then misread, nothing else
-        output = run_git(folder, "worktree", "list", "--porcelain").replace(b"\n", b"\0")
+        output = commits.run_git(folder, "worktree", "list", "--porcelain").replace(b"\n", b"\0")
     found = []
     for block in filter(None, output.split(b"\0\0")):
-        values = dict(field.partition(" ")[::2] for field in names(block))
+        values = dict(field.partition(" ")[::2] for field in commits.names(block))
         branch = values["branch"].removeprefix(_BRANCHES) if "branch" in values else None
         found.append(Worktree(Path(values["worktree"]), branch, "bare" in values))
     return tuple(found)
@@ -91,11 +80,11 @@ def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> Non
         _forget(root, path, "--force")
     how, what = ["--detach"], commit
     if branch is not None:
-        left = find(root, f"{_BRANCHES}{branch}")
+        left = commits.find(root, f"{_BRANCHES}{branch}")
         how, what = ([], branch) if left else (["-b", branch, "--no-track"], commit)
-        if left and left != resolve(root, commit):
+        if left and left != commits.resolve(root, commit):
             raise GitProblem(f"the branch {branch!r} exists and holds other commits", "choose another name")
-    run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
+    commits.run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
 
 
 def drop_worktree(root: Path, path: Path) -> None:
@@ -111,7 +100,7 @@ def _forget(root: Path, path: Path, *force: str) -> None:
     """Drop git's memory of a worktree whose folder is gone."""
     path = path.parent.resolve() / path.name
     if path in {worktree.path for worktree in list_worktrees(root)[1:]}:
-        run_git(root, "worktree", "remove", *force, "--", str(path))
+        commits.run_git(root, "worktree", "remove", *force, "--", str(path))
 
 
 def git_folder_of(folder: Path) -> Path | None:
@@ -139,7 +128,7 @@ def inspect(path: Path, bases: Sequence[str]) -> WorktreeState:
     base = bases[-1]
     if head != base and len(bases) > 1:
         # What HEAD descends from, without what the oldest base does.
-        ancestors = set(run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
+        ancestors = set(commits.run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
         base = next((base for base in reversed(bases) if base in ancestors), base)
     committed = _differing(path, base, head) if head != base else ()
     return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted))
@@ -151,20 +140,22 @@ def commit_train_py(path: Path, message: str) -> tuple[str, bytes]:
     Returns the new commit, or HEAD when train.py is as committed, and train.py as git has it (line ends may be
     git's). Raises CandidateRejected without a train.py.
     """
-    source = path / TRAIN_PY
+    source = path / commits.TRAIN_PY
     if source.is_symlink() or not source.is_file():
         raise CandidateRejected(f"{source} is no regular file", "a candidate is one file, train.py")
     # With the filters of `git add`, so that git sees the file as unchanged afterwards (line ends, for one).
-    blob = line(run_git(path, "hash-object", "-w", "--", TRAIN_PY))
-    head, tree, committed, new = read_objects(path, "HEAD^{commit}", "HEAD^{tree}", f"HEAD:{TRAIN_PY}", blob)
+    blob = commits.line(commits.run_git(path, "hash-object", "-w", "--", commits.TRAIN_PY))
+    head, tree, committed, new = commits.read_objects(
+        path, "HEAD^{commit}", "HEAD^{tree}", f"HEAD:{commits.TRAIN_PY}", blob
+    )
     if head is None or tree is None or new is None:
-        raise no_commit(path)
+        raise commits.no_commit(path)
     if committed is not None and committed.id == blob:
         return head.id, new.data
-    commit = make_commit(path, head.id, blob, tree.data, message)
-    run_git(path, "update-ref", "-m", "arsched: commit train.py", "HEAD", commit, head.id)
+    commit = commits.make_commit(path, head.id, blob, tree.data, message)
+    commits.run_git(path, "update-ref", "-m", "arsched: commit train.py", "HEAD", commit, head.id)
     # The commit stands; should the index be locked, `git status` only shows more than there is.
-    try_git(path, "update-index", "--add", "--", TRAIN_PY)
+    commits.try_git(path, "update-index", "--add", "--", commits.TRAIN_PY)
     return commit, new.data
 
 
@@ -176,14 +167,14 @@ def follow(home: Path, old: str, new: str) -> None:
     """
     for path in _differing(home, old, new):
         # A file that already is as in `new` (an earlier move was cut short) is no edit: the index takes it over.
-        unstaged = try_git(home, "diff-index", "--cached", "--quiet", old, "--", path)[0] == 0
+        unstaged = commits.try_git(home, "diff-index", "--cached", "--quiet", old, "--", path)[0] == 0
         if unstaged and _is_as_in(home, path, new):
-            run_git(home, "update-index", "--add", "--", path)
+            commits.run_git(home, "update-index", "--add", "--", path)
     for path in _differing(home, old, new, "--diff-filter=A"):
         if os.path.lexists(home / path) and not _is_as_in(home, path, new):
             raise GitProblem(f"uncommitted changes in {home} are in the way: {path} would be overwritten", _HINT)
-    try_git(home, "update-index", "-q", "--refresh")
-    status, _, errors = try_git(home, "read-tree", "-m", "-u", old, new)
+    commits.try_git(home, "update-index", "-q", "--refresh")
+    status, _, errors = commits.try_git(home, "read-tree", "-m", "-u", old, new)
     if status != 0:
         reasons = "; ".join(part.strip().removeprefix("error: ") for part in errors.strip().splitlines())
         raise GitProblem(f"uncommitted changes in {home} are in the way: {reasons}", _HINT)
@@ -193,7 +184,7 @@ def _status(path: Path) -> tuple[str, str | None, list[str]]:
     """HEAD's commit, the branch, and the paths that are not as committed; ignored files do not count."""
     head, branch, changed = "", None, []
     options = ("--untracked-files=all", "--no-renames", "--ignore-submodules=none")
-    for entry in names(run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options)):
+    for entry in commits.names(commits.run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options)):
         kind, _, rest = entry.partition(" ")
         if rest.startswith("branch.oid "):
             head = rest.removeprefix("branch.oid ")
@@ -202,7 +193,7 @@ def _status(path: Path) -> tuple[str, str | None, list[str]]:
         elif kind in _FIELDS_BEFORE_PATH:
             changed.append(rest.split(" ", _FIELDS_BEFORE_PATH[kind])[-1])
     if head == "(initial)":
-        raise no_commit(path)
+        raise commits.no_commit(path)
     return head, None if branch == "(detached)" else branch, changed
 
 
@@ -210,14 +201,16 @@ _FIELDS_BEFORE_PATH = {"1": 7, "u": 9, "?": 0}  # of an entry in git's porcelain
 
 
 def _differing(folder: Path, old: str, new: str, *options: str) -> tuple[str, ...]:
-    return names(run_git(folder, "diff-tree", "-r", "-z", "--name-only", "--no-renames", *options, old, new))
+    return commits.names(
+        commits.run_git(folder, "diff-tree", "-r", "-z", "--name-only", "--no-renames", *options, old, new)
+    )
 
 
 def _is_as_in(home: Path, path: str, commit: str) -> bool:
     file = home / path
     if file.is_symlink() or not file.is_file():
         return False
-    return line(run_git(home, "hash-object", "--", path)) == find(home, f"{commit}:{path}")
+    return commits.line(commits.run_git(home, "hash-object", "--", path)) == commits.find(home, f"{commit}:{path}")
 
 
 def _delete(path: Path) -> None:

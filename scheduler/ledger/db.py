@@ -101,10 +101,13 @@ class Database:
 
     def move(self, table: str, number: int | None, from_: str, to: str, **columns: object) -> bool:
         """Take a row from one state to another, setting these columns. False when it is in another."""
-        columns["state"] = to
+        return self.update(table, "number = ? AND state = ?", number, from_, state=to, **columns)
+
+    def update(self, table: str, condition: str, *values: object, **columns: object) -> bool:
+        """Set these columns of the rows that meet the condition. Whether there was one."""
         changes = ", ".join(f"{name} = ?" for name in columns)
-        sql = f"UPDATE {table} SET {changes} WHERE number = ? AND state = ?"
-        return bool(self.execute(sql, *columns.values(), number, from_).rowcount)
+        sql = f"UPDATE {table} SET {changes} WHERE {condition}"
+        return bool(self.execute(sql, *columns.values(), *values).rowcount)
 
     def rows(self, kind: type[R], sql: str, *values: object) -> list[R]:
         """All rows as values of a NamedTuple that has the query's columns in its order."""

@@ -55,16 +55,15 @@ class Labs(Table):
         """Make this the lab that commands mean without --tag. Raises LabProblem for an unknown tag."""
         with self._database.transaction():
             self.get(tag)
-            self._database.execute("UPDATE lab SET is_current = 0 WHERE is_current AND tag != ?", tag)
-            changed = self._database.execute("UPDATE lab SET is_current = 1 WHERE tag = ? AND NOT is_current", tag)
-            if changed.rowcount:
+            self._database.update("lab", "is_current AND tag != ?", tag, is_current=0)
+            if self._database.update("lab", "tag = ? AND NOT is_current", tag, is_current=1):
                 self._events.write(tag, SUBJECT, "", "current", "")
 
     def set_gates(self, tag: str, gates: GateSettings) -> None:
         """Change the promotion rule from here on; decisions taken keep the settings they were taken with."""
         with self._database.transaction():
             before = self.get(tag).gates
-            self._database.execute("UPDATE lab SET gates = ? WHERE tag = ?", encode(gates), tag)
+            self._database.update("lab", "tag = ?", tag, gates=encode(gates))
             self._events.write(tag, SUBJECT, before.name, gates.name, f"gates {encode(gates)}")
 
     def pause(self, tag: str, reason: str) -> bool:
@@ -79,7 +78,7 @@ class Labs(Table):
         with self._database.transaction():
             if (self.get(tag).paused_at is None) == (paused_at is None):
                 return False
-            self._database.execute("UPDATE lab SET paused_at = ? WHERE tag = ?", paused_at, tag)
+            self._database.update("lab", "tag = ?", tag, paused_at=paused_at)
             self._events.write(tag, SUBJECT, "", to, reason)
             return True
 

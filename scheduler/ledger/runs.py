@@ -11,6 +11,7 @@ because a result that no other slot is computing is still the truth.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from scheduler.domain.errors import LedgerProblem
@@ -179,11 +180,7 @@ class Runs(Table):
     def renew(self, ref: str, attempt: int, expires_at: float) -> bool:
         """Push the expiry of a lease. False when that attempt does not hold it."""
         with self._database.transaction():
-            moved = self._database.execute(
-                "UPDATE attempt SET expires_at = ? WHERE run = ? AND number = ? AND ended_at IS NULL",
-                *(expires_at, number_of(ref, "r"), attempt),
-            )
-            return bool(moved.rowcount)
+            return self._database.update("attempt", _HOLDS_LEASE, number_of(ref, "r"), attempt, expires_at=expires_at)
 
     def record(self, ref: str, attempt: int, result: Result) -> bool:
         """Finish a run with the result of the attempt that holds its lease.
@@ -246,25 +243,17 @@ class Runs(Table):
         return row
 
     def _end_attempt(self, ref: str, attempt: int, outcome: str) -> bool:
-        ended = self._database.execute(
-            "UPDATE attempt SET ended_at = ?, outcome = ? WHERE run = ? AND number = ? AND ended_at IS NULL",
-            *(self._clock(), outcome, number_of(ref, "r"), attempt),
-        )
-        return bool(ended.rowcount)
+        end = {"ended_at": self._clock(), "outcome": outcome}
+        return self._database.update("attempt", _HOLDS_LEASE, number_of(ref, "r"), attempt, **end)
 
     def _finish(self, ref: str, attempt: int, result: Result) -> None:
         verdict, measured = result.verdict, result.measured
-        columns: dict[str, Any] = {"family": _FAMILIES[type(verdict)], "status": verdict.status, "text": result.text}
-        if isinstance(verdict, Scored):
-            why = f"val_bpb {verdict.val_bpb:.6f}"
-            columns |= {"val_bpb": verdict.val_bpb, "val_bpb_upstream": verdict.val_bpb_upstream}
-            columns |= {"reason": "", "suspect": verdict.suspect}
-        else:
-            why = verdict.reason
-            columns |= {"reason": why, "suspect": ""}
-        columns |= {"wall_s": measured.wall_s, "train_s": dict(measured.phases_s).get("train")}
-        columns |= {"peak_memory_mb": measured.peak_memory_mb, "recorded_at": self._clock()}
-        self._database.insert("result", run=number_of(ref, "r"), attempt=attempt, **columns)
+        why = f"val_bpb {verdict.val_bpb:.6f}" if isinstance(verdict, Scored) else verdict.reason
+        about = {"run": number_of(ref, "r"), "attempt": attempt, "recorded_at": self._clock(), "text": result.text}
+        said = {"status": verdict.status, "reason": "", "suspect": ""} | asdict(verdict)
+        times = {"wall_s": measured.wall_s, "train_s": dict(measured.phases_s).get("train")}
+        columns = about | said | times | {"peak_memory_mb": measured.peak_memory_mb}
+        self._database.insert("result", family=_FAMILIES[type(verdict)], **columns)
         self._move(ref, "running", "finished", f"{verdict.status}: {why}" if why else verdict.status)
 
     def _move(self, ref: str, from_: str, to: str, reason: str, in_front: bool = False) -> None:
@@ -279,6 +268,7 @@ class Runs(Table):
         self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 
 
+_HOLDS_LEASE = "run = ? AND number = ? AND ended_at IS NULL"
 _COUNTED = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
 
 _ATTEMPTS = """

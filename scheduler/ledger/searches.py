@@ -54,7 +54,7 @@ class Searches(Table):
         """Go on under other settings. Raises LedgerProblem for an unknown one."""
         with self._database.transaction():
             search = self.get(number)
-            self._database.execute("UPDATE search SET settings = ? WHERE number = ?", encode(settings), number)
+            self._database.update("search", "number = ?", number, settings=encode(settings))
             self._events.write(search.tag, search_id(number), search.state, search.state, reason)
 
     def move(self, number: int, from_: SearchState, to: SearchState, reason: str) -> bool:
@@ -145,9 +145,8 @@ def _parse_search(row: Any) -> Search:
 
 
 def _parse_proposal(row: Any) -> Proposal:
-    candidate = None if row["candidate"] is None else candidate_id(row["candidate"])
-    ids = {"id": proposal_id(row["number"]), "base_id": candidate_id(row["base"]), "candidate_id": candidate}
-    return from_row(Proposal, row, **ids)
+    ids = {"id": proposal_id(row["number"]), "base_id": candidate_id(row["base"])}
+    return from_row(Proposal, row, **ids, candidate_id=row["candidate"] and candidate_id(row["candidate"]))
 
 
 def _parse_claim(row: Any) -> Claim:

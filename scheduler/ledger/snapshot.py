@@ -108,14 +108,9 @@ class _Known:
         for number, row in self._candidates.items():
             if number not in self._standings:
                 self._standings[number] = _standing(row, self._runs[number], pool)
-        return LabSnapshot(
-            baseline_id=candidate_id(base.number),
-            first_baseline=base.base is None,
-            standings=tuple(self._standings[number] for number in sorted(self._standings)),
-            noise_prior_bpb=lab.noise_prior_bpb,
-            gates=lab.gates,
-            merges=self._merges,
-        )
+        base_id, is_first = candidate_id(base.number), base.base is None
+        standings = tuple(self._standings[number] for number in sorted(self._standings))
+        return LabSnapshot(base_id, is_first, standings, lab.noise_prior_bpb, lab.gates, self._merges)
 
     def _read(self, database: Database, tag: str, numbers: Collection[int] | None) -> None:
         """Read these candidates (None: all of the lab) and forget how they stood."""
@@ -154,28 +149,20 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
             suspect += bool(run.suspect)
         elif run.state == "finished":
             failed.append(run)
-    failure = ""
-    if failed and failed[-1].val_bpb is not None:
-        failure = f"not comparable: measured on {failed[-1].pool}, the baseline on {pool}"
-    elif failed:
-        failure = f"{failed[-1].status}: {failed[-1].reason}".removesuffix(": ")
+    last, failure = failed[-1] if failed else None, ""
+    if last and last.val_bpb is not None:
+        failure = f"not comparable: measured on {last.pool}, the baseline on {pool}"
+    elif last:
+        failure = f"{last.status}: {last.reason}" if last.reason else str(last.status)
+    base_id = None if row.base is None else candidate_id(row.base)
     return CandidateStats(
-        candidate_id=candidate_id(row.number),
-        name=row.name,
-        base_id=None if row.base is None else candidate_id(row.base),
-        state=STATES[row.state],
-        scores=tuple(scores),
-        pending_runs=pending,
-        failed_runs=len(failed),
-        suspect_scores=suspect,
-        failure=failure,
-        origin=ORIGINS[row.origin],
-        code_lines=row.code_lines,
+        *(candidate_id(row.number), row.name, base_id, STATES[row.state], tuple(scores), pending, len(failed), suspect),
+        *(failure, ORIGINS[row.origin], row.code_lines),
     )
 
 
 def _parse_merge(row: Any) -> Merge:
-    candidate = None if row["candidate"] is None else candidate_id(row["candidate"])
+    candidate = row["candidate"] and candidate_id(row["candidate"])
     parts, merged = (decode(row[name], tuple[str, ...], f"merge {row['number']}") for name in ("parts", "merged"))
     ids = {"base_id": candidate_id(row["base"]), "candidate_id": candidate}
     return from_row(Merge, row, parts=parts, merged=merged, **ids)
