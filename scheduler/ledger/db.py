@@ -86,8 +86,7 @@ class Database:
 
     def one(self, sql: str, *values: object) -> Any:
         """The first row, or None."""
-        with self._translated():
-            return self.execute(sql, *values).fetchone()
+        return next(iter(self.all(sql, *values)), None)
 
     def all(self, sql: str, *values: object) -> list[Any]:
         with self._translated():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats, NewCandidate, Origin, Source
 from scheduler.domain.decision import (
@@ -55,28 +55,6 @@ class TakenFrom:
     own_base: CandidateStats | None
     noise: Noise
     gates: GateSettings
-
-
-class DecisionLine(NamedTuple):
-    """A decision as text, without the figures it was taken from."""
-
-    decided_at: float
-    kind: str
-    candidate: int
-    base: int
-    p_better: float | None
-    reason: str
-    sentence: str
-    parts: str | None  # JSON of a merge's
-
-    @property
-    def about(self) -> tuple[str, ...]:
-        """Ids of the candidates it is on: one, or the parts of a merge."""
-        return tuple(json.loads(self.parts)) if self.parts else (candidate_id(self.candidate),)
-
-    @property
-    def base_id(self) -> str:
-        return candidate_id(self.base)
 
 
 class Decisions:
@@ -162,16 +140,10 @@ class Decisions:
         )
         return tuple(map(_parse_promotion, self._database.all(sql, tag)))
 
-    def lines(self, tag: str, last: int | None = None) -> tuple[DecisionLine, ...]:
-        """The last decisions of a lab (all without a number), oldest first."""
-        found = self._database.rows(
-            DecisionLine,
-            "SELECT decided_at, kind, decision.candidate, decision.base, p_better, reason, sentence, merge.parts"
-            " FROM decision LEFT JOIN merge ON merge.decision = decision.number"
-            " WHERE decision.tag = ? ORDER BY decision.number DESC LIMIT ?",
-            *(tag, -1 if last is None else last),
-        )
-        return tuple(reversed(found))
+    def sentences(self, tag: str, last: int) -> tuple[str, ...]:
+        """Of the last decisions of a lab, oldest first; without the figures they were taken from."""
+        sql = "SELECT sentence FROM decision WHERE tag = ? ORDER BY number DESC LIMIT ?"
+        return tuple(row["sentence"] for row in reversed(self._database.all(sql, tag, last)))
 
     def _records(self, condition: str, *values: object) -> tuple[DecisionRecord, ...]:
         rows = self._database.all(f"SELECT * FROM decision WHERE {condition} ORDER BY number", *values)

@@ -119,7 +119,7 @@ class LabFacts:
     @cached_property
     def recent_sentences(self) -> tuple[str, ...]:
         """Of the last decisions, oldest first."""
-        return tuple(line.sentence for line in self.ledger.decisions.lines(self.lab.tag, RECENT))
+        return self.ledger.decisions.sentences(self.lab.tag, RECENT)
 
     @cached_property
     def decisions_of(self) -> Rows[tuple[DecisionRecord, ...]]:

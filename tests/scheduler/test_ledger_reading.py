@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.decision import Combine
+from scheduler.domain.decision import Combine, DecisionRecord
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import Event
 from scheduler.domain.run import Cancelled, Finished, Queued, Running, Scored
@@ -118,24 +118,22 @@ def test_the_first_baseline_is_the_first_of_the_list(ledger: Ledger) -> None:
     assert ledger.candidates.first("t") == everything[0] and ledger.candidates.first("another lab") is None
 
 
-def test_the_lines_of_decisions_are_those_of_their_records(ledger: Ledger) -> None:
-    records, lines = ledger.decisions.history("t"), ledger.decisions.lines("t")
-    assert len(records) == len(lines) > 40
-    for record, line in zip(records, lines, strict=True):
-        decision = record.decision
-        assert (line.kind, line.reason, line.sentence) == (record.kind, decision.reason, record.sentence)
-        parts = decision.parts if isinstance(decision, Combine) else (record.candidate.candidate_id,)
-        assert (line.decided_at, line.about) == (record.decided_at, parts)
-        assert line.p_better == getattr(getattr(decision, "effect", None), "p_better", None)
-        assert line.base_id == getattr(decision, "base_id", record.base.candidate_id)
-    assert ledger.decisions.lines("t", last=3) == lines[-3:]
+def test_the_sentences_of_decisions_are_those_of_their_records(ledger: Ledger) -> None:
+    records = ledger.decisions.history("t")
+    assert len(records) > 40
+    assert ledger.decisions.sentences("t", last=len(records)) == tuple(record.sentence for record in records)
+    assert ledger.decisions.sentences("t", last=3) == tuple(record.sentence for record in records[-3:])
 
 
 def test_the_decisions_on_a_candidate_are_those_of_the_history(ledger: Ledger) -> None:
-    history = list(zip(ledger.decisions.history("t"), ledger.decisions.lines("t"), strict=True))
+    history = ledger.decisions.history("t")
     for candidate in ledger.candidates.list("t"):
-        mine = tuple(record for record, line in history if candidate.id in line.about)
+        mine = tuple(record for record in history if candidate.id in about(record))
         assert ledger.decisions.of_candidate(candidate.id) == mine
+
+
+def about(record: DecisionRecord) -> tuple[str, ...]:
+    return record.decision.parts if isinstance(record.decision, Combine) else (record.candidate.candidate_id,)
 
 
 def test_events_of_interest_leave_out_the_daily_life(ledger: Ledger) -> None:
@@ -209,7 +207,7 @@ def test_a_decision_that_cannot_be_read_is_named_and_the_others_are_read(lab: Pa
         with pytest.raises(LedgerProblem, match=r"decision \d+ in the ledger is unreadable"):
             ledger.decisions.history("t")
         assert others and [ledger.decisions.of_candidate(ref) for ref in others]
-        assert len(ledger.decisions.lines("t")) == 12
+        assert len(ledger.decisions.sentences("t", last=99)) == 12
 
 
 def test_settings_that_cannot_be_read_are_named(lab: Path) -> None:
