@@ -274,20 +274,13 @@ class Presence:
             if (found.st_dev, found.st_ino) != inode:
                 return f"{path} was replaced by another file"
             if path == self._path and (found.st_size, found.st_mtime_ns) != self._written:
-                if not self._is_continued():
-                    return f"{path} was overwritten"
+                earlier, now = self._header, self._read_header()
+                if earlier is not None:  # otherwise descriptors cannot be listed here
+                    if now is None or not now.may_follow(earlier, self._database_id):
+                        return f"{path} was overwritten"  # by another than this database's own checkpoints
+                    self._header = now
                 self._written = found.st_size, found.st_mtime_ns
         return "" if self._path in self._inodes else f"{self._path} was deleted or moved away"
-
-    def _is_continued(self) -> bool:
-        """Whether what is on disk can come from this database's own checkpoints."""
-        earlier, now = self._header, self._read_header()
-        if earlier is None:
-            return True  # descriptors cannot be listed here
-        if now is None or not now.may_follow(earlier, self._database_id):
-            return False
-        self._header = now
-        return True
 
     def _read_header(self) -> Header | None:
         with suppress(OSError):
