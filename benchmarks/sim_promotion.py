@@ -39,7 +39,7 @@ def main() -> int:
     began = time.monotonic()
     with ProcessPoolExecutor(asked.jobs) as pool:
         for number, cell in enumerate(cells, 1):
-            variants = [VARIANTS[name] for name in asked.rules if cell.world != "null" or name != ROUNDS]
+            variants = [name for name in asked.rules if cell.world != "null" or name != ROUNDS]
             table[cell] = compare(cell, variants, seeds, pool)
             print(f"\n**{cell.world}, {cell.slots} slots, noise {cell.sigma:g}** (gains in mbpb, mean ± se)\n\n{_HEAD}")
             for name, row in table[cell].items():

@@ -2,13 +2,10 @@
 
     python benchmarks/sim_search.py [--hours 8] [--slots 8] [--workers 8] [--medians 60,180,300] [--seed 0]
 
-Loop, ledger (SQLite in a temporary folder, not synced to disk), promotion rule, supply and claim are the real ones.
-Stand-ins: slots in memory whose runs take 330 s ± 2 %, a proposer whose latency is lognormal (shape 0.7) around the
-given median that reads no brief, and commits kept in a dictionary (merges are git's own). An idea changes one of the
-constants of a program by an effect drawn as in the published search, where gains come often at first and dry up; a
-score is their sum plus noise of 0.001 bpb.
-Prints, for each median: the share of slot time in which runs went on while ideas were asked for, runs per slot-hour
-next to the ceiling of 3600/330, promotions, and how long the simulation took.
+Loop, ledger (not synced to disk), promotion rule, supply and claim are the real ones. Stand-ins: slots in memory whose
+runs take 330 s ± 2 %, a proposer whose latency is lognormal (shape 0.7) around the given median that reads no brief,
+and commits kept in a dictionary (merges are git's own). An idea changes one of the constants of a program by an effect
+drawn as in the published search; a score is their sum plus noise of 0.001 bpb.
 """
 
 from __future__ import annotations
@@ -170,24 +167,21 @@ class SearchSimulation:
 
     def play(self, hours: float, claim_runs: int = 4) -> SearchFigures:
         began_at, began_wall = self.clock(), time.perf_counter()
-        wanted = SearchSettings(
-            SearchBudget(hours=hours), (ProposerChoice("writer"), ProposerChoice("union")), claim_runs=claim_runs
-        )
+        sources = (ProposerChoice("writer"), ProposerChoice("union"))
+        wanted = SearchSettings(SearchBudget(hours=hours), sources, claim_runs=claim_runs)
+        intervals = PollIntervals(round_s=ROUND_S, decide_s=math.inf, show_s=60.0)
+        pool = PoolHandle(self.pool, False)
+        means = Runtime(connect=lambda *_: pool, clock=self.clock, sleep=self._sleep, intervals=intervals)
         proposers = {"writer": self.proposer}
-        ending = run_search(self.space, self.screen, self._means(), wanted, proposers, notes=lambda ask: "")
+        ending = run_search(self.space, self.screen, means, wanted, proposers, notes=lambda ask: "")
         return self._sum_up(ending, began_at, time.perf_counter() - began_wall)
 
     def _sum_up(self, ending: SearchEnding, began_at: float, wall_s: float) -> SearchFigures:
         ledger = self.space.ledger
         events = [event for event in ledger.events.list(TAG) if event.to_state == "claiming"]
         ideas_until = events[0].at if events else self.clock()
-        states = [run.state for run in ledger.runs.list(TAG)]
-        finished = [state for state in states if isinstance(state, Finished)]
-        busy_s = sum(
-            max(0.0, min(state.finished_at, ideas_until) - state.started_at)
-            for state in finished
-            if state.started_at < ideas_until
-        )
+        finished = [run.state for run in ledger.runs.list(TAG) if isinstance(run.state, Finished)]
+        busy_s = sum(max(0.0, min(state.finished_at, ideas_until) - state.started_at) for state in finished)
         slot_s = self.slots * (ideas_until - began_at)
         candidates = ledger.candidates.list(TAG)
         final = ledger.candidates.train_py(self.space.lineage()[-1][0])
@@ -211,12 +205,6 @@ class SearchSimulation:
         digests = {"cache": order.cache_digest, "train_py": order.train_sha256}
         raw = {"format": 1, "status": "ok", "reason": "", "val_bpb": val_bpb, "seed": order.seed, "digests": digests}
         return Finishes(json.dumps(raw), after_s)
-
-    def _means(self) -> Runtime:
-        intervals = PollIntervals(round_s=ROUND_S, decide_s=math.inf, show_s=60.0)
-        return Runtime(
-            connect=lambda *_: PoolHandle(self.pool, False), clock=self.clock, sleep=self._sleep, intervals=intervals
-        )
 
     def _sleep(self, seconds: float) -> None:
         """Nothing happens before the next run ends or the next idea is written: go there at once."""

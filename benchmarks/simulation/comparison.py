@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from benchmarks.simulation.engine import Outcome, Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS
+from scheduler.domain.run import RunKind
 
 SLOT_UNITS = 800  # runs of plain length that a search has room for, over all slots
 SHIPPED, GREEDY, ROUNDS = "default", "greedy", "greedy, rounds"
@@ -25,21 +27,17 @@ SHIPPED, GREEDY, ROUNDS = "default", "greedy", "greedy, rounds"
 class Variant:
     """A preset, asynchronous or in rounds; `claim_runs` fresh runs of both baselines come out of the budget."""
 
-    name: str
     preset: str
     rounds: bool = False
     claim_runs: int = 4
 
 
 VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant(SHIPPED, "default"),
-        Variant("bold", "bold"),
-        Variant("strict", "strict"),
-        Variant(GREEDY, "greedy", claim_runs=0),
-        Variant(ROUNDS, "greedy", rounds=True, claim_runs=0),
-    )
+    SHIPPED: Variant("default"),
+    "bold": Variant("bold"),
+    "strict": Variant("strict"),
+    GREEDY: Variant("greedy", claim_runs=0),
+    ROUNDS: Variant("greedy", rounds=True, claim_runs=0),
 }
 
 
@@ -58,17 +56,17 @@ class Cell:
 # difference, `covers_zero`: it holds zero.
 FIGURES: dict[str, Callable[[Outcome], float]] = {
     "gain": lambda o: o.gain,
-    "promotions": lambda o: o.tally.promotions,
-    "false": lambda o: o.tally.false,
+    "promotions": lambda o: o.promotions,
+    "false": lambda o: o.false,
     "over_claim": lambda o: o.claimed - o.gain,
     "claim_error": lambda o: -o.claim.diff - o.gain if o.claim.first_scores else 0.0,
     "covered": lambda o: o.claim.low <= -o.gain <= o.claim.high,
     "covers_zero": lambda o: not o.claim.excludes_zero,
-    "searches_with_promotion": lambda o: o.tally.promotions > 0,
-    "repeats": lambda o: o.tally.repeats,
-    "unions": lambda o: o.tally.unions,
-    "unions_promoted": lambda o: o.tally.unions_promoted,
-    "runs": lambda o: o.tally.new + o.tally.repeats + o.tally.baselines + o.tally.unions,
+    "searches_with_promotion": lambda o: o.promotions > 0,
+    "repeats": lambda o: o.runs[RunKind.REPEAT],
+    "unions": lambda o: o.runs[RunKind.UNION],
+    "unions_promoted": lambda o: o.unions_promoted,
+    "runs": lambda o: o.runs.total(),
 }
 
 
@@ -97,11 +95,10 @@ def play(cell: Cell, variant: Variant, seed: int) -> Outcome:
     return simulation.play().outcome()
 
 
-def compare(cell: Cell, variants: Iterable[Variant], seeds: Sequence[int], pool: Executor) -> dict[str, Row]:
-    """All variants on the same seeds; GREEDY, to which differences are, has to be among them."""
-    chunk = max(1, len(seeds) // 40)
-    n = len(seeds)
-    outcomes = {v.name: list(pool.map(play, [cell] * n, [v] * n, seeds, chunksize=chunk)) for v in variants}
+def compare(cell: Cell, variants: Iterable[str], seeds: Sequence[int], pool: Executor) -> dict[str, Row]:
+    """All VARIANTS of these names on the same seeds; GREEDY, to which differences are, has to be among them."""
+    chunk, cells = max(1, len(seeds) // 40), repeat(cell)
+    outcomes = {v: list(pool.map(play, cells, repeat(VARIANTS[v]), seeds, chunksize=chunk)) for v in variants}
     greedy = np.array([one.gain for one in outcomes[GREEDY]])
     return {name: _row(played, greedy) for name, played in outcomes.items()}
 
@@ -127,11 +124,12 @@ class Promise:
 
 def check_promises(table: Table) -> list[Promise]:
     """Promises without a cell to look at are left out."""
+    gainful = {cell: rows for cell, rows in table.items() if cell.world != "null"}
     found = {
-        "false promotions are at most half of greedy's": _false(table),
-        "the running total over-claims at most two thirds of what greedy's does": _over_claim(table),
-        "published search, 8 and 16 slots: true gain within 3 % of asynchronous greedy": _gain(table),
-        "noise 0.001, 8 and 16 slots: at least 5 % more than greedy in rounds": _rounds(table),
+        "false promotions are at most half of greedy's": _false(gainful),
+        "the running total over-claims at most two thirds of what greedy's does": _over_claim(gainful),
+        "published search, 8 and 16 slots: true gain within 3 % of asynchronous greedy": _gain(gainful),
+        "noise 0.001, 8 and 16 slots: at least 5 % more than greedy in rounds": _rounds(gainful),
         "no idea is better: the claim's interval covers zero in at least 93 % of searches": _null(table),
     }
     promises = []
@@ -143,7 +141,7 @@ def check_promises(table: Table) -> list[Promise]:
 
 
 def _false(table: Table) -> Iterator[tuple[bool, str]]:
-    for cell, rows in _gainful(table):
+    for cell, rows in table.items():
         ours, theirs = rows[SHIPPED], rows[GREEDY]
         shares = f"({ours.false_share:.0%}, {theirs.false_share:.0%})"
         line = f"{cell}: {ours['false']:.2f} against {theirs['false']:.2f} a search {shares}"
@@ -151,13 +149,13 @@ def _false(table: Table) -> Iterator[tuple[bool, str]]:
 
 
 def _over_claim(table: Table) -> Iterator[tuple[bool, str]]:
-    for cell, rows in _gainful(table):
+    for cell, rows in table.items():
         ours, theirs = rows[SHIPPED]["over_claim"], rows[GREEDY]["over_claim"]
         yield ours <= theirs * 2 / 3, f"{cell}: {1e3 * ours:.2f} against {1e3 * theirs:.2f} mbpb"
 
 
 def _gain(table: Table) -> Iterator[tuple[bool, str]]:
-    for cell, rows in _gainful(table):
+    for cell, rows in table.items():
         if cell.world == "pr44" and cell.slots in (8, 16):
             ours, greedy = rows[SHIPPED], rows[GREEDY]["gain"]
             more, error = ours["against_greedy"] / greedy, ours.error["against_greedy"] / greedy
@@ -165,7 +163,7 @@ def _gain(table: Table) -> Iterator[tuple[bool, str]]:
 
 
 def _rounds(table: Table) -> Iterator[tuple[bool, str]]:
-    for cell, rows in _gainful(table):
+    for cell, rows in table.items():
         if cell.sigma == 0.001 and cell.slots in (8, 16) and ROUNDS in rows:
             more = rows[SHIPPED]["gain"] / rows[ROUNDS]["gain"] - 1
             yield more >= 0.05, f"{cell}: {more:+.1%}"
@@ -176,7 +174,3 @@ def _null(table: Table) -> Iterator[tuple[bool, str]]:
         if cell.world == "null":
             covers, some = rows[SHIPPED]["covers_zero"], rows[SHIPPED]["searches_with_promotion"]
             yield covers >= 0.93, f"{cell}: {covers:.1%} of searches ({some:.0%} have a promotion)"
-
-
-def _gainful(table: Table) -> Iterator[tuple[Cell, Mapping[str, Row]]]:
-    return ((cell, rows) for cell, rows in table.items() if cell.world != "null")

@@ -71,27 +71,19 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Runs begun, by kind, and promotions. `false`: those not truly better; `harm_bpb`: what they cost."""
-
-    new: int
-    repeats: int
-    baselines: int
-    unions: int
-    promotions: int
-    false: int
-    harm_bpb: float
-    unions_promoted: int
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """Gains are positive bpb; `claimed` is the running total of the baselines' own runs."""
+    """Gains are positive bpb; `claimed` is the running total of the baselines' own runs.
+
+    `runs` counts those begun; `false` the promotions of what was not truly better.
+    """
 
     gain: float
     claimed: float
     claim: Claim
-    tally: Tally
+    runs: Counter[RunKind]
+    promotions: int
+    false: int
+    unions_promoted: int
 
 
 @dataclass(frozen=True)
@@ -164,7 +156,11 @@ class Simulation:
         ends_at = (self.budget - 2 * self.claim_runs) / self.slots
         while True:
             self._queue_ideas()
-            self._decide()
+            assert not baseline_is_hopeless(self.lab)
+            while (decision := decide(self.lab)) is not None:
+                self._log_decision("decision", decision)
+                self._carry_out(decision)
+            self._log_decision("decision", None)
             if self.now < ends_at - 1e-9:
                 self._place()
             if not self._ends:
@@ -182,23 +178,13 @@ class Simulation:
         fresh = range(self.claim_runs if final != FIRST else 0)
         first_scores, final_scores = ([self.world.score(self.truth[ref]) for _ in fresh] for ref in (FIRST, final))
         claim = make_claim(FIRST, final, first_scores, final_scores, lab_noise(self.lab))
-        harm = [self.truth[new] - self.truth[old] for old, new in pairwise(self.lineage)]
-        tally = Tally(
-            new=self._begun[RunKind.NEW],
-            repeats=self._begun[RunKind.REPEAT],
-            baselines=self._begun[RunKind.BASELINE],
-            unions=self._begun[RunKind.UNION],
-            promotions=len(harm),
-            false=sum(worse >= 0 for worse in harm),
-            harm_bpb=sum((max(0.0, worse) for worse in harm), 0.0),
-            unions_promoted=sum(self.lab.of(ref).origin is Origin.UNION for ref in self.lineage),
-        )
-        return Outcome(-self.truth[final], claimed, claim, tally)
+        false = sum(self.truth[new] >= self.truth[old] for old, new in pairwise(self.lineage))
+        unions = sum(self.lab.of(ref).origin is Origin.UNION for ref in self.lineage)
+        return Outcome(-self.truth[final], claimed, claim, self._begun, len(self.lineage) - 1, false, unions)
 
     def _queue_ideas(self) -> None:
         while self.backlog is None or sum(run.kind is RunKind.NEW for run in self.queued) < self.backlog:
-            run = self._propose()
-            if run is None:
+            if (run := self._propose()) is None:
                 return
             self.queued.append(run)
 
@@ -215,13 +201,6 @@ class Simulation:
         self.lab = with_candidate(self.lab, new)
         self.log.append(Step("idea", ref, at=self.now))
         return self._run(ref, RunKind.NEW)
-
-    def _decide(self) -> None:
-        assert not baseline_is_hopeless(self.lab)
-        while (decision := decide(self.lab)) is not None:
-            self._log_decision("decision", decision)
-            self._carry_out(decision)
-        self._log_decision("decision", None)
 
     def _log_decision(self, kind: str, decision: Decision | None) -> None:
         self.log.append(Step(kind, decision=decision, lab=self.lab, at=self.now))

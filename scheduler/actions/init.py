@@ -24,7 +24,7 @@ from scheduler.git import Repo
 from scheduler.lab import ContractChoice, LabPaths, Workspace, choose_contract, prepared_digest, write_whole
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
 from scheduler.policy.constants import read_constants, rewrite_constants
-from scheduler.policy.source import TRAIN_PY, check_train_py, read_source
+from scheduler.policy.source import TRAIN_PY, read_source
 from scheduler.queue.decide import follow_ledger
 from scheduler.queue.runtime import exclusive
 
@@ -183,7 +183,7 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
 
 
 def _with_constants(data: bytes, choice: ContractChoice) -> tuple[Source, str]:
-    text = check_train_py(data)
+    text = read_source(data).text
     wanted = dict(choice.contract.train_constants)
     try:
         rewritten = rewrite_constants(text, wanted)

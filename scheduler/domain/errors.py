@@ -1,25 +1,13 @@
 """Everything that can go wrong in a way a user should read about. Printed in one place, the command line's main.
 
-    ArschedError                     exit 1
-    ├── UsageProblem                 exit 2   the command itself cannot be carried out as typed
-    ├── LabProblem                   exit 1   no repository, no `arsched init`, a branch in the wrong state
-    ├── GitProblem                   exit 1   git refused
-    ├── LedgerProblem                exit 1   the ledger is locked, newer than this program, or unreadable
-    ├── CacheProblem                 exit 1   the contract's cache is missing or is another one
-    ├── PoolProblem                  exit 1   no slot can run this, or Ray cannot be reached
-    ├── ProposerProblem              exit 1   a source of ideas cannot be started
-    ├── ResultError                  exit 1   a result.json is none, or of an unknown format (scheduler.domain.run)
-    ├── CandidateRejected            exit 3   a candidate breaks a rule of the game
-    └── NotYet                       exit 3   the answer is no: a run failed, a wait ran out
-
-Does not cover defects of the program: those stay ordinary exceptions.
+Does not cover defects of the program: those stay ordinary exceptions. `ResultError` is scheduler.domain.run's.
 """
 
 from __future__ import annotations
 
 
 class ArschedError(Exception):
-    """A problem with a message (what, where) and a hint (what to do next)."""
+    """A problem with a message (what, where) and a hint (what to do next). The command exits with `exit_code`."""
 
     exit_code = 1
 
@@ -30,36 +18,42 @@ class ArschedError(Exception):
 
 
 class UsageProblem(ArschedError):
+    """The command itself cannot be carried out as typed."""
+
     exit_code = 2
 
 
 class LabProblem(ArschedError):
-    pass
+    """No repository, no `arsched init`, a branch in the wrong state."""
 
 
 class GitProblem(ArschedError):
-    pass
+    """Git refused."""
 
 
 class LedgerProblem(ArschedError):
-    pass
+    """The ledger is locked, newer than this program, or unreadable."""
 
 
 class CacheProblem(ArschedError):
-    pass
+    """The contract's cache is missing or is another one."""
 
 
 class PoolProblem(ArschedError):
-    pass
+    """No slot can run this, or Ray cannot be reached."""
 
 
 class ProposerProblem(ArschedError):
-    pass
+    """A source of ideas cannot be started."""
 
 
 class CandidateRejected(ArschedError):
+    """A candidate breaks a rule of the game."""
+
     exit_code = 3
 
 
 class NotYet(ArschedError):
+    """The answer is no: a run failed, a wait ran out."""
+
     exit_code = 3

@@ -22,6 +22,7 @@ from typing import Any
 from scheduler.domain.errors import ArschedError
 
 RESULT_FORMAT = 1
+_OF_THE_RUN = ("wall_s", "peak_memory_mb", "attention", "exchange", "seed", "compile_cache")
 
 
 class ResultError(ArschedError):
@@ -150,28 +151,17 @@ def _verdict(raw: Mapping[str, Any]) -> Verdict:
 
 
 def _measurements(raw: Mapping[str, Any]) -> Measurements:
-    training, budget = raw.get("training") or {}, raw.get("budget") or {}
-    digests, device = raw.get("digests") or {}, raw.get("device") or {}
-    phases = raw.get("phases_s") or {}
+    training, digests, phases = raw.get("training") or {}, raw.get("digests") or {}, raw.get("phases_s") or {}
     return Measurements(
         phases_s=tuple((name, float(value)) for name, value in phases.items() if value is not None),
-        wall_s=raw.get("wall_s"),
-        budget_used_s=budget.get("used_s"),
-        steps=training.get("steps"),
-        tokens=training.get("tokens"),
-        tokens_per_s=training.get("tokens_per_s"),
-        last_loss=training.get("last_loss"),
+        budget_used_s=(raw.get("budget") or {}).get("used_s"),
         loss_at=tuple((float(share), float(loss)) for share, loss in training.get("loss_at") or ()),
-        mfu=training.get("mfu"),
-        peak_memory_mb=raw.get("peak_memory_mb"),
-        attention=raw.get("attention"),
-        exchange=raw.get("exchange"),
-        device=device.get("name"),
+        device=(raw.get("device") or {}).get("name"),
         contract_digest=str(digests.get("contract") or ""),
         cache_digest=str(digests.get("cache") or ""),
         train_sha256=str(digests.get("train_py") or ""),
-        seed=raw.get("seed"),
-        compile_cache=raw.get("compile_cache"),
+        **{name: training.get(name) for name in ("steps", "tokens", "tokens_per_s", "last_loss", "mfu")},
+        **{name: raw.get(name) for name in _OF_THE_RUN},
     )
 
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.domain.run import Infra, ResultError, Scored, Verdict, parse_result
+from scheduler.domain.run import Failed, Infra, ResultError, Scored, Verdict, parse_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +135,8 @@ class Pool(Protocol):
 
 
 LONGEST_BUDGET_S = 7 * 86_400.0  # the longest a contract may ask for; for one that does not say
+JUDGE_EXIT_CODES: dict[type[Verdict], int] = {Scored: 0, Infra: 1, Failed: 3}
 JUDGE_SLACK_S = 120.0  # imports, waiting for the slot's lock, killing, removing large compile caches
-
-
-def exit_code_of(verdict: Verdict) -> int:
-    """The judge's exit code for a verdict: 0 with a score, 1 for a fault of the lab's, 3 for one of the candidate's."""
-    match verdict:
-        case Scored():
-            return 0
-        case Infra():
-            return 1
-        case _:
-            return 3
 
 
 def refusal(result: bytes | None, digest_line: bytes, exit_code: int | None) -> str:
@@ -162,7 +152,7 @@ def refusal(result: bytes | None, digest_line: bytes, exit_code: int | None) -> 
     if result is None or digest_line != hashlib.sha256(result).hexdigest().encode() + b"\n":
         return "its result.json is not the one the judge wrote"
     try:
-        due = exit_code_of(parse_result(result.decode()).verdict)
+        due = JUDGE_EXIT_CODES[type(parse_result(result.decode()).verdict)]
     except (ResultError, UnicodeDecodeError) as problem:
         return f"its result.json cannot be read: {problem}"
     return "" if exit_code == due else f"the judge did not end with exit code {due}, as its result says"

@@ -12,7 +12,8 @@ from decimal import ROUND_FLOOR, Decimal
 
 # Terminal sequences: CSI (colours, cursor), OSC (titles, links; ended by BEL or ESC \), and the two-character ones.
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -~]?", re.DOTALL)
-_KEPT = {"\n", "\t"}
+# Control, format (bidirectional overrides among them), surrogate, private and separator characters.
+_CONTROL = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def clean(text: str) -> str:
@@ -20,7 +21,7 @@ def clean(text: str) -> str:
     if text.isprintable():  # no control, format or separator character but the space
         return text
     text = _SEQUENCE.sub("", text.replace("\r\n", "\n")).replace("\r", "\n")
-    return "".join(c for c in text if c in _KEPT or not _is_control(c))
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _CONTROL)
 
 
 def one_line(text: str) -> str:
@@ -52,8 +53,3 @@ def id_order(ref: str) -> tuple[str, int]:
     """Sort key of an id: its letter, then its number, so that c9 is before c10 and r9999 before r10000."""
     letters = ref.rstrip("0123456789")
     return letters, int(ref[len(letters) :] or 0)
-
-
-def _is_control(character: str) -> bool:
-    """Control, format (bidirectional overrides among them), surrogate, private and separator characters."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")

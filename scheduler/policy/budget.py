@@ -44,12 +44,18 @@ def why_over(spent: Spent, budget: SearchBudget, ideas_per_round: int, claim_s: 
     `claim_s` is what the claim will take: it belongs to the hours. Runs that go on count as spent, so that a budget of
     runs is met exactly; ideas are over once the last one is decided.
     """
-    return (
-        _target(spent, budget)
-        or _hours(spent, budget, claim_s)
-        or _runs(spent, budget)
-        or _ideas(spent, budget, ideas_per_round)
-    )
+    mean, proven = spent.baseline_mean, spent.baseline_runs >= TARGET_RUNS
+    if budget.target_bpb is not None and mean is not None and proven and mean <= budget.target_bpb:
+        return f"the baseline is at {mean:.4f} bpb, the target was {budget.target_bpb:g}"
+    if budget.hours is not None and not time_left_s(spent, budget, claim_s):
+        hours = f"{spent.active_s / HOUR_S:.2f} of {budget.hours:g} hours are spent"
+        return f"{hours}, the rest is the claim's" if spent.active_s < budget.hours * HOUR_S else hours
+    begun, wanted = spent.runs + spent.running, ideas_wanted(budget, ideas_per_round)
+    if budget.runs is not None and begun >= budget.runs:
+        return f"{begun} of {budget.runs} runs are spent"
+    if wanted is not None and spent.ideas >= wanted and not spent.undecided:
+        return f"{spent.ideas} of {wanted} ideas are decided"
+    return None
 
 
 def ideas_wanted(budget: SearchBudget, ideas_per_round: int) -> int | None:
@@ -93,30 +99,3 @@ def next_proposer(weights: Mapping[str, float], ideas: Mapping[str, int], able: 
 def rest_s(failures: int) -> float:
     """Seconds without an ask after so many failures in a row: 5, 10, 20 … at most 600."""
     return min(FIRST_REST_S * 2.0 ** max(0, failures - 1), LONGEST_REST_S)
-
-
-def _target(spent: Spent, budget: SearchBudget) -> str | None:
-    mean = spent.baseline_mean
-    if budget.target_bpb is None or mean is None or spent.baseline_runs < TARGET_RUNS or mean > budget.target_bpb:
-        return None
-    return f"the baseline is at {mean:.4f} bpb, the target was {budget.target_bpb:g}"
-
-
-def _hours(spent: Spent, budget: SearchBudget, claim_s: float) -> str | None:
-    left_s = time_left_s(spent, budget, claim_s)
-    if left_s is None or left_s > 0:
-        return None
-    hours = f"{spent.active_s / HOUR_S:.2f} of {budget.hours:g} hours are spent"
-    return f"{hours}, the rest is the claim's" if spent.active_s < (budget.hours or 0) * HOUR_S else hours
-
-
-def _runs(spent: Spent, budget: SearchBudget) -> str | None:
-    begun = spent.runs + spent.running
-    return None if budget.runs is None or begun < budget.runs else f"{begun} of {budget.runs} runs are spent"
-
-
-def _ideas(spent: Spent, budget: SearchBudget, per_round: int) -> str | None:
-    wanted = ideas_wanted(budget, per_round)
-    if wanted is None or spent.ideas < wanted or spent.undecided:
-        return None
-    return f"{spent.ideas} of {wanted} ideas are decided"

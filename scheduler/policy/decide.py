@@ -1,10 +1,7 @@
 """The next decision due in a lab, one at a time: apply it, look at the lab again, ask again.
 
-Decisions fall on every result, never at a round's end. Before the first baseline has all its runs nothing is judged; a
-later baseline is comparable from its first run on. Does not apply anything, and remembers nothing.
-
-What a decision is taken from: the baselines past and present, the undecided, the shelved, the merged, and whoever has
-two scores or more. A snapshot without the others gives the same decisions.
+Decisions fall on every result, and are taken from the baselines past and present, the undecided, the shelved, the
+merged, and whoever has two scores or more: a snapshot without the others gives the same. Applies and remembers nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +29,9 @@ def baseline_is_hopeless(lab: LabSnapshot) -> bool:
 
 
 def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
-    base, wanted = lab.baseline, _runs_wanted(lab) + _runs_earned(lab)
+    base, gates, wanted = lab.baseline, lab.gates, _runs_wanted(lab)
+    if gates.baseline_every:  # one that lasts is what every idea is held against: it earns another run now and then
+        wanted += min(lab.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - wanted))
     if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(lab):
         return None
     if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(lab):
@@ -45,14 +44,6 @@ def _runs_wanted(lab: LabSnapshot) -> int:
     return lab.gates.first_baseline_runs if lab.first_baseline else lab.gates.baseline_runs
 
 
-def _runs_earned(lab: LabSnapshot) -> int:
-    """A baseline that lasts is what every idea is held against: it earns another run now and then, up to a limit."""
-    gates = lab.gates
-    if not gates.baseline_every:
-        return 0
-    return min(lab.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - _runs_wanted(lab)))
-
-
 def _failures_allowed(lab: LabSnapshot) -> int:
     """Failed runs after which a baseline is not tried again; one that has a score is then compared with as it is."""
     return max(_runs_wanted(lab), lab.gates.max_runs, MAX_FAILED)
@@ -62,8 +53,7 @@ def _settle_scoreless(lab: LabSnapshot) -> Discard | None:
     """A candidate that can get no score any more needs no baseline to be settled."""
     for stats in lab.undecided:
         if not stats.scores and not stats.pending_runs:
-            reason = stats.failure or "its runs were cancelled"
-            return Discard(stats.candidate_id, lab.baseline_id, None, reason)
+            return Discard(stats.candidate_id, lab.baseline_id, None, stats.failure or "its runs were cancelled")
     return None
 
 
@@ -82,7 +72,13 @@ def _judge(lab: LabSnapshot) -> Decision | None:
     unsettled = settle_left_behind(lab, noise) or rebase_pending(lab, noise) or halve_failed_union(lab)
     if unsettled:
         return unsettled
-    return _as_retry(due[0], verdicts[0]) if verdicts else None
+    if not due:
+        return None
+    first, verdict = due[0], verdicts[0]
+    failed = first.state is CandidateState.CONTENDER and first.n == 1 and first.failed_runs == 1
+    if failed and isinstance(verdict, Replicate):  # run again for that reason, not for its probability
+        return Retry(first.candidate_id, f"its repeat failed ({first.failure}): one more try")
+    return verdict
 
 
 def _verdict(stats: CandidateStats, lab: LabSnapshot, noise: Noise) -> GateVerdict:
@@ -110,11 +106,3 @@ def _best(promotions: list[Promote], lab: LabSnapshot) -> Promote:
 
     near = [p for p in promotions if lab.of(p.candidate_id).code_lines and within_noise(lab.of(p.candidate_id))]
     return min(near, key=lambda p: (lab.of(p.candidate_id).code_lines, *by_mean(p)))
-
-
-def _as_retry(stats: CandidateStats, verdict: GateVerdict) -> GateVerdict | Retry:
-    """The first repeat of a contender that failed is run again for that reason, not for its probability."""
-    failed = stats.state is CandidateState.CONTENDER and stats.n == 1 and stats.failed_runs == 1
-    if failed and isinstance(verdict, Replicate):
-        return Retry(stats.candidate_id, f"its repeat failed ({stats.failure}): one more try")
-    return verdict

@@ -1,9 +1,8 @@
 """Which queued run goes next when a slot is free, and why another has to wait.
 
-Order: runs of the current baseline (everything is compared with it), repeats of contenders within their share of the
-slots, new candidates, then what only fills slots that nothing else wants: repeats beyond their share, and runs of a
-baseline that is none any more. First runs of merged candidates count as repeats. Runs of a claim come last, and they
-alone are given to a particular slot, because each slot has to measure both baselines. Nothing waits for a round to end.
+Runs of the current baseline, repeats within their share of the slots (first runs of merged candidates among them), new
+candidates, then what only fills slots: repeats beyond their share and runs of a former baseline. Runs of a claim come
+last, and they alone are given to a particular slot, because each slot has to measure both baselines.
 """
 
 from __future__ import annotations

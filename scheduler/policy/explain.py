@@ -49,15 +49,16 @@ def explain_decision(decision: Decision, name: str) -> str:
         case Replicate(candidate_id=ref, effect=effect):
             return f"repeat    {ref} {name}  {_outlook(effect)}; one more run"
         case Discard(candidate_id=ref, effect=Effect() as effect, reason=reason):
-            return f"dropped   {ref} {name}  {_outlook(effect)}; {_verdict(effect) or one_line(reason)}"
+            clear = abs(effect.diff) > CLEAR * effect.se
+            why = "within noise" if not clear else "worse" if effect.diff > 0 else one_line(reason)
+            return f"dropped   {ref} {name}  {_outlook(effect)}; {why}"
         case Shelve(candidate_id=ref, effect=effect):
             return f"shelved   {ref} {name}  {_outlook(effect)}; kept for a union"
         case Discard(candidate_id=ref, reason=reason):
             return f"failed    {ref} {name}  {one_line(reason)}"
         case Combine(parts=parts, base_id=base, predicted=predicted, reason=reason):
-            kind = "port " if len(parts) == 1 else "union"
-            whole = f"{kind}     {' + '.join(parts)} onto {base}  predicted {signed(predicted)}"
-            return f"{whole}  {one_line(reason)}"
+            whole = f"{' + '.join(parts)} onto {base}  predicted {signed(predicted)}  {one_line(reason)}"
+            return f"{'port' if len(parts) == 1 else 'union':<9} {whole}"
         case MeasureBaseline(base_id=ref, reason=reason):
             return f"baseline  {ref} {name}  one more run: {reason}"
         case Retry(candidate_id=ref, reason=reason):
@@ -93,7 +94,10 @@ def why_dead(
     Tokens per second are the candidate's and those of the baseline it was made from, as they reported them themselves;
     None where unknown. `same_speed`: the share by which the speeds of two runs of one program may differ.
     """
-    speed = _speed(tokens_per_s, base_tokens_per_s, same_speed)
+    change = tokens_per_s / base_tokens_per_s - 1 if tokens_per_s and base_tokens_per_s else 0.0
+    speed = f"{'slower' if change < 0 else 'faster'} (tokens/s {change:+.0%})".replace("-", "−")
+    if abs(change) <= same_speed:
+        speed = ""
     if abs(effect.diff) <= CLEAR * effect.se:
         return f"within noise{f', {speed}' if speed else ''}"
     if effect.diff < 0:
@@ -132,19 +136,3 @@ def suggested_theme(ask_number: int) -> str:
 
 def _outlook(effect: Effect) -> str:
     return f"{describe_effect(effect)}  expect about {signed(effect.shrunken)} after shrinkage"
-
-
-def _verdict(effect: Effect) -> str:
-    """ "" for a gain that was clear enough and dropped for another reason."""
-    if abs(effect.diff) <= CLEAR * effect.se:
-        return "within noise"
-    return "worse" if effect.diff > 0 else ""
-
-
-def _speed(tokens_per_s: float | None, base_tokens_per_s: float | None, same_speed: float) -> str:
-    if not tokens_per_s or not base_tokens_per_s:
-        return ""
-    change = tokens_per_s / base_tokens_per_s - 1
-    if abs(change) <= same_speed:
-        return ""
-    return f"{'slower' if change < 0 else 'faster'} (tokens/s {change:+.0%})".replace("-", "−")

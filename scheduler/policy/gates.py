@@ -37,15 +37,22 @@ def judge_candidate(
     verdict = _two_gates(candidate, base, effect, noise, gates)
     if not isinstance(verdict, Discard):
         return verdict
-    simpler = _simplicity(candidate, base, effect, gates)
-    return simpler or _keep_near_miss(verdict, effect, p_better_without_suspects(candidate, base, noise), gates)
+    if simpler := _simplicity(candidate, base, effect, gates):
+        return simpler
+    p_better = p_better_without_suspects(candidate, base, noise)
+    if not gates.combine or p_better < gates.shelve_from or candidate.n < gates.shelve_runs:
+        return verdict
+    reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
+    return Shelve(candidate.candidate_id, base.candidate_id, effect, reason)
 
 
 def _two_gates(
     candidate: CandidateStats, base: CandidateStats, effect: Effect, noise: Noise, gates: GateSettings
 ) -> Promote | Replicate | Discard:
     about = (candidate.candidate_id, base.candidate_id, effect)
-    promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), _continuation_bar(candidate, gates)
+    # A first look asks for more than a look at a contender, whose first run already passed.
+    first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
+    promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), gates.repeat_from if first_look else gates.drop
     trusted = without_suspects(candidate)
     doubtful = candidate.suspect_scores > 0 and not (
         trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, gates)
@@ -63,19 +70,6 @@ def _two_gates(
 
 def _promotion_bar(n: int, gates: GateSettings) -> float:
     return gates.promote_now if n == 1 else min(gates.promote, gates.promote_now)
-
-
-def _continuation_bar(candidate: CandidateStats, gates: GateSettings) -> float:
-    """A first look asks for more than a look at a contender, whose first run already passed."""
-    first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
-    return gates.repeat_from if first_look else gates.drop
-
-
-def _keep_near_miss(verdict: Discard, effect: Effect, p_better: float, gates: GateSettings) -> Discard | Shelve:
-    if not gates.combine or p_better < gates.shelve_from or effect.n_candidate < gates.shelve_runs:
-        return verdict
-    reason = f"{verdict.reason}; kept as a near-miss (P ≥ {gates.shelve_from:.2f})"
-    return Shelve(verdict.candidate_id, verdict.base_id, effect, reason)
 
 
 def _simplicity(

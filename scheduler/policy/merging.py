@@ -1,16 +1,14 @@
 """Which patches are merged onto the current baseline, and when. Merging text is not done here.
 
-Four occasions: contenders that a promotion left behind, former baselines that the current one was not made from, the
-better half of a union that failed, and near-misses that were each not clear enough. A patch is named by the candidate
-that brought it (a leaf): a union stands for the patches of its parts, and theirs. Two candidates with a leaf in common
-are never merged: the change would be asked for twice. Whatever is merged is measured anew and has to win.
+A patch is named by the candidate that brought it (a leaf): a union stands for the patches of its parts, and theirs. Two
+candidates with a leaf in common are never merged. Whatever is merged is measured anew and has to win.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
 from scheduler.domain.decision import Combine, Merge, Noise, Rule
@@ -40,11 +38,9 @@ class Patches:
 
     def lineage(self, candidate_id: str) -> tuple[str, ...]:
         """The candidate, the baseline it was made from, that one's, and so on to the first."""
-        lineage: list[str] = []
-        ancestor: str | None = candidate_id
-        while ancestor is not None and ancestor not in lineage:
+        lineage = [candidate_id]
+        while (ancestor := self._lab.of(lineage[-1]).base_id) and ancestor not in lineage:
             lineage.append(ancestor)
-            ancestor = self._lab.of(ancestor).base_id
         return tuple(lineage)
 
     def in_force(self) -> frozenset[str]:
@@ -61,10 +57,8 @@ class Patches:
 
     def worn_out(self) -> frozenset[str]:
         """Patches that were merged onto a baseline `max_ports` times, conflicts counted, halves of a union not."""
-        times: Counter[str] = Counter()
-        for merge in self._lab.merges:
-            if not merge.halving:
-                times.update(self.of_all(merge.parts))
+        whole = (merge for merge in self._lab.merges if not merge.halving)
+        times = Counter(leaf for merge in whole for leaf in self.of_all(merge.parts))
         return frozenset(leaf for leaf, ports in times.items() if ports >= self._lab.gates.max_ports)
 
 
@@ -81,11 +75,7 @@ def settle_left_behind(lab: LabSnapshot, noise: Noise) -> GateVerdict | None:
     barred = patches.worn_out() | patches.on_trial(lab.baseline_id) | patches.in_force()
     portable = [s for s in left if not patches.leaves(s.candidate_id) & barred]
     p_own = {s.candidate_id: _p_own(s, lab, noise) if s.scores else lab.gates.combine_from for s in portable}
-    parts: list[CandidateStats] = []
-    for stats in sorted(portable, key=lambda s: (-p_own[s.candidate_id], id_order(s.candidate_id))):
-        shared = patches.leaves(stats.candidate_id) & patches.of_all(part.candidate_id for part in parts)
-        if p_own[stats.candidate_id] >= lab.gates.combine_from and not shared:
-            parts.append(stats)
+    parts = _likeliest(portable, p_own, lab.gates.combine_from, patches, barred)
     if parts:
         which = "it is" if len(parts) == 1 else f"{len(parts)} contenders are"
         reason = f"a promotion left it behind: {which} at P(better) ≥ {lab.gates.combine_from:.2f} still"
@@ -103,11 +93,9 @@ def rebase_pending(lab: LabSnapshot, noise: Noise) -> Combine | None:
     A candidate of an older baseline displaced them, so its program lacks their patches, although each had won. Tried
     once on a baseline, and not with those that were carried often enough or look no better than their own by now.
     """
-    former = lab.in_state(CandidateState.PROMOTED) if lab.gates.combine else ()
-    if not former:
-        return None
     patches = Patches(lab)
     lineage = patches.lineage(lab.baseline_id)
+    former = lab.in_state(CandidateState.PROMOTED) if lab.gates.combine else ()
     displaced = [stats for stats in former if stats.candidate_id not in lineage and stats.scores]
     if not displaced:
         return None
@@ -133,8 +121,10 @@ def halve_failed_union(lab: LabSnapshot) -> Combine | None:
     for merge in lab.merges:
         if merge.halving < lab.gates.max_halvings and _failed(merge, lab) and not _halved(merge, lab):
             taken = taken or patches.in_force() | patches.on_trial()
-            half = tuple(part for part in _better_half(merge, lab) if not patches.leaves(part) & taken)
-            if half:
+            better = merge.merged[: math.ceil(len(merge.merged) / 2)]
+            half = tuple(part for part in better if not patches.leaves(part) & taken)
+            # A single part made from the union's own baseline was measured before the union.
+            if half and (len(better) > 1 or lab.of(better[0]).base_id != merge.base_id):
                 reason = f"the union {merge.candidate_id} of {len(merge.merged)} failed: its better half alone"
                 predicted = merge.predicted * len(half) / len(merge.merged)
                 return Combine(lab.baseline_id, half, merge.halving + 1, predicted, reason, Rule.FAILED_UNION)
@@ -154,14 +144,7 @@ def near_miss_union(lab: LabSnapshot, slots: int) -> Combine | None:
     noise, patches = lab_noise(lab), Patches(lab)
     taken = patches.in_force() | patches.on_trial() | patches.worn_out()
     p_own = {s.candidate_id: _p_own(s, lab, noise) for s in shelf}
-    parts: list[CandidateStats] = []
-    for stats in sorted(shelf, key=lambda s: (-p_own[s.candidate_id], id_order(s.candidate_id))):
-        leaves = patches.leaves(stats.candidate_id)
-        if p_own[stats.candidate_id] >= gates.shelve_from and not leaves & taken:
-            parts.append(stats)
-            taken |= leaves
-        if len(parts) == gates.max_parts:
-            break
+    parts = _likeliest(shelf, p_own, gates.shelve_from, patches, taken)[: gates.max_parts]
     ids = {stats.candidate_id for stats in parts}
     if len(ids) < 2 or any(m.base_id == lab.baseline_id and set(m.parts) == ids for m in lab.merges):
         return None
@@ -172,6 +155,19 @@ def near_miss_union(lab: LabSnapshot, slots: int) -> Combine | None:
 def unions_allowed(lab: LabSnapshot, slots: int) -> int:
     """How many unions may be on trial at a time: at least one."""
     return max(1, int(slots * lab.gates.max_union_share))
+
+
+def _likeliest(
+    shelf: Iterable[CandidateStats], p_own: Mapping[str, float], bar: float, patches: Patches, taken: frozenset[str]
+) -> list[CandidateStats]:
+    """Those at the bar, the likeliest first, that share no patch with `taken` or with one before them."""
+    parts: list[CandidateStats] = []
+    for stats in sorted(shelf, key=lambda s: (-p_own[s.candidate_id], id_order(s.candidate_id))):
+        leaves = patches.leaves(stats.candidate_id)
+        if p_own[stats.candidate_id] >= bar and not leaves & taken:
+            parts.append(stats)
+            taken |= leaves
+    return parts
 
 
 def own_base(stats: CandidateStats, lab: LabSnapshot) -> CandidateStats:
@@ -204,13 +200,5 @@ def _failed(merge: Merge, lab: LabSnapshot) -> bool:
 
 
 def _halved(merge: Merge, lab: LabSnapshot) -> bool:
-    wholes = set(merge.merged)
-    return any(
-        m.number > merge.number and m.halving == merge.halving + 1 and wholes.issuperset(m.parts) for m in lab.merges
-    )
-
-
-def _better_half(merge: Merge, lab: LabSnapshot) -> tuple[str, ...]:
-    """None of it where it is a single part made from the union's own baseline: that was measured before the union."""
-    half = merge.merged[: math.ceil(len(merge.merged) / 2)]
-    return () if len(half) == 1 and lab.of(half[0]).base_id == merge.base_id else half
+    later = (m for m in lab.merges if m.number > merge.number and m.halving == merge.halving + 1)
+    return any(set(merge.merged).issuperset(half.parts) for half in later)

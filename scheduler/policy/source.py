@@ -11,6 +11,7 @@ import re
 import tokenize
 import warnings
 from collections.abc import Container, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 from scheduler.domain.candidate import Source
@@ -23,9 +24,7 @@ NAME_CHARACTERS, TITLE_CHARACTERS = 40, 200
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_PATHS, _SHOWN_CHARACTERS = 5, 80
 _LIKE_AN_ID = re.compile(r"[a-z]?[0-9]+|last")
-_NO_CODE = frozenset(
-    (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-)
+_NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -34,18 +33,6 @@ def read_source(data: bytes) -> Source:
     text = _decode(data)
     tree = parse_source(text)
     return Source(data, hashlib.sha256(data).hexdigest(), _fingerprint(tree), _count_code_lines(text, tree))
-
-
-def check_train_py(data: bytes) -> str:
-    """`read_source(data).text`, for whoever wants no more. Raises CandidateRejected."""
-    text = _decode(data)
-    parse_source(text)
-    return text
-
-
-def count_code_lines(source: str) -> int:
-    """`Source.code_lines` of a text. Raises CandidateRejected when it does not parse."""
-    return _count_code_lines(source, parse_source(source))
 
 
 def fingerprint(source: str) -> str:
@@ -93,12 +80,8 @@ def slug(title: str) -> str:
 
 def free_name(name: str, taken: Container[str]) -> str:
     """`name`, or `name-2`, `name-3`, … when it is taken: a candidate keeps its name permanently."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(free for free in names if free not in taken)
 
 
 def _decode(data: bytes) -> str:

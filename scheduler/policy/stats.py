@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import Claim, Effect, GateSettings, Noise
@@ -45,12 +45,8 @@ def lab_noise(lab: LabSnapshot) -> Noise:
 @lru_cache(maxsize=8192)
 def _scatter(scores: tuple[float, ...]) -> _Scatter:
     """Cached: the noise is asked for at every decision, and most candidates have no new score."""
-    mean = _mean(scores)
+    mean = fmean(scores)
     return math.fsum((score - mean) ** 2 for score in scores), len(scores) - 1
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
 
 
 def _usual_variance(scatters: Sequence[_Scatter], sigma0: float, prior_df: float) -> float:
@@ -66,17 +62,10 @@ def _usual_variance(scatters: Sequence[_Scatter], sigma0: float, prior_df: float
 
 def effect_of(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> Effect:
     """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average."""
-    diff, se = _difference(candidate, base, noise)
+    diff = candidate.mean - base.mean
+    se = noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
     z = diff / se
-    return Effect(
-        diff=diff,
-        se=se,
-        sigma=noise.sigma,
-        n_candidate=candidate.n,
-        n_base=base.n,
-        p_better=_NORMAL.cdf(-z),
-        shrunken=diff * z * z / (1 + z * z),
-    )
+    return Effect(diff, se, noise.sigma, candidate.n, base.n, _NORMAL.cdf(-z), shrunken=diff * z * z / (1 + z * z))
 
 
 def p_not_worse(effect: Effect, margin_bpb: float) -> float:
@@ -86,26 +75,16 @@ def p_not_worse(effect: Effect, margin_bpb: float) -> float:
 
 def p_better_without_suspects(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> float:
     """P(better) that holds with the suspect scores and without them; 0 when it has no other scores."""
-    p = _p_better(candidate, base, noise)
+    p = effect_of(candidate, base, noise).p_better
     if not candidate.suspect_scores:
         return p
     trusted = without_suspects(candidate)
-    return min(p, _p_better(trusted, base, noise)) if trusted.n else 0.0
+    return min(p, effect_of(trusted, base, noise).p_better) if trusted.n else 0.0
 
 
 def without_suspects(candidate: CandidateStats) -> CandidateStats:
     """The candidate if its lowest scores were the suspect ones and had never been measured."""
     return replace(candidate, scores=tuple(sorted(candidate.scores)[candidate.suspect_scores :]), suspect_scores=0)
-
-
-def _p_better(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> float:
-    diff, se = _difference(candidate, base, noise)
-    return _NORMAL.cdf(-(diff / se))
-
-
-def _difference(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> tuple[float, float]:
-    """With its standard error, both in bpb."""
-    return candidate.mean - base.mean, noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
 
 
 def make_claim(
@@ -130,7 +109,7 @@ def make_claim(
     df = prior_df + noise.df + len(first) + len(final) - 2
     squares = (prior_df + noise.df) * noise.sigma**2 + _scatter(first)[0] + _scatter(final)[0]
     se = math.sqrt(squares / df * (1 / len(first) + 1 / len(final)))
-    diff = _mean(final) - _mean(first)
+    diff = fmean(final) - fmean(first)
 
     from scipy.stats import t  # imported here: it takes longer than most commands
 

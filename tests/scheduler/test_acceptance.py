@@ -9,8 +9,7 @@ import pytest
 
 from harness.contract import load_contract
 from harness.judge.report import JudgeVerdict as JudgesVerdict
-from scheduler.domain.run import parse_result
-from scheduler.domain.slot import LONGEST_BUDGET_S, exit_code_of, longest_run_s, refusal
+from scheduler.domain.slot import LONGEST_BUDGET_S, longest_run_s, refusal
 
 
 def result(status: str) -> bytes:
@@ -28,7 +27,6 @@ STATUSES = ["ok", "suspect: clones", "crash", "oom", "no-eval", "timeout: train"
 def test_the_exit_code_of_a_verdict_is_the_judges(status: str) -> None:
     due = JudgesVerdict(status).exit_code
     data = result(status)
-    assert exit_code_of(parse_result(data.decode()).verdict) == due
     assert refusal(data, line(data), due) == ""
     for other in {0, 1, 2, 3, -9, None} - {due}:
         assert f"exit code {due}" in refusal(data, line(data), other)

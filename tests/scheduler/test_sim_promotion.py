@@ -13,6 +13,7 @@ from benchmarks.simulation.comparison import FIGURES, GREEDY, ROUNDS, SHIPPED, V
 from benchmarks.simulation.engine import Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS
+from scheduler.domain.run import RunKind
 
 ROOT = Path(__file__).parents[2]
 CALM = Setting("pr44", 0.001, crash=0.0, slow=0.0)
@@ -47,15 +48,15 @@ def test_a_greedy_search_is_best_of_n(slots: int, rounds: bool, seed: int) -> No
     found = Simulation(world, PRESETS["greedy"], slots, slots * waves, rounds).play().outcome()
     gain, claimed, promotions = by_hand(SteadyLuck(CALM, seed, 400), slots, waves)
     assert promotions > 1
-    assert (found.tally.promotions, found.tally.new) == (promotions, slots * waves - 1)
+    assert (found.promotions, found.runs[RunKind.NEW]) == (promotions, slots * waves - 1)
     assert (found.gain, found.claimed) == pytest.approx((gain, claimed))
 
 
 @pytest.mark.parametrize("preset", ["default", "bold", "strict", "greedy"])
 def test_a_search_spends_its_slots_and_no_more(preset: str) -> None:
-    tally = Simulation(DrawnWorld(CALM, 5, 400), PRESETS[preset], 4, 128, claim_runs=4).play().outcome().tally
-    assert tally.new + tally.repeats + tally.baselines + tally.unions == 128 - 8
-    assert tally.repeats + tally.unions <= tally.new
+    runs = Simulation(DrawnWorld(CALM, 5, 400), PRESETS[preset], 4, 128, claim_runs=4).play().outcome().runs
+    assert runs.total() == 128 - 8
+    assert runs[RunKind.REPEAT] + runs[RunKind.UNION] <= runs[RunKind.NEW]
 
 
 def test_the_same_search_twice_is_the_same() -> None:
@@ -68,7 +69,7 @@ def test_without_better_ideas_the_claim_stays_at_zero(searches: int) -> None:
     """Fixed seeds: of 25 intervals of 95 % more than four that exclude zero have a chance of 0.7 %, of 5 more than one
     a chance of 2 %."""
     played = [play(Cell("null", 0.001, 8), VARIANTS[SHIPPED], seed) for seed in range(searches)]
-    assert all(one.gain <= 0 for one in played) and any(one.tally.promotions for one in played)
+    assert all(one.gain <= 0 for one in played) and any(one.promotions for one in played)
     assert sum(one.claim.excludes_zero for one in played) <= {5: 1, 25: 4}[searches]
 
 
