@@ -43,9 +43,9 @@ FAULTS = (
     ),
     Fault(
         "a run is leased twice",
-        "scheduler/ledger/runs.py",
-        "WHERE number = ? AND state = 'queued'\",\n                *(slot.pool",
-        'WHERE number = ?",\n                *(slot.pool',
+        "scheduler/ledger/db.py",
+        'return self.update(table, "number = ? AND state = ?", number, from_,',
+        "return self.update(table, \"number = ? AND ? != ''\", number, from_,",
         ("tests/scheduler/test_ledger_runs.py", "tests/scheduler/test_ledger_processes.py"),
     ),
     Fault(
