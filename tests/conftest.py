@@ -7,9 +7,17 @@ mode and token are set before any test can do that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+with contextlib.suppress(ImportError):  # a bare GPU machine has pytest and torch alone
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says something of the machine, not of the code.
+    settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("shared")
