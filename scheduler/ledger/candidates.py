@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate
 from scheduler.domain.errors import CandidateRejected, LedgerProblem, UsageProblem
 from scheduler.domain.run import Run, Running
-from scheduler.ledger.rows import CANDIDATES, Table, candidate_id, is_reserved, number_of, parse_candidate, unknown
+from scheduler.ledger.db import Database
+from scheduler.ledger.rows import (
+    CANDIDATES,
+    Events,
+    Table,
+    candidate_id,
+    is_reserved,
+    number_of,
+    parse_candidate,
+    unknown,
+)
 from scheduler.ledger.runs import Runs
 
 _AS_GIVEN = ("name", "title", "author", "proposer", "hypothesis", "theme", "round")  # columns that are fields
 
 
 class Candidates(Table):
-    def __init__(self, runs: Runs, *shared: Any) -> None:
-        super().__init__(*shared)
+    def __init__(self, runs: Runs, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        super().__init__(database, events, clock)
         self._runs = runs
 
     def add(self, tag: str, new: NewCandidate) -> Candidate:

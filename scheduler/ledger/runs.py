@@ -11,6 +11,7 @@ because a result that no other slot is computing is still the truth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ from scheduler.domain.run import (
     infra_result,
 )
 from scheduler.domain.slot import Slot
-from scheduler.ledger.rows import RUNS, Table, candidate_id, number_of, parse_run, run_id, unknown
+from scheduler.ledger.db import Database
+from scheduler.ledger.rows import RUNS, Events, Table, candidate_id, number_of, parse_run, run_id, unknown
 
 MAX_INFRA_ATTEMPTS = 3  # attempts the lab may lose before it gives a run up
 LOST, CANCELLED = "lost", "cancelled"  # outcomes of an attempt without a result
@@ -76,8 +78,8 @@ class AttemptRow(NamedTuple):
 
 
 class Runs(Table):
-    def __init__(self, *shared: Any) -> None:
-        super().__init__(*shared)
+    def __init__(self, database: Database, events: Events, clock: Callable[[], float]) -> None:
+        super().__init__(database, events, clock)
         self._pending = self._database.per_stamp(self._read_pending)
 
     def get(self, ref: str, tag: str) -> Run:
