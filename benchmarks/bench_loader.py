@@ -55,10 +55,7 @@ class Shape:
     fast_tokens: int
 
 
-SHAPES = {
-    "standard": Shape("standard", 128, 4 << 20, 128 << 20),
-    "cpu": Shape("cpu", 16, 1 << 19, 32 << 20),
-}
+SHAPES = {"standard": Shape("standard", 128, 4 << 20, 128 << 20), "cpu": Shape("cpu", 16, 1 << 19, 32 << 20)}
 
 
 @dataclass(frozen=True)
