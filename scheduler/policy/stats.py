@@ -52,9 +52,11 @@ def _scatter(scores: tuple[float, ...]) -> _Scatter:
 def _usual_variance(scatters: Sequence[_Scatter], sigma0: float, prior_df: float) -> float:
     """Median over degrees of freedom of the candidates' own variances, the prior's among them.
 
-    A median, so that a few wild ones do not vouch for each other, and a prior far too small is outvoted in time.
+    A median, so that a few wild ones do not vouch for each other, and a prior far too small is outvoted in time. Equal
+    scores do not vote: next to a variance of zero every honest one would count as wild.
     """
-    weighed = sorted([(sigma0**2, prior_df), *((squares / df, float(df)) for squares, df in scatters)])
+    scattered = [(squares / df, float(df)) for squares, df in scatters if squares > 0]
+    weighed = sorted([(sigma0**2, prior_df), *scattered])
     half = sum(weight for _, weight in weighed) / 2
     below = accumulate(weight for _, weight in weighed)
     return next(variance for (variance, _), weight in zip(weighed, below, strict=True) if weight >= half)

@@ -38,7 +38,7 @@ def pooled_noise(groups: list[list[float]], sigma0: float, prior_df: float) -> N
     """Of a lab in which no candidate counts as wildly unsteady."""
     lab = board(baseline(), *(standing(2 + i, *group) for i, group in enumerate(groups)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stats, "WILD", math.inf)
+        patch.setattr(stats, "WILD", 1e100)
         return lab_noise(replace(lab, noise_prior_bpb=sigma0, gates=replace(lab.gates, prior_df=prior_df)))
 
 
@@ -48,6 +48,12 @@ def test_pooled_noise_is_the_running_one(groups: list[list[float]], sigma0: floa
     noise = pooled_noise(groups, sigma0, 4.0)
     assert noise.df == df
     assert noise.sigma == pytest.approx(sigma, rel=1e-9)
+
+
+def test_equal_scores_do_not_make_honest_scatter_wild() -> None:
+    steady = [standing(number, *[1.0] * 6) for number in range(2, 5)]
+    honest = standing(5, 1.0, 1.0 + SIGMA0)
+    assert lab_noise(board(baseline(), *steady, honest)).df == 3 * 5 + 1
 
 
 @given(GROUPS, st.randoms())
