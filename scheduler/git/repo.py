@@ -79,7 +79,10 @@ class Repo:
             raise commits.no_commit(self.root, parent)
         return commits.make_commit(self.root, parent, blob, tree.data, message, trailers)
 
-    merge_train_py = staticmethod(commits.merge_file)
+    @staticmethod
+    def merge_train_py(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+        """`ours` with the changes from `base` to `theirs`; None when both changed the same lines to different ones."""
+        return commits.merge_file(ours, base, theirs)
 
     # Branches and refs.
 
@@ -174,7 +177,13 @@ class Repo:
             raise LabProblem(f"{path} is no worktree of {self.root}", "make one with `arsched new NAME`")
         return worktrees.inspect(path, bases)
 
-    commit_worktree = staticmethod(worktrees.commit_train_py)
+    @staticmethod
+    def commit_worktree(path: Path, message: str) -> tuple[str, bytes]:
+        """Commit train.py, and only that, as it stands in a worktree.
+
+        Returns the commit (HEAD when nothing was changed) and train.py as git has it: line ends may be git's.
+        """
+        return worktrees.commit_train_py(path, message)
 
     def exclude(self, patterns: Sequence[str]) -> tuple[str, ...]:
         """Have git ignore patterns like "/.arsched/" or "/candidates/*" in this clone alone: in .git/info/exclude.

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
-from scheduler.domain.lab import Lab
+from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, P, T
 from scheduler.ledger.decisions import Decisions
 from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
@@ -84,17 +84,10 @@ class Labs(Table):
 
 
 class Ledger(AbstractContextManager["Ledger"]):
-    """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger.
-
-    `board(tag)` gives every candidate of a lab with its scores; it raises LabProblem for an unknown tag or a lab
-    without baseline.
-    """
+    """Open with `Ledger.open(path)`, as a context manager or with `close()`. One thread per ledger."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._database = database
-        self.board = Snapshots(database).read
-        self.per_stamp, self.snapshot, self.transaction = database.per_stamp, database.snapshot, database.transaction
-        self.ensure_present, self.close = database.ensure_present, database.close
+        self._database, self._snapshots = database, Snapshots(database)
         self.events = Events(database, clock)
         shared = (database, self.events, clock)
         self.labs, self.runs = Labs(*shared), Runs(*shared)
@@ -128,6 +121,29 @@ class Ledger(AbstractContextManager["Ledger"]):
             database.close()
             raise
         return cls(database, clock)
+
+    def board(self, tag: str) -> LabSnapshot:
+        """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
+        return self._snapshots.read(tag)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Several reads of one state, whatever others write meanwhile."""
+        return self._database.snapshot()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Several changes, all or none."""
+        return self._database.transaction()
+
+    def per_stamp(self, read: Callable[P, T]) -> Callable[P, T]:
+        """`read`, for equal arguments asked again only after something was written, by this process or another."""
+        return self._database.per_stamp(read)
+
+    def ensure_present(self) -> None:
+        """Raises LedgerProblem when the files are no longer those that were opened."""
+        self._database.ensure_present()
+
+    def close(self) -> None:
+        self._database.close()
 
     def __exit__(self, *problem: object) -> None:
         self.close()

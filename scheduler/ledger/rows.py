@@ -199,11 +199,6 @@ class RecordedResult(Result):
 
     run: str
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Result) and (self.verdict, self.text) == (other.verdict, other.text)
-
-    __hash__ = Result.__hash__
-
     @cached_property
     def measured(self) -> Measurements:
         """Raises LedgerProblem when the text is no result."""
