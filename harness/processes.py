@@ -51,7 +51,7 @@ def children(pid: int) -> list[int]:
     except FileNotFoundError:
         if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
             return [child for child, (parent, _) in _sightings().items() if parent == pid]
-    except ProcessLookupError:
+    except ProcessLookupError:  # it ended meanwhile: what was read of it is all there is
         pass
     return found
 

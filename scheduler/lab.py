@@ -35,7 +35,7 @@ class LabPaths:
         self.root, self.candidates, self.report = root, root / "candidates", root / "report"
         self.state = root / ".arsched"
         self.ledger = self.state / "ledger.db"
-        self.turn_lock = self.state / "scheduler.lock"  # held by the one process that runs the queue
+        self.scheduler_lock = self.state / "scheduler.lock"  # held by the one process that runs the queue
         self.submit_lock = self.state / "submit.lock"  # held while candidates are queued: two cannot both be the first
         self.stop = self.state / "stop"  # asks a search to end as by Ctrl-C: `touch .arsched/stop`
         self.proposals = self.state / "proposals"  # what proposers write: worktrees and scratch files

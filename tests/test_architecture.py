@@ -35,7 +35,7 @@ MOST_FILES = 170
 MOST_LINES = 400
 # Words of our own that the field has better ones for; as parts of names too, but not inside other words.
 RETIRED = re.compile(
-    r"(?<![A-Za-z])(?i:nights?|courts?|hearings?|keepers?|parties|hands|told|beside|for\s+ever|heed|nobody|somebody"
+    r"(?<![A-Za-z])(?i:nights?|courts?|hearings?|keepers?|parties|hands|told|beside|for[\s_]+ever|heed|nobody|somebody"
     r"|obituary|remarks?|tallies)(?![a-z])|(?:Nights?|Court|Keeper|Nobody|Stay|Moment|Hands)(?![a-z])"
 )
 READ = (".py", ".md", ".yaml", ".toml", ".html", "Makefile")

@@ -24,7 +24,7 @@ def run_queue(space: Workspace, screen: Screen, runtime: Runtime, settled: Calla
 
     Raises what the loop raises.
     """
-    lock, named = SchedulerLock(space.paths.turn_lock), False
+    lock, named = SchedulerLock(space.paths.scheduler_lock), False
     while not try_take(space, lock):
         if settled():
             return StopReason.DONE

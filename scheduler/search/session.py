@@ -74,7 +74,7 @@ def run_search(
     Raises UsageProblem for settings that cannot be, LabProblem while another process runs the search, ProposerProblem,
     and what the loop raises; nothing is lost by any of them.
     """
-    turn = SchedulerLock(space.paths.turn_lock)
+    turn = SchedulerLock(space.paths.scheduler_lock)
     _wait_for_turn(space, screen, means, turn)
     try:
         recover(space, screen)

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ import numpy as np
 from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_of
 from harness.contract import Budget, Contract, Corpus, Limits, load_contract
 from harness.tokenizer import Tokenizer
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOSTILE = REPOSITORY / "tests" / "fixtures" / "hostile"
 CANDIDATES = REPOSITORY / "tests" / "fixtures" / "candidates"
-PATIENCE_S = 60.0  # for a condition on a loaded machine; no test waits that long when all is well
 
 TINY = Contract(
     name="tiny",
@@ -199,16 +198,6 @@ def _belongs(entry: Path, folder: Path) -> bool:
     """Does a process live in this folder? A zombie has no working directory any more and does not count."""
     cwd = os.readlink(entry / "cwd")
     return cwd.startswith(str(folder)) or str(folder).encode() in (entry / "environ").read_bytes()
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """Poll until the condition holds and return what it returned."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.01)
-    return value
 
 
 def phase_of(out: Path) -> str | None:

@@ -14,8 +14,9 @@ from harness import cuda_memory, exchange_probe
 from harness.cuda_memory import CudaError
 from harness.exchange_probe import measure_exchanges
 from harness.protocol import socket_pair
-from tests.harness.judging import TINY, wait_until
+from tests.harness.judging import TINY
 from tests.harness.test_judge_evaluation import run_candidate
+from tests.waiting import wait_until
 
 
 def test_the_host_is_measured_on_a_cpu() -> None:

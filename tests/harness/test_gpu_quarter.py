@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from harness.contract import load_contract, shipped_names
 from harness.prepare.build import recipe_digest
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_quarter.py"
@@ -75,13 +74,6 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
-def wait_until(holds: Callable[[], Any], why: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, why
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_every_stage_answers_on_a_cpu(rig: Rig) -> None:
     code, said = rig.run("--smoke")
@@ -106,12 +98,12 @@ def test_every_stage_answers_on_a_cpu(rig: Rig) -> None:
 @pytest.mark.slow
 def test_a_stage_that_is_killed_leaves_a_line_and_the_next_one_answers(rig: Rig) -> None:
     process = rig.start("--smoke", "--only", "smoke,evalcost")
-    wait_until(lambda: (rig.work / "runs" / "smoke" / "progress.json").exists(), "the judged run began")
+    wait_until(lambda: (rig.work / "runs" / "smoke" / "progress.json").exists(), "the judged run began", PATIENCE_S)
     stages = rig.processes('"stage": "smoke"')
     assert len(stages) == 1
     judges = rig.processes("harness.judge")
     os.kill(stages[0], signal.SIGKILL)
-    wait_until(lambda: not set(judges) & set(rig.processes("runs/smoke")), "its judge died with it")
+    wait_until(lambda: not set(judges) & set(rig.processes("runs/smoke")), "its judge died with it", PATIENCE_S)
     said, _ = process.communicate()
     assert process.returncode == 1, said
     assert [answer["error"].partition(";")[0] for answer in rig.of("smoke")] == ["killed by SIGKILL"]
@@ -132,11 +124,11 @@ def test_a_stage_past_its_deadline_is_killed_with_its_children_and_the_next_one_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_takes_its_children_with_it_and_keeps_what_is_known(rig: Rig, number: signal.Signals) -> None:
     process = rig.start("--smoke", "--only", "smoke,evalcost")
-    wait_until(lambda: (rig.work / "runs" / "smoke" / "progress.json").exists(), "the judged run began")
+    wait_until(lambda: (rig.work / "runs" / "smoke" / "progress.json").exists(), "the judged run began", PATIENCE_S)
     process.send_signal(number)
     said, _ = process.communicate()
     if number is signal.SIGKILL:
-        wait_until(lambda: not rig.processes(), "nothing outlives it")
+        wait_until(lambda: not rig.processes(), "nothing outlives it", PATIENCE_S)
         return
     assert process.returncode == 1, said
     assert [answer["error"].partition(";")[0] for answer in rig.answers()] == [f"stopped by {number.name}"]

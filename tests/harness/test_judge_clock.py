@@ -21,7 +21,7 @@ from harness.judge.evaluation import Transports
 from harness.judge.launch import CandidateProcess
 from harness.judge.protocol_session import ProtocolSession
 from harness.processes import TreeClock, children, cpu_clock_s, descendants, reaped_children_s
-from tests.harness.judging import wait_until
+from tests.waiting import wait_until
 
 FAMILY = """
 import os, sys
@@ -172,6 +172,24 @@ def test_descendants_are_found_across_sessions() -> None:
         assert {family.pid, *descendants(family.pid)} <= set(processes.tree(os.getpid()))
         assert family.stdin is not None
         family.stdin.close()
+
+
+def test_without_lists_of_children_they_are_found_by_their_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel may be built without /proc/PID/task/TID/children."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        real_open, real_exists = open, os.path.exists
+
+        def open_without(path, *rest):
+            if str(path).endswith("/children"):
+                raise FileNotFoundError(path)
+            return real_open(path, *rest)
+
+        monkeypatch.setattr("builtins.open", open_without)
+        monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and real_exists(path))
+        assert child.pid in children(os.getpid())
+        monkeypatch.undo()
+        assert child.stdin is not None
+        child.stdin.close()
 
 
 def test_a_pid_that_has_passed_to_another_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

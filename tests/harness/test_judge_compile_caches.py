@@ -14,7 +14,8 @@ import pytest
 
 from harness.judge import compile_caches
 from harness.judge.compile_caches import keep_caches, seed_caches
-from tests.harness.judging import CANDIDATES, Judged, Rig, wait_until
+from tests.harness.judging import CANDIDATES, Judged, Rig
+from tests.waiting import wait_until
 
 PREAMBLE = """
 import json, os

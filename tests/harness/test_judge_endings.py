@@ -13,7 +13,8 @@ from typing import IO
 
 import pytest
 
-from tests.harness.judging import CANDIDATES, HOSTILE, Rig, phase_of, wait_until, with_budget, with_limits
+from tests.harness.judging import CANDIDATES, HOSTILE, Rig, phase_of, with_budget, with_limits
+from tests.waiting import wait_until
 
 BIGRAM = CANDIDATES / "bigram.py"
 COMPUTING = "from harness.session import current\ncurrent().open_train_rows()\nwhile True: pass\n"

@@ -12,8 +12,9 @@ import pytest
 
 from harness.judge.arguments import parse_arguments
 from harness.judge.report import JudgeVerdict, verdict_with_output
-from tests.harness.judging import CANDIDATES, Judged, Rig, phase_of, wait_until
+from tests.harness.judging import CANDIDATES, Judged, Rig, phase_of
 from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, VICTIM, forger
+from tests.waiting import wait_until
 
 NAMES = ["progress.json", "result.json", "run.log"]
 BIGRAM = CANDIDATES / "bigram.py"

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from harness.prepare.cli import main
 from harness.prepare.tokenizer import train_tokenizer
 from harness.tokenizer import Tokenizer
 from tests.harness.small_corpus import write_contract, write_corpus
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -218,13 +218,6 @@ def children_of(process: subprocess.Popen[str]) -> list[str]:
         with contextlib.suppress(OSError):
             lines.append(path.read_bytes().replace(b"\0", b" ").decode().strip())
     return [line for line in lines if line.endswith(f"harness.prepare.tokenizer {process.pid}")]
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
 
 
 def assert_goes_on(home: Path) -> None:

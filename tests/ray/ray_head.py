@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.scheduler.pool_contract import wait_until
+from tests.waiting import wait_until
 
 START_S = 90.0
 

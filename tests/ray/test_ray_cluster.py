@@ -18,7 +18,8 @@ from tests.ray.ray_head import RayNodeProcess, free_port, start_node
 from tests.ray.test_ray_deaths import judge_pid, start_driver, wait_for_event
 from tests.ray.test_ray_pool import RayLab
 from tests.scheduler.fake_judge import CONTRACT_JSON
-from tests.scheduler.pool_contract import wait_for, wait_until
+from tests.scheduler.pool_contract import wait_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 

@@ -18,7 +18,8 @@ from scheduler.domain.slot import Busy, Done, Lost
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import is_running
 from tests.ray.test_ray_pool import RayLab
-from tests.scheduler.pool_contract import wait_for, wait_until
+from tests.scheduler.pool_contract import wait_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 

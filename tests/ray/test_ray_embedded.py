@@ -21,7 +21,7 @@ import pytest
 
 from tests.ray.ray_head import descendants, is_running, kill_quietly
 from tests.scheduler.fake_judge import CONTRACT_JSON
-from tests.scheduler.pool_contract import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 

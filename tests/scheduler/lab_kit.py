@@ -18,7 +18,7 @@ from pathlib import Path
 from scheduler.actions.submit import Submission, SubmitRequest, submit
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin
 from scheduler.domain.lab import Lab
-from scheduler.domain.run import RunKind
+from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.slot import RunOrder, Slot
 from scheduler.git import Repo
 from scheduler.lab import LabPaths, Live, Workspace
@@ -154,6 +154,10 @@ class PlayedLab:
 
     def state(self, ref: str) -> CandidateState:
         return self.candidate(ref).state
+
+    def finished(self) -> list[Finished]:
+        """The finished runs' states, in the order of their queueing."""
+        return [run.state for run in self.space.ledger.runs.list(self.space.tag) if isinstance(run.state, Finished)]
 
     def candidate(self, ref: str) -> Candidate:
         return self.space.ledger.candidates.get(ref, self.space.tag)

@@ -6,8 +6,6 @@ A subclass gives the fixture `lab`: a pool of at least two slots and the means t
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 import pytest
@@ -15,8 +13,7 @@ import pytest
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Report, RunOrder
-
-TIMEOUT_S = 60.0
+from tests.waiting import wait_until
 
 
 class PoolLab(Protocol):
@@ -42,13 +39,6 @@ def make_order(run_id: str, train_py: str, contract_json: str, cache_digest: str
     return RunOrder("lab-1", run_id, attempt, data, sha256, contract_json, cache_digest, seed=7)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.01)
-
-
 def report_of(lab: PoolLab, run_id: str) -> Report | None:
     lab.breathe()
     found = [report for report in lab.pool.poll() if report.run_id == run_id]
@@ -57,10 +47,16 @@ def report_of(lab: PoolLab, run_id: str) -> Report | None:
 
 
 def wait_for(lab: PoolLab, run_id: str, kind: type[Done] | type[Lost] | type[Busy]) -> Report:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not isinstance(report := report_of(lab, run_id), kind):
-        assert time.monotonic() < deadline, f"{run_id} never became {kind.__name__}, last: {report}"
-        time.sleep(0.01)
+    """The run's next report of this kind."""
+    seen: list[Report | None] = []
+
+    def is_there() -> bool:
+        seen.append(report_of(lab, run_id))
+        return isinstance(seen[-1], kind)
+
+    wait_until(is_there, f"{run_id} to be {kind.__name__}")
+    report = seen[-1]
+    assert report is not None
     return report
 
 

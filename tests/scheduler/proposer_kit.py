@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from scheduler.domain.search import Answer, Ask, Proposer, Trial
 from scheduler.proposers.registry import ProposerSetup
+from tests.waiting import wait_until
 
 AGENT = Path(__file__).parents[1] / "fixtures" / "scripted_agent.py"
 AGENT_COMMAND = f"{sys.executable} -S {AGENT}"
 MARK = "ARSCHED_TEST_MARK"
-WAIT_S = 60.0
 
 
 def make_setup(root: Path, options: Mapping[str, str], *, name: str = "agent", slots: int = 2) -> ProposerSetup:
@@ -30,16 +30,9 @@ def make_trial(train_py: bytes, val_bpb: float | None = None, *, pending: bool =
     return Trial("c0002", "c0001", train_py, val_bpb, pending, "tpe", failure)
 
 
-def wait_for(condition: Callable[[], object], what: str = "the condition") -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {WAIT_S:g} s for {what}"
-        time.sleep(0.005)
-
-
 def collect(proposer: Proposer, count: int = 1) -> list[Answer]:
     answers: list[Answer] = []
-    wait_for(lambda: answers.extend(proposer.poll()) or len(answers) >= count, f"{count} answers")
+    wait_until(lambda: answers.extend(proposer.poll()) or len(answers) >= count, f"{count} answers")
     return answers
 
 

@@ -61,12 +61,12 @@ LEDGER_LOSSES: list[Callable[[Workspace], None]] = [clean, stash, move_away]
 
 
 def unlink_turn(space: Workspace) -> None:
-    space.paths.turn_lock.unlink()
+    space.paths.scheduler_lock.unlink()
 
 
 def replace_turn(space: Workspace) -> None:
-    space.paths.turn_lock.rename(space.paths.state / "gone")
-    space.paths.turn_lock.touch()
+    space.paths.scheduler_lock.rename(space.paths.state / "gone")
+    space.paths.scheduler_lock.touch()
 
 
 TURN_LOSSES: list[Callable[[Workspace], None]] = [unlink_turn, replace_turn]
@@ -231,18 +231,18 @@ def test_a_submit_whose_lock_goes_adds_no_further_candidate(played: PlayedLab, m
 
 
 def test_who_watches_the_queue_of_another_notices_too(played: PlayedLab) -> None:
-    other = SchedulerLock(played.space.paths.turn_lock)
+    other = SchedulerLock(played.space.paths.scheduler_lock)
     assert other.try_take()
     write_live(played.space.paths.live, Live(played.clock(), 4711, "t", "memory", 0, False, ()))
     later = at(played, 5, clean)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
         run_queue(played.space, played.screen, played.means, lambda: False)
-    assert len(later) == 1 and not played.space.paths.turn_lock.exists()
+    assert len(later) == 1 and not played.space.paths.scheduler_lock.exists()
     other.release()
 
 
 def test_a_search_that_waits_for_its_turn_notices_too(lab: SearchLab) -> None:
-    other = SchedulerLock(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.scheduler_lock)
     assert other.try_take()
     later = at(lab, 5, clean)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):

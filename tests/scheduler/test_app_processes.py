@@ -24,7 +24,7 @@ from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
 from tests.scheduler.ledger_kit import broken_invariants, make_lab
-from tests.scheduler.pool_contract import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

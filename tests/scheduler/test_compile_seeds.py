@@ -20,8 +20,8 @@ from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.memory_pool import memory_slots
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
+from tests.waiting import wait_until
 
 
 def gpu_lab(folder: Path) -> PlayedLab:

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from scheduler.cli.main import main
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.test_app_processes import Lab, wait_for_line, watched_lab
 from tests.scheduler.test_search_processes import BUDGET, IDEAS
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 NOTICED_S = 20.0  # a second or two, on a machine that is busy with other things

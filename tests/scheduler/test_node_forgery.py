@@ -14,8 +14,8 @@ from scheduler.domain.slot import Busy, Done, Lost, Report, longest_run_s
 from scheduler.node.spool import FILE_LIMIT_BYTES
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON, result_text
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
+from tests.waiting import wait_until
 
 FORGED = result_text(0.1, 7)
 

@@ -35,8 +35,8 @@ from scheduler.node.gpu import (
 from scheduler.node.machine import Machine, lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order
+from tests.waiting import wait_until
 
 NODE = Machine("boot-1", "processor", (0, 1, 2, 3), 4, (Gpu(0, "GPU-0000", "H100", "570.1"),))
 

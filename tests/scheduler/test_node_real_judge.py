@@ -21,8 +21,8 @@ from scheduler.node.machine import lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
 from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, write_forger
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import LAB_ID, MACHINE
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ class RealSlot:
 
     def finish(self, train: Path) -> Done:
         self.supervisor.start(self.order(train))
-        wait_until(lambda: not isinstance(self.supervisor.poll(LAB_ID)[0], Busy), 120.0)
+        wait_until(lambda: not isinstance(self.supervisor.poll(LAB_ID)[0], Busy), timeout_s=120.0)
         [report] = self.supervisor.poll(LAB_ID)
         assert isinstance(report, Done), report
         return report
@@ -62,7 +62,7 @@ def real(tmp_path: Path) -> Iterator[RealSlot]:
     yield made
     made.supervisor.close()
     try:
-        wait_until(lambda: not rig.survivors(), 10.0)
+        wait_until(lambda: not rig.survivors(), timeout_s=10.0)
     finally:
         for pid in rig.survivors():
             os.kill(pid, signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_judge_killed_from_outside_takes_the_daemon_along(real: RealSlot) -> N
     real.start_and_await(HOSTILE / "daemon.py", "daemon")
     os.kill(int((real.root / LAB_ID / "r0001.1" / "judge.pid").read_text()), signal.SIGKILL)
     wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Lost))
-    wait_until(lambda: not real.rig.survivors(), 10.0)
+    wait_until(lambda: not real.rig.survivors(), timeout_s=10.0)
 
 
 def test_a_killed_supervisor_takes_judge_candidate_and_daemon_along(real: RealSlot, tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ sys.stdin.read()
         log = folder / "spool" / LAB_ID / "r0001.1" / "out" / "run.log"
         wait_until(lambda: log.exists() and "daemon" in log.read_text())
         other.kill()
-    wait_until(lambda: not real.rig.survivors(), 10.0)
+    wait_until(lambda: not real.rig.survivors(), timeout_s=10.0)
 
 
 def test_another_cache_than_ordered_is_the_labs_fault(real: RealSlot) -> None:
     real.supervisor.start(replace(real.order(CANDIDATES / "bigram.py"), cache_digest="0" * 64))
-    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), 60.0)
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), timeout_s=60.0)
     [report] = real.supervisor.poll(LAB_ID)
     assert isinstance(report, Done) and isinstance(parse_result(report.result_text).verdict, Infra)
 
@@ -145,7 +145,7 @@ def test_compile_caches_of_the_baseline_are_there_for_candidates_which_leave_non
         assert not seeds.exists() or run_id == "r0003"
         order = replace(real.order(train, run_id), compile_key="k1", may_keep_caches=train == baseline)
         real.supervisor.start(order)
-        wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[-1], Done), 60.0)
+        wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[-1], Done), timeout_s=60.0)
         *_, done = real.supervisor.poll(LAB_ID)
         assert isinstance(done, Done)
         started_with.append(parse_result(done.result_text).measured.compile_cache)
@@ -214,7 +214,7 @@ forge(twin / "out")
     assert (real.root / LAB_ID / "r0002.1" / "out" / "result.json").exists()
     assert real.supervisor.poll(LAB_ID) == ()
     real.supervisor.start(real.order(CANDIDATES / "bigram.py", "r0002"))
-    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), 60.0)
+    wait_until(lambda: isinstance(real.supervisor.poll(LAB_ID)[0], Done), timeout_s=60.0)
     [done] = real.supervisor.poll(LAB_ID)
     assert isinstance(done, Done)
     verdict = parse_result(done.result_text).verdict

@@ -20,8 +20,8 @@ from scheduler.node.machine import lay_out
 from scheduler.node.spool import SpoolRoot, default_spool_root, open_spool
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, MACHINE, fake_order, specs
+from tests.waiting import wait_until
 
 OTHER_DRIVER = """
 import sys

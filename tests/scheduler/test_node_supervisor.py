@@ -16,8 +16,9 @@ from scheduler.domain.slot import Busy, Done, Lost
 from scheduler.node.judge_process import CODE_ROOT, is_locked, judge_environment
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
-from tests.scheduler.pool_contract import PoolContract, wait_for, wait_until
+from tests.scheduler.pool_contract import PoolContract, wait_for
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, FakeJudgeLab, SupervisorPool, fake_order, specs
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_the_second_failed_run_ends_a_contender_and_the_first_costs_it_none(fail
 
 
 @given(SCORES, st.integers(0, 3), st.integers(0, 4), st.sampled_from([CandidateState.OPEN, CandidateState.CONTENDER]))
-def test_no_candidate_is_run_for_ever(scores: list[float], failed: int, suspects: int, state) -> None:
+def test_no_candidate_is_run_without_end(scores: list[float], failed: int, suspects: int, state) -> None:
     candidate = standing(2, *scores, failed_runs=failed, suspect_scores=min(suspects, len(scores)), state=state)
     if isinstance(judge_candidate(candidate, baseline(1.0, 1.0), NOISE, GATES), Replicate):
         assert candidate.n < GATES.max_runs and candidate.failed_runs < MAX_FAILED

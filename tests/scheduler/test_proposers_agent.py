@@ -16,7 +16,8 @@ from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import Ask, NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.proposers.agent import PRESETS, make
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
-from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked, wait_for
+from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked
+from tests.waiting import wait_until
 
 SOURCE = b"import os\n\nDEPTH = 4  # layers\nMATRIX_LR = 0.04\nASPECT_RATIO = 16\n"
 SCHEDULER = """
@@ -187,7 +188,7 @@ def start_hanging(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SCRIPTED_READY", str(tmp_path / "ready"))
     proposer = make(make_setup(root, {"command": AGENT_COMMAND}))
     proposer.ask(ask_of(root))
-    wait_for((tmp_path / "ready").exists, "the agent")
+    wait_until((tmp_path / "ready").exists, "the agent")
     return proposer
 
 
@@ -199,10 +200,10 @@ def test_what_a_killed_scheduler_left_is_swept(
     head = git(root, "rev-parse", "HEAD").strip()
     here = str(Path(__file__).parents[2])
     scheduler = subprocess.Popen([sys.executable, "-c", SCHEDULER, here, str(root), AGENT_COMMAND, head])
-    wait_for((tmp_path / "ready").exists, "the agent")
+    wait_until((tmp_path / "ready").exists, "the agent")
     scheduler.kill()
     scheduler.wait()
-    wait_for(lambda: marked(mark) == [], "the end of everything")
+    wait_until(lambda: marked(mark) == [], "the end of everything")
     assert (worktrees(root), left(root)) == (1, ["p0001", "p0001.log"])
     make(make_setup(root, {"command": "true"}))
     assert (worktrees(root), left(root)) == (0, [])

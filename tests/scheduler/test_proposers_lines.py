@@ -15,7 +15,8 @@ import pytest
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.proposers.lines import make
-from tests.scheduler.proposer_kit import MARK, collect, make_ask, make_setup, make_trial, marked, wait_for
+from tests.scheduler.proposer_kit import MARK, collect, make_ask, make_setup, make_trial, marked
+from tests.waiting import wait_until
 
 SOURCE = b"DEPTH = 4  # layers\nMATRIX_LR = 0.04\n"
 START = "import json, sys, time, os\ndef say(**words): print(json.dumps(words), flush=True)\n"
@@ -222,7 +223,7 @@ def test_closing_ends_its_daemons_too(speaker, mark: str, tmp_path: Path) -> Non
     ready = tmp_path / "ready"
     proposer = speaker(f"os.fork() or (os.setsid(), open({str(ready)!r}, 'w'), time.sleep(600))\ntime.sleep(600)")
     proposer.ask(make_ask(SOURCE))
-    wait_for(ready.exists, "the daemon")
+    wait_until(ready.exists, "the daemon")
     proposer.close()
     assert marked(mark) == []
     assert proposer.poll() == ()

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.proposers.process import EndKind, ManagedProcess, ProcessEnd, last_line
-from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, marked, wait_for
+from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, marked
+from tests.waiting import wait_until
 
 OWNER = """
 import sys, time
@@ -59,7 +60,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finish(child: ManagedProcess) -> ProcessEnd:
-    wait_for(lambda: child.poll() is not None, "the end of a command")
+    wait_until(lambda: child.poll() is not None, "the end of a command")
     ending = child.poll()
     assert ending is not None
     return ending
@@ -129,7 +130,7 @@ def test_the_owner_ends_it_at_once(
 ) -> None:
     monkeypatch.setenv("SCRIPTED_LOT", lot)
     child = start(AGENT_COMMAND, tmp_path, containment)
-    wait_for(ready.exists, "the agent")
+    wait_until(ready.exists, "the agent")
     assert child.poll() is None
     assert child.end().how is EndKind.STOPPED
     assert marked(mark) == []
@@ -141,11 +142,11 @@ def test_nothing_outlives_an_owner_that_is_killed(
 ) -> None:
     monkeypatch.setenv("SCRIPTED_LOT", "hang")
     owner = subprocess.Popen([sys.executable, "-c", OWNER, command, str(tmp_path / "log"), containment], cwd=tmp_path)
-    wait_for(ready.exists, "the agent")
+    wait_until(ready.exists, "the agent")
     assert len(marked(mark)) >= 2
     owner.kill()
     owner.wait()
-    wait_for(lambda: marked(mark) == [], "the end of everything")
+    wait_until(lambda: marked(mark) == [], "the end of everything")
 
 
 def test_a_killed_reaper_takes_its_namespace_along(tmp_path: Path, mark: str, ready: Path, monkeypatch) -> None:
@@ -153,10 +154,10 @@ def test_a_killed_reaper_takes_its_namespace_along(tmp_path: Path, mark: str, re
         pytest.skip("no PID namespaces on this machine")
     monkeypatch.setenv("SCRIPTED_LOT", "hang")
     child = start(AGENT_COMMAND, tmp_path, "namespace")
-    wait_for(ready.exists, "the agent")
+    wait_until(ready.exists, "the agent")
     child._process.kill()
     assert finish(child) == ProcessEnd(EndKind.LOST, problem="its process reaper was killed")
-    wait_for(lambda: marked(mark) == [], "the end of everything")
+    wait_until(lambda: marked(mark) == [], "the end of everything")
 
 
 def test_a_command_that_cannot_be_started_is_lost_with_a_reason(tmp_path: Path, containment: str) -> None:

@@ -20,8 +20,8 @@ from scheduler.ledger import Ledger
 from tests.scheduler import test_app_processes
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
-from tests.scheduler.pool_contract import wait_until
 from tests.scheduler.test_app_processes import Lab, some_candidates, wait_for_line, watched_lab
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 LINES = f"{sys.executable} -S {Path(__file__).resolve().parent / 'lines_proposer.py'}"

@@ -247,7 +247,7 @@ def test_new_words_change_a_search_that_goes_on_and_say_so(lab: SearchLab) -> No
 
 
 def test_a_search_waits_for_whoever_runs_the_queue(lab: SearchLab) -> None:
-    other = SchedulerLock(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.scheduler_lock)
     assert other.try_take()
     write_live(lab.space.paths.live, Live(lab.clock(), 4711, "t", "memory", 0, False, ()))
     lab.each_round = lambda: other.release() if lab.clock() > 1005 else None
@@ -256,7 +256,7 @@ def test_a_search_waits_for_whoever_runs_the_queue(lab: SearchLab) -> None:
 
 
 def test_a_search_that_is_run_already_is_not_waited_for(lab: SearchLab) -> None:
-    other = SchedulerLock(lab.space.paths.turn_lock)
+    other = SchedulerLock(lab.space.paths.scheduler_lock)
     assert other.try_take()
     write_live(lab.space.paths.live, Live(lab.clock(), 4711, "t", "memory", 0, False, (), search=1))
     with pytest.raises(LabProblem, match="search 1 of lab 't' is run by another arsched"):

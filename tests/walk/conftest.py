@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.judging import Rig, wait_until
+from tests.harness.judging import Rig
+from tests.waiting import wait_until
 from tests.walk.lab import UsersLab
 
 

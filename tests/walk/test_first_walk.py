@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from tests.harness.judging import wait_until
+from tests.waiting import wait_until
 from tests.walk.lab import BAD, COUNTING, CRASH, GOOD, UsersLab
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -20,7 +20,8 @@ import pytest
 
 from harness.contract import load_contract
 from scheduler.policy.constants import Constant, rewrite_constants
-from tests.harness.judging import REPOSITORY, Rig, wait_until
+from tests.harness.judging import REPOSITORY, Rig
+from tests.waiting import wait_until
 from tests.walk.manual import MANUAL, commands, keys, samples, shape
 
 TEXT = MANUAL.read_text(encoding="utf-8")
