@@ -59,6 +59,7 @@ class FileEntry:
 class Cache:
     """A prepared contract. `digest` names the data: equal digests, equal files, on whatever node.
 
+    `files` are the manifest's, by their names below `directory`.
     Rows are little-endian uint16 [n, sequence_length + 1]; `train_rows`, `val_rows`, `holdout_rows` are their n.
     `kernel_dir` is the attention kernel fetched for this node, None when there is none.
     """
@@ -69,6 +70,7 @@ class Cache:
     train_rows: int
     val_rows: int
     holdout_rows: int
+    files: Mapping[str, FileEntry]
     kernel_dir: Path | None
 
     @property
@@ -97,7 +99,11 @@ class Cache:
 
     @property
     def val_rows_path(self) -> Path:
-        return self.directory / "judge" / "val.u16"  # next to it: holdout.u16
+        return self.directory / "judge" / "val.u16"
+
+    @property
+    def holdout_rows_path(self) -> Path:
+        return self.directory / "judge" / "holdout.u16"
 
 
 def cache_directory(contract: Contract) -> Path:
@@ -119,7 +125,7 @@ def open_cache(contract: Contract) -> Cache:
     for name, entry in files.items():
         _check_size(directory, name, entry, contract)
     kernel_dir = fetched_kernel() if contract.device == "cuda" else None
-    return Cache(directory, contract, data_digest(files), **rows, kernel_dir=kernel_dir)
+    return Cache(directory, contract, data_digest(files), **rows, files=files, kernel_dir=kernel_dir)
 
 
 def fetched_kernel() -> Path | None:

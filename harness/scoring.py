@@ -6,6 +6,7 @@ evaluate_bpb of https://github.com/karpathy/autoresearch (prepare.py). Needs tor
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,10 +40,12 @@ class TokenBytes:
 
     @classmethod
     def load(cls, cache: Cache) -> TokenBytes:
-        return cls(
-            np.load(cache.token_bytes_path, allow_pickle=False).astype(np.int64),
-            np.load(cache.token_bytes_upstream_path, allow_pickle=False).astype(np.int64),
-        )
+        return cls.parse(cache.token_bytes_path.read_bytes(), cache.token_bytes_upstream_path.read_bytes())
+
+    @classmethod
+    def parse(cls, true: bytes, upstream: bytes) -> TokenBytes:
+        """From the content of the two .npy files."""
+        return cls(*(np.load(io.BytesIO(table), allow_pickle=False).astype(np.int64) for table in (true, upstream)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from harness.cache import Cache
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
+from harness.judge.data import JudgeData
 from harness.judge.evaluation import transports
 from harness.judge.launch import CandidateProcess
 from harness.judge.log import JudgeProgress, LogPump
@@ -21,7 +21,6 @@ from harness.judge.output import OutputFolder
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeResult, JudgeVerdict, kernel_memory_kills, verdict_of_exit
 from harness.processes import reap_all
-from harness.scoring import TokenBytes
 
 _TICK_S = 0.25
 _LAST_TURNS = 8  # more than a socket holds unread; a child that keeps the socket open is not waited for
@@ -37,7 +36,7 @@ class CandidateMonitor:
     def __init__(
         self,
         args: JudgeArgs,
-        cache: Cache,
+        data: JudgeData,
         candidate: CandidateProcess,
         output: OutputFolder,
         stop_signal: Callable[[], str | None],
@@ -49,8 +48,8 @@ class CandidateMonitor:
         self._memory_kills_before = kernel_memory_kills()
         self._log = LogPump(candidate.log_fd, output.log_fd, int(contract.limits.log_mb * 2**20))
         self._clock = BudgetClock(contract.budget, candidate.tree)
-        offered = transports(contract, TokenBytes.load(cache), args.exchange, on_gpu=on_gpu)
-        self._session = ProtocolSession(args, cache, candidate, self._clock, offered)
+        offered = transports(contract, data.token_bytes, args.exchange, on_gpu=on_gpu)
+        self._session = ProtocolSession(args, data, candidate, self._clock, offered)
         self._progress = JudgeProgress(output, contract.budget.seconds)
         self._look_again_at = 0.0
 

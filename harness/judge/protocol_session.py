@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 
-from harness.cache import Cache
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
+from harness.judge.data import JudgeData
 from harness.judge.evaluation import Evaluation, Transports
 from harness.judge.exchange_host import ExchangeUnavailable, NoRoom
 from harness.judge.launch import CandidateProcess
@@ -26,7 +26,6 @@ from harness.protocol import (
     receive,
     send,
 )
-from harness.rows import read_rows
 from harness.scoring import ImpossibleLikelihood, NonFinite, Score
 
 _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines
@@ -36,10 +35,10 @@ class ProtocolSession:
     """Judge and candidate over one socket. `verdict` is set by the first thing that decides the run."""
 
     def __init__(
-        self, args: JudgeArgs, cache: Cache, candidate: CandidateProcess, clock: BudgetClock, transports: Transports
+        self, args: JudgeArgs, data: JudgeData, candidate: CandidateProcess, clock: BudgetClock, transports: Transports
     ) -> None:
         self._contract, self._expect_attention = args.contract, args.expect_attention
-        self._cache, self._clock, self._transports = cache, clock, transports
+        self._data, self._clock, self._transports = data, clock, transports
         self._evaluation: Evaluation | None = None
         self.socket = candidate.socket
         self.socket.setblocking(False)
@@ -122,11 +121,9 @@ class ProtocolSession:
     def _on_start(self) -> None:
         if self._clock.begun or self._evaluation is not None:
             raise ProtocolError("START a second time")
-        with open(self._cache.train_rows_path, "rb") as rows, open(self._cache.train_epochs_path, "rb") as epochs:
-            self.timeline.enter("train")
-            reading = self._clock.begin()
-            message = Message(Op.ROWS, integer=self._cache.train_rows, real=reading)
-            self._send(message, (rows.fileno(), epochs.fileno()))
+        self.timeline.enter("train")
+        message = Message(Op.ROWS, integer=self._data.cache.train_rows, real=self._clock.begin())
+        self._send(message, (self._data.train_rows_fd, self._data.train_epochs_fd))
 
     def _on_attention(self, number: int) -> None:
         if number >= len(ATTENTION_NAMES):
@@ -154,7 +151,7 @@ class ProtocolSession:
             self.verdict = JudgeVerdict("invalid: over-budget", reason)
             return
         self.timeline.enter("evaluate")
-        rows = read_rows(self._cache.val_rows_path, self._contract.sequence_length)
+        rows = self._data.val
         forward_rows = min(batch_size, len(rows))
         slice_rows = min(forward_rows, self._transports.slice_rows)
         layout = Layout(forward_rows, slice_rows, self._contract.sequence_length, self._contract.vocab_size)

@@ -20,6 +20,7 @@ from harness.cache import Cache, CacheError, open_cache
 from harness.containment import FORWARDED_SIGNALS, Containment
 from harness.judge.arguments import JudgeArgs
 from harness.judge.compile_caches import keep_caches, seed_caches
+from harness.judge.data import JudgeData, judge_data
 from harness.judge.launch import Scratch, launch
 from harness.judge.monitor import CandidateMonitor
 from harness.judge.output import OutputFolder, claim_output, send_digest
@@ -56,9 +57,13 @@ def run_judge(args: JudgeArgs, containment: Containment) -> int:
 def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, output: OutputFolder) -> JudgeVerdict:
     try:
         with hold_lock(args.lock, interrupt) as lock_fd:
-            return _run_candidate(args, result, interrupt, output, lock_fd)
+            result.cache = _open_cache(args)
+            with judge_data(result.cache) as data:
+                return _run_candidate(args, data, result, interrupt, output, lock_fd)
     except InfraFailure as failure:
         return failure.verdict
+    except CacheError as error:
+        return JudgeVerdict("infra: cache", f"{error} ({error.hint})" if error.hint else str(error))
     except OSError as error:
         return JudgeVerdict("infra: disk" if error.errno in _DISK_FULL else "infra: judge", str(error))
     except Exception as error:  # a fault of the judge's must not pass for one of the candidate's, nor go unrecorded
@@ -66,15 +71,19 @@ def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, outp
 
 
 def _run_candidate(
-    args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, output: OutputFolder, lock_fd: int | None
+    args: JudgeArgs,
+    data: JudgeData,
+    result: JudgeResult,
+    interrupt: JudgeInterrupt,
+    output: OutputFolder,
+    lock_fd: int | None,
 ) -> JudgeVerdict:
-    cache = result.cache = _open_cache(args)
     scratch = Scratch.make(args.out, args.contract, result.train_py)
     try:
         result.seeded = seed_caches(args.seed_caches, scratch.caches)
-        candidate = launch(args, cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
+        candidate = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
         try:
-            with CandidateMonitor(args, cache, candidate, output, interrupt.signal_name) as monitor:
+            with CandidateMonitor(args, data, candidate, output, interrupt.signal_name) as monitor:
                 verdict = monitor.watch()
             monitor.fill(result)
         finally:
@@ -89,10 +98,7 @@ def _run_candidate(
 
 
 def _open_cache(args: JudgeArgs) -> Cache:
-    try:
-        cache = open_cache(args.contract)
-    except CacheError as error:
-        raise InfraFailure("cache", f"{error} ({error.hint})" if error.hint else str(error)) from error
+    cache = open_cache(args.contract)
     if args.expect_cache not in (None, cache.digest):
         due = str(args.expect_cache)[:12]
         raise InfraFailure("cache", f"the prepared cache here is {cache.digest[:12]}, expected {due}")

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from harness.judge.clock import BudgetClock, PhaseTimeline
+from harness.judge.data import judge_data
 from harness.judge.evaluation import transports
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeVerdict
 from harness.processes import TreeClock
 from harness.protocol import Message, Op, send, socket_pair
-from harness.scoring import TokenBytes
 from tests.harness.judging import Rig
 
 
@@ -43,17 +43,16 @@ class Dialogue:
 def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
     rig = Rig(tmp_path)
     ours, theirs = socket_pair()
-    cache = rig.cache()
-    judge = ProtocolSession(
-        SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
-        cache,
-        SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
-        BudgetClock(rig.contract.budget, TreeClock(os.getpid(), include_root=True)),
-        transports(rig.contract, TokenBytes.load(cache), "auto", on_gpu=False),
-    )
-    with theirs:
+    with theirs, judge_data(rig.cache()) as data:
+        judge = ProtocolSession(
+            SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
+            data,
+            SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
+            BudgetClock(rig.contract.budget, TreeClock(os.getpid(), include_root=True)),
+            transports(rig.contract, data.token_bytes, "auto", on_gpu=False),
+        )
         yield Dialogue(judge, theirs)
-    judge.close()
+        judge.close()
 
 
 ASK = "send(sock, Message(Op.START)); send(sock, Message(Op.EVAL, integer=8))"
