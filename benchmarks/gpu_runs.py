@@ -114,7 +114,7 @@ def contract_of(plan: Plan, name: str, seconds: float, val_rows: int, evaluation
     shipped = shipped_contract("cpu" if plan.smoke else "standard")
     upstream = name == "upstream"
     seconds, val_rows = (1.5, min(val_rows, 64)) if plan.smoke else (seconds, val_rows)
-    grace_s = 120.0 if upstream else 5.0  # upstream's file compiles after its first batch and does not time 11 steps
+    margin_s = 120.0 if upstream else 1.0  # upstream's file compiles after its first batch and does not time 11 steps
     clock = "wall" if upstream else shipped.budget.clock
     corpus = Corpus("python", "stdlib" if plan.smoke else "prefix", shipped.corpus.document_chars, 10)
     contract = dataclasses.replace(
@@ -124,8 +124,8 @@ def contract_of(plan: Plan, name: str, seconds: float, val_rows: int, evaluation
         tokenizer_chars=1_000_000 if plan.smoke else 30_000_000,
         train_tokens=2_000_000 if plan.smoke else int(_TOKENS_PER_S * (seconds + 1)),
         evaluation_tokens=val_rows * shipped.sequence_length,
-        holdout_tokens=shipped.sequence_length,
-        budget=Budget(seconds, clock, grace_s, wall_limit_s=seconds + grace_s + 60),
+        holdout_tokens=64 * shipped.sequence_length,
+        budget=Budget(seconds + margin_s, clock, 5.0, wall_limit_s=seconds + margin_s + 60, margin_s=margin_s),
         limits=Limits(startup_s=180.0, evaluation_s=evaluation_s, teardown_s=15.0, log_mb=4.0),
         compat="upstream" if upstream else "none",
     )

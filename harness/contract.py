@@ -58,22 +58,38 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Training time. `clock` cpu counts CPU seconds of the process tree, and `wall_limit_s` bounds the wall time."""
+    """Training time. `clock` cpu counts CPU seconds of the process tree, and `wall_limit_s` bounds the wall time.
+
+    A score needs no more than `seconds`. `grace_s` decides about the verdict alone: what asks for its evaluation later
+    than that is a timeout. train.py is told `margin_s` less (default: 5 %), so that a loop that looks at the clock
+    before each step ends in time.
+    """
 
     seconds: Seconds
     clock: Literal["wall", "cpu"]
     grace_s: Annotated[float, Between(0, 86_400)]
     wall_limit_s: Seconds
+    margin_s: Annotated[float, Between(0, 86_400)] | None = None
+
+    @property
+    def told_s(self) -> float:
+        """TIME_BUDGET, as train.py sees it."""
+        return self.seconds - (0.05 * self.seconds if self.margin_s is None else self.margin_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Wall seconds the other phases of a run may take, and how much of its log is kept (MB)."""
+    """Wall seconds the other phases of a run may take, and how much of its log is kept (MB).
+
+    `free_startup_s`: CPU seconds before the first training batch that cost nothing under a cpu clock; what is over is
+    charged to the budget. None: all of `startup_s`.
+    """
 
     startup_s: Seconds
     evaluation_s: Seconds
     teardown_s: Seconds
     log_mb: Annotated[float, Between(0.01, 10_000)]
+    free_startup_s: Annotated[float, Between(0, 86_400)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +247,8 @@ def _check(contract: Contract) -> None:
     budget = contract.budget
     if budget.wall_limit_s < budget.seconds + budget.grace_s:
         raise FieldError(f"budget.wall_limit_s is {budget.wall_limit_s:g}", "it must not be below seconds + grace_s")
+    if budget.told_s <= 0:
+        raise FieldError(f"budget.margin_s is {budget.margin_s:g}", "it must be below budget.seconds")
     _check_corpus(contract.corpus)
 
 

@@ -137,8 +137,7 @@ class JudgedSession(Session):
                 raise SessionError(f"the judge answered {answer.op.name} where ROWS was due")
             with os.fdopen(fds[0], "rb") as rows, os.fdopen(fds[1], "rb") as epochs:
                 self._rows = _map_rows(rows, epochs, self.contract.sequence_length)
-            # The judge's reading at START: both sides count from the same instant on the same clock.
-            self._started_at = answer.real
+            self._started_at = self._clock_s() - answer.real
         return self._rows
 
     def report_step(self, step: int, loss: float, tokens: int) -> None:
@@ -246,5 +245,5 @@ def __getattr__(name: str) -> Any:
     if name == "MAX_SEQ_LEN":
         return current().contract.sequence_length
     if name == "TIME_BUDGET":
-        return current().contract.budget.seconds
+        return current().contract.budget.told_s
     raise AttributeError(f"module 'harness.session' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The budget clock and the phases of a run, as the judge reads them.
 
-Seconds since START on the contract's clock: wall, or CPU time of the process tree. What follows from running over:
-harness.judge.monitor.
+Seconds since START on the contract's clock: wall, or CPU time of all that the candidate runs. How CPU time is counted:
+harness.judge.cpu_time; what follows from running over: harness.judge.monitor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.contract import Budget
-from harness.processes import TreeClock
+from harness.judge.cpu_time import CpuClock
 
 Phase = Literal["import", "context", "compile", "train", "evaluate", "teardown"]
 PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate", "teardown")
@@ -20,16 +20,19 @@ PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate"
 class BudgetClock:
     """Seconds of the contract's budget used since `begin`."""
 
-    def __init__(self, budget: Budget, tree: TreeClock) -> None:
-        self._budget, self._tree = budget, tree
+    def __init__(self, budget: Budget, cpu: CpuClock) -> None:
+        self._budget, self._cpu = budget, cpu
         self._begun_at: float | None = None
         self._begun_wall: float | None = None
 
-    def begin(self) -> float:
-        """Start counting; returns the reading both sides count from (CLOCK_MONOTONIC, or CPU seconds of the tree)."""
+    def begin(self, free_startup_s: float | None = None) -> float:
+        """Start counting; returns the seconds that are used already: CPU time before now beyond what is free."""
         self._begun_wall = time.monotonic()
-        self._begun_at = self._reading_s()
-        return self._begun_at
+        self._cpu.begin()
+        self._begun_at = reading_s = self._reading_s()
+        if self._budget.clock == "cpu" and free_startup_s is not None:
+            self._begun_at = min(reading_s, free_startup_s)
+        return reading_s - self._begun_at
 
     @property
     def begun(self) -> bool:
@@ -41,24 +44,23 @@ class BudgetClock:
     def wall_s(self) -> float:
         return 0.0 if self._begun_wall is None else time.monotonic() - self._begun_wall
 
-    def is_over(self) -> bool:
-        """Past budget and grace: what arrives now is not scored."""
-        return self.used_s() > self._budget.seconds + self._budget.grace_s
+    def is_over(self, charged_s: float = 0.0) -> bool:
+        """Past the budget, with what is charged besides: no score."""
+        return self.used_s() + charged_s > self._budget.seconds
 
     def overrun(self) -> str | None:
         """Why a candidate that has not asked for its evaluation must be stopped, or None while it may go on.
 
-        The margin past the grace leaves the verdict `over-budget` to candidates that are merely late.
+        Until then a candidate is late, which gives no score either: `over-budget`.
         """
-        limit_s = self._budget.seconds + self._budget.grace_s + max(1.0, 0.1 * self._budget.seconds)
-        if (used_s := self.used_s()) > limit_s:
+        if (used_s := self.used_s()) > self._budget.seconds + self._budget.grace_s:
             return f"used {used_s:.1f} s of a budget of {self._budget.seconds:g} s and did not stop"
         if self._budget.clock == "cpu" and self.wall_s() > self._budget.wall_limit_s:
             return f"used only {used_s:.1f} s of CPU time in {self._budget.wall_limit_s:g} s of wall time"
         return None
 
     def _reading_s(self) -> float:
-        return time.monotonic() if self._budget.clock == "wall" else self._tree.read_s()
+        return time.monotonic() if self._budget.clock == "wall" else self._cpu.read_s()
 
 
 @dataclass(slots=True)

@@ -22,8 +22,9 @@ from harness.gpu_record import EXPECT_ENV
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import PhaseTimeline
 from harness.judge.compile_caches import INDUCTOR, TRITON
+from harness.judge.cpu_time import open_cpu_clock
 from harness.judge.output import opened, remove_hostile_tree
-from harness.processes import Reaped, TreeClock, kill_descendants
+from harness.processes import Reaped, kill_descendants
 from harness.protocol import JUDGE_FD_ENV, socket_pair
 from harness.session import CONTRACT_ENV, SEED_ENV
 
@@ -124,15 +125,14 @@ class CandidateProcess:
         self.pidfd = os.pidfd_open(process.pid)
         self.log_fd = log_fd
         self.socket = sock
-        # Orphans are re-parented to the judge, so the tree to time hangs from the judge, not from train.py.
-        self.tree = TreeClock(os.getpid(), include_root=False)
+        self.cpu = open_cpu_clock(process.pid, own_namespace=own_namespace)
         self.ended: Reaped | None = None  # None while it lives
         self._process = process
         self._own_namespace = own_namespace
 
     def on_reaped(self, reaped: Reaped) -> None:
         """Book a process the judge has waited for: train.py itself, or an orphan it left behind."""
-        self.tree.add_reaped(reaped.cpu_s)
+        self.cpu.add_reaped(reaped.cpu_s)
         if reaped.pid == self.pid:
             self.ended = reaped
             self._process.returncode = reaped.exit_code  # the judge waits for every child itself; Popen need not
@@ -140,6 +140,11 @@ class CandidateProcess:
     def end(self) -> bool:
         """Kill it and all it spawned; False when something would not die."""
         return kill_descendants(self.on_reaped, own_namespace=self._own_namespace)
+
+    def close(self) -> None:
+        """Stop counting; nothing of it is alive, and nothing is asked of it any more."""
+        self.cpu.close()
+        os.close(self.pidfd)
 
 
 def launch(

@@ -23,6 +23,7 @@ from harness.judge.report import JudgeResult, JudgeVerdict, kernel_memory_kills,
 from harness.processes import reap_all
 
 _TICK_S = 0.25
+_MOST_HIDDEN = 100  # data loaders and compilers start fewer; whoever hides 15 ms in each needs hundreds
 _LAST_TURNS = 8  # more than a socket holds unread; a child that keeps the socket open is not waited for
 
 
@@ -47,7 +48,7 @@ class CandidateMonitor:
         self._contract, self._candidate, self._stop_signal = contract, candidate, stop_signal
         self._memory_kills_before = kernel_memory_kills()
         self._log = LogPump(candidate.log_fd, output.log_fd, int(contract.limits.log_mb * 2**20))
-        self._clock = BudgetClock(contract.budget, candidate.tree)
+        self._clock = BudgetClock(contract.budget, candidate.cpu)
         offered = transports(contract, data.token_bytes, args.exchange, on_gpu=on_gpu)
         self._session = ProtocolSession(args, data, candidate, self._clock, offered)
         self._progress = JudgeProgress(output, contract.budget.seconds)
@@ -57,6 +58,9 @@ class CandidateMonitor:
         """Watch until something decides the run; after its score a candidate may finish within the teardown time."""
         verdict = self._until_verdict()
         self._session.stop_clock()
+        hidden = self._candidate.cpu.hidden()
+        if verdict.status == "ok" and self._contract.budget.clock == "cpu" and hidden > _MOST_HIDDEN:
+            return JudgeVerdict("suspect: hidden-cpu", f"{hidden} processes came and went without being counted")
         return verdict
 
     def fill(self, result: JudgeResult) -> None:
@@ -65,6 +69,7 @@ class CandidateMonitor:
         result.phases_s |= {phase: round(spent_s, 4) for phase, spent_s in session.timeline.spent_s.items()}
         result.score, result.telemetry, result.exchange = session.score, session.telemetry, session.exchange
         result.used_s, result.train_wall_s = session.used_s, session.train_wall_s
+        result.cpu_clock = self._candidate.cpu.name
         result.ended, result.log_truncated = self._candidate.ended, self._log.truncated
 
     def __enter__(self) -> Self:

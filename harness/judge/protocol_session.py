@@ -122,7 +122,8 @@ class ProtocolSession:
         if self._clock.begun or self._evaluation is not None:
             raise ProtocolError("START a second time")
         self.timeline.enter("train")
-        message = Message(Op.ROWS, integer=self._data.cache.train_rows, real=self._clock.begin())
+        used_s = self._clock.begin(self._contract.limits.free_startup_s)
+        message = Message(Op.ROWS, integer=self._data.cache.train_rows, real=used_s)
         self._send(message, (self._data.train_rows_fd, self._data.train_epochs_fd))
 
     def _on_attention(self, number: int) -> None:
@@ -147,7 +148,7 @@ class ProtocolSession:
         if self._clock.is_over():
             budget = self._contract.budget
             used = f"used {self.used_s:.2f} s of {budget.seconds:g} s"
-            reason = f"training {used} ({budget.clock} clock, grace {budget.grace_s:g} s)"
+            reason = f"training {used} ({budget.clock} clock)"
             self.verdict = JudgeVerdict("invalid: over-budget", reason)
             return
         self.timeline.enter("evaluate")

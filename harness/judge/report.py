@@ -139,6 +139,7 @@ class JudgeResult:
         self.phases_s: dict[str, float | None] = dict.fromkeys(PHASES)
         self.used_s: float | None = None  # both None when training never began
         self.train_wall_s: float | None = None
+        self.cpu_clock: str | None = None
         self.ended: Reaped | None = None
         self.log_truncated = False
 
@@ -146,8 +147,8 @@ class JudgeResult:
         """The text of result.json; a score is shown only with a verdict that carries one.
 
         `probes` and `sandbox` are for checks beyond the score itself: empty and "none" without them. `exchange` is one
-        of harness.protocol.EXCHANGE_NAMES, null when no buffer was opened. `loss_at` holds pairs of a share of the
-        budget and the loss reported by then; `mfu` is a share of the device's peak FLOP/s.
+        of harness.protocol.EXCHANGE_NAMES, null when no buffer was opened. `cpu_clock` is perf, cgroup or polled.
+        `loss_at` holds pairs of a share of the budget and the loss reported by then; `mfu` is a share of the peak.
         """
         args, report, budget = self._args, self.telemetry, self._args.contract.budget
         score = self.score if verdict.scored else None
@@ -165,6 +166,7 @@ class JudgeResult:
             "wall_s": round(time.monotonic() - self._begun_at, 3),
             "budget": {
                 "clock": budget.clock,
+                "cpu_clock": self.cpu_clock,
                 "limit_s": budget.seconds,
                 "used_s": self.used_s,  # on that clock
                 "train_wall_s": self.train_wall_s,

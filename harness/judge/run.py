@@ -88,6 +88,7 @@ def _run_candidate(
             monitor.fill(result)
         finally:
             all_dead = candidate.end()
+            candidate.close()
         if all_dead and verdict.status == "ok":
             keep_caches(scratch.caches, args.keep_caches)
     finally:

@@ -163,9 +163,7 @@ def longest_run_s(contract_json: str) -> float:
     try:
         contract = json.loads(contract_json)
         budget, limits = contract["budget"], contract["limits"]
-        # A candidate that does not stop is ended a tenth of its budget (at least 1 s) after its grace.
-        overrun_s = budget["seconds"] + budget["grace_s"] + max(1.0, 0.1 * budget["seconds"])
-        train_s = max(budget["wall_limit_s"], overrun_s)
+        train_s = max(budget["wall_limit_s"], budget["seconds"] + budget["grace_s"])
         return float(limits["startup_s"] + train_s + limits["evaluation_s"] + limits["teardown_s"] + JUDGE_SLACK_S)
     except (ValueError, KeyError, TypeError):
         return LONGEST_BUDGET_S

@@ -41,7 +41,7 @@ TINY = Contract(
     train_tokens=300 * 32,
     evaluation_tokens=40 * 32,
     holdout_tokens=8 * 32,
-    budget=Budget(seconds=0.2, clock="cpu", grace_s=0.3, wall_limit_s=60.0),
+    budget=Budget(seconds=0.3, clock="cpu", grace_s=0.3, wall_limit_s=60.0, margin_s=0.1),
     limits=Limits(startup_s=60.0, evaluation_s=60.0, teardown_s=30.0, log_mb=0.25),
     threads=1,
     noise_prior_bpb=0.005,

@@ -17,6 +17,7 @@ from harness import processes
 from harness.contract import Budget
 from harness.judge import clock as clock_module
 from harness.judge.clock import BudgetClock, PhaseTimeline
+from harness.judge.cpu_time import PolledClock
 from harness.judge.evaluation import Transports
 from harness.judge.launch import CandidateProcess
 from harness.judge.protocol_session import ProtocolSession
@@ -37,7 +38,7 @@ sys.stdin.read(1)
 """
 
 
-class FakeTree(TreeClock):
+class FakeTree(PolledClock):
     """A tree whose CPU time the test sets."""
 
     def __init__(self) -> None:
@@ -68,15 +69,25 @@ def test_nothing_is_used_before_the_start(now: Callable[[float], None]) -> None:
 def test_a_cpu_clock_counts_from_the_start_and_ignores_the_wall(now: Callable[[float], None]) -> None:
     tree = FakeTree()
     clock = BudgetClock(CPU, tree)
-    assert clock.begin() == 100.0
-    tree.seconds = 121.0
+    assert clock.begin() == 0.0
+    tree.seconds = 120.0
     now(200)
-    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (21.0, False, None)
-    tree.seconds = 121.1
+    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (20.0, False, None)
+    assert clock.is_over(charged_s=0.1)
+    tree.seconds = 120.9
     assert clock.is_over()
-    assert clock.overrun() is None, "between grace and margin a run is late, not lost"
-    tree.seconds = 123.1
+    assert clock.overrun() is None, "within the grace a run is late, not lost"
+    tree.seconds = 121.1
     assert "did not stop" in str(clock.overrun())
+
+
+def test_startup_is_free_up_to_a_limit_and_then_charged(now: Callable[[float], None]) -> None:
+    clock = BudgetClock(CPU, FakeTree())
+    assert clock.begin(free_startup_s=94.0) == clock.used_s() == 6.0
+    clock = BudgetClock(CPU, FakeTree())
+    assert clock.begin(free_startup_s=101.0) == clock.used_s() == 0.0
+    clock = BudgetClock(WALL, FakeTree())
+    assert clock.begin(free_startup_s=1.0) == clock.used_s() == 0.0
 
 
 def test_a_cpu_clock_has_a_wall_limit(now: Callable[[float], None]) -> None:
@@ -91,11 +102,11 @@ def test_a_cpu_clock_has_a_wall_limit(now: Callable[[float], None]) -> None:
 def test_a_wall_clock_ignores_cpu_time(now: Callable[[float], None]) -> None:
     tree = FakeTree()
     clock = BudgetClock(WALL, tree)
-    assert clock.begin() == 1000.0
+    assert clock.begin() == 0.0
     tree.seconds = 1e6
-    now(21)
-    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (21.0, False, None)
-    now(22)
+    now(20)
+    assert (clock.used_s(), clock.is_over(), clock.overrun()) == (20.0, False, None)
+    now(20.5)
     assert clock.is_over()
 
 

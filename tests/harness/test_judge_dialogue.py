@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 from harness.judge.clock import BudgetClock, PhaseTimeline
+from harness.judge.cpu_time import PolledClock
 from harness.judge.data import judge_data
 from harness.judge.evaluation import transports
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeVerdict
-from harness.processes import TreeClock
 from harness.protocol import Message, Op, send, socket_pair
 from tests.harness.judging import Rig
 
@@ -48,7 +48,7 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
             SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
             data,
             SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
-            BudgetClock(rig.contract.budget, TreeClock(os.getpid(), include_root=True)),
+            BudgetClock(rig.contract.budget, PolledClock(os.getpid(), own_namespace=False)),
             transports(rig.contract, data.token_bytes, "auto", on_gpu=False),
         )
         yield Dialogue(judge, theirs)

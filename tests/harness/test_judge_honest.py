@@ -81,7 +81,8 @@ def test_every_fact_is_in_the_result(scored: tuple[Rig, Judged]) -> None:
     assert sum(result["phases_s"].values()) <= result["wall_s"] + 0.01
     budget = rig.contract.budget
     assert result["budget"]["limit_s"] == budget.seconds
-    assert budget.seconds <= result["budget"]["used_s"] <= budget.seconds + budget.grace_s
+    assert budget.told_s <= result["budget"]["used_s"] <= budget.seconds
+    assert result["budget"]["cpu_clock"] in ("perf", "cgroup", "polled")
     assert result["digests"]["contract"] == rig.contract.digest
     assert result["digests"]["cache"] == rig.cache().digest
     assert result["digests"]["train_py"] == hashlib.sha256(BIGRAM.read_bytes()).hexdigest()
@@ -172,14 +173,14 @@ import subprocess, sys
 from harness import elapsed_seconds
 from harness.session import current
 current().open_train_rows()
-for _ in range(4):
+for _ in range(2):
     subprocess.run([sys.executable, "-S", "-c", {burn!r}])
 print("elapsed", elapsed_seconds())
 {UNIFORM.replace("BATCH", "8")}
 """
     result = rig.judge(rig.write(source)).result
     assert result["status"] == "invalid: over-budget"
-    assert result["budget"]["used_s"] >= 0.8
+    assert result["budget"]["used_s"] >= 0.4
 
 
 def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) -> None:

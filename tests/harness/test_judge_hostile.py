@@ -95,7 +95,7 @@ def test_a_daemon_works_on_the_same_budget(rig: Rig) -> None:
     source = (HOSTILE / "daemon.py").read_text() + "\nimport time\nwhile True: time.sleep(1)\n"
     judged = rig.judge(rig.write(source))
     assert "used only" not in refused(judged, "timeout: train")
-    assert judged.result["budget"]["used_s"] > 1.0
+    assert judged.result["budget"]["used_s"] > 0.6
 
 
 def test_children_no_one_waits_for_work_on_the_same_budget(rig: Rig) -> None:
@@ -190,16 +190,17 @@ def test_the_shared_memory_cannot_be_resized(rig: Rig) -> None:
     assert "truncated" not in judged.log
 
 
-def test_training_over_the_budget_and_its_grace_is_refused(rig: Rig) -> None:
-    late = (CANDIDATES / "bigram.py").read_text().replace("< TIME_BUDGET", "< TIME_BUDGET + 0.8")
+def test_training_over_the_budget_gives_no_score(rig: Rig) -> None:
+    """Within the grace, which decides about the name of the verdict alone."""
+    late = (CANDIDATES / "bigram.py").read_text().replace("< TIME_BUDGET", "< TIME_BUDGET + 0.2")
     judged = rig.judge(rig.write(late))
     reason = refused(judged, "invalid: over-budget")
-    assert f"used {judged.result['budget']['used_s']:.2f} s of 0.2 s" in reason
-    assert judged.result["budget"]["used_s"] >= 1.0
+    assert f"used {judged.result['budget']['used_s']:.2f} s of 0.3 s" in reason
+    assert judged.result["budget"]["used_s"] >= 0.4
 
 
-def test_stopping_within_the_grace_is_fine(rig: Rig) -> None:
-    late = (CANDIDATES / "bigram.py").read_text().replace("< TIME_BUDGET", "< TIME_BUDGET + 0.1")
+def test_stopping_within_the_margin_is_fine(rig: Rig) -> None:
+    late = (CANDIDATES / "bigram.py").read_text().replace("< TIME_BUDGET", "< TIME_BUDGET + 0.04")
     assert rig.judge(rig.write(late)).result["status"] == "ok"
 
 
