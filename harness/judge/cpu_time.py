@@ -1,7 +1,7 @@
 """CPU seconds of a candidate and of all that it starts, as the judge counts them.
 
 The kernel counts where it allows that: a perf task clock that every process and thread inherits, or a control group.
-Elsewhere the tree is looked at a few times a second, which misses short-lived processes that nobody waits for; then
+Elsewhere the tree is looked at a few times a second, which misses short-lived processes that none waits for; then
 processes that were started and never seen are counted (`hidden`). How budgets are spent: harness.judge.clock.
 """
 

@@ -15,7 +15,7 @@ from harness.judge.cpu_time import CgroupClock, PolledClock, TaskClock, open_cpu
 from tests.harness.judging import CANDIDATES, Rig, with_limits
 from tests.waiting import wait_until
 
-# Children that nobody waits for, shorter than any interval between two looks; prints what they used in all.
+# Children that are never waited for, shorter than any interval between two looks; prints what they used in all.
 DISOWNS = """
 import os, signal, sys, time
 sys.stdin.readline()
@@ -62,7 +62,7 @@ def allowed(kind: type[TaskClock] | type[CgroupClock], pid: int) -> TaskClock | 
 
 
 @pytest.mark.parametrize("kind", [TaskClock, CgroupClock])
-def test_the_kernel_counts_children_that_nobody_waits_for(
+def test_the_kernel_counts_children_that_are_never_waited_for(
     kind: type[TaskClock] | type[CgroupClock], disowner: Disowner
 ) -> None:
     clock = allowed(kind, disowner.process.pid)
