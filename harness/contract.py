@@ -61,7 +61,7 @@ class Budget:
     """Training time. `clock` cpu counts CPU seconds of the process tree, and `wall_limit_s` bounds the wall time.
 
     A score needs no more than `seconds`. `grace_s` decides about the verdict alone: what asks for its evaluation later
-    than that is a timeout. train.py is told `margin_s` less (default: 5 %), so that a loop that looks at the clock
+    than that is a timeout. TIME_BUDGET is `margin_s` less (default: 5 %), so that a loop that looks at the clock
     before each step ends in time.
     """
 
@@ -72,7 +72,7 @@ class Budget:
     margin_s: Annotated[float, Between(0, 86_400)] | None = None
 
     @property
-    def told_s(self) -> float:
+    def training_s(self) -> float:
         """TIME_BUDGET, as train.py sees it."""
         return self.seconds - (0.05 * self.seconds if self.margin_s is None else self.margin_s)
 
@@ -247,7 +247,7 @@ def _check(contract: Contract) -> None:
     budget = contract.budget
     if budget.wall_limit_s < budget.seconds + budget.grace_s:
         raise FieldError(f"budget.wall_limit_s is {budget.wall_limit_s:g}", "it must not be below seconds + grace_s")
-    if budget.told_s <= 0:
+    if budget.training_s <= 0:
         raise FieldError(f"budget.margin_s is {budget.margin_s:g}", "it must be below budget.seconds")
     _check_corpus(contract.corpus)
 

@@ -245,5 +245,5 @@ def __getattr__(name: str) -> Any:
     if name == "MAX_SEQ_LEN":
         return current().contract.sequence_length
     if name == "TIME_BUDGET":
-        return current().contract.budget.told_s
+        return current().contract.budget.training_s
     raise AttributeError(f"module 'harness.session' has no attribute {name!r}")

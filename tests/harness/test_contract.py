@@ -43,7 +43,7 @@ def test_the_shipped_contracts_are_the_benchmarks_they_claim_to_be() -> None:
     assert standard.evaluation_tokens == 40 * 524_288
     assert (standard.corpus.val_shard, standard.corpus.root) == (6542, "karpathy/climbmix-400b-shuffle")
     assert upstream.corpus == standard.corpus and upstream.compat == "upstream"
-    assert upstream.budget.told_s == standard.budget.seconds, "as upstream's own TIME_BUDGET"
+    assert upstream.budget.training_s == standard.budget.seconds, "as upstream's own TIME_BUDGET"
     assert upstream.budget.margin_s == 120, "its compilation lies inside its budget"
     assert (small.device, small.budget.seconds, small.budget.clock) == ("cuda", 300, "wall")
     same = {"train_shards": small.corpus.train_shards}

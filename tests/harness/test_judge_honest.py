@@ -81,7 +81,7 @@ def test_every_fact_is_in_the_result(scored: tuple[Rig, Judged]) -> None:
     assert sum(result["phases_s"].values()) <= result["wall_s"] + 0.01
     budget = rig.contract.budget
     assert result["budget"]["limit_s"] == budget.seconds
-    assert budget.told_s <= result["budget"]["used_s"] <= budget.seconds
+    assert budget.training_s <= result["budget"]["used_s"] <= budget.seconds
     assert result["budget"]["cpu_clock"] in ("perf", "cgroup", "polled")
     assert result["digests"]["contract"] == rig.contract.digest
     assert result["digests"]["cache"] == rig.cache().digest
