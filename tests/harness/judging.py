@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_of
 from harness.contract import Budget, Contract, Corpus, Limits, load_contract
@@ -56,8 +57,15 @@ def with_limits(contract: Contract, **changes: Any) -> Contract:
     return dataclasses.replace(contract, limits=dataclasses.replace(contract.limits, **changes))
 
 
-def build_cache(contract: Contract) -> None:
-    """Write a complete cache of random rows below ARSCHED_CACHE; the last four tokens are special (no bytes)."""
+RowsOf = Callable[[np.random.Generator, int, int, Contract], NDArray[np.int64]]  # rows, width -> [rows, width]
+
+
+def random_rows(random: np.random.Generator, rows: int, width: int, contract: Contract) -> NDArray[np.int64]:
+    return random.integers(0, contract.vocab_size, (rows, width))
+
+
+def build_cache(contract: Contract, rows_of: RowsOf = random_rows) -> None:
+    """Write a complete cache below ARSCHED_CACHE, of random rows by default; the last four tokens have no bytes."""
     random = np.random.default_rng(7)
     directory = cache_directory(contract)
     (directory / "train").mkdir(parents=True)
@@ -66,7 +74,7 @@ def build_cache(contract: Contract) -> None:
     counts = {"train": contract.train_tokens, "val": contract.evaluation_tokens, "holdout": contract.holdout_tokens}
     rows = {split: tokens // contract.sequence_length for split, tokens in counts.items()}
     for split, name in (("train", "train/rows.u16"), ("val", "judge/val.u16"), ("holdout", "judge/holdout.u16")):
-        random.integers(0, contract.vocab_size, (rows[split], width)).astype("<u2").tofile(directory / name)
+        rows_of(random, rows[split], width, contract).astype("<u2").tofile(directory / name)
     np.ones(rows["train"], "<i4").tofile(directory / "train/epochs.i32")
     true = random.integers(1, 6, contract.vocab_size).astype(np.int32)
     true[-4:] = 0
@@ -109,13 +117,13 @@ class Judged:
 class Rig:
     """A folder with a cache root and a contract file; runs judges and looks for what they left alive."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, contract: Contract = TINY, rows_of: RowsOf = random_rows) -> None:
         self.folder = folder
         self.environment = {**os.environ, "ARSCHED_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
         self._runs = 0
-        self.use(TINY)
+        self.use(contract, rows_of)
 
-    def use(self, contract: Contract) -> None:
+    def use(self, contract: Contract, rows_of: RowsOf = random_rows) -> None:
         """Judge by this contract from now on, building its cache when it has none."""
         self.contract_path = self.folder / f"{contract.digest[:12]}.json"
         is_new = not self.contract_path.exists()
@@ -123,7 +131,7 @@ class Rig:
         self.contract = load_contract(str(self.contract_path))
         if is_new:
             with self.cache_root_set():
-                build_cache(self.contract)
+                build_cache(self.contract, rows_of)
 
     @contextlib.contextmanager
     def cache_root_set(self) -> Iterator[None]:

@@ -235,7 +235,7 @@ def test_upstream_runs_on_the_rows_of_ours(modules: Any) -> None:
         runs.contract_of(runs.Plan("", "", "", False, "", 1.0), name, 60, 1024) for name in ("ours", "upstream")
     )
     assert recipe_digest(ours) == recipe_digest(upstream)
-    assert upstream.compat == "upstream" and upstream.budget.grace_s == 120
+    assert upstream.compat == "upstream" and upstream.budget.training_s == 60
 
 
 def machine(card: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""CPU time that no candidate can hide: the kernel's clocks count what is never waited for, and the fallback notices it."""
+"""CPU time cannot be hidden: the kernel counts what is never waited for, and the fallback notices that it missed it."""
 
 from __future__ import annotations
 

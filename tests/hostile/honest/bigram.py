@@ -1,0 +1,3 @@
+"""Counts bigrams."""
+
+scored_honestly()

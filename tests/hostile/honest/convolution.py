@@ -1,0 +1,5 @@
+"""Causal convolutions."""
+
+TORCH = True
+net = trained(Convolution())
+evaluate(net)

@@ -1,0 +1,5 @@
+"""A GRU."""
+
+TORCH = True
+net = trained(Recurrent(nn.GRU))
+evaluate(net)

@@ -1,0 +1,5 @@
+"""Linear attention, a sum over the prefix."""
+
+TORCH = True
+net = trained(LinearAttention())
+evaluate(net)

@@ -1,0 +1,5 @@
+"""An LSTM."""
+
+TORCH = True
+net = trained(Recurrent(nn.LSTM))
+evaluate(net)

@@ -1,0 +1,5 @@
+"""A diagonal linear recurrence."""
+
+TORCH = True
+net = trained(StateSpace())
+evaluate(net)
