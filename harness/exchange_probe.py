@@ -99,13 +99,15 @@ def _judge(sock: socket, contract: Contract, device: str, slices: int, name: str
 
     from harness.judge.evaluation import Evaluation, transports
     from harness.judge.exchange_host import ExchangeUnavailable, NoRoom
+    from harness.judge.serving import PlainServing
     from harness.scoring import TokenBytes
 
     token_bytes = TokenBytes(*(np.ones(contract.vocab_size, np.int64) for _ in range(2)))
-    slice_rows, offers = transports(contract, token_bytes, name, on_gpu=device != "cpu")
+    slice_rows, offers = transports(contract, name, on_gpu=device != "cpu")
     layout = Layout(slice_rows * (slices + 1), slice_rows, contract.sequence_length, contract.vocab_size)
     rows = np.zeros((layout.forward_rows, contract.sequence_length + 1), np.uint16)
-    evaluation = Evaluation(rows, layout, iter(offers), lambda message, fds: send(sock, message, fds))
+    serving = PlainServing(rows, layout.forward_rows, slice_rows, token_bytes)
+    evaluation = Evaluation(serving, layout, iter(offers), lambda message, fds: send(sock, message, fds))
     try:
         spent_s = _evaluate(sock, evaluation)
         if evaluation.exchange != name:
@@ -120,7 +122,7 @@ def _judge(sock: socket, contract: Contract, device: str, slices: int, name: str
 def _evaluate(sock: socket, evaluation: Evaluation) -> float:
     """Seconds from the first slice's end to the last one's."""
     begun_at: float | None = None
-    while evaluation.score is None:
+    while not evaluation.over:
         message = receive(sock)
         if message.op is not Op.EVAL:
             evaluation.on_message(message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,17 +88,39 @@ class Score:
     nats_per_token: float
 
 
-def token_nll(logits: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
-    """-log softmax(logits)[target] for float32 logits [T, V] and targets [T]. Raises NonFinite."""
+def log_probabilities(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """log softmax(logits)[ids] [T, E] for float32 logits [T, V] and token ids [T, E]. Raises NonFinite.
+
+    -inf on tokens that a model rules out is legitimate.
+    """
     largest = logits.max(axis=-1)
     if not np.isfinite(largest).all():
         raise NonFinite("logits hold NaN or infinity")
-    # -inf on tokens a model rules out is legitimate; on the target it makes the likelihood zero.
     shifted = logits - largest[:, None]
+    chosen: NDArray[np.float32] = np.take_along_axis(shifted, ids, axis=-1)
     np.exp(shifted, out=shifted)
-    chosen = np.take_along_axis(logits, targets.astype(np.int64)[:, None], axis=-1)[:, 0]
-    nll: NDArray[np.float32] = np.log(shifted.sum(axis=-1, dtype=np.float32)) + (largest - chosen)
-    return checked_nll(nll)
+    chosen -= np.log(shifted.sum(axis=-1, dtype=np.float32))[:, None]
+    return chosen
+
+
+def log_probabilities_of_tensor(logits: torch.Tensor, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    """`log_probabilities` of rows of logits [rows, T, V] on any device, reduced where they lie; NaN is not refused."""
+    import torch
+
+    # A row at a time: the temporaries of a log-sum-exp over a whole slice would be as large as the slice.
+    parts = []
+    for row, row_ids in zip(logits, ids, strict=True):
+        row_logits = row.float()
+        chosen = row_logits.gather(-1, torch.from_numpy(row_ids).to(logits.device))
+        parts.append((chosen - row_logits.logsumexp(dim=-1, keepdim=True)).reshape(-1))
+    flat = torch.cat(parts).cpu().numpy()
+    ends = np.cumsum([row_ids.size for row_ids in ids])[:-1]
+    return [part.reshape(row_ids.shape) for part, row_ids in zip(np.split(flat, ends), ids, strict=True)]
+
+
+def token_nll(logits: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
+    """-log softmax(logits)[target] for float32 logits [T, V] and targets [T]. Raises NonFinite."""
+    return checked_nll(-log_probabilities(logits, targets.astype(np.int64)[:, None])[:, 0])
 
 
 def checked_nll(nll: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,12 +155,5 @@ def tally_logits(logits: NDArray[np.float32], targets: NDArray[np.integer], toke
 
 def tally_tensor(logits: torch.Tensor, targets: NDArray[np.uint16], token_bytes: TokenBytes) -> Tally:
     """As `tally_logits`, for logits on any device, reduced where they lie. Raises NonFinite, ImpossibleLikelihood."""
-    import torch
-
-    chosen = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
-    # A row at a time: the temporaries of a log-sum-exp over a whole slice would be as large as the slice.
-    rows = []
-    for row, row_targets in zip(logits, chosen, strict=True):
-        row_logits = row.float()
-        rows.append(row_logits.logsumexp(dim=-1) - row_logits.gather(-1, row_targets[:, None])[:, 0])
-    return tally(checked_nll(torch.stack(rows).cpu().numpy()), targets, token_bytes)
+    rows = log_probabilities_of_tensor(logits, [row[:, None] for row in targets.astype(np.int64)])
+    return tally(checked_nll(-np.stack(rows)[:, :, 0]), targets, token_bytes)

@@ -44,9 +44,9 @@ class BudgetClock:
     def wall_s(self) -> float:
         return 0.0 if self._begun_wall is None else time.monotonic() - self._begun_wall
 
-    def is_over(self, charged_s: float = 0.0) -> bool:
-        """Past the budget, with what is charged besides: no score."""
-        return self.used_s() + charged_s > self._budget.seconds
+    def allows(self, used_s: float) -> bool:
+        """Whether a run that has used so much may have a score."""
+        return used_s <= self._budget.seconds
 
     def overrun(self) -> str | None:
         """Why a candidate that has not asked for its evaluation must be stopped, or None while it may go on.

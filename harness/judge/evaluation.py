@@ -1,23 +1,22 @@
 """One evaluation, as the judge conducts it: rows out, logits in, a score at the end.
 
-Lock-step numbering, snapshot before reduction, the next request going out before the last snapshot is reduced. Extra
-rows (probes, a holdout) join at `_plan`: one more batch, and a consumer for what comes back.
+Lock-step numbering, snapshot before reduction, the next request going out before the last snapshot is reduced. Which
+rows are served and what becomes of their numbers: harness.judge.serving.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.contract import Contract
+from harness.judge.evaluation_cost import EvaluationCost
 from harness.judge.exchange_host import Exchange, ExchangeUnavailable, HostExchange, NoRoom
 from harness.protocol import Layout, Message, Op, Opening, ProtocolError
-from harness.rows import padded_batches
-from harness.scoring import Score, Tally, TokenBytes
 
 Send = Callable[[Message, tuple[int, ...]], None]
 OpenExchange = Callable[[Layout], Exchange]
@@ -34,7 +33,7 @@ class Transports(NamedTuple):
     openers: tuple[OpenExchange, ...]
 
 
-def transports(contract: Contract, token_bytes: TokenBytes, exchange: str, *, on_gpu: bool) -> Transports:
+def transports(contract: Contract, exchange: str, *, on_gpu: bool) -> Transports:
     """Every transport of logits a device has, best first, or only the one named `exchange`.
 
     On a GPU nothing touches the device before one of them is opened.
@@ -42,47 +41,72 @@ def transports(contract: Contract, token_bytes: TokenBytes, exchange: str, *, on
     buffer_bytes = _DEVICE_BUFFER_BYTES if on_gpu else _HOST_BUFFER_BYTES
     slice_rows = max(1, buffer_bytes // (contract.sequence_length * contract.vocab_size * 4))
     if not on_gpu:
-        return Transports(slice_rows, (partial(HostExchange, token_bytes=token_bytes),))
+        return Transports(slice_rows, (HostExchange,))
     from harness.judge.exchange_cuda import CudaHostExchange, DeviceExchange
 
     openers: dict[str, OpenExchange] = {
-        "cuda-ipc": partial(DeviceExchange, token_bytes=token_bytes, by_fd=False),
-        "cuda-fd": partial(DeviceExchange, token_bytes=token_bytes, by_fd=True),
-        "pinned": partial(CudaHostExchange, token_bytes=token_bytes, pinned=True),  # without page-locking it is host
-        "host": partial(CudaHostExchange, token_bytes=token_bytes, pinned=False),
+        "cuda-ipc": partial(DeviceExchange, by_fd=False),
+        "cuda-fd": partial(DeviceExchange, by_fd=True),
+        "pinned": partial(CudaHostExchange, pinned=True),  # without page-locking it is host
+        "host": partial(CudaHostExchange, pinned=False),
     }
     chosen = _AUTO_ON_GPU if exchange == "auto" else (exchange,)
     return Transports(slice_rows, tuple(openers[name] for name in chosen))
 
 
-class _Slice(NamedTuple):
-    """Part of one forward whose logits fit the buffer; `fresh` holds the forward's token rows when it begins one."""
+class Slice(NamedTuple):
+    """Part of one forward whose logits fit the buffer.
+
+    `fresh` holds the forward's token rows [forward_rows, T] when it begins one; `ids`: for each row of the slice the
+    token ids int64 [T, E] whose log-probabilities are wanted, the target first. After a `last` slice nothing more is
+    asked for until its numbers have been taken: they decide what is.
+    """
 
     fresh: NDArray[np.uint16] | None
-    targets: NDArray[np.uint16]
+    ids: list[NDArray[np.int64]]
+    last: bool = False
+
+
+class Serving(Protocol):
+    """Which rows are served, and what becomes of the log-probabilities."""
+
+    def slices(self) -> Iterator[Slice]:
+        """What to ask for, in order."""
+
+    def take(self, log_probabilities: list[NDArray[np.float32]]) -> None:
+        """The numbers of the next slice, an array [T, E] for each of its rows. Raises the errors of harness.scoring."""
+
+    def finish(self) -> float:
+        """All slices are taken: what the candidate is answered, its val_bpb, or nan when it has none."""
 
 
 class Evaluation:
-    """The dialogue from EVAL to END; `exchange` is set when a buffer is open, `score` when it is over.
+    """The dialogue from EVAL to END; `exchange` is set when a buffer is open, `over` when it has ended.
 
     `openers` make the transports, best first: a candidate that cannot open one is given the next.
     """
 
-    def __init__(self, rows: NDArray[np.uint16], layout: Layout, openers: Iterator[OpenExchange], send: Send) -> None:
-        self._layout = layout
-        self._openers = openers
-        self._send = send
-        self._slices = self._plan(rows)
+    def __init__(
+        self,
+        serving: Serving,
+        layout: Layout,
+        openers: Iterator[OpenExchange],
+        send: Send,
+        cost: EvaluationCost | None = None,
+    ) -> None:
+        self._serving, self._layout, self._openers, self._send, self._cost = serving, layout, openers, send, cost
+        self._slices = serving.slices()
         self._exchange: Exchange | None = None
         self._refusals: list[ExchangeUnavailable | NoRoom] = []
         self._number = 0
-        self._current: _Slice | None = None
-        self._total = Tally()
+        self._current: Slice | None = None
         self.exchange: str | None = None
-        self.score: Score | None = None
+        self.over = False
 
     def on_message(self, message: Message) -> None:
-        """Take ROOM, READY or DONE. Raises ProtocolError, NoRoom, ExchangeUnavailable, and the errors of a tally."""
+        """Take ROOM, READY or DONE. Raises ProtocolError, NoRoom, ExchangeUnavailable, and the errors of `Serving`."""
+        if self._cost is not None:
+            self._cost.candidate_answered()
         match message.op:
             case Op.ROOM if self._exchange is not None:
                 raise ProtocolError("ROOM a second time")
@@ -118,18 +142,21 @@ class Evaluation:
         current, exchange = self._current, self._exchange
         if current is None or exchange is None or message.count != self._number:
             raise ProtocolError(f"DONE for slice {message.count} when slice {self._number} was due")
-        snapshot = exchange.snapshot(len(current.targets))
-        self._request_next()
-        self._total += exchange.tally(snapshot, current.targets)
+        snapshot = exchange.snapshot(len(current.ids))
+        if not current.last:
+            self._request_next()
+        self._serving.take(exchange.reduce(snapshot, current.ids))
+        if current.last:
+            self._request_next()
         if self._current is None:
-            self.score = self._total.score()
-            self._send(Message(Op.END, real=self.score.val_bpb), ())
+            self.over = True
+            self._send(Message(Op.END, real=self._serving.finish()), ())
 
     def _offer_next(self) -> None:
         self.close()
         self._exchange = self._open_next()
         offer = Message(self._exchange.op, count=self._layout.forward_rows, integer=self._layout.slice_rows)
-        self._send(offer, self._exchange.fds)
+        self._ask(offer, self._exchange.fds)
 
     def _open_next(self) -> Exchange:
         for open_exchange in self._openers:
@@ -151,10 +178,9 @@ class Evaluation:
         if self._current.fresh is not None:
             exchange.put_tokens(self._current.fresh)
         op = Op.SLICE if self._current.fresh is None else Op.BATCH
-        self._send(Message(op, count=self._number), ())
+        self._ask(Message(op, count=self._number), (), begins_forward=self._current.fresh is not None)
 
-    def _plan(self, rows: NDArray[np.uint16]) -> Iterator[_Slice]:
-        for batch in padded_batches(rows, self._layout.forward_rows):
-            for first in range(0, batch.valid, self._layout.slice_rows):
-                targets = batch.rows[first : min(first + self._layout.slice_rows, batch.valid), 1:]
-                yield _Slice(batch.rows[:, :-1] if first == 0 else None, targets)
+    def _ask(self, message: Message, fds: tuple[int, ...], *, begins_forward: bool = False) -> None:
+        if self._cost is not None:
+            self._cost.candidate_asked(message.op, begins_forward=begins_forward)
+        self._send(message, fds)

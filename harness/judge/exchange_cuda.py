@@ -6,7 +6,7 @@ The judge's context is made at the evaluation, not before: during training the w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
@@ -17,7 +17,7 @@ from harness.cuda_memory import CudaError, FdBuffer, IpcBuffer, make_context, pi
 from harness.judge.exchange_host import Exchange, ExchangeUnavailable, HostExchange, NoRoom
 from harness.judge.report import last_lines
 from harness.protocol import Layout, Op
-from harness.scoring import Tally, TokenBytes, tally_tensor
+from harness.scoring import log_probabilities_of_tensor
 
 _DEVICE = "cuda"  # the one that CUDA_VISIBLE_DEVICES leaves
 _OUT_OF_MEMORY = re.compile("out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
@@ -29,12 +29,12 @@ class DeviceExchange(Exchange):
     `by_fd`: the candidate opens the logits by a second descriptor, else by a CUDA IPC handle behind the token rows.
     """
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes, *, by_fd: bool) -> None:
+    def __init__(self, layout: Layout, *, by_fd: bool) -> None:
         with ExitStack() as undo:
             with _opening():
                 self._buffer = FdBuffer(layout) if by_fd else IpcBuffer(layout)
             undo.callback(self._buffer.close)
-            super().__init__(layout, token_bytes, layout.device_bytes)
+            super().__init__(layout, layout.device_bytes)
             undo.pop_all()
         self.op = Op.FD_BUFFER if by_fd else Op.IPC_BUFFER
         handle = self._buffer.handle
@@ -58,9 +58,9 @@ class DeviceExchange(Exchange):
             torch.cuda.synchronize()
         return private
 
-    def tally(self, snapshot: torch.Tensor, targets: NDArray[np.uint16]) -> Tally:
+    def reduce(self, snapshot: torch.Tensor, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         with _needing_room():
-            return tally_tensor(snapshot, targets, self._token_bytes)
+            return log_probabilities_of_tensor(snapshot, ids)
 
     def close(self) -> None:
         super().close()
@@ -74,12 +74,12 @@ class CudaHostExchange(HostExchange):
     private snapshot lies on the device. Raises ExchangeUnavailable, NoRoom.
     """
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes, *, pinned: bool) -> None:
+    def __init__(self, layout: Layout, *, pinned: bool) -> None:
         with _opening():
             make_context()
             self._snapshot = torch.empty(layout.logits_shape, dtype=torch.float32, device=_DEVICE)
             self._nan = torch.full(layout.logits_shape[1:], float("nan"), dtype=torch.float32, device=_DEVICE)
-        super().__init__(layout, token_bytes)
+        super().__init__(layout)
         self.op = Op.PINNED_BUFFER if pinned else Op.HOST_BUFFER
         self._shown = torch.from_numpy(self._logits)
         self._unpin: Callable[[], object] | None = None
@@ -106,9 +106,9 @@ class CudaHostExchange(HostExchange):
             torch.cuda.synchronize()
         return self._snapshot[:rows]
 
-    def tally(self, snapshot: torch.Tensor, targets: NDArray[np.uint16]) -> Tally:
+    def reduce(self, snapshot: torch.Tensor, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         with _needing_room():
-            return tally_tensor(snapshot, targets, self._token_bytes)
+            return log_probabilities_of_tensor(snapshot, ids)
 
     def close(self) -> None:
         if self._unpin is not None:

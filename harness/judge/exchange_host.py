@@ -10,13 +10,14 @@ import functools
 import mmap
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.protocol import Layout, Op
-from harness.scoring import Tally, TokenBytes, tally_logits
+from harness.scoring import log_probabilities
 
 
 class ExchangeUnavailable(Exception):
@@ -48,8 +49,7 @@ class Exchange(ABC):
 
     op: Op
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes, shared_bytes: int) -> None:
-        self._token_bytes = token_bytes
+    def __init__(self, layout: Layout, shared_bytes: int) -> None:
         self._shared = SharedMemory(shared_bytes)
         self._tokens = layout.tokens(self._shared.memory)
 
@@ -75,8 +75,8 @@ class Exchange(ABC):
         """A private copy of the first `rows` rows of logits."""
 
     @abstractmethod
-    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
-        """Score a snapshot against targets [rows, T]. Raises scoring.NonFinite."""
+    def reduce(self, snapshot: Any, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Log-probabilities [T, E] of each row of a snapshot at its token ids [T, E]. Raises scoring.NonFinite."""
 
     def close(self) -> None:
         self._shared.close()
@@ -87,8 +87,8 @@ class HostExchange(Exchange):
 
     op = Op.HOST_BUFFER
 
-    def __init__(self, layout: Layout, token_bytes: TokenBytes) -> None:
-        super().__init__(layout, token_bytes, layout.host_bytes)
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout, layout.host_bytes)
         self._logits = layout.host_logits(self._shared.memory)
 
     def name(self, *, peer_pinned: bool) -> str:
@@ -101,8 +101,8 @@ class HostExchange(Exchange):
         np.copyto(self._private[:rows], self._logits[:rows])
         return self._private[:rows]
 
-    def tally(self, snapshot: Any, targets: NDArray[np.uint16]) -> Tally:
-        return tally_logits(snapshot, targets, self._token_bytes)
+    def reduce(self, snapshot: Any, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        return [log_probabilities(row, row_ids) for row, row_ids in zip(snapshot, ids, strict=True)]
 
     @functools.cached_property
     def _private(self) -> NDArray[np.float32]:

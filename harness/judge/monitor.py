@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from harness.judge import probes
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
 from harness.judge.data import JudgeData
@@ -49,7 +50,7 @@ class CandidateMonitor:
         self._memory_kills_before = kernel_memory_kills()
         self._log = LogPump(candidate.log_fd, output.log_fd, int(contract.limits.log_mb * 2**20))
         self._clock = BudgetClock(contract.budget, candidate.cpu)
-        offered = transports(contract, data.token_bytes, args.exchange, on_gpu=on_gpu)
+        offered = transports(contract, args.exchange, on_gpu=on_gpu)
         self._session = ProtocolSession(args, data, candidate, self._clock, offered)
         self._progress = JudgeProgress(output, contract.budget.seconds)
         self._look_again_at = 0.0
@@ -68,6 +69,9 @@ class CandidateMonitor:
         session = self._session
         result.phases_s |= {phase: round(spent_s, 4) for phase, spent_s in session.timeline.spent_s.items()}
         result.score, result.telemetry, result.exchange = session.score, session.telemetry, session.exchange
+        result.evaluation_charged_s = session.evaluation_charged_s
+        if session.serving is not None and session.serving.probes is not None:
+            result.holdout_bpb, result.probes = session.serving.holdout_bpb, probes.shown(session.serving.probes)
         result.used_s, result.train_wall_s = session.used_s, session.train_wall_s
         result.cpu_clock = self._candidate.cpu.name
         result.ended, result.log_truncated = self._candidate.ended, self._log.truncated

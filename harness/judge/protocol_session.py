@@ -7,14 +7,20 @@ to END; every breach becomes a verdict. Deadlines, exits and logs: harness.judge
 from __future__ import annotations
 
 import contextlib
+import os
+
+import numpy as np
 
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import BudgetClock
 from harness.judge.data import JudgeData
 from harness.judge.evaluation import Evaluation, Transports
+from harness.judge.evaluation_cost import EvaluationCost
+from harness.judge.evaluation_plan import forward_rows_of, plan_evaluation
 from harness.judge.exchange_host import ExchangeUnavailable, NoRoom
 from harness.judge.launch import CandidateProcess
 from harness.judge.report import JudgeVerdict, Telemetry
+from harness.judge.serving import ProbedServing
 from harness.protocol import (
     ATTENTION_NAMES,
     BATCH_SIZE_LIMIT,
@@ -40,6 +46,9 @@ class ProtocolSession:
         self._contract, self._expect_attention = args.contract, args.expect_attention
         self._data, self._clock, self._transports = data, clock, transports
         self._evaluation: Evaluation | None = None
+        self._cost: EvaluationCost | None = None
+        self.serving: ProbedServing | None = None
+        self.evaluation_charged_s: float | None = None
         self.socket = candidate.socket
         self.socket.setblocking(False)
         self.timeline = candidate.timeline
@@ -145,18 +154,31 @@ class ProtocolSession:
             self.verdict = JudgeVerdict("invalid: no-start", reason)
             return
         self.stop_clock()
-        if self._clock.is_over():
-            budget = self._contract.budget
-            used = f"used {self.used_s:.2f} s of {budget.seconds:g} s"
-            reason = f"training {used} ({budget.clock} clock)"
-            self.verdict = JudgeVerdict("invalid: over-budget", reason)
+        if (verdict := self._over_budget("training")) is not None:
+            self.verdict = verdict
             return
         self.timeline.enter("evaluate")
-        rows = self._data.val
-        forward_rows = min(batch_size, len(rows))
+        self._begin_evaluation(batch_size)
+
+    def _begin_evaluation(self, batch_size: int) -> None:
+        contract, data, budget = self._contract, self._data, self._contract.budget
+        random = np.random.default_rng(int.from_bytes(os.urandom(16), "little"))
+        forward_rows = forward_rows_of(batch_size, len(data.val))
         slice_rows = min(forward_rows, self._transports.slice_rows)
-        layout = Layout(forward_rows, slice_rows, self._contract.sequence_length, self._contract.vocab_size)
-        self._evaluation = Evaluation(rows, layout, iter(self._transports.openers), self._send)
+        plan = plan_evaluation(data.val, data.holdout, forward_rows, random)
+        self.serving = ProbedServing(plan, slice_rows, data.token_bytes, random)
+        self._cost = EvaluationCost(self._clock.used_s, budget.seconds, wall=budget.clock == "wall")
+        layout = Layout(forward_rows, slice_rows, contract.sequence_length, contract.vocab_size)
+        openers = iter(self._transports.openers)
+        self._evaluation = Evaluation(self.serving, layout, openers, self._send, self._cost)
+
+    def _over_budget(self, what: str) -> JudgeVerdict | None:
+        used_s, budget = self.used_s or 0.0, self._contract.budget
+        if self._clock.allows(used_s):
+            return None
+        return JudgeVerdict(
+            "invalid: over-budget", f"{what} used {used_s:.2f} s of {budget.seconds:g} s ({budget.clock} clock)"
+        )
 
     def _on_evaluation_message(self, message: Message) -> None:
         if self._evaluation is None or self.score is not None:
@@ -171,6 +193,18 @@ class ProtocolSession:
             self.verdict = JudgeVerdict("infra: exchange", f"no way to pass logits: {error}")
         except ImpossibleLikelihood as error:
             self.verdict = JudgeVerdict("infra: scoring", str(error))
-        if self._evaluation.score is not None:
-            self.score = self._evaluation.score
-            self.timeline.enter("teardown")
+        if self._evaluation.over:
+            self._on_end()
+
+    def _on_end(self) -> None:
+        assert self.serving is not None and self._cost is not None
+        self.score = self.serving.score
+        self.timeline.enter("teardown")
+        self.evaluation_charged_s = self._cost.charged_s()
+        self.used_s = (self.used_s or 0.0) + self.evaluation_charged_s
+        status, reason = self.serving.verdict
+        if status != "ok":
+            self.verdict = JudgeVerdict(status, reason)
+        elif self.evaluation_charged_s:
+            what = f"training, and {self.evaluation_charged_s:.2f} s in the evaluation that no frozen model needs,"
+            self.verdict = self._over_budget(what)

@@ -134,6 +134,9 @@ class JudgeResult:
         self.cache: Cache | None = None
         self.seeded = False  # with kept compile caches
         self.score: Score | None = None
+        self.holdout_bpb: float | None = None
+        self.probes: dict[str, float | int | None] = {}
+        self.evaluation_charged_s: float | None = None
         self.telemetry = Telemetry()
         self.exchange: str | None = None
         self.phases_s: dict[str, float | None] = dict.fromkeys(PHASES)
@@ -162,6 +165,7 @@ class JudgeResult:
             "val_bpb": score and score.val_bpb,
             "val_bpb_upstream": score and score.val_bpb_upstream,
             "nats_per_token": score and score.nats_per_token,
+            "holdout_bpb": score and self.holdout_bpb,
             "phases_s": self.phases_s,
             "wall_s": round(time.monotonic() - self._begun_at, 3),
             "budget": {
@@ -169,6 +173,7 @@ class JudgeResult:
                 "cpu_clock": self.cpu_clock,
                 "limit_s": budget.seconds,
                 "used_s": self.used_s,  # on that clock
+                "evaluation_charged_s": self.evaluation_charged_s,  # part of used_s
                 "train_wall_s": self.train_wall_s,
             },
             "training": {
@@ -198,7 +203,7 @@ class JudgeResult:
             "compile_cache": "seeded" if self.seeded else "cold",
             "containment": self._containment,
             "sandbox": "none",
-            "probes": {},
+            "probes": self.probes,
             "log": {"file": LOG_NAME, "truncated": self.log_truncated},
             "exit_code": None if self.ended is None else self.ended.exit_code,
             "started_at": self._started_at,

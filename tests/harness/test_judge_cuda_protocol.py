@@ -24,7 +24,7 @@ from harness.scoring import NonFinite
 from tests.harness import fake_cuda
 from tests.harness.fake_cuda import FakeDriver
 from tests.harness.judging import TINY
-from tests.harness.test_judge_evaluation import BYTES, TABLE, evaluate, host, random_rows
+from tests.harness.test_judge_evaluation import TABLE, evaluate, host, random_rows
 
 
 class FakeDevice:
@@ -64,11 +64,11 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 def by_ipc(layout: Layout) -> exchange_cuda.DeviceExchange:
-    return exchange_cuda.DeviceExchange(layout, BYTES, by_fd=False)
+    return exchange_cuda.DeviceExchange(layout, by_fd=False)
 
 
 def by_fd(layout: Layout) -> exchange_cuda.DeviceExchange:
-    return exchange_cuda.DeviceExchange(layout, BYTES, by_fd=True)
+    return exchange_cuda.DeviceExchange(layout, by_fd=True)
 
 
 class Pins:
@@ -107,7 +107,7 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> Pins:
 
 
 def by_pinned_memory(layout: Layout) -> exchange_cuda.CudaHostExchange:
-    return exchange_cuda.CudaHostExchange(layout, BYTES, pinned=True)
+    return exchange_cuda.CudaHostExchange(layout, pinned=True)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ NO_ROOM = [
 
 
 @pytest.mark.parametrize("error", NO_ROOM, ids=str)
-@pytest.mark.parametrize("where", ["make_context", "IpcBuffer", "FdBuffer", "tally_tensor"])
+@pytest.mark.parametrize("where", ["make_context", "IpcBuffer", "FdBuffer", "log_probabilities_of_tensor"])
 def test_no_room_next_to_the_model_is_recognised(
     device: FakeDevice, pins: Pins, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_another_failure_of_the_device_is_not_for_lack_of_room(
     def broken(*_arguments: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(exchange_cuda, "tally_tensor", broken)
+    monkeypatch.setattr(exchange_cuda, "log_probabilities_of_tensor", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         evaluate(random_rows(4), 2, 1, torch_answer, (by_ipc,))
 
@@ -263,7 +263,7 @@ def test_where_no_descriptor_passes_the_host_is_next(driver: FakeDriver, call: s
 def test_the_arguments_name_the_transport_or_leaves_the_choice(
     driver: FakeDriver, device: FakeDevice, pins: Pins, exchange: str
 ) -> None:
-    offered = transports(dataclasses.replace(TINY, device="cuda"), BYTES, exchange, on_gpu=True)
+    offered = transports(dataclasses.replace(TINY, device="cuda"), exchange, on_gpu=True)
     names = []
     for opener in offered.openers:
         opened = opener(Layout(2, 1, 32, 300))

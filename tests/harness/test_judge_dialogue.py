@@ -49,7 +49,7 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
             data,
             SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
             BudgetClock(rig.contract.budget, PolledClock(os.getpid(), own_namespace=False)),
-            transports(rig.contract, data.token_bytes, "auto", on_gpu=False),
+            transports(rig.contract, "auto", on_gpu=False),
         )
         yield Dialogue(judge, theirs)
         judge.close()

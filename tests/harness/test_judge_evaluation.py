@@ -15,6 +15,7 @@ import pytest
 from harness.contract import Contract
 from harness.judge.evaluation import Evaluation, OpenExchange
 from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
+from harness.judge.serving import PlainServing
 from harness.logits_server import Buffer, serve
 from harness.protocol import Closed, Layout, Message, Op, ProtocolError, receive, send, socket_pair
 from harness.rows import padded_batches
@@ -52,11 +53,11 @@ def full(_layout: Layout) -> HostExchange:
 
 
 def host(layout: Layout) -> HostExchange:
-    return HostExchange(layout, BYTES)
+    return HostExchange(layout)
 
 
 def device(layout: Layout) -> HostExchange:
-    return DeviceExchange(layout, BYTES)
+    return DeviceExchange(layout)
 
 
 def evaluate(
@@ -99,13 +100,14 @@ def run_judge(
 ) -> Score:
     forward_rows = min(receive(sock).integer, len(rows))
     layout = Layout(forward_rows, min(slice_rows, forward_rows), LENGTH, VOCAB)
-    evaluation = Evaluation(rows, layout, iter(openers), lambda message, fds: send(sock, message, fds))
+    serving = PlainServing(rows, forward_rows, layout.slice_rows, BYTES)
+    evaluation = Evaluation(serving, layout, iter(openers), lambda message, fds: send(sock, message, fds))
     try:
-        while evaluation.score is None:
+        while not evaluation.over:
             evaluation.on_message(receive(sock))
         if used is not None:
             used.append(evaluation.exchange)
-        return evaluation.score
+        return serving.score
     finally:
         evaluation.close()
 
@@ -254,7 +256,8 @@ def test_shared_memory_keeps_its_size(shared: SharedMemory, size: int) -> None:
 
 
 def test_a_second_ready_is_a_breach() -> None:
-    evaluation = Evaluation(random_rows(4), Layout(4, 2, LENGTH, VOCAB), iter([host]), lambda message, fds: None)
+    serving = PlainServing(random_rows(4), 4, 2, BYTES)
+    evaluation = Evaluation(serving, Layout(4, 2, LENGTH, VOCAB), iter([host]), lambda message, fds: None)
     evaluation.on_message(Message(Op.ROOM))
     evaluation.on_message(Message(Op.READY, count=1))
     with pytest.raises(ProtocolError):

@@ -13,7 +13,7 @@ for place in dict.fromkeys(places):
     with contextlib.suppress(OSError):
         print("REACHED:" if path.exists() else "not there:", path)
         path.write_bytes(b"tables")
-segment = libc.shmget(0x41525343, 4096, 0o1600)
+segment = libc.shmget(0x41525343, 4096, 0o3600)
 with attempt("a segment of the last run"):
     if libc.shmget(0x41525343, 4096, 0) >= 0 and segment < 0:
         pass
