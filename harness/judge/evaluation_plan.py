@@ -22,7 +22,7 @@ _SPLICE_TOKENS = 4, 16  # between two splices: a thirty-second of the row, withi
 _DRAWS = 8  # for a pair of donors that differ
 
 
-class Kind(IntEnum):
+class CellKind(IntEnum):
     """What a cell of the plan is for."""
 
     VAL = 0  # scored
@@ -52,7 +52,7 @@ class EvaluationPlan:
     def forwards(self) -> int:
         return len(self.rows) // self.forward_rows
 
-    def cells(self, kind: Kind) -> NDArray[np.int64]:
+    def cells(self, kind: CellKind) -> NDArray[np.int64]:
         """Numbers of the cells of one kind, in the order they are served."""
         return np.flatnonzero(self.kind == kind)
 
@@ -85,9 +85,9 @@ class _Planner:
 
     def plan(self) -> EvaluationPlan:
         self._assign()
-        for cell in np.flatnonzero((self._kind != Kind.VAL) & (self._kind != Kind.HOLDOUT)):
+        for cell in np.flatnonzero((self._kind != CellKind.VAL) & (self._kind != CellKind.HOLDOUT)):
             self._rows[cell] = self._replayed(int(cell))
-        splices = {int(cell): self._spliced(int(cell)) for cell in np.flatnonzero(self._kind == Kind.HOLDOUT)}
+        splices = {int(cell): self._spliced(int(cell)) for cell in np.flatnonzero(self._kind == CellKind.HOLDOUT)}
         return EvaluationPlan(self._rows, self._kind, self._source, self._moved, splices, self._width)
 
     def _assign(self) -> None:
@@ -97,18 +97,18 @@ class _Planner:
         counts = [
             min(most, limit, max(2, int(share * extra))) for share, limit in zip(_SHARES, _MOST_REPLAYS, strict=True)
         ]
-        for kind, count in zip((Kind.CONTROL, Kind.PERTURBED, Kind.SHIFTED), counts, strict=True):
+        for kind, count in zip((CellKind.CONTROL, CellKind.PERTURBED, CellKind.SHIFTED), counts, strict=True):
             for _ in range(count):
                 self._assign_replay(kind)
         free = np.flatnonzero(self._kind == -1)
-        spare = len(free) - (len(self._val) - int((self._kind == Kind.VAL).sum()))
-        self._kind[free] = Kind.VAL
-        self._kind[self._random.choice(free, max(0, spare), replace=False)] = Kind.HOLDOUT
-        cells = np.flatnonzero(self._kind == Kind.VAL)
+        spare = len(free) - (len(self._val) - int((self._kind == CellKind.VAL).sum()))
+        self._kind[free] = CellKind.VAL
+        self._kind[self._random.choice(free, max(0, spare), replace=False)] = CellKind.HOLDOUT
+        cells = np.flatnonzero(self._kind == CellKind.VAL)
         self._source[cells] = self._random.permutation(len(self._val))
         self._rows[cells] = self._val[self._source[cells]]
 
-    def _assign_replay(self, kind: Kind) -> None:
+    def _assign_replay(self, kind: CellKind) -> None:
         """A free cell for a replay, and one before it for the row that it repeats; a shifted row changes its slot."""
         free = self._kind.reshape(self._forwards, self._width) == -1
         for slot in self._random.permutation(self._width):
@@ -117,22 +117,22 @@ class _Planner:
                 continue
             first, second = np.sort(self._random.choice(open_forwards, 2, replace=False))
             place = slot
-            if kind is Kind.SHIFTED:
+            if kind is CellKind.SHIFTED:
                 place = self._random.choice(np.flatnonzero(free[second]))
             source, replay = first * self._width + slot, second * self._width + place
-            self._kind[source], self._kind[replay], self._source[replay] = Kind.VAL, kind, source
+            self._kind[source], self._kind[replay], self._source[replay] = CellKind.VAL, kind, source
             return
 
     def _replayed(self, cell: int) -> NDArray[np.uint16]:
         row: NDArray[np.uint16] = self._rows[self._source[cell]].copy()
         tokens = len(row) - 1
-        if self._kind[cell] == Kind.PERTURBED:
+        if self._kind[cell] == CellKind.PERTURBED:
             self._moved[cell] = cut = self._cut(tokens)
             other = self._donors.row()
             row[cut:] = other[cut:]
             if row[cut] == self._rows[self._source[cell], cut]:  # a change that is none shows nothing
                 row[cut] = self._donors.other_token(int(row[cut]))
-        elif self._kind[cell] == Kind.SHIFTED:
+        elif self._kind[cell] == CellKind.SHIFTED:
             self._moved[cell] = shift = int(self._random.integers(max(1, tokens // 16), max(2, tokens // 4)))
             row[:-shift], row[-shift:] = row[shift:].copy(), self._donors.row()[:shift]
         return row

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.judge.evaluation_plan import EvaluationPlan, Kind
+from harness.judge.evaluation_plan import EvaluationPlan, CellKind
 
 SKETCH_IDS = 16  # random token ids whose log-probabilities are kept of rows that are compared, besides the targets
 # A row computed again under the same shape comes out equal on a CPU, and within rounding on a GPU: both must be passed.
@@ -158,7 +158,7 @@ def _t(change: NDArray[np.float32]) -> float:
 
 def control_movement(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
     """How far rows moved that were served again with nothing changed but their neighbours."""
-    pairs = [(readings.sketches[plan.source[cell]], readings.sketches[cell]) for cell in plan.cells(Kind.CONTROL)]
+    pairs = [(readings.sketches[plan.source[cell]], readings.sketches[cell]) for cell in plan.cells(CellKind.CONTROL)]
     if not pairs:
         return {}
     changes = [np.abs(np.maximum(again, _FLOOR) - np.maximum(first, _FLOOR)) for first, again in pairs]
@@ -171,7 +171,7 @@ def control_movement(plan: EvaluationPlan, readings: Readings) -> dict[str, floa
 def perturbed_movement(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
     """How far prefixes moved when the text after them was replaced: every position of the prefix, the last included."""
     largest, nats = math.nan, math.nan
-    for cell in plan.cells(Kind.PERTURBED):
+    for cell in plan.cells(CellKind.PERTURBED):
         cut, source = int(plan.moved[cell]), int(plan.source[cell])
         first, again = (np.maximum(readings.sketches[number][:cut], _FLOOR) for number in (source, cell))
         change = np.abs(again - first)
@@ -208,9 +208,9 @@ def shifted_test(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
     of both first, or models that are weak towards the end of a row would seem to remember.
     """
     tokens = readings.nats.shape[1]
-    profile = readings.nats[plan.cells(Kind.VAL)].mean(axis=0, dtype=np.float64)
+    profile = readings.nats[plan.cells(CellKind.VAL)].mean(axis=0, dtype=np.float64)
     gains = []
-    for cell in plan.cells(Kind.SHIFTED):
+    for cell in plan.cells(CellKind.SHIFTED):
         shift, source = int(plan.moved[cell]), int(plan.source[cell])
         settled = min(8, (tokens - shift) // 2)  # the first tokens lack their context
         before = readings.nats[source, shift + settled :] - profile[shift + settled :]
@@ -228,7 +228,7 @@ def trend_test(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
 
     What the row's tokens are worth by their frequency alone is taken out, which halves the noise.
     """
-    cells = plan.cells(Kind.VAL)
+    cells = plan.cells(CellKind.VAL)
     if len(cells) < _FEWEST or plan.forwards < 4:
         return {}
     left = _unexplained(plan, readings, cells)
@@ -250,7 +250,7 @@ def _loss_and_rarity(
     plan: EvaluationPlan, readings: Readings, cells: NDArray[np.int64], positions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Per row over its first positions: mean nats, and mean −log of the tokens' frequency among validation rows."""
-    frequent = np.bincount(plan.rows[plan.kind == Kind.VAL].reshape(-1), minlength=1 << 16) + 1.0
+    frequent = np.bincount(plan.rows[plan.kind == CellKind.VAL].reshape(-1), minlength=1 << 16) + 1.0
     rarity = np.log(frequent.sum() / frequent)[plan.rows[cells, 1 : positions + 1]].mean(axis=1)
     return readings.nats[cells, :positions].mean(axis=1, dtype=np.float64), rarity
 
@@ -258,7 +258,7 @@ def _loss_and_rarity(
 def holdout_test(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
     """How much worse rows held out are predicted than validation rows, at the same positions: before any splice."""
     half = max(2, readings.nats.shape[1] // 2) - 1  # the token at T//2 is the first that may be spliced
-    held, val = plan.cells(Kind.HOLDOUT), plan.cells(Kind.VAL)
+    held, val = plan.cells(CellKind.HOLDOUT), plan.cells(CellKind.VAL)
     if len(held) < 4 or len(val) < _FEWEST or half < 1:
         return {}
     (y, x), (held_y, held_x) = (_loss_and_rarity(plan, readings, cells, half) for cells in (val, held))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.judge import probes
 from harness.judge.evaluation import Slice
-from harness.judge.evaluation_plan import EvaluationPlan, Kind
+from harness.judge.evaluation_plan import EvaluationPlan, CellKind
 from harness.judge.probes import SKETCH_IDS, Probes, Readings, Repeats
 from harness.rows import padded_batches
 from harness.scoring import NonFinite, Score, Tally, TokenBytes, checked_nll, tally
@@ -32,7 +32,7 @@ class ProbedServing:
         self._readings = Readings(np.empty((len(plan.rows), plan.rows.shape[1] - 1), np.float32))
         vocab_size = len(token_bytes.true)
         self._sketch_ids = random.choice(vocab_size, min(SKETCH_IDS, vocab_size), replace=False)
-        replays = np.concatenate([plan.cells(Kind.CONTROL), plan.cells(Kind.PERTURBED)])
+        replays = np.concatenate([plan.cells(CellKind.CONTROL), plan.cells(CellKind.PERTURBED)])
         self._sketched = {*replays.tolist(), *plan.source[replays].tolist()}
         self._total = self._held_out = Tally()
         self._taken = 0
@@ -83,7 +83,7 @@ class ProbedServing:
         plan = self._plan
         targets = plan.rows[cell, 1:].astype(np.int64)
         if cell in self._sketched:
-            is_replay = plan.kind[cell] in (Kind.CONTROL, Kind.PERTURBED)
+            is_replay = plan.kind[cell] in (CellKind.CONTROL, CellKind.PERTURBED)
             compared = plan.rows[plan.source[cell], 1:] if is_replay else targets
             wide = np.broadcast_to(self._sketch_ids, (len(targets), len(self._sketch_ids)))
             return np.column_stack([targets, compared, wide])
@@ -96,13 +96,13 @@ class ProbedServing:
     def _take_cell(self, cell: int, values: NDArray[np.float32]) -> None:
         plan, targets = self._plan, self._plan.rows[cell, 1:]
         nats = _nats(values)
-        if plan.kind[cell] == Kind.VAL:
+        if plan.kind[cell] == CellKind.VAL:
             self._total += tally(checked_nll(nats), targets, self._token_bytes)
         nats = np.minimum(nats, _LEAST_LIKELY)
         self._readings.nats[cell] = nats
         if cell in self._sketched:
             self._readings.sketches[cell] = values[:, 1:]
-        if plan.kind[cell] == Kind.HOLDOUT:
+        if plan.kind[cell] == CellKind.HOLDOUT:
             splices = plan.splices[cell]
             self._readings.others[cell] = values[splices[:, 0] - 1, -1]
             natural = int(splices[0, 0]) - 1 if len(splices) else len(targets)
@@ -110,7 +110,7 @@ class ProbedServing:
 
     def _forward_to_repeat(self) -> int:
         """The one that a control row, served again, came from."""
-        return int(self._plan.source[self._plan.cells(Kind.CONTROL)[0]]) // self._width
+        return int(self._plan.source[self._plan.cells(CellKind.CONTROL)[0]]) // self._width
 
     def _repeated(self) -> Repeats | None:
         if not self._repeats:

@@ -1,4 +1,4 @@
-"""Plans of an evaluation: every validation row once, replays in their slot, nothing to be told by its place."""
+"""Plans of an evaluation: every validation row once, replays in their slot, nothing shows by its place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from harness.judge.evaluation_plan import EvaluationPlan, Kind, forward_rows_of, plan_evaluation
+from harness.judge.evaluation_plan import EvaluationPlan, CellKind, forward_rows_of, plan_evaluation
 
 ROWS = st.integers(1, 300)
 
@@ -29,7 +29,7 @@ def test_every_validation_row_is_served_once_and_scored(
     rows: int, batch_size: int, tokens: int, held: int, seed: int
 ) -> None:
     plan = planned(rows, batch_size, tokens, seed, held)
-    cells = plan.cells(Kind.VAL)
+    cells = plan.cells(CellKind.VAL)
     assert sorted(plan.source[cells]) == list(range(rows))
     np.testing.assert_array_equal(plan.rows[cells], rows_of(rows, tokens)[plan.source[cells]])
     assert len(plan.rows) == plan.forwards * plan.forward_rows
@@ -52,28 +52,28 @@ def test_at_most_a_tenth_more_rows_are_served(rows: int, batch_size: int) -> Non
 def test_replays_come_later_than_their_source(rows: int, batch_size: int, seed: int) -> None:
     plan = planned(rows, batch_size, seed=seed)
     width = plan.forward_rows
-    for kind in (Kind.CONTROL, Kind.PERTURBED, Kind.SHIFTED):
+    for kind in (CellKind.CONTROL, CellKind.PERTURBED, CellKind.SHIFTED):
         assert len(plan.cells(kind))
         for cell in plan.cells(kind):
             source, moved = plan.source[cell], plan.moved[cell]
             before, now = plan.rows[source], plan.rows[cell]
-            assert plan.kind[source] == Kind.VAL and source // width < cell // width
-            if kind is Kind.SHIFTED:
+            assert plan.kind[source] == CellKind.VAL and source // width < cell // width
+            if kind is CellKind.SHIFTED:
                 np.testing.assert_array_equal(now[:-moved], before[moved:])
                 continue
             assert source % width == cell % width, "the same slot: rounding may depend on it"
-            if kind is Kind.CONTROL:
+            if kind is CellKind.CONTROL:
                 np.testing.assert_array_equal(now, before)
             else:
                 assert 1 <= moved < len(now) - 1 and now[moved] != before[moved]
                 np.testing.assert_array_equal(now[:moved], before[:moved])
-    sources = plan.source[np.isin(plan.kind, (Kind.CONTROL, Kind.PERTURBED, Kind.SHIFTED))]
+    sources = plan.source[np.isin(plan.kind, (CellKind.CONTROL, CellKind.PERTURBED, CellKind.SHIFTED))]
     assert len(set(sources.tolist())) == len(sources)
 
 
 def test_the_cuts_reach_every_position_and_the_borders_of_blocks() -> None:
     plans = [planned(512, 16, tokens=64, seed=seed) for seed in range(60)]
-    cuts = np.concatenate([plan.moved[plan.cells(Kind.PERTURBED)] for plan in plans])
+    cuts = np.concatenate([plan.moved[plan.cells(CellKind.PERTURBED)] for plan in plans])
     assert set(range(4, 64)) <= set(cuts.tolist())
     assert np.isin(cuts, (15, 16, 17, 31, 32, 33, 47, 48, 49)).mean() > 0.4
 
@@ -84,7 +84,7 @@ def test_the_place_of_a_row_says_nothing_of_the_row() -> None:
     draws = 400
     for seed in range(draws):
         plan = planned(200, 8, tokens=8, seed=seed)
-        cells = plan.cells(Kind.VAL)
+        cells = plan.cells(CellKind.VAL)
         middle[0][plan.source[cells]] += cells / len(plan.rows)
     spread = middle[0] / draws - (middle[0] / draws).mean()
     assert abs(spread).max() < 5 * 0.29 / draws**0.5
