@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.judge.evaluation_plan import EvaluationPlan, CellKind
+from harness.judge.evaluation_plan import CellKind, EvaluationPlan
 
 SKETCH_IDS = 16  # random token ids whose log-probabilities are kept of rows that are compared, besides the targets
 # A row computed again under the same shape comes out equal on a CPU, and within rounding on a GPU: both must be passed.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.judge import probes
 from harness.judge.evaluation import Slice
-from harness.judge.evaluation_plan import EvaluationPlan, CellKind
+from harness.judge.evaluation_plan import CellKind, EvaluationPlan
 from harness.judge.probes import SKETCH_IDS, Probes, Readings, Repeats
 from harness.rows import padded_batches
 from harness.scoring import NonFinite, Score, Tally, TokenBytes, checked_nll, tally

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from harness.judge.evaluation_plan import EvaluationPlan, CellKind, forward_rows_of, plan_evaluation
+from harness.judge.evaluation_plan import CellKind, EvaluationPlan, forward_rows_of, plan_evaluation
 
 ROWS = st.integers(1, 300)
 
