@@ -59,7 +59,8 @@ class FileEntry:
 class Cache:
     """A prepared contract. `digest` names the data: equal digests, equal files, on whatever node.
 
-    `files` are the manifest's, by their names below `directory`.
+    `files` are the manifest's, by their names below `directory`. `versions`: of what the data was made with, for
+    people who look for why two nodes differ.
     Rows are little-endian uint16 [n, sequence_length + 1]; `train_rows`, `val_rows`, `holdout_rows` are their n.
     `kernel_dir` is the attention kernel fetched for this node, None when there is none.
     """
@@ -71,6 +72,7 @@ class Cache:
     val_rows: int
     holdout_rows: int
     files: Mapping[str, FileEntry]
+    versions: Mapping[str, str]
     kernel_dir: Path | None
 
     @property
@@ -121,11 +123,11 @@ def open_cache(contract: Contract) -> Cache:
     directory = cache_directory(contract)
     if not (directory / MANIFEST_NAME).is_file():
         raise CacheMissing(f"contract {contract.name!r} is not prepared: nothing at {directory}", contract)
-    rows, files = _read_manifest(directory, contract)
+    rows, files, versions = _read_manifest(directory, contract)
     for name, entry in files.items():
         _check_size(directory, name, entry, contract)
     kernel_dir = fetched_kernel() if contract.device == "cuda" else None
-    return Cache(directory, contract, data_digest(files), **rows, files=files, kernel_dir=kernel_dir)
+    return Cache(directory, contract, data_digest(files), **rows, files=files, versions=versions, kernel_dir=kernel_dir)
 
 
 def fetched_kernel() -> Path | None:
@@ -136,7 +138,7 @@ def fetched_kernel() -> Path | None:
 
 def verify_cache(cache: Cache, *, full: bool) -> None:
     """Check sizes again, and with `full` the sha256 of every file (reads all of it). Raises CacheMismatch."""
-    _, files = _read_manifest(cache.directory, cache.contract)
+    _, files, _ = _read_manifest(cache.directory, cache.contract)
     for name, entry in files.items():
         _check_size(cache.directory, name, entry, cache.contract)
         if full and sha256_of(cache.directory / name) != entry.sha256:
@@ -158,8 +160,8 @@ def data_digest(files: Mapping[str, FileEntry]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _read_manifest(directory: Path, contract: Contract) -> tuple[dict[str, int], dict[str, FileEntry]]:
-    """Rows by the names of Cache's fields, and what each file should be. Raises CacheMismatch."""
+def _read_manifest(directory: Path, contract: Contract) -> tuple[dict[str, int], dict[str, FileEntry], dict[str, str]]:
+    """Rows by the names of Cache's fields, what each file should be, versions. Raises CacheMismatch."""
     path = directory / MANIFEST_NAME
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -167,11 +169,12 @@ def _read_manifest(directory: Path, contract: Contract) -> tuple[dict[str, int],
             raise CacheMismatch(f"{path} belongs to another contract or version", contract)
         files = {name: FileEntry(entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
         rows = {f"{split}_rows": int(fields["rows"][split]) for split in ("train", "val", "holdout")}
+        versions = {str(name): str(version) for name, version in fields["versions"].items()}
     except OSError as error:
         raise CacheMismatch(f"cannot read {path}: {error.strerror}", contract) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CacheMismatch(f"{path} is damaged", contract) from None
-    return rows, files
+    return rows, files, versions
 
 
 def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract) -> None:
@@ -200,6 +203,7 @@ def describe(cache: Cache) -> dict[str, object]:
         "train_rows": cache.train_rows,
         "val_rows": cache.val_rows,
         "holdout_rows": cache.holdout_rows,
+        "versions": dict(cache.versions),
         "train_tokens": cache.train_rows * cache.contract.sequence_length,
         "gpu": None if record is None else dataclasses.asdict(record),
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),

@@ -40,20 +40,27 @@ class ContractError(Exception):
 class Corpus:
     """Where documents come from.
 
-    kind python: `root` is "stdlib" (sources of the running interpreter's standard library) or "prefix" (every source
-    below sys.prefix as well). kind hub: `root` is a data set repository whose files are named shard_00000.parquet.
-    kind folder: `root` is a folder of .parquet (column `text`), .jsonl (field `text`) and .txt files.
+    kind packages: `root` is a comma-separated list of installed Python packages, whose sources are the corpus; a
+    candidate needs none of them, so a sandbox can hide their folders. kind hub: `root` is a data set repository whose
+    files are named shard_00000.parquet. kind folder: `root` is a folder of .parquet (column `text`), .jsonl (field
+    `text`) and .txt files. kind python: `root` is "stdlib" (sources of the running interpreter's standard library) or
+    "prefix" (every source below sys.prefix as well); candidates can read that text, so scores on it can be forged.
     `document_chars`: documents longer than this are cut near it, at line ends; 0 leaves them whole.
     `train_shards`: hub: shards 0 … train_shards-1; else how many shards the training documents are dealt to.
     `val_shard`, `holdout_shard`: hub only, numbers of the shards that are never trained on.
     """
 
-    kind: Literal["python", "hub", "folder"]
+    kind: Literal["python", "packages", "hub", "folder"]
     root: str
     document_chars: Annotated[int, Between(0, 10**9)]
     train_shards: Annotated[int, Between(1, 100_000)]
     val_shard: Annotated[int, Between(0, 99_999)] | None = None
     holdout_shard: Annotated[int, Between(0, 99_999)] | None = None
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Names, as they are imported, of the packages whose sources are the corpus; none for other kinds."""
+        return tuple(self.root.split(",")) if self.kind == "packages" else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +272,7 @@ def _check_corpus(corpus: Corpus) -> None:
         raise FieldError(f"corpus.val_shard, holdout_shard are {apart}", "only a hub corpus has shards with numbers")
     if corpus.kind == "python" and corpus.root not in ("stdlib", "prefix"):
         raise FieldError(f"corpus.root is {corpus.root!r}", "a python corpus is stdlib or prefix")
+    if corpus.kind == "packages" and not all(name.isidentifier() for name in corpus.packages):
+        raise FieldError(
+            f"corpus.root is {corpus.root!r}", "names to import, comma-separated without spaces: ray,numpy"
+        )

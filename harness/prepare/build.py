@@ -35,18 +35,20 @@ from harness.cache import (
     open_cache,
     sha256_of,
 )
-from harness.contract import Contract, is_shipped, prepared_contract_path
+from harness.contract import Contract, Corpus, is_shipped, prepared_contract_path
 from harness.files import cache_root, remove_tree, sync_folder, whole_folder, write_atomic
 from harness.gpu_probe import probe_gpus
-from harness.prepare.corpus import SPLITS, Shard, folder_documents, local_shards, python_documents, write_shards
+from harness.prepare.corpus import SPLITS, Shard, folder_documents, local_shards, write_shards
 from harness.prepare.hub import fetch_kernel, hub_shards
 from harness.prepare.rows import ShardTokeniser, require_space, rows_of, write_rows
+from harness.prepare.sources import package_documents, package_versions, python_documents
 from harness.prepare.stage import PrepareProgress, held
 from harness.prepare.tokenizer import train_apart, true_token_bytes, upstream_token_bytes
 from harness.tokenizer import Tokenizer
 
 PACKER_VERSION = 1  # raised when packing, cutting or sharding changes what comes out
 _ROWS_FILES = {"train": "train/rows.u16", "val": "judge/val.u16", "holdout": "judge/holdout.u16"}
+_DOCUMENTS = {"python": python_documents, "packages": package_documents, "folder": folder_documents}
 _LIBRARIES = ("numpy", "pyarrow", "rustbpe", "tiktoken")
 _READ_ONLY = 0o444
 
@@ -127,7 +129,9 @@ class Build:
 
     def _continue_or_start(self) -> None:
         """Keep finished stages only if the same versions would make them again."""
-        state = json.dumps({"versions": versions(), "recipe": recipe_digest(self.contract)}, sort_keys=True)
+        state = json.dumps(
+            {"versions": versions(self.contract.corpus), "recipe": recipe_digest(self.contract)}, sort_keys=True
+        )
         path = self.folder / "made_by.json"
         if self.folder.exists() and not (path.is_file() and path.read_text(encoding="utf-8") == state):
             remove_tree(self.folder)
@@ -175,9 +179,9 @@ def corpus_shards(
     if corpus.kind == "hub":
         return hub_shards(corpus, brought, progress)
     if not folder.is_dir():
-        documents = python_documents if corpus.kind == "python" else folder_documents
         with progress.stage("corpus"), whole_folder(folder) as fresh:
-            write_shards(documents(corpus.root, progress.show), fresh, corpus.train_shards, corpus.document_chars)
+            documents = _DOCUMENTS[corpus.kind](corpus.root, progress.show)
+            write_shards(documents, fresh, corpus.train_shards, corpus.document_chars)
     return local_shards(folder, corpus.train_shards)
 
 
@@ -204,10 +208,10 @@ def recipe_digest(contract: Contract) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that has a say in the data."""
+def versions(corpus: Corpus) -> dict[str, str]:
+    """Versions of everything that has a say in the data, the packages that the corpus is made of included."""
     own = {"arsched": harness.__version__, "packer": str(PACKER_VERSION), "python": platform.python_version()}
-    return own | {name: metadata.version(name) for name in _LIBRARIES}
+    return own | {name: metadata.version(name) for name in _LIBRARIES} | package_versions(corpus.packages)
 
 
 def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, object]], progress: PrepareProgress) -> str:
@@ -227,7 +231,7 @@ def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, obje
         "rows": {split: rows_of(contract, split) for split in SPLITS},
         "files": {name: {"bytes": entry.size_bytes, "sha256": entry.sha256} for name, entry in files.items()},
         "corpus": {"kind": contract.corpus.kind, "root": contract.corpus.root, "shards": shards},
-        "versions": versions(),
+        "versions": versions(contract.corpus),
     }
     write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     (folder / MANIFEST_NAME).chmod(_READ_ONLY)

@@ -72,6 +72,12 @@ def _prepare(contract: Contract, brought: Path | None, as_json: bool) -> int:
 
 def _report(summary: str, cache: Cache, as_json: bool, *, built: bool) -> int:
     _print(f"{summary}, digest {cache.digest[:12]}")
+    _print(f"made with {', '.join(f'{name} {version}' for name, version in cache.versions.items())}")
+    if cache.contract.corpus.kind == "python":
+        _print(
+            "NOTE: candidates can read the text of this corpus, this Python's own sources:\n"
+            "      scores under it can be forged by looking the text up"
+        )
     if as_json:
         print(json.dumps(describe(cache) | {"built": built}))  # noqa: T201
     return _DONE

@@ -1,19 +1,15 @@
 """Documents of a local corpus, and shards: parquet files with one column `text`, read in the packer's refills.
 
-Covers: the sources of this machine's Python, a folder of one's own texts; cutting long documents at line ends, writing
-balanced shards; reading refills (cut at row groups, as https://github.com/karpathy/autoresearch reads them). Not
-covered: shards from the hub (harness.prepare.hub).
+Covers: a folder of one's own texts; cutting long documents at line ends, writing balanced shards; reading refills (cut
+at row groups, as https://github.com/karpathy/autoresearch reads them). Not covered: Python sources
+(harness.prepare.sources), shards from the hub (harness.prepare.hub).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import random
-import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +27,6 @@ _READ_TOGETHER = 1024
 _SHUFFLED_TOGETHER = 16_384  # pieces
 _ROW_GROUP_DOCUMENTS = 1024
 _SCHEMA = pa.schema([("text", pa.string())])
-_FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
-_LARGEST_SOURCE_BYTES = 4 << 20  # longer ones are generated tables
 
 Report = Callable[[str], None]
 
@@ -158,57 +152,6 @@ def local_shards(folder: Path, train_shards: int) -> tuple[Shard, ...]:
     names: list[tuple[str, Split]] = [(f"train-{number:05d}", "train") for number in range(train_shards)]
     names += [("val", "val"), ("holdout", "holdout")]
     return tuple(Shard(name, split, folder / f"{name}.parquet") for name, split in names)
-
-
-# Python's own sources: everywhere the same kind of text, and no download
-
-
-def python_documents(root: str, report: Report) -> Iterator[str]:
-    """Texts of distinct source files, each once, ordered by their sha256: the order depends on contents alone.
-
-    `root`: "stdlib", or "prefix" for everything below sys.prefix as well. Raises PrepareError.
-    """
-    distinct: dict[bytes, Path] = {}
-    for path in _source_files(root):
-        if content := _read_source(path):
-            distinct.setdefault(hashlib.sha256(content).digest(), path)
-            report(f"{len(distinct)} sources found")
-    if not distinct:
-        raise PrepareError(
-            f"this Python has no sources: {sysconfig.get_path('stdlib')}",
-            "use an interpreter with its .py files, or a contract with a folder corpus",
-        )
-    for done, digest in enumerate(sorted(distinct)):
-        try:
-            text = _read_source(distinct[digest]).decode("utf-8")  # line ends as they are
-        except UnicodeDecodeError:  # in another encoding
-            text = ""
-        if text:
-            yield text
-        report(f"{done + 1} of {len(distinct)} sources")
-
-
-def _source_files(root: str) -> Iterator[Path]:
-    yield from _walk(Path(sysconfig.get_path("stdlib")), _FOREIGN)
-    if root == "prefix":
-        for prefix in sorted({Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}):
-            yield from _walk(prefix, {"__pycache__"})
-
-
-def _walk(top: Path, skipped: set[str]) -> Iterator[Path]:
-    for folder, folders, names in os.walk(top):
-        folders[:] = sorted(set(folders) - skipped)
-        # _sysconfigdata holds paths of the machine it was built on.
-        wanted = (name for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata"))
-        yield from (Path(folder, name) for name in sorted(wanted))
-
-
-def _read_source(path: Path) -> bytes:
-    """Content of a source; empty for what cannot be read or is no ordinary source."""
-    try:
-        return path.read_bytes() if path.stat().st_size <= _LARGEST_SOURCE_BYTES else b""
-    except OSError:
-        return b""
 
 
 # A folder of one's own texts: parquet (column `text`), JSON lines (field `text`), plain text files

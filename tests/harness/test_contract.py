@@ -51,6 +51,7 @@ def test_the_shipped_contracts_are_the_benchmarks_they_claim_to_be() -> None:
     assert small.corpus.train_shards < standard.corpus.train_shards
     assert small.evaluation_tokens < standard.evaluation_tokens
     assert (cpu.device, cpu.budget.clock, cpu.threads) == ("cpu", "cpu", 1)
+    assert cpu.corpus.packages == ("ray",) and not standard.corpus.packages
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -135,6 +136,9 @@ def test_the_order_of_keys_and_the_spelling_of_numbers_do_not_matter() -> None:
         ({"corpus": HUB | {"root": "texts"}}, ["owner/name"]),
         ({"corpus__val_shard": 3}, ["only a hub corpus"]),
         ({"corpus__kind": "python"}, ["stdlib or prefix"]),
+        ({"corpus__kind": "packages", "corpus__root": "ray, numpy"}, ["'ray, numpy'", "comma-separated"]),
+        ({"corpus__kind": "packages", "corpus__root": "../ray"}, ["names to import"]),
+        ({"corpus__kind": "packages", "corpus__root": "ray.data"}, ["names to import"]),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_its_cure(changes: dict[str, Any], words: list[str]) -> None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import sysconfig
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.prepare import corpus
-from harness.prepare.corpus import (
-    cut,
-    folder_documents,
-    local_shards,
-    python_documents,
-    read_refills,
-    readable,
-    write_shards,
-)
+from harness.prepare.corpus import cut, folder_documents, local_shards, read_refills, readable, write_shards
 from harness.prepare.stage import PrepareError
 from tests.harness.small_corpus import documents, write_shard
 
@@ -109,43 +99,3 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, words: s
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PrepareError, match="does not exist"):
         list(folder_documents(str(tmp_path / "none"), lambda _: None))
-
-
-@pytest.fixture
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A standard library of our own, with everything that must be left out of it."""
-    files = {
-        "a.py": b"a = 1\n",
-        "pkg/copy_of_a.py": b"a = 1\n",
-        "pkg/b.py": b"b = 2\n",
-        "pkg/latin.py": b"# caf\xe9\n",
-        "pkg/empty.py": b"",
-        "_sysconfigdata_linux.py": b"prefix = 'here'\n",
-        "site-packages/other.py": b"other = 3\n",
-        "__pycache__/c.py": b"c = 4\n",
-        "notes.txt": b"text\n",
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    for name in ("prefix", "base_prefix"):
-        monkeypatch.setattr(corpus.sys, name, str(tmp_path))
-    return tmp_path
-
-
-def test_the_standard_library_is_read_once_and_nothing_else(python: Path) -> None:
-    assert sorted(python_documents("stdlib", lambda _: None)) == ["a = 1\n", "b = 2\n"]
-    assert sorted(python_documents("prefix", lambda _: None)) == ["a = 1\n", "b = 2\n", "other = 3\n"]
-
-
-def test_the_order_depends_on_contents_alone(python: Path) -> None:
-    before = list(python_documents("stdlib", lambda _: None))
-    (python / "a.py").rename(python / "z.py")
-    assert list(python_documents("stdlib", lambda _: None)) == before
-
-
-def test_a_python_without_sources_is_said(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(python / "nowhere"))
-    with pytest.raises(PrepareError, match="has no sources"):
-        list(python_documents("stdlib", lambda _: None))
