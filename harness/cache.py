@@ -169,7 +169,7 @@ def _read_manifest(directory: Path, contract: Contract) -> tuple[dict[str, int],
             raise CacheMismatch(f"{path} belongs to another contract or version", contract)
         files = {name: FileEntry(entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
         rows = {f"{split}_rows": int(fields["rows"][split]) for split in ("train", "val", "holdout")}
-        versions = {str(name): str(version) for name, version in fields["versions"].items()}
+        versions = {str(name): str(version) for name, version in fields.get("versions", {}).items()}
     except OSError as error:
         raise CacheMismatch(f"cannot read {path}: {error.strerror}", contract) from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""The batches train.py trains on: prepared rows, in the order every run of a contract sees them, on its device.
+"""The batches train.py trains on: prepared rows, in one order that each seed enters at another row, on its device.
 
 Covers: `make_dataloader` (the name and call of https://github.com/karpathy/autoresearch) and `warmup_batches`. The
 batches are bit-identical to best-fit packing on the fly and cost next to nothing: widened on a CPU; on CUDA through a
@@ -72,7 +72,8 @@ def _feed(session: Session, batch_size: int) -> Feed:
 
 def _train_batches(session: Session, batch_size: int) -> Iterator[EpochBatch]:
     feed = _feed(session, batch_size)
-    yield from _stream_batches(RowStream(*session.open_train_rows()), feed, batch_size)
+    stream = RowStream(*session.open_train_rows(), session.first_row)
+    yield from _stream_batches(stream, feed, batch_size)
 
 
 def _val_batches(session: Session, batch_size: int) -> Iterator[EpochBatch]:

@@ -1,11 +1,13 @@
 """Prepared rows on the host: reading row files, a stream of training batches, scored rows in batches of one size.
 
-Covers: the epoch of each training batch, refusing to go past the end, padding the last scored batch so that compiled
-models see one shape. Not covered: packing rows (harness.packing), tensors (harness.loader), logits.
+Covers: where a seed's training begins, the epoch of each training batch, refusing to serve a row twice, padding the
+last scored batch so that compiled models see one shape. Not covered: packing rows (harness.packing), tensors
+(harness.loader), logits.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+UPSTREAM_ORDER_SEEDS = (1, 42)  # a lab's first run, and `python train.py` by hand
+
 
 class DataExhausted(Exception):
-    """A run has consumed every prepared row; going round would train on the same rows unseen, so it stops here."""
+    """A run has consumed every prepared row; a second round would go unnoticed, so it stops here."""
+
+
+def first_training_row(seed: int, rows: int) -> int:
+    """The row of the training stream that a run begins at, 0 ≤ row < rows; the stream wraps around its end.
+
+    0, upstream's own order, for UPSTREAM_ORDER_SEEDS; else a hash of the seed, so that nothing that a candidate fixes
+    for itself makes two runs alike.
+    """
+    if seed in UPSTREAM_ORDER_SEEDS:
+        return 0
+    return int.from_bytes(hashlib.sha256(f"training rows of seed {seed}".encode()).digest()[:8], "little") % rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +56,33 @@ def padded_batches(rows: NDArray[np.uint16], batch_size: int) -> Iterator[Batch]
 
 
 class RowStream:
-    """Rows uint16 [n, T+1] and the epoch of each, int32 [n], handed out in order."""
+    """Rows uint16 [n, T+1] and the epoch of each, int32 [n], handed out in order from `first` on, past the end to 0."""
 
-    def __init__(self, rows: NDArray[np.uint16], epochs: NDArray[np.int32] | None = None) -> None:
+    def __init__(self, rows: NDArray[np.uint16], epochs: NDArray[np.int32] | None = None, first: int = 0) -> None:
         self._rows = rows
         self._epochs = epochs
-        self._next = 0
+        self._first = first
+        self._served = 0
 
     def take(self, batch_size: int) -> tuple[NDArray[np.uint16], int]:
-        """The next `batch_size` rows, a view, and the epoch of the last of them. Raises DataExhausted."""
-        first, end = self._next, self._next + batch_size
-        if end > len(self._rows):
-            tokens = len(self._rows) * (self._rows.shape[1] - 1)
+        """The next `batch_size` rows and the epoch of the last of them. Raises DataExhausted.
+
+        The rows are a view, and a copy where the stream wraps around.
+        """
+        rows, served = len(self._rows), self._served
+        if served + batch_size > rows:
+            tokens = rows * (self._rows.shape[1] - 1)
             raise DataExhausted(
-                f"the prepared data is used up: {first} of {len(self._rows)} rows ({tokens:,} tokens) were served and "
+                f"the prepared data is used up: {served} of {rows} rows ({tokens:,} tokens) were served and "
                 f"{batch_size} more were asked for; raise train_tokens in the contract and prepare again"
             )
-        self._next = end
-        return self._rows[first:end], 1 if self._epochs is None else int(self._epochs[end - 1])
+        self._served += batch_size
+        first = (self._first + served) % rows
+        end = first + batch_size
+        taken = self._rows[first:end]
+        if end > rows:
+            taken = np.concatenate([taken, self._rows[: end - rows]])
+        return taken, 1 if self._epochs is None else int(self._epochs[(end - 1) % rows])
 
 
 def as_int16(rows: NDArray[np.uint16]) -> NDArray[np.int16]:

@@ -48,6 +48,7 @@ class Session:
             raise _exit_with(error) from None
         self.seed = int(os.environ.get(SEED_ENV, DEFAULT_SEED))
         self._tree_clock = TreeClock(os.getpid(), include_root=True)
+        self.first_row = 0  # of the training rows, known once they are open
         self._started_at: float | None = None
 
     @functools.cached_property
@@ -70,9 +71,15 @@ class Session:
             self._started_at = self._clock_s()
 
     def open_train_rows(self) -> Rows:
-        """(rows uint16 [n, T+1], epochs int32 [n]), read-only; the first call starts the budget clock."""
+        """(rows uint16 [n, T+1], epochs int32 [n]), read-only; the first call starts the budget clock.
+
+        Training begins at `first_row`: see harness.rows.first_training_row.
+        """
+        from harness.rows import first_training_row
+
         with open(self.cache.train_rows_path, "rb") as rows, open(self.cache.train_epochs_path, "rb") as epochs:
             mapped = _map_rows(rows, epochs, self.contract.sequence_length)
+        self.first_row = first_training_row(self.seed, len(mapped[0]))
         self.start()
         return mapped
 
@@ -137,6 +144,7 @@ class JudgedSession(Session):
                 raise SessionError(f"the judge answered {answer.op.name} where ROWS was due")
             with os.fdopen(fds[0], "rb") as rows, os.fdopen(fds[1], "rb") as epochs:
                 self._rows = _map_rows(rows, epochs, self.contract.sequence_length)
+            self.first_row = answer.count
             self._started_at = self._clock_s() - answer.real
         return self._rows
 
@@ -217,7 +225,7 @@ def elapsed_seconds() -> float:
 
 
 def run_seed() -> int:
-    """The seed of this run: the judge's, or 42 alone."""
+    """The seed of this run: the judge's; alone ARSCHED_SEED, or 42, for which the rows are in upstream's order."""
     return current().seed
 
 

@@ -32,6 +32,7 @@ from harness.protocol import (
     receive,
     send,
 )
+from harness.rows import first_training_row
 from harness.scoring import ImpossibleLikelihood, NonFinite, Score
 
 _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines
@@ -43,7 +44,7 @@ class ProtocolSession:
     def __init__(
         self, args: JudgeArgs, data: JudgeData, candidate: CandidateProcess, clock: BudgetClock, transports: Transports
     ) -> None:
-        self._contract, self._expect_attention = args.contract, args.expect_attention
+        self._contract, self._expect_attention, self._seed = args.contract, args.expect_attention, args.seed
         self._data, self._clock, self._transports = data, clock, transports
         self._evaluation: Evaluation | None = None
         self._cost: EvaluationCost | None = None
@@ -131,8 +132,9 @@ class ProtocolSession:
         if self._clock.begun or self._evaluation is not None:
             raise ProtocolError("START a second time")
         self.timeline.enter("train")
+        rows = self._data.cache.train_rows
         used_s = self._clock.begin(self._contract.limits.free_startup_s)
-        message = Message(Op.ROWS, integer=self._data.cache.train_rows, real=used_s)
+        message = Message(Op.ROWS, first_training_row(self._seed, rows), rows, used_s)
         self._send(message, (self._data.train_rows_fd, self._data.train_epochs_fd))
 
     def _on_attention(self, number: int) -> None:

@@ -34,6 +34,7 @@ class FakeSession:
     rows: np.ndarray
     judged: bool = False
     seed: int = 3
+    first_row: int = 0
 
     def open_train_rows(self) -> tuple[np.ndarray, np.ndarray]:
         return self.rows, np.arange(len(self.rows), dtype=np.int32)

@@ -127,7 +127,7 @@ def test_the_phases_begin_with_the_launch_not_with_the_listening() -> None:
         process = SimpleNamespace(pid=os.getpid())
         candidate = CandidateProcess(process, -1, judge, own_namespace=False)  # type: ignore[arg-type]
         os.close(candidate.pidfd)
-        args = SimpleNamespace(contract=None, expect_attention=None)
+        args = SimpleNamespace(contract=None, expect_attention=None, seed=1)
         clock = BudgetClock(WALL, FakeTree())
         session = ProtocolSession(args, None, candidate, clock, Transports(1, ()))  # type: ignore[arg-type]
     assert session.timeline is candidate.timeline

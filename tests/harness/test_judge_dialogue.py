@@ -21,7 +21,8 @@ from harness.judge.data import judge_data
 from harness.judge.evaluation import transports
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeVerdict
-from harness.protocol import Message, Op, send, socket_pair
+from harness.protocol import Message, Op, receive_with_fds, send, socket_pair
+from harness.rows import first_training_row
 from tests.harness.judging import Rig
 
 
@@ -45,7 +46,7 @@ def dialogue(tmp_path: Path) -> Iterator[Dialogue]:
     ours, theirs = socket_pair()
     with theirs, judge_data(rig.cache()) as data:
         judge = ProtocolSession(
-            SimpleNamespace(contract=rig.contract, expect_attention=None),  # type: ignore[arg-type]
+            SimpleNamespace(contract=rig.contract, expect_attention=None, seed=5),  # type: ignore[arg-type]
             data,
             SimpleNamespace(socket=ours, timeline=PhaseTimeline()),  # type: ignore[arg-type]
             BudgetClock(rig.contract.budget, PolledClock(os.getpid(), own_namespace=False)),
@@ -103,6 +104,14 @@ def test_junk_breaks_the_protocol(dialogue: Dialogue, junk: str) -> None:
 def test_what_is_in_order_breaks_nothing(dialogue: Dialogue, said: str) -> None:
     assert dialogue.verdict_after(f"{ASK}; {said}") is None
     assert dialogue.judge.exchange is None
+
+
+def test_the_seed_says_where_training_begins(dialogue: Dialogue) -> None:
+    assert dialogue.verdict_after("send(sock, Message(Op.START))") is None
+    answer, fds = receive_with_fds(dialogue.socket)
+    for fd in fds:
+        os.close(fd)
+    assert answer.count == first_training_row(5, answer.integer) > 0
 
 
 def test_an_evaluation_without_a_start_is_refused(dialogue: Dialogue) -> None:

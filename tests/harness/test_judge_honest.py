@@ -18,6 +18,7 @@ import pytest
 from harness.judge import launch
 from harness.judge.arguments import JudgeArgs
 from harness.judge.report import JudgeResult, JudgeVerdict, Telemetry
+from harness.rows import first_training_row
 from tests.harness.judging import CANDIDATES, REPOSITORY, TINY, Judged, Rig, with_budget
 
 BIGRAM = CANDIDATES / "bigram.py"
@@ -183,6 +184,20 @@ print("elapsed", elapsed_seconds())
     result = rig.judge(rig.write(source)).result
     assert result["status"] == "invalid: over-budget"
     assert result["budget"]["used_s"] >= 0.4
+
+
+def test_a_judged_run_trains_from_the_row_of_its_seed(rig: Rig) -> None:
+    began = first_training_row(6, rig.cache().train_rows)
+    source = f"""
+from harness.session import current
+from harness.loader import make_dataloader
+rows, _ = current().open_train_rows()
+x, _, _ = next(make_dataloader(None, 3, rows.shape[1] - 1, "train"))
+print("began there", (rows[{began}:{began + 3}, :-1] == x.numpy()).all())
+{UNIFORM.replace("BATCH", "8")}
+"""
+    assert 0 < began < rig.cache().train_rows - 3
+    assert "began there True" in rig.judge(rig.write(source), "--seed", "6").log
 
 
 def test_the_judge_needs_neither_preparation_nor_scheduling_libraries(rig: Rig) -> None:

@@ -17,7 +17,7 @@ from harness.cache import Cache, open_cache
 from harness.contract import Contract, load_contract
 from harness.loader import RING_SLOTS, RingFeed, widen
 from harness.prepare.cli import main
-from harness.rows import DataExhausted, RowStream
+from harness.rows import DataExhausted, RowStream, first_training_row
 from harness.session import SessionError
 from harness.tokenizer import Tokenizer
 from tests.harness.small_corpus import write_contract, write_corpus
@@ -34,6 +34,7 @@ class FakeSession:
     cache: Cache
     judged: bool = False
     seed: int = 7
+    first_row: int = 0
     calls: list[str] = field(default_factory=list)
 
     def open_train_rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +77,14 @@ def row_file(path: Path) -> np.ndarray:
     return np.fromfile(path, "<u2").reshape(-1, T + 1).astype(np.int64)
 
 
+@pytest.mark.parametrize("first_row", [0, 1, 612, 1249])
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 128])
-def test_every_row_is_served_once_and_in_order(here: FakeSession, tokenizer: Tokenizer, batch_size: int) -> None:
-    rows, epochs = row_file(here.cache.train_rows_path), np.fromfile(here.cache.train_epochs_path, "<i4")
+def test_every_row_is_served_once_and_in_order(
+    here: FakeSession, tokenizer: Tokenizer, batch_size: int, first_row: int
+) -> None:
+    here.first_row = first_row
+    rows = np.roll(row_file(here.cache.train_rows_path), -first_row, axis=0)
+    epochs = np.roll(np.fromfile(here.cache.train_epochs_path, "<i4"), -first_row)
     batches = loader.make_dataloader(tokenizer, batch_size, T, "train")
     for first in range(0, len(rows) - batch_size + 1, batch_size):
         x, y, epoch = next(batches)
@@ -153,12 +159,43 @@ def test_another_seed_warms_with_other_tokens(here: FakeSession) -> None:
     assert not torch.equal(first, next(loader.warmup_batches(4, T, 1))[0])
 
 
-def test_a_stream_never_goes_round() -> None:
-    stream = RowStream(np.arange(12, dtype=np.uint16).reshape(4, 3), np.array([1, 1, 2, 2], dtype=np.int32))
-    assert stream.take(3)[1] == 2
+@pytest.mark.parametrize("first", range(4))
+def test_a_stream_goes_round_once(first: int) -> None:
+    rows, epochs = np.arange(12, dtype=np.uint16).reshape(4, 3), np.array([1, 1, 2, 3], dtype=np.int32)
+    stream = RowStream(rows, epochs, first)
+    order = [number % 4 for number in range(first, first + 4)]
+    taken, epoch = stream.take(3)
+    assert (taken.tolist(), epoch) == (rows[order[:3]].tolist(), epochs[order[2]])
     with pytest.raises(DataExhausted, match="3 of 4 rows"):
         stream.take(2)
-    assert stream.take(1)[0].tolist() == [[9, 10, 11]]
+    assert stream.take(1)[0].tolist() == [rows[order[3]].tolist()]
+    with pytest.raises(DataExhausted, match="4 of 4 rows"):
+        stream.take(1)
+
+
+def test_a_seed_fixes_where_training_begins() -> None:
+    assert [first_training_row(seed, 49_152) for seed in (1, 42)] == [0, 0]
+    assert [first_training_row(seed, 49_152) for seed in (2, 3)] == [8816, 6923], (
+        "runs of other versions would not compare"
+    )
+    firsts = [first_training_row(seed, 1000) for seed in range(2, 3000) if seed != 42]
+    assert min(firsts) >= 0 and max(firsts) < 1000
+    quarters = np.bincount([first // 250 for first in firsts])
+    assert quarters.min() > 650, "spread over the whole stream"
+
+
+ALONE = "from harness.session import current; rows, _ = current().open_train_rows(); print(current().first_row)"
+
+
+@pytest.mark.parametrize("seed", [None, 1, 5])
+def test_alone_a_seed_begins_where_the_judge_would_begin(cache: Cache, seed: int | None) -> None:
+    environment = {
+        "ARSCHED_CACHE": str(cache.directory.parent),
+        "ARSCHED_CONTRACT": str(cache.directory / "contract.json"),
+        "PYTHONPATH": str(ROOT),
+    } | ({} if seed is None else {"ARSCHED_SEED": str(seed)})
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == first_training_row(seed or 42, cache.train_rows)
 
 
 class LateSlot:

@@ -1,4 +1,4 @@
-"""Python sources as a corpus: the same documents wherever the same versions are installed, and only the packages' own."""
+"""Python sources as a corpus: the same documents wherever the same versions are installed, and nothing foreign."""
 
 from __future__ import annotations
 
