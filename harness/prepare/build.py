@@ -1,8 +1,8 @@
 """A contract's cache, stage by stage: corpus, tokenizer, tokens, rows, manifest.
 
-Covers: doing the work once however many ask, going on where an interrupted call stopped, sharing data between contracts
-that differ only in what data does not depend on. Every stage leaves its product whole in `<cache>.building`; the cache
-itself appears by one rename, manifest included. Not covered: each stage's own work, reading the manifest back.
+Covers: doing the work once however many ask, going on where an interrupted call stopped, copying data between contracts
+that differ only in what data does not depend on, removing the text it was made of. Every stage leaves its product whole
+in `<cache>.building`; the cache itself appears by one rename, manifest included. Not covered: each stage's own work.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 import harness
 from harness.cache import (
@@ -36,10 +37,10 @@ from harness.cache import (
     sha256_of,
 )
 from harness.contract import Contract, Corpus, is_shipped, prepared_contract_path
-from harness.files import cache_root, remove_tree, sync_folder, whole_folder, write_atomic
+from harness.files import cache_root, copy_whole, remove_tree, sync_folder, whole_folder, write_atomic
 from harness.gpu_probe import probe_gpus
 from harness.prepare.corpus import SPLITS, Shard, folder_documents, local_shards, write_shards
-from harness.prepare.hub import fetch_kernel, hub_shards
+from harness.prepare.hub import fetch_kernel, held_store, hub_shards, remove_scored_shards
 from harness.prepare.rows import ShardTokeniser, require_space, rows_of, write_rows
 from harness.prepare.sources import package_documents, package_versions, python_documents
 from harness.prepare.stage import PrepareProgress, held
@@ -51,6 +52,7 @@ _ROWS_FILES = {"train": "train/rows.u16", "val": "judge/val.u16", "holdout": "ju
 _DOCUMENTS = {"python": python_documents, "packages": package_documents, "folder": folder_documents}
 _LIBRARIES = ("numpy", "pyarrow", "rustbpe", "tiktoken")
 _READ_ONLY = 0o444
+_BUILDING_SUFFIX, _MADE_BY_NAME = ".building", "made_by.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,9 @@ def prepare(contract: Contract, brought: Path | None, progress: PrepareProgress)
         if contract.device == "cuda":
             fetch_kernel(progress)
         built = _build_unless_there(contract, directory, brought, progress)
+        if contract.corpus.kind == "hub":
+            remove_scored_shards(contract.corpus, brought, progress)
+        remove_other_builds(contract, progress)
         if contract.device == "cuda":  # once per node; data may be prepared without a GPU, so nothing here is an error
             with held(cache_root() / "gpus.lock", progress), progress.stage("trying the GPU"):
                 probe_gpus(contract, progress.print)
@@ -80,8 +85,24 @@ def discard_build(contract: Contract) -> None:
     remove_tree(_building(contract))
 
 
+def remove_other_builds(contract: Contract, progress: PrepareProgress) -> None:
+    """Remove what abandoned builds of other contracts keep of this corpus: text that runs are scored on among it."""
+    for note in sorted(cache_root().glob(f"*{_BUILDING_SUFFIX}/{_MADE_BY_NAME}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, Timeout):
+            corpus = json.loads(note.read_text(encoding="utf-8"))["corpus"]
+            if corpus != _source_of(contract.corpus):
+                continue
+            with FileLock(note.parent.with_suffix(".lock"), timeout=0):  # held while that build is under way
+                progress.print(f"removing {note.parent}, an unfinished build from the same texts")
+                remove_tree(note.parent)
+
+
+def _source_of(corpus: Corpus) -> list[str]:
+    return [corpus.kind, corpus.root]
+
+
 def _building(contract: Contract) -> Path:
-    return cache_directory(contract).with_suffix(".building")
+    return cache_directory(contract).with_suffix(_BUILDING_SUFFIX)
 
 
 def _leave_contract(contract: Contract) -> None:
@@ -121,18 +142,19 @@ class Build:
         fresh = self.folder / "cache"
         remove_tree(fresh)
         fresh.mkdir()
-        if not link_twin(self.contract, fresh, self.progress):
-            self._fill(fresh)
+        if not copy_twin(self.contract, fresh, self.progress):
+            with held_store(self.contract.corpus, self.progress):
+                self._fill(fresh)
         fresh.rename(directory)
         sync_folder(directory.parent)
         remove_tree(self.folder)
 
     def _continue_or_start(self) -> None:
         """Keep finished stages only if the same versions would make them again."""
-        state = json.dumps(
-            {"versions": versions(self.contract.corpus), "recipe": recipe_digest(self.contract)}, sort_keys=True
-        )
-        path = self.folder / "made_by.json"
+        corpus = self.contract.corpus
+        made_by = {"versions": versions(corpus), "recipe": recipe_digest(self.contract), "corpus": _source_of(corpus)}
+        state = json.dumps(made_by, sort_keys=True)
+        path = self.folder / _MADE_BY_NAME
         if self.folder.exists() and not (path.is_file() and path.read_text(encoding="utf-8") == state):
             remove_tree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -238,17 +260,20 @@ def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, obje
     return data_digest(files)
 
 
-# Twins: caches of one recipe, which share their rows
+# Twins: caches of one recipe, whose rows need not be made twice
 
 
-def link_twin(contract: Contract, fresh: Path, progress: PrepareProgress) -> bool:
-    """Fill `fresh` with hard links to a cache of the same recipe; False when none is whole."""
+def copy_twin(contract: Contract, fresh: Path, progress: PrepareProgress) -> bool:
+    """Fill `fresh` with copies from a cache of the same recipe; False when none is whole.
+
+    Copies and not links: who changes one contract's file changes no other contract.
+    """
     for folder, manifest in _twins(recipe_digest(contract)):
-        with progress.stage(f"linking the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
+        require_space(contract, fresh)
+        with progress.stage(f"copying the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
             for name in manifest["files"]:
                 if name != CONTRACT_NAME:
-                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                    os.link(folder / name, fresh / name)
+                    copy_whole(folder / name, fresh / name)
             write_atomic(fresh / CONTRACT_NAME, contract.to_json())
             if write_manifest(fresh, contract, manifest["corpus"]["shards"], progress) == manifest["digest"]:
                 return True

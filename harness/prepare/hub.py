@@ -1,7 +1,7 @@
 """What a node fetches from the hub before any run: shards of a data set, and the attention kernel for its GPUs.
 
 Covers: shards in a folder that a person brought, in our own store or in upstream's cache folder (files are used where
-they lie, never copied); downloading what is missing, several files at a time, resumed, over the hub's own client
+they lie, never copied), removing the scored ones; downloading what is missing, several at once, by the hub's client
 (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies); Flash Attention 3 through `kernels`
 (https://huggingface.co/docs/kernels) for the torch that is installed. Without the kernel runs are slower, so failing
 there is a note and no error. Not covered: choosing and loading a kernel (harness.attention).
@@ -16,7 +16,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,19 +60,48 @@ POLICY = RetryPolicy()
 
 
 def hub_shards(corpus: Corpus, brought: Path | None, progress: PrepareProgress) -> tuple[Shard, ...]:
-    """Every shard of the corpus, training ones first and in order. Raises PrepareError naming what is missing."""
-    store = cache_root() / "shards" / corpus.root.replace("/", "--")
-    upstream = Path.home() / ".cache" / "autoresearch" / "data" if corpus.root == _UPSTREAM_REPOSITORY else None
-    places = [place for place in (brought, store, upstream) if place is not None]
-    splits = _splits(corpus)
-    with held(store / ".lock", progress):
-        found = {number: path for number in splits if (path := _find(number, places, progress))}
-        missing = [number for number in splits if number not in found]
-        if missing:
-            with progress.stage(f"downloading {len(missing)} of {len(splits)} shards"):
-                _Downloads(corpus.root, [shard_file(number) for number in missing], store, progress).run()
-            found |= {number: store / shard_file(number) for number in missing}
+    """Every shard of the corpus, training ones first and in order; the caller holds the store.
+
+    Raises PrepareError naming what is missing.
+    """
+    store, splits = _store(corpus), _splits(corpus)
+    places = [place for place in (brought, store, _upstream_folder(corpus)) if place is not None]
+    found = {number: path for number in splits if (path := _find(number, places, progress))}
+    missing = [number for number in splits if number not in found]
+    if missing:
+        with progress.stage(f"downloading {len(missing)} of {len(splits)} shards"):
+            _Downloads(corpus.root, [shard_file(number) for number in missing], store, progress).run()
+        found |= {number: store / shard_file(number) for number in missing}
     return tuple(Shard(found[number].stem, split, found[number]) for number, split in splits.items())
+
+
+@contextmanager
+def held_store(corpus: Corpus, progress: PrepareProgress) -> Iterator[None]:
+    """Keep other preparations from adding and removing shards; nothing to hold for a corpus that is not the hub's."""
+    with held(_store(corpus) / ".lock", progress) if corpus.kind == "hub" else nullcontext():
+        yield
+
+
+def remove_scored_shards(corpus: Corpus, brought: Path | None, progress: PrepareProgress) -> None:
+    """Remove the validation and holdout shards from our store; a note where a person keeps them, which stay."""
+    names = [shard_file(number) for number, split in _splits(corpus).items() if split != "train"]
+    with held_store(corpus, progress):
+        for name in names:
+            (_store(corpus) / name).unlink(missing_ok=True)
+    for place in (brought, _upstream_folder(corpus)):
+        if place is not None and (there := [name for name in names if (place / name).is_file()]):
+            progress.print(
+                f"NOTE: the text that runs are scored on stays readable in {place}: {', '.join(there)}\n"
+                "      remove it there, or see to it that candidates cannot open that folder"
+            )
+
+
+def _store(corpus: Corpus) -> Path:
+    return cache_root() / "shards" / corpus.root.replace("/", "--")
+
+
+def _upstream_folder(corpus: Corpus) -> Path | None:
+    return Path.home() / ".cache" / "autoresearch" / "data" if corpus.root == _UPSTREAM_REPOSITORY else None
 
 
 def shard_file(number: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import whole_file, whole_folder, write_atomic
+from harness.files import copy_whole, whole_file, whole_folder, write_atomic
 
 
 @pytest.fixture
@@ -53,6 +53,23 @@ def test_a_block_that_fails_leaves_no_file_and_no_folder(path: Path) -> None:
         (folder / "one").write_text("half")
         raise ZeroDivisionError
     assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+def test_a_copy_is_whole_and_another_file(path: Path, by_reference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(read: int, write: int, count: int) -> int:
+        if copied := os.lseek(read, 0, os.SEEK_CUR):
+            raise OSError(18, "Invalid cross-device link")
+        assert copied == 0
+        return os.write(write, os.read(read, 1000))
+
+    content = os.urandom(300_000)
+    write_atomic(path, content)
+    if not by_reference:
+        monkeypatch.setattr(os, "copy_file_range", cannot)
+    copy_whole(path, path.with_name("copy"))
+    assert path.with_name("copy").read_bytes() == content and path.stat().st_nlink == 1
+    assert names(path.parent) == ["copy", "file"]
 
 
 def test_a_folder_appears_with_all_that_is_in_it(tmp_path: Path) -> None:

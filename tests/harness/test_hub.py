@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from harness.prepare.tokenizer import train_tokenizer
 from tests.harness.lying_server import LyingServer, Misbehaviour, login_page, lying_server, slam, status, truncate
 from tests.harness.small_corpus import HUB, write_contract, write_hub_shards
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["shard_00000.parquet", "shard_00001.parquet", "shard_00007.parquet", "shard_00009.parquet"]
 
 
@@ -92,7 +95,33 @@ def test_a_shard_in_the_store_is_never_fetched_again(contract: str, server: Lyin
     (store / NAMES[1]).unlink()
     assert main(["--contract", contract]) == 0
     assert asked(server) == [NAMES[1]]
-    assert sorted(path.name for path in store.iterdir()) == [".lock", *NAMES]
+    assert sorted(path.name for path in store.iterdir()) == [".lock", *NAMES[:2]]
+
+
+def test_the_scored_shards_are_removed_from_the_store_and_noted_elsewhere(
+    contract: str, server: LyingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--contract", contract]) == 0
+    store = tmp_path / "caches" / "shards" / "owner--texts"
+    assert sorted(path.name for path in store.iterdir()) == [".lock", *NAMES[:2]]
+    assert "NOTE" not in capsys.readouterr().err
+    shutil.copy(tmp_path / "origin" / NAMES[2], store)  # as an earlier version left it
+    assert main(["--contract", contract, "--from", str(tmp_path / "origin")]) == 0
+    assert sorted(path.name for path in store.iterdir()) == [".lock", *NAMES[:2]]
+    said = capsys.readouterr().err
+    assert f"NOTE: the text that runs are scored on stays readable in {tmp_path / 'origin'}" in said
+    assert (tmp_path / "origin" / NAMES[2]).is_file(), "a person's own file"
+
+
+def test_two_contracts_of_one_store_do_not_take_each_others_shards(
+    contract: str, server: LyingServer, tmp_path: Path
+) -> None:
+    other = str(write_contract(tmp_path / "other", name="other", corpus=HUB, vocab_size=300))
+    command = [sys.executable, "-m", "harness.prepare", "--contract"]
+    both = [subprocess.Popen([*command, one], cwd=ROOT, stderr=subprocess.PIPE) for one in (contract, other)]
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in both]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert digest_of(contract) != digest_of(other)
 
 
 @pytest.mark.parametrize(("answer", "words"), [(status(404), "not found"), (status(403), "HF_TOKEN")])

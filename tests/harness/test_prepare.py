@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from harness.cache import Cache, cache_directory, open_cache, verify_cache
 from harness.contract import load_contract
@@ -194,7 +195,7 @@ def test_stages_of_other_versions_are_not_gone_on_from(home: Path, monkeypatch: 
     kill_at(home, "val.u16", "before")
     building = next((home / "caches").glob("*.building"))
     (building / "tokenizer.json").write_text("from another version")
-    monkeypatch.setattr(build, "versions", lambda: {"tiktoken": "0.0.1"})
+    monkeypatch.setattr(build, "versions", lambda _: {"tiktoken": "0.0.1"})
     assert main(["--contract", str(home / "small.json")]) == 0
     the_cache(home)
 
@@ -306,7 +307,7 @@ def spoil(cache: Cache, damage: str) -> None:
         os.truncate(path, 100)
 
 
-def test_a_contract_that_differs_in_budget_alone_shares_the_rows(home: Path) -> None:
+def test_a_contract_that_differs_in_budget_alone_gets_a_copy_of_the_rows(home: Path) -> None:
     assert main(["--contract", str(home / "small.json")]) == 0
     first = the_cache(home)
     other = write_contract(home / "other", name="small-two", budget__seconds=2, corpus__root=str(home / "corpus"))
@@ -315,7 +316,36 @@ def test_a_contract_that_differs_in_budget_alone_shares_the_rows(home: Path) -> 
     twin = open_cache(load_contract(str(other)))
     verify_cache(twin, full=True)
     assert twin.digest == first.digest and twin.contract.budget.seconds == 2
-    assert twin.train_rows_path.samefile(first.train_rows_path)
+    for name in first.files:
+        assert not (twin.directory / name).samefile(first.directory / name), "who changes one changes the other"
+    spoil(twin, "flip")
+    verify_cache(first, full=True)
+
+
+def test_a_disk_too_small_for_a_copy_is_found_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--contract", str(home / "small.json")]) == 0
+    other = write_contract(home / "other", name="small-two", budget__seconds=2, corpus__root=str(home / "corpus"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10_000, 9_000, 1_000))
+    assert main(["--contract", str(other)]) == 1
+    assert "the rows need 44.5 kB" in capsys.readouterr().err
+
+
+def test_an_abandoned_build_of_the_same_texts_is_removed(home: Path) -> None:
+    kill_at(home, "val.u16", "before")
+    abandoned = next((home / "caches").glob("*.building"))
+    assert list(abandoned.rglob("*.parquet")) and list(abandoned.rglob("tokens.u16"))
+    write_corpus(home / "elsewhere")
+    unlike = write_contract(home / "elsewhere", name="unlike")
+    assert main(["--contract", str(unlike)]) == 0
+    assert abandoned.exists(), "other texts: that build can be gone on with"
+    other = write_contract(home / "other", vocab_size=300, corpus__root=str(home / "corpus"))
+    with FileLock(abandoned.with_suffix(".lock")):
+        assert main(["--contract", str(other)]) == 0
+        assert abandoned.exists(), "it is under way"
+    assert main(["--contract", str(other)]) == 0
+    assert not abandoned.exists()
 
 
 def test_a_damaged_twin_is_not_inherited(home: Path) -> None:
