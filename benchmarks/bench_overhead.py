@@ -77,7 +77,9 @@ class PacedRayPool:
 
 
 def make_order(run_id: str) -> RunOrder:
-    return RunOrder("bench", run_id, 1, TRAIN_PY, hashlib.sha256(TRAIN_PY).hexdigest(), CONTRACT, "0" * 64, seed=1)
+    return RunOrder(
+        "bench", run_id, 1, TRAIN_PY, hashlib.sha256(TRAIN_PY).hexdigest(), CONTRACT, "0" * 64, 1, "beef" * 8
+    )
 
 
 def seconds_per_run(pool: PlainPool | PacedRayPool, run_ids: list[str], slots: int) -> float:

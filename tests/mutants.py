@@ -100,7 +100,7 @@ FAULTS = (
     Fault(
         "a result is believed without the judge's digest",
         "scheduler/domain/slot.py",
-        '    if result is None or digest_line != hashlib.sha256(result).hexdigest().encode() + b"\\n":',
+        '    if result is None or digest_line != f"{hashlib.sha256(result).hexdigest()} {nonce}\\n".encode():',
         "    if result is None:",
         ("tests/scheduler/test_acceptance.py",),
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from harness.contract import Contract, ContractError, describe_references, load_
 from harness.protocol import ATTENTION_NAMES, EXCHANGE_NAMES
 
 _LARGEST_SOURCE_BYTES = 16 << 20
+_LONGEST_NONCE_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeArgs:
     """One run. `cpus` is empty for no pinning; `device` is None for the CPU, else auto or a GPU's UUID or index.
 
-    `exchange`: auto, or the one transport of logits to use.
+    `exchange`: auto, or the one transport of logits to use. `nonce` is said back with the result's digest and in it.
     """
 
     contract: Contract
@@ -41,6 +43,7 @@ class JudgeArgs:
     keep_caches: Path | None = None
     exchange: str = "auto"
     digest_fd: int | None = None
+    nonce: str | None = None
 
     @property
     def visible_devices(self) -> str:
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
     add("--exchange", choices=("auto", *EXCHANGE_NAMES), default="auto", help="pass logits this way and no other")
     add("--digest-fd", type=_pipe_end, metavar="N", help="write result.json's sha256 to this inherited pipe")
+    add("--nonce-fd", dest="nonce", type=_nonce, metavar="N", help="say back what this pipe holds")
     return parser
 
 
@@ -125,6 +129,19 @@ def _pipe_end(text: str) -> int:
         raise argparse.ArgumentTypeError(f"descriptor {fd} is not the write end of a pipe")
     os.set_inheritable(fd, False)
     return fd
+
+
+def _nonce(text: str) -> str:
+    """What an inherited pipe holds, read before there is a candidate; it is in no argument, variable or file."""
+    try:
+        with open(int(text), "rb", buffering=0) as pipe:
+            os.set_blocking(pipe.fileno(), False)
+            data = pipe.read(_LONGEST_NONCE_BYTES) if stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode) else None
+    except (OSError, OverflowError):
+        raise argparse.ArgumentTypeError(f"descriptor {text} cannot be read") from None
+    if not data or not re.fullmatch(rb"[0-9a-f]{16,128}", data):
+        raise argparse.ArgumentTypeError(f"descriptor {text} is no pipe that holds 16 to 128 hex digits")
+    return data.decode()
 
 
 def _cpus(text: str) -> tuple[int, ...]:

@@ -131,10 +131,12 @@ def claim_output(path: Path) -> Iterator[OutputFolder]:
         output.close()
 
 
-def send_digest(fd: int, result_text: str) -> None:
-    """Write one line, the sha256 (hex) of result.json's bytes, to the pipe of the judge's parent. Raises OSError."""
+def send_digest(fd: int, result_text: str, nonce: str | None) -> None:
+    """Write one line to the pipe of the judge's parent: the sha256 (hex) of result.json's bytes, and after a blank the
+    nonce where there is one. Raises OSError."""
     os.set_blocking(fd, False)
-    os.write(fd, hashlib.sha256(result_text.encode()).hexdigest().encode() + b"\n")
+    digest = hashlib.sha256(result_text.encode()).hexdigest()
+    os.write(fd, f"{digest} {nonce or ''}".rstrip().encode() + b"\n")
 
 
 def _remove_earlier_run(fd: int) -> None:

@@ -144,6 +144,7 @@ class JudgeResult:
         self.train_wall_s: float | None = None
         self.cpu_clock: str | None = None
         self.ended: Reaped | None = None
+        self.all_dead = True  # no process of the candidate lives
         self.log_truncated = False
 
     def to_json(self, verdict: JudgeVerdict) -> str:
@@ -186,6 +187,7 @@ class JudgeResult:
             },
             "peak_memory_mb": peak_memory_mb,
             "seed": args.seed,
+            "nonce": args.nonce if self.all_dead else None,  # a living one could read and copy it
             "digests": {
                 "contract": args.contract.digest,
                 "cache": self.cache and self.cache.digest,

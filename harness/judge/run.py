@@ -43,7 +43,7 @@ def run_judge(args: JudgeArgs, containment: Containment) -> int:
             text = result.to_json(verdict)
             output.put_result(text)
             if args.digest_fd is not None:
-                send_digest(args.digest_fd, text)
+                send_digest(args.digest_fd, text, args.nonce)
     except InfraFailure as failure:  # the output folder is not ours to write to
         verdict = failure.verdict
     except OSError as error:
@@ -82,18 +82,19 @@ def _run_candidate(
     try:
         result.seeded = seed_caches(args.seed_caches, scratch.caches)
         candidate = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
+        result.all_dead = False
         try:
             with CandidateMonitor(args, data, candidate, output, interrupt.signal_name) as monitor:
                 verdict = monitor.watch()
             monitor.fill(result)
         finally:
-            all_dead = candidate.end()
+            result.all_dead = candidate.end()
             candidate.close()
-        if all_dead and verdict.status == "ok":
+        if result.all_dead and verdict.status == "ok":
             keep_caches(scratch.caches, args.keep_caches)
     finally:
         scratch.remove()
-    if not all_dead:
+    if not result.all_dead:
         raise InfraFailure("kill", "a process of this run would not die of SIGKILL")
     return verdict
 

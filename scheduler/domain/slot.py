@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scheduler.domain.run import Failed, Infra, ResultError, Scored, Verdict, parse_result
@@ -36,6 +36,7 @@ class Slot:
 class RunOrder:
     """All a node needs to judge one run: bytes and values, no paths, no git.
 
+    `nonce` is known to the driver, the slot's supervisor and the judge: a result that says it is of this attempt.
     `compile_key` names the compile caches the run starts with, where the node has them; "" for a cold start.
     `may_keep_caches`: a run that is scored may leave its own under that name, because its train.py is the person's.
     """
@@ -48,6 +49,7 @@ class RunOrder:
     contract_json: str
     cache_digest: str
     seed: int
+    nonce: str = field(repr=False)
     expect_attention: str | None = None
     compile_key: str = ""
     may_keep_caches: bool = False
@@ -90,7 +92,10 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The judge wrote its result; `result_text` is result.json as it stands, `log` the capped run.log."""
+    """There is a result; `result_text` is result.json as it stands, `log` the capped run.log.
+
+    The judge's where it `carries` the attempt's nonce: a supervisor that did not start the judge has no other sign.
+    """
 
     slot_id: str
     run_id: str
@@ -101,7 +106,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The attempt is known to be dead and left no result that its judge vouched for."""
+    """The attempt is known to be dead and left no result that its judge vouched for, or none at all."""
 
     slot_id: str
     run_id: str
@@ -139,7 +144,7 @@ JUDGE_EXIT_CODES: dict[type[Verdict], int] = {Scored: 0, Infra: 1, Failed: 3}
 JUDGE_SLACK_S = 120.0  # imports, waiting for the slot's lock, killing, removing large compile caches
 
 
-def refusal(result: bytes | None, digest_line: bytes, exit_code: int | None) -> str:
+def refusal(result: bytes | None, digest_line: bytes, exit_code: int | None, nonce: str) -> str:
     """Why the bytes of a result.json are not to be believed; "" when they are the judge's.
 
     A candidate may write to every file its judge writes to. What it cannot reach is the pipe between judge and
@@ -149,13 +154,22 @@ def refusal(result: bytes | None, digest_line: bytes, exit_code: int | None) -> 
     """
     if not digest_line:
         return "the judge ended without a result" if result is None else "the judge did not vouch for its result"
-    if result is None or digest_line != hashlib.sha256(result).hexdigest().encode() + b"\n":
+    if result is None or digest_line != f"{hashlib.sha256(result).hexdigest()} {nonce}\n".encode():
         return "its result.json is not the one the judge wrote"
     try:
         due = JUDGE_EXIT_CODES[type(parse_result(result.decode()).verdict)]
     except (ResultError, UnicodeDecodeError) as problem:
         return f"its result.json cannot be read: {problem}"
     return "" if exit_code == due else f"the judge did not end with exit code {due}, as its result says"
+
+
+def carries(result_text: str, nonce: str) -> bool:
+    """Whether a result says the nonce of its attempt, which no candidate can know; never where there is no nonce."""
+    try:
+        raw = json.loads(result_text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(nonce) and isinstance(raw, dict) and raw.get("nonce") == nonce
 
 
 def longest_run_s(contract_json: str) -> float:

@@ -171,7 +171,12 @@ def m001_tables(database: Database) -> None:
             )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables,)
+def m002_nonce(database: Database) -> None:
+    """What an attempt's result has to say. Attempts from before are lost: nothing tells their results from others."""
+    database.execute("ALTER TABLE attempt ADD COLUMN nonce TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_nonce)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

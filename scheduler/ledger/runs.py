@@ -122,6 +122,11 @@ class Runs(Table):
         sql = f"SELECT {columns} FROM attempt WHERE run = ? ORDER BY number"
         return tuple(Attempt(*row) for row in self._database.all(sql, number_of(ref, "r")))
 
+    def nonce(self, ref: str, attempt: int) -> str:
+        """What the attempt's result has to say; "" where no result counts, as for attempts before there were nonces."""
+        row = self._database.one("SELECT nonce FROM attempt WHERE run = ? AND number = ?", number_of(ref, "r"), attempt)
+        return str(row["nonce"]) if row else ""
+
     # Figures of many runs, without a value for each run.
 
     def all_attempts(self, tag: str) -> tuple[AttemptRow, ...]:
@@ -165,15 +170,18 @@ class Runs(Table):
             self._events.write(tag, run_id(number), "", "queued", reason)
             return parse_run(self._row(run_id(number)))
 
-    def lease(self, ref: str, slot: Slot, expires_at: float) -> int | None:
-        """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more."""
+    def lease(self, ref: str, slot: Slot, expires_at: float, nonce: str = "") -> int | None:
+        """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more.
+
+        `nonce` is what the attempt's result has to say.
+        """
         with self._database.transaction():
             now, before = self._clock(), self._row(ref)
             attempt = int(before["attempts"]) + 1
             leased = {"attempts": attempt, "pool": slot.pool, "in_front": 0, "note": "", "since": now}
             if not self._database.move("run", before["number"], "queued", "running", **leased):
                 return None
-            where = {"slot_id": slot.id, "boot_id": slot.boot_id}
+            where = {"slot_id": slot.id, "boot_id": slot.boot_id, "nonce": nonce}
             when = {"queued_at": before["since"], "started_at": now, "expires_at": expires_at}
             self._database.insert("attempt", run=before["number"], number=attempt, **where, **when)
             self._events.write(before["tag"], ref, "queued", "running", f"attempt {attempt} on {slot.id}")

@@ -80,7 +80,7 @@ def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -
 class StartedJudge:
     """A judge that this process started: its outer process, and the pipe every process of it holds open.
 
-    On the pipe it writes the digest of its result: the one thing that a candidate cannot write.
+    On the pipe it writes the digest of its result and its nonce: the one thing that a candidate cannot write.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], digest_fd: int) -> None:
@@ -114,17 +114,19 @@ class StartedJudge:
                 self.digest_line = (self.digest_line + data)[:_PIPE_READ_BYTES]
 
 
-def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]) -> StartedJudge:
+def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str], nonce: str) -> StartedJudge:
     """Start a judge. Returns at once. Raises PoolProblem.
 
     It holds two locks. The spool's `alive.lock` is inherited as an open descriptor, so whoever finds the spool later
     knows whether that judge still lives. The slot's own lock is taken by the judge and held by its last process, so the
-    slot is free when that one has ended.
+    slot is free when that one has ended. The nonce waits in a pipe for it, to be read before there is a candidate.
     """
     read_fd, write_fd = os.pipe()
+    nonce_fd = _filled_pipe(nonce.encode())
     os.set_blocking(read_fd, False)
     try:
-        process = _spawn(spool, [*command, "--digest-fd", str(write_fd)], environment, write_fd)
+        pipes = ("--digest-fd", str(write_fd), "--nonce-fd", str(nonce_fd))
+        process = _spawn(spool, [*command, *pipes], environment, (write_fd, nonce_fd))
         with contextlib.suppress(OSError):  # undo Ray's niceness and its first place with the out-of-memory killer
             os.setpriority(os.PRIO_PROCESS, process.pid, 0)
         with contextlib.suppress(OSError):
@@ -135,10 +137,21 @@ def start_judge(spool: Spool, command: list[str], environment: Mapping[str, str]
         raise
     finally:
         os.close(write_fd)
+        os.close(nonce_fd)
     return StartedJudge(process, read_fd)
 
 
-def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], digest_fd: int) -> subprocess.Popen[bytes]:
+def _filled_pipe(data: bytes) -> int:
+    """The read end of a pipe that holds `data`, at most a page, and that nothing writes to any more."""
+    read_fd, write_fd = os.pipe()
+    with open(write_fd, "wb", buffering=0) as pipe:
+        pipe.write(data)
+    return read_fd
+
+
+def _spawn(
+    spool: Spool, command: list[str], environment: Mapping[str, str], pipes: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
     alive = log = -1
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it, and children inherit that
     try:
@@ -147,7 +160,7 @@ def _spawn(spool: Spool, command: list[str], environment: Mapping[str, str], dig
         log = os.open(spool.directory / JUDGE_LOG, os.O_WRONLY | _NEW_FILE, 0o600)
         return subprocess.Popen(
             [*_die_with_parent(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            cwd=spool.directory, env=dict(environment), pass_fds=(alive, digest_fd),
+            cwd=spool.directory, env=dict(environment), pass_fds=(alive, *pipes),
         )  # fmt: skip
     except OSError as problem:
         raise PoolProblem(f"the judge could not be started: {problem}", "check the node's Python and disk") from None

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scheduler.domain.errors import PoolProblem
+from scheduler.domain.run import ResultError, parse_result
 from scheduler.domain.slot import Progress, RunOrder
 
 ACKNOWLEDGED = "acknowledged"
@@ -58,6 +59,14 @@ class Spool:
     def result(self) -> bytes | None:
         """result.json as it lies there, whoever wrote it; None without one, or where it is larger than any judge's."""
         return _read(self.out / "result.json")
+
+    def whole_result(self) -> str | None:
+        """The text of a result.json that can be read as one, whoever wrote it."""
+        with contextlib.suppress(ResultError, UnicodeDecodeError, RecursionError):
+            text = (self.result() or b"").decode()
+            parse_result(text)
+            return text
+        return None
 
     def log(self, limit_bytes: int = LOG_LIMIT_BYTES) -> str:
         """The end of the candidate's log, "" without one."""

@@ -34,6 +34,7 @@ class _Attempt:
 
     spool: Spool
     judge: StartedJudge
+    nonce: str
     longest_s: float
     overdue_at: float
     ended: str = ""
@@ -45,9 +46,9 @@ class SlotSupervisor:
 
     It believes what it has in memory: the judges it started and the pipe to each. An attempt is Done when its judge is
     dead and vouched for its result, else Lost. Spools that were here before it, an earlier supervisor's, are Busy while
-    their judge lives and then Lost, with or without a result: none is left that could vouch for one. A folder that
-    turns up later was made by no supervisor and is no attempt. Calls return at once, but for those that end a judge,
-    which return when it is dead.
+    their judge lives and then Done where a whole result lies there, which nothing here vouches for: the driver looks
+    for its nonce. A folder that turns up later was made by no supervisor and is no attempt. Calls return at once, but
+    for those that end a judge, which return when it is dead.
     """
 
     def __init__(
@@ -149,12 +150,13 @@ class SlotSupervisor:
         command = [*self._commands.judge, *arguments, *seed_options(self._spools.root, order)]
         environment = judge_process.judge_environment(self._environ, self.spec.uuid)
         try:
-            judge = judge_process.start_judge(spool, command, environment)
+            judge = judge_process.start_judge(spool, command, environment, order.nonce)
         except PoolProblem:
             self._spools.discard(spool.directory)  # it never began: the same attempt may be started again
             raise
         longest_s = longest_run_s(order.contract_json)
-        self._attempts[spool.directory] = _Attempt(spool, judge, longest_s, self._clock() + longest_s)
+        overdue_at = self._clock() + longest_s
+        self._attempts[spool.directory] = _Attempt(spool, judge, order.nonce, longest_s, overdue_at)
 
     def _report(self, attempt: _Attempt) -> Report:
         spool, judge = attempt.spool, attempt.judge
@@ -166,7 +168,7 @@ class SlotSupervisor:
         if judge.is_alive():
             return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
         result = spool.result()
-        if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code):
+        if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code, attempt.nonce):
             output = spool.judge_output().strip()
             last = f"; its last output:\n{output}" if output else ""
             attempt.report = Lost(*_names(spool), f"{why} (exit code {judge.exit_code}){last}")
@@ -226,6 +228,8 @@ class SlotSupervisor:
 def _report_inherited(spool: Spool) -> Report:
     if is_alive(spool):
         return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
+    if (text := spool.whole_result()) is not None:
+        return Done(*_names(spool), text, spool.log())
     undone = "report this attempt" if spool.was_started() else "start the judge"
     return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}")
 

@@ -1,7 +1,8 @@
 """The collect step: what the slots report becomes results in the ledger, or runs back in the queue.
 
-A result counts once, and only from the attempt that holds the run's lease. Its artefacts are on disk before it is
-recorded, and recorded before its slot may forget it, so after a crash anywhere in between asking again is enough.
+A result counts once, only from the attempt that holds the run's lease, and only if it says that attempt's nonce. Its
+artefacts are on disk before it is recorded, and recorded before its slot may forget it, so after a crash anywhere in
+between asking again is enough.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scheduler.domain.run import (
     infra_result,
     parse_result,
 )
-from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot
+from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot, carries
 from scheduler.lab import Workspace, write_whole
 from scheduler.queue.runtime import PoolHandle, Runtime
 
@@ -82,6 +83,9 @@ class Collector:
                     self._space.ledger.runs.renew(*key, expires_at=now + self._timeouts.lease_s)
                     self._renewed_at[key] = now
                 return False
+            case Done() if not carries(report.result_text, self._space.ledger.runs.nonce(*key_of(report))):
+                self._harvest(report)
+                self._requeue(key_of(report), _describe_unvouched(report), None)
             case Done():
                 self._record(report, run)
             case Lost(reason=reason):
@@ -185,6 +189,12 @@ def read_report(report: Done) -> Result:
         return parse_result(report.result_text)
     except ResultError as problem:
         return infra_result("result", f"{report.slot_id} sent no readable result: {problem}")
+
+
+def _describe_unvouched(report: Done) -> str:
+    verdict = read_report(report).verdict
+    said = verdict.status if isinstance(verdict, Scored) else f"{verdict.status}: {verdict.reason}"
+    return f"its result.json ({said}) does not say the attempt's nonce, so its judge may not have written it"
 
 
 def _mismatch(result: Result, run: Run, candidate: Candidate, lab: Lab) -> str:

@@ -6,6 +6,7 @@ Scores are compared within one pool of like slots only, so a lab measures on one
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -74,8 +75,9 @@ class Placer:
 
     def _start(self, run: Run, slot: Slot) -> bool:
         runs = self._space.ledger.runs
-        order = self._order(run, slot)
-        attempt = runs.lease(run.id, slot, expires_at=self._clock() + self._lease_s)
+        nonce = secrets.token_hex(16)
+        order = self._order(run, slot, nonce)
+        attempt = runs.lease(run.id, slot, self._clock() + self._lease_s, nonce)
         if attempt is None:
             return False  # cancelled meanwhile
         try:
@@ -90,7 +92,7 @@ class Placer:
         self._rests.pop(slot.id, None)
         return True
 
-    def _order(self, run: Run, slot: Slot) -> Callable[[int], RunOrder]:
+    def _order(self, run: Run, slot: Slot, nonce: str) -> Callable[[int], RunOrder]:
         lab, ledger = self._space.lab, self._space.ledger
         candidate = ledger.candidates.get(run.candidate_id, lab.tag)
         train_py = ledger.candidates.train_py(candidate.id)
@@ -99,7 +101,7 @@ class Placer:
             attention = self._first_score.state.result.measured.attention  # another kernel would not compare
         first = self._first = self._first or ledger.candidates.get(self._space.lineage()[0][0], lab.tag)
         return lambda attempt: RunOrder(
-            lab_id=lab.lab_id, run_id=run.id, attempt=attempt, seed=run.seed, expect_attention=attention,
+            lab_id=lab.lab_id, run_id=run.id, attempt=attempt, seed=run.seed, nonce=nonce, expect_attention=attention,
             train_py=train_py, train_sha256=candidate.train_sha256,
             contract_json=lab.contract_json, cache_digest=lab.cache_digest,
             compile_key=compile_key(slot, first.train_sha256) if on_gpu else "",

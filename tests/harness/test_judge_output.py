@@ -20,12 +20,17 @@ NAMES = ["progress.json", "result.json", "run.log"]
 BIGRAM = CANDIDATES / "bigram.py"
 
 
-def judge_with_digest(rig: Rig, train: Path, *options: str) -> tuple[Judged, bytes]:
+NONCE = "beef" * 8
+
+
+def judge_with_digest(
+    rig: Rig, train: Path, *options: str, pass_fds: tuple[int, ...] = ()
+) -> tuple[Judged, bytes]:  # fmt: skip
     """A run, and all that its judge wrote to the pipe."""
     read_fd, write_fd = os.pipe()
     command, out = rig.command(train, "--digest-fd", str(write_fd), *options)
     with subprocess.Popen(
-        command, env=rig.environment, stderr=subprocess.PIPE, text=True, pass_fds=(write_fd,)
+        command, env=rig.environment, stderr=subprocess.PIPE, text=True, pass_fds=(write_fd, *pass_fds)
     ) as process:
         os.close(write_fd)
         _, stderr = process.communicate(timeout=120)
@@ -111,6 +116,50 @@ def test_the_candidate_does_not_inherit_the_pipe(rig: Rig) -> None:
     log = (out / "run.log").read_text()
     assert "pipe:" in log  # its standard output
     assert ours not in log
+
+
+def judge_with_nonce(rig: Rig, train: Path) -> tuple[Judged, bytes]:
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, NONCE.encode())
+    os.close(write_fd)
+    try:
+        return judge_with_digest(rig, train, "--nonce-fd", str(read_fd), pass_fds=(read_fd,))
+    finally:
+        os.close(read_fd)
+
+
+@pytest.mark.parametrize("train", [BIGRAM, None], ids=["scored", "failed"])
+def test_a_nonce_is_said_back_with_the_digest_and_in_the_result(rig: Rig, train: Path | None) -> None:
+    judged, said = judge_with_nonce(rig, train or rig.write("raise SystemExit(1)"))
+    digest = hashlib.sha256((judged.out / "result.json").read_bytes()).hexdigest()
+    assert (said, judged.result["nonce"]) == (f"{digest} {NONCE}\n".encode(), NONCE)
+
+
+def test_the_candidate_inherits_no_nonce_and_finds_none(rig: Rig) -> None:
+    shown = """
+import os, pathlib
+for fd in os.listdir("/proc/self/fd"):
+    try: print(fd, os.readlink(f"/proc/self/fd/{fd}"), flush=True)
+    except OSError: pass
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    for name in ("cmdline", "environ"):
+        try: print(pid, pathlib.Path("/proc", pid, name).read_bytes(), flush=True)
+        except OSError: pass
+raise SystemExit(1)
+"""
+    judged, _ = judge_with_nonce(rig, rig.write(shown))
+    assert NONCE not in judged.log
+
+
+@pytest.mark.parametrize("given", [b"", b"no hex digits at all", b"beef", b"be" * 100])
+def test_a_pipe_without_a_nonce_is_wrong_usage(rig: Rig, capsys: pytest.CaptureFixture[str], given: bytes) -> None:
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, given)
+    command, out = rig.command(BIGRAM, "--nonce-fd", str(read_fd))
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(command[3:])
+    os.close(write_fd)
+    assert ended.value.code == 2 and "no pipe that holds" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,14 @@ def failed(status: str = "crash", reason: str = "", after_s: float = 1.0, log: s
     return Finishes(text, after_s, log)
 
 
+def with_nonce(result_text: str, nonce: str) -> str:
+    """The result as the attempt's own judge writes it; another nonce in it, or no JSON, stays as it is."""
+    try:
+        return json.dumps({"nonce": nonce} | json.loads(result_text))
+    except (ValueError, TypeError):
+        return result_text
+
+
 def memory_slots(count: int, *, node: str = "memory", device: str = "cpu", pool: str = "memory") -> tuple[Slot, ...]:
     """Healthy slots of one node."""
     kind = "gpu" if device == "cuda" else "cpu"
@@ -85,7 +93,7 @@ class _Attempt:
         elapsed_s = now - self.started_at
         match self.outcome:
             case Finishes(result_text, after_s, log) if elapsed_s >= after_s:
-                return Done(*who, result_text, log)
+                return Done(*who, with_nonce(result_text, self.order.nonce), log)
             case Vanishes(reason, after_s) if elapsed_s >= after_s:
                 return Lost(*who, reason)
         return Busy(*who, Progress("train", elapsed_s, getattr(self.outcome, "after_s", 0.0)))

@@ -15,6 +15,8 @@ from scheduler.domain.run import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Report, RunOrder
 from tests.waiting import wait_until
 
+NONCE = "beef" * 8
+
 
 class PoolLab(Protocol):
     """A pool under test. `endless` runs until `release`, then scores 1.5."""
@@ -36,7 +38,7 @@ class PoolLab(Protocol):
 def make_order(run_id: str, train_py: str, contract_json: str, cache_digest: str, attempt: int = 1) -> RunOrder:
     data = train_py.encode()
     sha256 = hashlib.sha256(data).hexdigest()
-    return RunOrder("lab-1", run_id, attempt, data, sha256, contract_json, cache_digest, seed=7)
+    return RunOrder("lab-1", run_id, attempt, data, sha256, contract_json, cache_digest, 7, NONCE)
 
 
 def report_of(lab: PoolLab, run_id: str) -> Report | None:
@@ -161,7 +163,7 @@ class PoolContract:
             lab.pool.start("nowhere/cpu9", order)
         damaged = RunOrder(
             order.lab_id, order.run_id, 1, order.train_py + b"\n", order.train_sha256, order.contract_json,
-            order.cache_digest, order.seed,
+            order.cache_digest, order.seed, order.nonce,
         )  # fmt: skip
         with pytest.raises(PoolProblem, match="damaged"):
             lab.pool.start(lab.pool.slots()[0].id, damaged)

@@ -9,15 +9,18 @@ import pytest
 
 from harness.contract import load_contract
 from harness.judge.report import JudgeVerdict as JudgesVerdict
-from scheduler.domain.slot import LONGEST_BUDGET_S, longest_run_s, refusal
+from scheduler.domain.slot import LONGEST_BUDGET_S, carries, longest_run_s, refusal
 
 
 def result(status: str) -> bytes:
     return json.dumps({"format": 1, "status": status, "reason": "", "val_bpb": 1.9}).encode()
 
 
-def line(data: bytes) -> bytes:
-    return hashlib.sha256(data).hexdigest().encode() + b"\n"
+NONCE = "beef" * 8
+
+
+def line(data: bytes, nonce: str = NONCE) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()} {nonce}\n".encode()
 
 
 STATUSES = ["ok", "suspect: clones", "crash", "oom", "no-eval", "timeout: train", "invalid: output", "infra: lock"]
@@ -27,9 +30,9 @@ STATUSES = ["ok", "suspect: clones", "crash", "oom", "no-eval", "timeout: train"
 def test_the_exit_code_of_a_verdict_is_the_judges(status: str) -> None:
     due = JudgesVerdict(status).exit_code
     data = result(status)
-    assert refusal(data, line(data), due) == ""
+    assert refusal(data, line(data), due, NONCE) == ""
     for other in {0, 1, 2, 3, -9, None} - {due}:
-        assert f"exit code {due}" in refusal(data, line(data), other)
+        assert f"exit code {due}" in refusal(data, line(data), other, NONCE)
 
 
 OK = result("ok")
@@ -48,12 +51,25 @@ OK = result("ok")
         (OK, line(OK)[:10], "not the one"),
         (OK, line(OK).upper(), "not the one"),
         (OK + b" ", line(OK), "not the one"),
+        (OK, line(OK, "cafe" * 8), "not the one"),
+        (OK, line(OK, ""), "not the one"),
+        (OK, hashlib.sha256(OK).hexdigest().encode() + b"\n", "not the one"),
         (b"{}", line(b"{}"), "cannot be read"),
         (b"\xff", line(b"\xff"), "cannot be read"),
     ],
 )
 def test_any_other_word_than_the_digest_is_refused(data: bytes | None, said: bytes, why: str) -> None:
-    assert why in refusal(data, said, 0)
+    assert why in refusal(data, said, 0, NONCE)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "nonce", '{"nonce": null}', '{"nonce": "cafe"}', "{}", "[" * 10**5])
+def test_only_a_result_with_the_nonce_carries_it(text: str) -> None:
+    assert carries(json.dumps({"nonce": NONCE}), NONCE)
+    assert not carries(text, NONCE) and not carries(text, "")
+
+
+def test_no_result_counts_for_an_attempt_without_a_nonce() -> None:
+    assert not carries('{"nonce": ""}', "") and not carries('{"nonce": null}', "")
 
 
 @pytest.mark.parametrize(("name", "at_least", "at_most"), [("cpu", 400, 900), ("standard", 1560, 1900)])

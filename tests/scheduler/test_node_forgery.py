@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost, Report, longest_run_s
+from scheduler.domain.slot import Busy, Done, Lost, Report, carries, longest_run_s
 from scheduler.node.spool import FILE_LIMIT_BYTES
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON, result_text
+from tests.scheduler.pool_contract import NONCE
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
 from tests.waiting import wait_until
 
@@ -53,6 +54,11 @@ FORGERIES = {
     "changed after the judge's digest": ("score 1.9\nforge 0.1", "not the one the judge wrote"),
     "no result behind the judge's digest": ("pipe cafe", "not the one the judge wrote"),
     "two digests": ("score 1.9\nscore 1.9", "not the one the judge wrote"),
+    "the digest without the nonce": (
+        "forge 0.1\npython import hashlib; p = (out / 'result.json').read_bytes(); "
+        "os.write(int(__import__('sys').argv[__import__('sys').argv.index('--digest-fd') + 1]), "
+        "hashlib.sha256(p).hexdigest().encode() + b'\\n')", "not the one the judge wrote",
+    ),
     "a wrong exit code": ("score 1.9\nexit 1", "exit code 0"),
     "a killed judge's digest": ("score 1.9\npython os.kill(os.getpid(), 9)", "exit code 0"),
     "a result of any size": (
@@ -105,7 +111,18 @@ def test_a_planted_spool_is_no_attempt_and_its_run_is_run(slot: Slot) -> None:
 def test_a_spool_planted_before_the_supervisor_came_is_never_done(slot: Slot) -> None:
     plant(slot, "r0001.1")
     later = SlotSupervisor(specs(1)[0], slot.root, FAKES)
-    assert [type(report) for report in later.poll(LAB_ID)] == [Lost]
+    [report] = later.poll(LAB_ID)
+    assert not isinstance(report, Done) or not carries(report.result_text, NONCE)
+
+
+def test_the_nonce_is_in_no_argument_variable_or_file_while_the_candidate_runs(slot: Slot) -> None:
+    slot.supervisor.start(fake_order("r0001", f"dump\nwait {slot.gate}\nscore 1.9"))
+    wait_until((slot.spool / "out" / "facts.json").exists)
+    said = [path.read_text() for path in slot.root.rglob("*") if path.is_file()]
+    assert any('"argv"' in text and '"environ"' in text for text in said)
+    assert not [text for text in said if NONCE in text] and NONCE not in repr(fake_order("r0001", "hang"))
+    slot.gate.touch()
+    wait_until(lambda: isinstance(slot.report(), Done))
 
 
 PLANTED: dict[str, Callable[[Path], object]] = {

@@ -21,6 +21,7 @@ from scheduler.node.machine import lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
 from tests.harness.output_attacks import ON_NAMES, ON_THE_FOLDER, write_forger
+from tests.scheduler.pool_contract import NONCE
 from tests.scheduler.supervisor_pool import LAB_ID, MACHINE
 from tests.waiting import wait_until
 
@@ -39,7 +40,7 @@ class RealSlot:
     def order(self, train: Path, run_id: str = "r0001") -> RunOrder:
         data = train.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
-        return RunOrder(LAB_ID, run_id, 1, data, sha256, self.rig.contract.to_json(), self.slot.cache_digest, seed=5)
+        return RunOrder(LAB_ID, run_id, 1, data, sha256, self.rig.contract.to_json(), self.slot.cache_digest, 5, NONCE)
 
     def finish(self, train: Path) -> Done:
         self.supervisor.start(self.order(train))

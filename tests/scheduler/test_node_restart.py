@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost, Report
+from scheduler.domain.slot import Busy, Done, Lost, Report, carries
 from scheduler.node.judge_process import Commands
 from scheduler.node.machine import lay_out
 from scheduler.node.spool import SpoolRoot, default_spool_root, open_spool
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON
+from tests.scheduler.pool_contract import NONCE
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, MACHINE, fake_order, specs
 from tests.waiting import wait_until
 
@@ -63,16 +64,26 @@ def successor(root: Path) -> SlotSupervisor:
     return SlotSupervisor(specs()[0], root, FAKES)
 
 
-def test_a_finished_run_whose_supervisor_died_is_lost_for_none_can_vouch_for_it(root: Path) -> None:
+def test_a_result_outlives_its_supervisor_with_the_nonce_that_tells_it_from_others(root: Path) -> None:
     with start_elsewhere(root, "score 1.25") as other:
         wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
         other.kill()
     supervisor = successor(root)
-    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Lost))
-    lost = only(supervisor.poll(LAB_ID))
-    assert isinstance(lost, Lost) and "before it could report" in lost.reason
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+    done = only(supervisor.poll(LAB_ID))
+    assert isinstance(done, Done) and carries(done.result_text, NONCE) and "step" in done.log
     supervisor.acknowledge(LAB_ID, "r0001", 1)
     assert supervisor.poll(LAB_ID) == () == successor(root).poll(LAB_ID)
+
+
+def test_half_a_result_of_a_dead_supervisors_judge_is_lost(root: Path) -> None:
+    with start_elsewhere(root, "forge 1.25\npython os.truncate(out / 'result.json', 20)\nhang") as other:
+        wait_until(lambda: any(path.stat().st_size == 20 for path in root.glob("*/r0001.1/out/result.json")))
+        other.kill()
+    supervisor = successor(root)
+    wait_until(lambda: not isinstance(only(supervisor.poll(LAB_ID)), Busy))
+    lost = only(supervisor.poll(LAB_ID))
+    assert isinstance(lost, Lost) and "before it could report" in lost.reason
 
 
 def test_a_judge_dies_with_its_supervisor_and_is_lost(root: Path) -> None:
@@ -154,8 +165,7 @@ def test_the_first_slot_answers_for_slots_that_are_no_longer_offered(root: Path)
     wait_until(lambda: isinstance(only(both[1].poll(LAB_ID)), Done))
     assert both[0].poll(LAB_ID) == ()
     alone = SlotSupervisor(specs(1)[0], root, FAKES)
-    lost = only(alone.poll(LAB_ID))
-    assert isinstance(lost, Lost) and lost.slot_id == "node/cpu1"
+    assert isinstance(only(alone.poll(LAB_ID)), Done) and only(alone.poll(LAB_ID)).slot_id == "node/cpu1"
 
 
 def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
