@@ -144,7 +144,7 @@ class JudgeResult:
         self.train_wall_s: float | None = None
         self.cpu_clock: str | None = None
         self.ended: Reaped | None = None
-        self.all_dead = True  # no process of the candidate lives
+        self.launched, self.all_dead = False, True  # all_dead: no process of the candidate lives
         self.log_truncated = False
 
     def to_json(self, verdict: JudgeVerdict) -> str:
@@ -186,6 +186,7 @@ class JudgeResult:
                 "mfu": report.mfu if report.mfu is not None and 0 <= report.mfu <= 1 else None,
             },
             "peak_memory_mb": peak_memory_mb,
+            "launched": self.launched,
             "seed": args.seed,
             "nonce": args.nonce if self.all_dead else None,  # a living one could read and copy it
             "digests": {

@@ -82,7 +82,7 @@ def _run_candidate(
     try:
         result.seeded = seed_caches(args.seed_caches, scratch.caches)
         candidate = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
-        result.all_dead = False
+        result.launched, result.all_dead = True, False
         try:
             with CandidateMonitor(args, data, candidate, output, interrupt.signal_name) as monitor:
                 verdict = monitor.watch()

@@ -52,7 +52,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Infra:
-    """The lab's fault (`infra: …`): retried, never charged to the candidate."""
+    """The lab's fault (`infra: …`): retried, and the candidate's only where two slots say it (policy/no_result.py)."""
 
     status: str
     reason: str
@@ -82,6 +82,7 @@ class Measurements:
     cache_digest: str = ""
     train_sha256: str = ""
     seed: int | None = None
+    launched: bool = False  # whether the candidate was started at all
     compile_cache: str | None = None  # cold or seeded
 
 
@@ -120,8 +121,13 @@ def parse_result(text: str) -> Result:
 
 def infra_result(word: str, reason: str) -> Result:
     """A result of the lab's own, where no judge wrote one."""
-    status = f"infra: {word}"
-    return Result(Infra(status, reason), json.dumps({"format": RESULT_FORMAT, "status": status, "reason": reason}))
+    return own_result(Infra(f"infra: {word}", reason))
+
+
+def own_result(verdict: Infra | Failed) -> Result:
+    """A verdict of the lab's own as a result."""
+    raw = {"format": RESULT_FORMAT, "status": verdict.status, "reason": verdict.reason}
+    return Result(verdict, json.dumps(raw))
 
 
 def _load(text: str) -> Mapping[str, Any]:
@@ -160,6 +166,7 @@ def _measurements(raw: Mapping[str, Any]) -> Measurements:
         contract_digest=str(digests.get("contract") or ""),
         cache_digest=str(digests.get("cache") or ""),
         train_sha256=str(digests.get("train_py") or ""),
+        launched=raw.get("launched") is True,
         **{name: training.get(name) for name in ("steps", "tokens", "tokens_per_s", "last_loss", "mfu")},
         **{name: raw.get(name) for name in _OF_THE_RUN},
     )
@@ -235,3 +242,4 @@ class Attempt:
     expires_at: float
     ended_at: float | None = None
     outcome: str = ""  # a result's status, or lost, stopped, cancelled
+    charge: str = ""  # what it says against the candidate, where it gave no result that counts

@@ -106,12 +106,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The attempt is known to be dead and left no result that its judge vouched for, or none at all."""
+    """The attempt is known to be dead and left no result that its judge vouched for, or none at all.
+
+    `went_with_slot`: with its node or its slot's supervisor, whatever it was doing.
+    """
 
     slot_id: str
     run_id: str
     attempt: int
     reason: str
+    went_with_slot: bool = False
 
 
 Report = Busy | Done | Lost

@@ -171,12 +171,16 @@ def m001_tables(database: Database) -> None:
             )
 
 
-def m002_nonce(database: Database) -> None:
-    """What an attempt's result has to say. Attempts from before are lost: nothing tells their results from others."""
-    database.execute("ALTER TABLE attempt ADD COLUMN nonce TEXT NOT NULL DEFAULT ''")
+def m002_attempts(database: Database) -> None:
+    """What an attempt's result has to say, and what an attempt without one says against its candidate.
+
+    Attempts from before are lost: nothing tells their results from others.
+    """
+    for name in ("nonce", "charge"):
+        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_nonce)
+MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -118,7 +118,7 @@ class Runs(Table):
         return int(self._database.one("SELECT coalesce(max(number), 0) FROM result")[0])
 
     def attempts(self, ref: str) -> tuple[Attempt, ...]:
-        columns = "number, slot_id, boot_id, started_at, expires_at, ended_at, outcome"
+        columns = "number, slot_id, boot_id, started_at, expires_at, ended_at, outcome, charge"
         sql = f"SELECT {columns} FROM attempt WHERE run = ? ORDER BY number"
         return tuple(Attempt(*row) for row in self._database.all(sql, number_of(ref, "r")))
 
@@ -192,30 +192,37 @@ class Runs(Table):
         with self._database.transaction():
             return self._database.update("attempt", _HOLDS_LEASE, number_of(ref, "r"), attempt, expires_at=expires_at)
 
-    def record(self, ref: str, attempt: int, result: Result) -> bool:
-        """Finish a run with the result of the attempt that holds its lease.
+    def record(self, ref: str, attempt: int, result: Result, charge: str = "") -> bool:
+        """Finish a run with the result of the attempt that holds its lease; `charge` is what that says against it.
 
         False when another does or none: then nothing but an event is written, and the result is worth nothing.
         """
         with self._database.transaction():
-            if not self._end_attempt(ref, attempt, result.verdict.status):
+            if not self._end_attempt(ref, attempt, result.verdict.status, charge):
                 self._refuse(ref, attempt, f"result {result.verdict.status!r}")
                 return False
             self._finish(ref, attempt, result)
             return True
 
     def requeue(
-        self, ref: str, attempt: int, reason: str, *, counts: bool = True, result: Result | None = None
+        self,
+        ref: str,
+        attempt: int,
+        reason: str,
+        *,
+        counts: bool = True,
+        result: Result | None = None,
+        charge: str = "",
     ) -> RunState:
         """Take the lease from an attempt that will give no score, and queue the run again, in front of the others.
 
         The third attempt that counts finishes the run instead, with `result` (what an infra judge wrote) or one that
-        gives the reason. `counts=False` is for attempts ended on purpose, as by Ctrl-C. An attempt without the lease
-        changes nothing. Returns the state the run is in now.
+        gives the reason. `counts=False` is for attempts ended on purpose, as by Ctrl-C; `charge` is what the attempt
+        says against its candidate. An attempt without the lease changes nothing. Returns the state the run is in now.
         """
         with self._database.transaction():
             outcome = STOPPED if not counts else result.verdict.status if result else LOST
-            if not self._end_attempt(ref, attempt, outcome):
+            if not self._end_attempt(ref, attempt, outcome, charge):
                 self._refuse(ref, attempt, f"requeue: {reason}")
             elif counts and self._database.one(_COUNTED, number_of(ref, "r"), STOPPED)[0] >= MAX_INFRA_ATTEMPTS:
                 self._finish(ref, attempt, result or infra_result(LOST, reason))
@@ -252,8 +259,8 @@ class Runs(Table):
             raise LedgerProblem(f"no run {ref!r} in the ledger")
         return row
 
-    def _end_attempt(self, ref: str, attempt: int, outcome: str) -> bool:
-        end = {"ended_at": self._clock(), "outcome": outcome}
+    def _end_attempt(self, ref: str, attempt: int, outcome: str, charge: str = "") -> bool:
+        end = {"ended_at": self._clock(), "outcome": outcome, "charge": charge}
         return self._database.update("attempt", _HOLDS_LEASE, number_of(ref, "r"), attempt, **end)
 
     def _finish(self, ref: str, attempt: int, result: Result) -> None:

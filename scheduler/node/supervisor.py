@@ -231,7 +231,7 @@ def _report_inherited(spool: Spool) -> Report:
     if (text := spool.whole_result()) is not None:
         return Done(*_names(spool), text, spool.log())
     undone = "report this attempt" if spool.was_started() else "start the judge"
-    return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}")
+    return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}", went_with_slot=True)
 
 
 def _names(spool: Spool) -> tuple[str, str, int]:

@@ -8,7 +8,7 @@ last, and they alone are given to a particular slot, because each slot has to me
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import GateSettings
@@ -30,6 +30,26 @@ def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, lab: L
     new = [run for run in queued if run.kind is RunKind.NEW]
     claims = [run for run in queued if run.kind is RunKind.CLAIM]
     return (*current, *repeats[:allowed], *new, *repeats[allowed:], *former, *claims)
+
+
+def pair_runs(
+    ordered: Sequence[Run], free: Sequence[str], usable: Sequence[str], lost_on: Mapping[str, frozenset[str]]
+) -> tuple[tuple[Run, str], ...]:
+    """Runs onto free slots (ids), the first run onto the first slot.
+
+    A run that some slots lost (`lost_on`, by run id) waits for one of the `usable` that has not, if there is one: it
+    alone can tell whether the slot or the candidate is to blame.
+    """
+    left, pairs = list(free), []
+    for run in ordered:
+        avoided = lost_on.get(run.id, frozenset())
+        if set(usable) <= avoided:
+            avoided = frozenset()
+        slot = next((slot for slot in left if slot not in avoided), None)
+        if slot is not None:
+            left.remove(slot)
+            pairs.append((run, slot))
+    return tuple(pairs)
 
 
 def repeats_allowed(slots: int, lab: LabSnapshot | None) -> int:

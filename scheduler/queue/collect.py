@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem, UsageProblem
@@ -23,10 +24,12 @@ from scheduler.domain.run import (
     Running,
     Scored,
     infra_result,
+    own_result,
     parse_result,
 )
 from scheduler.domain.slot import Busy, Done, Lost, Pool, Progress, Report, Slot, carries
 from scheduler.lab import Workspace, write_whole
+from scheduler.policy.no_result import charge, held_against
 from scheduler.queue.runtime import PoolHandle, Runtime
 
 Key = tuple[str, int]  # run id, attempt
@@ -89,7 +92,7 @@ class Collector:
             case Done():
                 self._record(report, run)
             case Lost(reason=reason):
-                self._requeue(key_of(report), reason, None)
+                self._requeue(key_of(report), reason, None, went_with_slot=report.went_with_slot)
         self._pool.acknowledge(report.slot_id, report.run_id, report.attempt)
         return True
 
@@ -128,16 +131,28 @@ class Collector:
         write_whole(self._space.paths.log(*key_of(report)), report.log)
         write_whole(self._space.paths.result(*key_of(report)), report.result_text)
 
-    def _requeue(self, key: Key, reason: str, result: Result | None) -> None:
+    def _requeue(self, key: Key, reason: str, result: Result | None, *, went_with_slot: bool = False) -> None:
         stopped, orphaned = key in self._stopped, key in self._orphans
         reason = "stopped by hand" if stopped else "it ended with its scheduler" if orphaned else reason
         counts = not stopped and not orphaned
-        state = self._space.ledger.runs.requeue(*key, reason, counts=counts, result=result)
+        held = held_against(result, reason, went_with_slot=went_with_slot or not counts)
         self._forget(key)
+        if held and self._charge(key, held):
+            return
+        state = self._space.ledger.runs.requeue(*key, reason, counts=counts, result=result, charge=held)
         if isinstance(state, Finished):
             self._log(f"given up  {key[0]} after {key[1]} attempts: {reason}")
         elif not stopped:
             self._log(f"again     {key[0]} goes back to the queue: {reason}")
+
+    def _charge(self, key: Key, held: str) -> bool:
+        """Finish the run as its candidate's failure where another slot holds something against it already."""
+        *earlier, last = self._space.ledger.runs.attempts(key[0])
+        failed = charge([*earlier, replace(last, charge=held)])
+        if failed is None or not self._space.ledger.runs.record(*key, own_result(failed), held):
+            return False
+        self._log(f"failed    {key[0]} after {key[1]} attempts: {failed.reason}")
+        return True
 
     def _requeue_unheard(self, unheard: Mapping[Key, Run]) -> list[bool]:
         if not unheard:
@@ -152,12 +167,13 @@ class Collector:
         slot, now = slots.get(run.state.slot_id), self._clock()
         silent_s = now - self._heard_at.setdefault(key, now)
         if slot is not None and slot.boot_id and slot.boot_id != run.state.boot_id:
-            self._requeue(key, f"{slot.node} was restarted", None)
+            self._requeue(key, f"{slot.node} was restarted", None, went_with_slot=True)
         elif slot is not None and not slot.problem and silent_s >= self._timeouts.unknown_s:
             self._space.ledger.runs.requeue(*key, f"{slot.id} never began it", counts=False)
             self._forget(key)
         elif expired:
-            self._requeue(key, f"{run.state.slot_id} was not heard of until its lease was over", None)
+            silent = f"{run.state.slot_id} was not heard of until its lease was over"
+            self._requeue(key, silent, None, went_with_slot=True)
         else:
             return False
         return True

@@ -16,7 +16,7 @@ from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
 from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
 from scheduler.lab import Workspace
-from scheduler.policy.dispatch import order_runs, pair_claims
+from scheduler.policy.dispatch import order_runs, pair_claims, pair_runs
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
 
@@ -57,21 +57,27 @@ class Placer:
         free = [slot for slot in usable if slot.id not in taken | resting]
         if not free or not queued:
             return 0
-        return sum(self._start(run, slot) for run, slot in self._pair(queued, running, free, len(usable)))
+        return sum(self._start(run, slot) for run, slot in self._pair(queued, running, free, usable))
 
     def _pair(
-        self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: int
+        self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: Sequence[Slot]
     ) -> list[tuple[Run, Slot]]:
         """Which run goes onto which free slot: a claim's runs onto what the others leave, alternating on each slot."""
         board = self._space.ledger.board(self._space.tag)
         others = [run for run in queued if run.kind is not RunKind.CLAIM]
-        pairs = list(zip(order_runs(others, running, usable, board), free, strict=False))
-        claims, left = [run for run in queued if run.kind is RunKind.CLAIM], free[len(pairs) :]
-        if claims and left:
-            slots = {slot.id: slot for slot in left}
+        slots = {slot.id: slot for slot in free}
+        lost_on = {run.id: self._lost_on(run) for run in others if run.attempts}
+        ordered = order_runs(others, running, len(usable), board)
+        placed = pair_runs(ordered, tuple(slots), [slot.id for slot in usable], lost_on)
+        pairs = [(run, slots.pop(slot_id)) for run, slot_id in placed]
+        claims = [run for run in queued if run.kind is RunKind.CLAIM]
+        if claims and slots:
             paired = pair_claims(claims, tuple(slots), _claims_begun(self._space))
             pairs += [(run, slots[slot_id]) for run, slot_id in paired]
         return pairs
+
+    def _lost_on(self, run: Run) -> frozenset[str]:
+        return frozenset(attempt.slot_id for attempt in self._space.ledger.runs.attempts(run.id) if attempt.charge)
 
     def _start(self, run: Run, slot: Slot) -> bool:
         runs = self._space.ledger.runs

@@ -165,7 +165,7 @@ class MemoryPool:
         del self._slots[slot_id]
         for place in [place for place in self._known if place[0] == slot_id]:
             attempt = self._known[place].order
-            self._final[place] = Lost(slot_id, attempt.run_id, attempt.attempt, reason)
+            self._final[place] = Lost(slot_id, attempt.run_id, attempt.attempt, reason, went_with_slot=True)
 
     def break_slot(self, slot_id: str, problem: str) -> None:
         """The slot takes no new run until it is healed with problem ""."""

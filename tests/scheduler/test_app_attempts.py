@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from scheduler.domain.run import Attempt, Failed, Finished, Infra, Queued, Run, RunKind, Scored
 from scheduler.domain.slot import RunOrder
+from scheduler.policy.dispatch import pair_runs
+from scheduler.policy.no_result import SUSPICIOUS, charge
 from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
 from tests.scheduler.memory_pool import Finishes, Outcome
 
@@ -61,3 +65,111 @@ def _order(played: PlayedLab, run_id: str) -> RunOrder:
     return RunOrder(
         lab.lab_id, run_id, 1, train_py, candidate.train_sha256, lab.contract_json, lab.cache_digest, seed=1, nonce=""
     )
+
+
+def verdict_of(played: PlayedLab, ref: str) -> Failed | Infra:
+    (run,) = played.space.ledger.runs.of_candidate(ref)
+    assert isinstance(run.state, Finished)
+    verdict = run.state.result.verdict
+    assert not isinstance(verdict, Scored)
+    return verdict
+
+
+def judged(status: str, launched: bool = True) -> object:
+    """Every candidate but the baseline gets that status from its judge."""
+
+    def outcome(order: RunOrder) -> Outcome:
+        if b"BAD" not in order.train_py:
+            return as_the_source_says(order)
+        return Finishes(json.dumps({"format": 1, "status": status, "reason": "why", "launched": launched}))
+
+    return outcome
+
+
+def test_a_run_that_two_slots_lose_is_its_candidates_failure(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path)
+    played.submit("killer", "DIES = 'the judge was killed'\n")
+    played.run()
+    verdict = verdict_of(played, "c0002")
+    assert isinstance(verdict, Failed) and verdict.status == "invalid: no-result"
+    assert all(words in verdict.reason for words in ("memory/cpu0", "memory/cpu1", "the judge was killed"))
+    assert played.state("killer") == "failed"
+    assert {attempt.slot_id for attempt in played.space.ledger.runs.attempts("r0004")} == {"memory/cpu0", "memory/cpu1"}
+
+
+def test_a_slot_that_loses_a_run_three_times_is_the_labs_fault(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path, slots=1)
+    played.submit("unlucky", "DIES = 'the judge was killed'\n")
+    played.run()
+    assert verdict_of(played, "c0002").status == "infra: lost"
+
+
+@pytest.mark.parametrize("word", SUSPICIOUS)
+def test_infra_after_the_launch_on_two_slots_is_the_candidates_failure(tmp_path: Path, word: str) -> None:
+    played = PlayedLab(tmp_path, outcome=judged(f"infra: {word}"))
+    played.submit("bad", "BAD = 1\n")
+    played.run()
+    assert f"infra: {word}: why; on" in verdict_of(played, "c0002").reason
+    assert verdict_of(played, "c0002").status == "invalid: no-result"
+
+
+@pytest.mark.parametrize(
+    ("word", "launched"),
+    [("cache", True), ("lock", True), ("sandbox", True), ("disk", True), ("interrupted", True), ("judge", False)],
+)
+def test_other_infra_and_infra_before_the_launch_is_the_labs_fault(tmp_path: Path, word: str, launched: bool) -> None:
+    played = PlayedLab(tmp_path, outcome=judged(f"infra: {word}", launched))
+    played.submit("bad", "BAD = 1\n")
+    played.run()
+    assert verdict_of(played, "c0002").status == f"infra: {word}"
+
+
+def test_nodes_that_die_under_runs_are_no_fault_of_theirs(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path, slots=4)
+    played.submit("innocent", "SCORE = 2.0\n")
+
+    def lose_two_slots() -> None:
+        for slot in ("memory/cpu0", "memory/cpu1", "memory/cpu2"):
+            known = {slot.id: slot for slot in played.pool.slots()}
+            if len(known) > 1 and slot in known and any(run.attempts for run in played.space.ledger.runs.running("t")):
+                played.pool.lose_slot(slot)
+
+    played.each_round = lose_two_slots
+    played.run()
+    assert played.space.ledger.board("t").of("c0002").scores
+    assert any(run.attempts > 1 for run in played.space.ledger.runs.list("t"))
+
+
+def attempt(number: int, slot_id: str, charge: str) -> Attempt:
+    return Attempt(number, slot_id, "boot", 1.0, 2.0, 3.0, "lost", charge)
+
+
+@pytest.mark.parametrize(
+    ("held", "charged"),
+    [
+        ([], False),
+        ([("a", "x")], False),
+        ([("a", "x"), ("a", "y")], False),
+        ([("a", "x"), ("b", "")], False),
+        ([("a", "x"), ("a", "x"), ("b", "y")], True),
+        ([("a", "x"), ("b", ""), ("c", "y")], True),
+    ],
+)
+def test_two_different_slots_are_needed(held: list[tuple[str, str]], charged: bool) -> None:
+    attempts = [attempt(number, *one) for number, one in enumerate(held, start=1)]
+    verdict = charge(attempts)
+    assert (verdict is not None) == charged
+    assert verdict is None or all(f"on {slot}: {what}" in verdict.reason for slot, what in held if what)
+
+
+def test_a_run_goes_to_a_slot_that_has_not_lost_it_where_one_is_free() -> None:
+    runs = [Run(f"r{number}", "c1", RunKind.NEW, number, 1, "", Queued(1.0)) for number in (1, 2)]
+    lost_on = {"r1": frozenset({"a"})}
+    assert _ids(pair_runs(runs, ("a", "b"), ("a", "b"), lost_on)) == [("r1", "b"), ("r2", "a")]
+    assert _ids(pair_runs(runs, ("a",), ("a", "b"), lost_on)) == [("r2", "a")]  # r1 waits for b
+    assert _ids(pair_runs(runs, ("a",), ("a",), lost_on)) == [("r1", "a")]
+    assert pair_runs([], ("a",), ("a",), {}) == () == pair_runs(runs, (), ("a",), lost_on)
+
+
+def _ids(pairs: Sequence[tuple[Run, str]]) -> list[tuple[str, str]]:
+    return [(run.id, slot) for run, slot in pairs]

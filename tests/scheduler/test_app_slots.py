@@ -26,7 +26,8 @@ def played(tmp_path: Path) -> PlayedLab:
     return PlayedLab(tmp_path)
 
 
-def test_a_judge_that_keeps_dying_is_tried_three_times_and_charged_to_no_one_else(played: PlayedLab) -> None:
+def test_a_judge_that_keeps_dying_on_one_slot_is_tried_three_times(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path, slots=1)
     played.submit("cursed", 'DIES = "out of memory killer"\n')
     played.run()
     (run,) = played.space.ledger.runs.of_candidate("c0002")

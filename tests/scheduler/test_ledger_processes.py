@@ -16,7 +16,7 @@ import pytest
 from scheduler.domain.run import Finished, Queued, Running
 from scheduler.domain.search import SearchBudget, SearchSettings
 from scheduler.ledger.db import Database
-from scheduler.ledger.ledger import migrate
+from scheduler.ledger.ledger import MIGRATIONS, migrate
 from tests.scheduler import ledger_writer
 from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_invariants, open_ledger, start_lab
 
@@ -54,7 +54,9 @@ def won_once(reports: list[list[str]]) -> list[str]:
 def test_a_new_ledger_opened_by_several_processes_is_made_once(path: Path) -> None:
     assert at_once(ledger_writer.open_at_once, path) == [["0"]] * PROCESSES
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT number FROM migration").fetchall() == [(1,)]
+        assert connection.execute("SELECT number FROM migration").fetchall() == [
+            (number + 1,) for number in range(len(MIGRATIONS))
+        ]
 
 
 def test_each_run_is_leased_by_one_process(path: Path) -> None:
