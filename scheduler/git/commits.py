@@ -1,8 +1,8 @@
 """Git commands, one at a time through GitPython, and objects of its store read and made with them.
 
-Every command runs without the user's hooks (a failing one must not stop the lab), without prompts and in plain
-English. No checkout, index or branch is touched. A candidate's commit differs from its parent in train.py only, by
-construction: the parent's tree with one entry replaced.
+Every command runs without prompts, in plain English, and starts no other program (`nothing_else`). No checkout, index
+or branch is touched. A candidate's commit differs from its parent in train.py only, by construction: the parent's tree
+with one entry replaced.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scheduler.domain.errors import GitProblem
+from scheduler.git.nothing_else import (
+    ENVIRONMENT,
+    LIST_CONFIGURATION,
+    OPTIONS,
+    STORE_COMMANDS,
+    drivers_off,
+    forget_inherited,
+)
 
 TRAIN_PY = "train.py"
 MOST_CONFLICTS = 127  # git counts no further; a higher status of merge-file is a failure
@@ -135,16 +143,6 @@ def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, st
         yield mode.decode(), name, tree[end + 1 : at].hex()
 
 
-# Set by git for its hooks: they would lead every command to another repository or index than the one named.
-_INHERITED = (
-    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
-    *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CEILING_DIRECTORIES"),
-)
-_OPTIONS = (
-    *("-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", "-c", "core.quotePath=false"),
-    *("-c", "user.useConfigOnly=true"),  # a commit without a configured user fails, rather than guess one
-)
-_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1"}
 _HINTS = {
     "dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
     "index.lock": "another git command is at work in this repository, or one was killed: remove the file if none is",
@@ -164,7 +162,8 @@ def try_git(
     folder: Path, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> tuple[int, bytes, str]:
     """Exit status, output and error text, for commands whose failure is an answer."""
-    _forget_inherited()
+    off = [] if arguments[0] in STORE_COMMANDS else drivers_off(run_git(folder, *LIST_CONFIGURATION))
+    forget_inherited()
     try:
         import git
     except ImportError:
@@ -174,13 +173,13 @@ def try_git(
         source.seek(0)
         try:
             status, output, errors = git.Git(folder).execute(
-                ["git", *_OPTIONS, *arguments],
+                ["git", *OPTIONS, *off, *arguments],
                 istream=source,
                 with_extended_output=True,
                 with_exceptions=False,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
-                env={**_ENVIRONMENT, **(environment or {})},
+                env={**ENVIRONMENT, **(environment or {})},
             )
         except git.exc.GitCommandNotFound:
             raise _no_git() if folder.is_dir() else GitProblem(f"the folder {folder} is gone") from None
@@ -192,9 +191,9 @@ def check_access(git_folder: Path) -> None:
 
     Without GitPython, whose import takes longer than most commands do.
     """
-    _forget_inherited()
-    environment = {**os.environ, **_ENVIRONMENT, "LC_ALL": "C", "LANGUAGE": "C"}
-    command = ["git", *_OPTIONS, "rev-parse", "--git-dir"]
+    forget_inherited()
+    environment = {**os.environ, **ENVIRONMENT, "LC_ALL": "C", "LANGUAGE": "C"}
+    command = ["git", *OPTIONS, "rev-parse", "--git-dir"]
     try:
         done = subprocess.run(command, cwd=git_folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
@@ -216,11 +215,6 @@ def line(output: bytes) -> str:
 def names(output: bytes) -> tuple[str, ...]:
     """What a command printed with -z: names ended by NUL, whatever bytes they hold."""
     return tuple(os.fsdecode(name) for name in output.split(b"\0") if name)
-
-
-def _forget_inherited() -> None:
-    for name in _INHERITED:
-        os.environ.pop(name, None)
 
 
 def _no_git() -> GitProblem:

@@ -183,7 +183,7 @@ def follow(home: Path, old: str, new: str) -> None:
 def _status(path: Path) -> tuple[str, str | None, list[str]]:
     """HEAD's commit, the branch, and the paths that are not as committed; ignored files do not count."""
     head, branch, changed = "", None, []
-    options = ("--untracked-files=all", "--no-renames", "--ignore-submodules=none")
+    options = ("--untracked-files=all", "--no-renames", "--ignore-submodules=dirty")
     for entry in commits.names(commits.run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options)):
         kind, _, rest = entry.partition(" ")
         if rest.startswith("branch.oid "):

@@ -1,0 +1,87 @@
+"""What keeps git from starting any other program, whatever a repository's configuration and attributes ask for.
+
+A candidate that is not sandboxed may write to .git/config, .git/info/attributes and a worktree's .gitattributes, and
+git would run what they name as the user, outside every sandbox. Not covered: programs of that name before git on PATH,
+and a driver that is added in the milliseconds between its listing and the command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from scheduler.domain.errors import GitProblem
+
+# Set by git for its hooks: they would lead every command to another repository or index than the one named.
+_INHERITED = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
+    *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CEILING_DIRECTORIES", "GIT_EXTERNAL_DIFF"),
+)
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "",
+    "core.attributesFile": "/dev/null",
+    "core.pager": "cat",
+    "core.editor": "false",
+    "core.askPass": "false",
+    "core.sshCommand": "false",
+    "core.gitProxy": "",
+    "core.alternateRefsCommand": "false",
+    "credential.helper": "",
+    "diff.external": "",
+    "gpg.program": "false",
+    "gpg.openpgp.program": "false",
+    "gpg.x509.program": "false",
+    "gpg.ssh.program": "false",
+    "gpg.ssh.defaultKeyCommand": "false",
+    "log.showSignature": "false",
+    "commit.gpgSign": "false",
+    "submodule.recurse": "false",
+    "gc.auto": "0",
+    "gc.recentObjectsHook": "",
+    "maintenance.auto": "false",
+    "advice.detachedHead": "false",
+    "core.quotePath": "false",
+    "user.useConfigOnly": "true",  # a commit without a configured user fails, rather than guess one
+}
+OPTIONS = ("--no-pager", *(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")))
+ENVIRONMENT = {
+    **{"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_ATTR_NOSYSTEM": "1"},
+    **{"GIT_PAGER": "cat", "GIT_EDITOR": "false", "GIT_SEQUENCE_EDITOR": "false", "GIT_ASKPASS": "false"},
+    # An object that is missing is not fetched: not even by a partial clone, whose remote names programs.
+    **{"GIT_SSH_COMMAND": "false", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"},
+}
+# These read no file of a checkout, write none and show no difference of contents: no driver has a part in them.
+STORE_COMMANDS = frozenset({
+    "cat-file", "check-ignore", "check-ref-format", "commit-tree", "config", "diff-tree", "for-each-ref", "init", "log",
+    "merge-file", "mktree", "rev-list", "rev-parse", "symbolic-ref", "update-ref", "version",
+})  # fmt: skip
+LIST_CONFIGURATION = ("config", "--list", "--name-only", "-z")
+_OFF = {
+    "filter": {"clean": "", "smudge": "", "process": "", "required": "false"},
+    "diff": {"command": "false", "textconv": "false"},
+    "merge": {"driver": "false"},
+}
+_DRIVER = re.compile(r"(filter|diff|merge)\.(.+)\.[a-z]+", re.DOTALL)
+
+
+def drivers_off(names: bytes) -> list[str]:
+    """Options of git that take their programs from all drivers among the `names` of a configuration (ended by NUL).
+
+    An empty filter passes contents on as they are. Raises GitProblem for a driver that no option can name.
+    """
+    found = (_DRIVER.fullmatch(os.fsdecode(name)) for name in names.split(b"\0"))
+    options: list[str] = []
+    for section, driver in sorted({(one[1], one[2]) for one in found if one}):
+        if "=" in driver or "\n" in driver:
+            hint = "take that section out of .git/config"
+            raise GitProblem(f"git's configuration has a {section} driver of a strange name: {driver!r}", hint)
+        for key, value in _OFF[section].items():
+            options += ["-c", f"{section}.{driver}.{key}={value}"]
+    return options
+
+
+def forget_inherited() -> None:
+    """Take git's own variables from this process's environment."""
+    for name in _INHERITED:
+        os.environ.pop(name, None)
