@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,8 @@ from scheduler.cli import options
 from scheduler.cli.output import print_json
 from scheduler.domain.errors import LabProblem
 from scheduler.lab import contract_ref, open_workspace
-from scheduler.node.judge_process import CODE_ROOT, site_folders
+from scheduler.node.code import CODE_ROOT, python_command
+from scheduler.node.judge_process import site_folders
 
 
 @click.command(short_help="Build a contract's cache on this node.")
@@ -57,7 +57,7 @@ def _of_lab(tag: str | None) -> str:
 
 def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verify: bool) -> list[str]:
     """-P: a folder called harness where the command is run is not the judge's."""
-    command = [sys.executable, "-P", "-m", "harness.prepare", "--contract", contract]
+    command = [*python_command("harness.prepare"), "--contract", contract]
     return command + (["--from", str(brought)] if brought else []) + ["--verify"] * verify + ["--json"] * as_json
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from typing import Any
 
 from harness.files import write_atomic
 from scheduler.domain.errors import LabProblem, PoolProblem
+from scheduler.node.code import python_command
 from scheduler.node.judge_process import Commands, judge_environment
 
 PROBE_TIMEOUT_S = 120.0
@@ -85,7 +85,7 @@ def ask_capabilities(device: str) -> dict[str, Any]:
     """The answer of `python -m harness.capabilities`, which sees every GPU. Raises LabProblem."""
     environment = judge_environment(os.environ, "")
     del environment["CUDA_VISIBLE_DEVICES"]
-    return _ask([sys.executable, "-P", "-m", "harness.capabilities", device], environment, None, FULL_TIMEOUT_S)
+    return _ask([*python_command("harness.capabilities"), device], environment, None, FULL_TIMEOUT_S)
 
 
 def installed_version(package: str) -> str:

@@ -12,15 +12,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import scheduler
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import RunOrder
+from scheduler.node.code import CODE_ROOT, python_command
 from scheduler.node.machine import SlotSpec
 from scheduler.node.spool import ALIVE, JUDGE_LOG, JUDGE_PID, Spool, read_tail
 
@@ -36,7 +36,6 @@ ALLOWED = frozenset({
     "ARSCHED_CACHE", "XDG_CACHE_HOME", "SYSTEMROOT",
 })  # fmt: skip
 ALLOWED_PREFIXES = ("LC_",)
-CODE_ROOT = Path(scheduler.__file__).resolve().parents[1]
 RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
 _PIPE_READ_BYTES, _PIPE_READS = 4096, 16  # at a time: more than any judge writes
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,10 +43,10 @@ _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Command lines of the harness's two programs. -P: they start in folders that candidates may write to."""
+    """Command lines of the harness's two programs, as they are on this node."""
 
-    judge: tuple[str, ...] = (sys.executable, "-P", "-m", "harness.judge")
-    cache: tuple[str, ...] = (sys.executable, "-P", "-m", "harness.cache")
+    judge: tuple[str, ...] = field(default_factory=partial(python_command, "harness.judge"))
+    cache: tuple[str, ...] = field(default_factory=partial(python_command, "harness.cache"))
 
 
 def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import ResultError, parse_result
 from scheduler.domain.slot import Progress, RunOrder
+from scheduler.node.code import cache_root
 
 ACKNOWLEDGED = "acknowledged"
 LOCKS = "locks"
@@ -38,8 +39,7 @@ def default_spool_root(environ: Mapping[str, str] = os.environ) -> Path:
     """ARSCHED_SPOOL, else `spool` in the cache folder (ARSCHED_CACHE, else the XDG one)."""
     if spool := environ.get("ARSCHED_SPOOL"):
         return Path(spool)
-    cache = environ.get("ARSCHED_CACHE") or Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "arsched")
-    return Path(cache, "spool")
+    return cache_root(environ) / "spool"
 
 
 @dataclass(frozen=True, slots=True)

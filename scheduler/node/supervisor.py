@@ -11,16 +11,16 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
 from scheduler.node import judge_process
+from scheduler.node.code import code_digest
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
 from scheduler.node.harness_client import CacheFacts, probe_cache
-from scheduler.node.judge_process import CODE_ROOT, Commands, StartedJudge, end_inherited_judge, is_alive
+from scheduler.node.judge_process import Commands, StartedJudge, end_inherited_judge, is_alive
 from scheduler.node.machine import Machine, SlotSpec, lay_out, read_machine
 from scheduler.node.spool import TAIL_BYTES, Spool, SpoolRoot, default_spool_root, open_spool, seed_options
 
@@ -238,16 +238,12 @@ def _names(spool: Spool) -> tuple[str, str, int]:
     return spool.slot_id, spool.run_id, spool.attempt
 
 
-NODE_PACKAGES = ("harness", "scheduler/domain", "scheduler/node")  # nothing else is imported on a node
-CODE_SUFFIXES = (".py", ".yaml")
-
-
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How supervisors work on every node. `spool_root` None: each node's own default."""
+    """How supervisors work on every node. None: each node's own default."""
 
     spool_root: Path | None = None
-    commands: Commands = field(default_factory=Commands)
+    commands: Commands | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,22 +287,3 @@ def find_spec(assignment: SlotAssignment, machine: Machine, visible_gpus: str) -
         other = f"node {node} runs other arsched code ({here}) than this driver ({assignment.code}); update the node"
         return replace(spec, problem=other)
     return spec
-
-
-@cache
-def code_digest(root: Path = CODE_ROOT) -> str:
-    """Twelve hex digits naming the code a node runs, below `root`: a supervisor of other code is noticed and replaced.
-
-    Covers the harness, and the packages of the scheduler that this module imports; the rest may change without a node.
-    """
-    digest = hashlib.sha256()
-    for path in code_files(root):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:12]
-
-
-def code_files(root: Path) -> list[Path]:
-    """The files below `root` that a supervisor and its judges run, in a stable order."""
-    files = [path for package in NODE_PACKAGES for path in (root / package).rglob("*") if path.suffix in CODE_SUFFIXES]
-    return sorted([*files, *root.glob("scheduler/__init__.py")])

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from scheduler.domain.errors import ProposerProblem
 from scheduler.domain.text import one_line
+from scheduler.node.code import python_command
 
-REAPER = (sys.executable, "-P", "-m", "harness.process_reaper")  # -P: not the harness that the worktree holds
 END_WAIT_S = 30.0
 SHOWN_BYTES = 16 * 1024
 SHOWN_CHARACTERS = 200  # of the last line in a reason
@@ -74,7 +73,7 @@ class ManagedProcess:
         through, (stdin, stdout) = (["--through"], pipes) if pipes else ([], (subprocess.DEVNULL, subprocess.DEVNULL))
         try:
             self._process = subprocess.Popen(
-                [*REAPER, *options, *through, "--", *command],
+                [*python_command("harness.process_reaper"), *options, *through, "--", *command],
                 cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),), start_new_session=True,
             )  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.domain.errors import ArschedError, PoolProblem
-from scheduler.node.judge_process import CODE_ROOT
+from scheduler.node.code import CODE_ROOT
 from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
 from scheduler.ray.sentinel import start_sentinel
 

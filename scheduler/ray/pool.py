@@ -17,8 +17,9 @@ from typing import Any
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Lost, Progress, Report, RunOrder, Slot
+from scheduler.node.code import code_digest
 from scheduler.node.machine import read_machine
-from scheduler.node.supervisor import NodeSettings, SlotAssignment, code_digest
+from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray import cluster
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
 

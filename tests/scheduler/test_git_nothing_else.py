@@ -116,6 +116,10 @@ def edited(hostile: Hostile) -> None:
 
 def missing(hostile: Hostile) -> None:
     """A partial clone would fetch it, with the programs of its remote."""
+    blob = git(hostile.root, "rev-parse", f"{hostile.new}:train.py").strip()
+    (hostile.root / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with suppress(ArschedError):
+        hostile.repo.read(hostile.new, "train.py")
     with suppress(ArschedError):
         hostile.repo.read("cafe" * 10, "train.py")
     with suppress(ArschedError):

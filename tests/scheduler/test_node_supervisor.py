@@ -13,7 +13,8 @@ import pytest
 from scheduler.cli.prepare import run_program
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
-from scheduler.node.judge_process import CODE_ROOT, is_locked, judge_environment
+from scheduler.node.code import CODE_ROOT
+from scheduler.node.judge_process import is_locked, judge_environment
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import PoolContract, wait_for
