@@ -44,6 +44,7 @@ class JudgeArgs:
     exchange: str = "auto"
     digest_fd: int | None = None
     nonce: str | None = None
+    sandbox: str = "full"
 
     @property
     def visible_devices(self) -> str:
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--containment", choices=("auto", "namespace", "subreaper"), default="auto", help="default: auto")
     add("--seed-caches", type=Path, metavar="DIR", help="start with a copy of these compile caches, if they exist")
     add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
+    add("--sandbox", choices=("full", "weak", "off"), default="full", help="default: full")
     add("--exchange", choices=("auto", *EXCHANGE_NAMES), default="auto", help="pass logits this way and no other")
     add("--digest-fd", type=_pipe_end, metavar="N", help="write result.json's sha256 to this inherited pipe")
     add("--nonce-fd", dest="nonce", type=_nonce, metavar="N", help="say back what this pipe holds")
