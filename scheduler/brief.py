@@ -104,12 +104,12 @@ def write_brief(facts: BriefFacts, ask_number: int = 0) -> str:
 
 def contract_lines(facts: BriefFacts) -> list[str]:
     """Fixed for every candidate of the lab."""
-    contract = facts.contract
+    contract, name = facts.contract, facts.lab.lab.contract_words
     if contract is None:
-        return [f"- {facts.lab.lab.contract_name}"]
+        return [f"- {name}"]
     clock = "CPU time of the process tree" if contract.budget.clock == "cpu" else "wall clock"
     return [
-        f"- {contract.name}: {contract.budget.seconds:g} s of training ({clock}), imports and compiling not counted",
+        f"- {name}: {contract.budget.seconds:g} s of training ({clock}), imports and compiling not counted",
         f"- sequences of {contract.sequence_length} tokens, vocabulary {contract.vocab_size}, device {contract.device}",
     ]
 

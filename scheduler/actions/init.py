@@ -6,6 +6,7 @@ neither switched nor changed.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from scheduler.domain.run import RunKind
 from scheduler.git import Repo
 from scheduler.lab import ContractChoice, LabPaths, Workspace, choose_contract, prepared_digest, write_whole
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
+from scheduler.node.harness_client import SandboxFacts, ask_sandbox
+from scheduler.node.judge_process import Commands
 from scheduler.policy.constants import read_constants, rewrite_constants
 from scheduler.policy.source import TRAIN_PY, read_source
 from scheduler.queue.decide import follow_ledger
@@ -41,6 +44,7 @@ class InitRequest:
     train: Path | None = None
     preset: str = "default"
     author: str = "unknown"
+    sandbox: str = "full"
     dry_run: bool = False
 
 
@@ -67,6 +71,7 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
             known = tuple(lab.tag for lab in ledger.labs.all())
     if request.tag not in known:
         _refuse_record(repo, request.tag)
+    _check_sandbox(request.sandbox)
     choice = choose_contract(request.contract)
     digest = prepared_digest(choice)
     first = read_first_baseline(repo, choice, request.train)
@@ -74,6 +79,19 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
     if request.dry_run:
         return Created(lab, None, first.notes)
     return _write(repo, paths, request, lab, first, clock)
+
+
+def _check_sandbox(level: str) -> None:
+    """Raises LabProblem where this machine does not allow it."""
+    facts = sandbox_here()
+    if problem := facts.problem(level):
+        hint = f"a lab whose scores are worth less, and not compared with others: arsched init --sandbox {facts.best}"
+        raise LabProblem(problem, hint)
+
+
+def sandbox_here() -> SandboxFacts:
+    """What this machine allows. Raises LabProblem when the harness does not answer."""
+    return ask_sandbox(Commands().sandbox, os.environ)
 
 
 def _refuse_existing(ledger: Ledger, tag: str) -> None:
@@ -140,7 +158,7 @@ def _lab(request: InitRequest, choice: ContractChoice, cache_digest: str, now: f
         tag=request.tag, lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}", branch=_branch(request.tag),
         contract_name=contract.name, contract_digest=contract.digest, contract_json=contract.to_json(),
         cache_digest=cache_digest, device=contract.device, noise_prior_bpb=contract.noise_prior_bpb,
-        gates=PRESETS[request.preset], created_at=now,
+        gates=PRESETS[request.preset], created_at=now, sandbox=request.sandbox,
     )  # fmt: skip
 
 

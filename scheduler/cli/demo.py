@@ -18,7 +18,7 @@ from typing import NamedTuple
 import click
 
 from scheduler.actions.candidate import new_worktree
-from scheduler.actions.init import InitRequest, create_lab
+from scheduler.actions.init import InitRequest, create_lab, sandbox_here
 from scheduler.actions.submit import SubmitRequest, submit
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, program
@@ -63,7 +63,10 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
             return code
         log("2/5 the lab: a branch, a ledger, and its first baseline")
         if not LabPaths(place.root).ledger.is_file():
-            create_lab(InitRequest(TAG, contract, author=AUTHOR), start=place.root)
+            sandbox = sandbox_here()
+            if weaker := sandbox.problem("full"):
+                log(f"    {weaker}; candidates run in the sandbox: {sandbox.best}")
+            create_lab(InitRequest(TAG, contract, author=AUTHOR, sandbox=sandbox.best), start=place.root)
         with open_workspace(TAG, start=place.root) as space:
             return _play(space, slots, as_json)
 

@@ -14,6 +14,7 @@ from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
 from scheduler.cli.submit import author, run_and_watch
 from scheduler.domain.decision import PRESETS
+from scheduler.domain.lab import SANDBOX_LEVELS
 from scheduler.lab import open_workspace
 
 
@@ -23,31 +24,33 @@ from scheduler.lab import open_workspace
 @click.option("--train", type=click.Path(path_type=Path), metavar="FILE", help="Start from this train.py, as it is.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True,
               help="How sure a promotion must be.")  # fmt: skip
+@click.option("--sandbox", type=click.Choice(SANDBOX_LEVELS), default="full", show_default=True,
+              help="What candidates run in. Below full their scores are worth less; every screen says so.")  # fmt: skip
 @click.option("--run/--no-wait", "wait", default=True, help="Run the baseline now (default), or only queue it.")
 @options.pool
 @options.dry_run
 @options.as_json
 def command(
-    tag: str, contract: str, train: Path | None, preset: str, wait: bool,
+    tag: str, contract: str, train: Path | None, preset: str, sandbox: str, wait: bool,
     address: str | None, slots: int | None, dry_run: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Start a lab from HEAD: its train.py with the contract's constants becomes the first baseline.
 
     Your checkout is not switched. The contract's cache must be prepared.
     """
-    created = create_lab(InitRequest(tag, contract, train, preset, author(), dry_run))
+    created = create_lab(InitRequest(tag, contract, train, preset, author(), sandbox, dry_run))
     for note in created.notes:
         log(f"note: {note}")
     lab = created.lab
     value: dict[str, object] = {
         "tag": tag, "branch": lab.branch, "contract": lab.contract_name, "contract_digest": lab.contract_digest,
-        "cache_digest": lab.cache_digest, "preset": preset, "dry_run": dry_run,
+        "cache_digest": lab.cache_digest, "preset": preset, "sandbox": lab.sandbox, "dry_run": dry_run,
     }  # fmt: skip
     if created.baseline is None:
         print_json(value) if as_json else print_text(f"would create lab {tag} on branch {lab.branch}")
         return 0
     baseline = created.baseline
-    log(f"lab {tag}: branch {lab.branch}, contract {lab.contract_name}, {lab.gates.first_baseline_runs} baseline runs")
+    log(f"lab {tag}: branch {lab.branch}, contract {lab.contract_words}, {lab.gates.first_baseline_runs} baseline runs")
     with open_workspace(tag) as space:
         code = run_and_watch(space, [baseline], address, slots) if wait else 0
         outcome = describe_outcome(space, baseline)

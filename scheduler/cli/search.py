@@ -111,12 +111,14 @@ def _find_or_create_lab(
         if contract is None:
             raise
     complete(settings or NO_SETTINGS, PRESETS[preset or "default"])  # refused before anything is made
-    created = create_lab(InitRequest(tag or dated_tag(), contract, None, preset or "default", author(), dry_run))
+    created = create_lab(
+        InitRequest(tag or dated_tag(), contract, None, preset or "default", author(), dry_run=dry_run)
+    )
     for note in created.notes:
         log(f"note: {note}")
     if dry_run:
         return None
-    log(f"lab {created.lab.tag}: branch {created.lab.branch}, contract {created.lab.contract_name}")
+    log(f"lab {created.lab.tag}: branch {created.lab.branch}, contract {created.lab.contract_words}")
     return created.lab.tag
 
 

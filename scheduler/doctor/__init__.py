@@ -24,6 +24,7 @@ def run_checks(
     yield checks.check_system()
     yield checks.check_packages()
     yield checks.check_git()
+    yield checks.check_sandbox()
     yield from checks.check_disk(start)
     context = checks.find_lab(tag, given, start)
     yield context.result

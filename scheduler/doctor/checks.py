@@ -5,6 +5,7 @@ Slots are asked about on this machine as it is, or on a cluster as its nodes ans
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -20,7 +21,8 @@ from scheduler.domain.slot import Slot
 from scheduler.git import Repo, git_version
 from scheduler.lab import ContractChoice, choose_contract, contract_of, open_workspace
 from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
-from scheduler.node.harness_client import ask_cache, installed_version
+from scheduler.node.harness_client import ask_cache, ask_sandbox, installed_version
+from scheduler.node.judge_process import Commands
 from scheduler.node.machine import SlotSpec, lay_out, read_machine
 from scheduler.node.spool import default_spool_root
 from scheduler.queue.runtime import PoolOptions
@@ -119,11 +121,24 @@ def find_lab(tag: str | None, given: ContractChoice | None, start: Path) -> Chec
     try:
         with open_workspace(tag, start) as space:
             own = ContractChoice(space.lab.contract_name, contract_of(space.lab))
-            found = ok("lab", f"{space.tag} on {space.lab.branch}, contract {space.lab.contract_name}")
+            found = ok("lab", f"{space.tag} on {space.lab.branch}, contract {space.lab.contract_words}")
             return CheckContext(found, given or own, "" if given else space.lab.cache_digest)
     except ArschedError as error:
         grade = Grade.NOTE if isinstance(error, LabProblem) else Grade.PROBLEM  # a lab is made by `arsched init`
         return CheckContext(from_error("lab", error, grade), fallback)
+
+
+def check_sandbox() -> CheckResult:
+    """What a candidate can be run in on this machine."""
+    try:
+        facts = ask_sandbox(Commands().sandbox, os.environ)
+    except ArschedError as error:
+        return from_error("sandbox", error)
+    if facts.best == "full":
+        return ok("sandbox", f"full; Landlock {facts.landlock_abi or 'none'}")
+    why = "; ".join(filter(None, (facts.problem("full"), facts.problem("weak"))))
+    hint = f"a lab that says so on every screen: arsched init --sandbox {facts.best}"
+    return note("sandbox", f"{facts.best}: {why}", hint)
 
 
 def check_cache(context: CheckContext, *, full: bool) -> tuple[CheckResult, dict[str, Any]]:

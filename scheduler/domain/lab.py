@@ -8,10 +8,15 @@ from functools import cached_property
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import GateSettings, Merge
 
+SANDBOX_LEVELS = ("full", "weak", "off")  # the strictest first
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """`lab_id` is unique across repositories; `noise_prior_bpb` and `device` are the contract's."""
+    """`lab_id` is unique across repositories; `noise_prior_bpb` and `device` are the contract's.
+
+    `sandbox` is what a candidate runs in (SANDBOX_LEVELS): scores of different levels are not compared.
+    """
 
     tag: str
     lab_id: str
@@ -25,6 +30,12 @@ class Lab:
     gates: GateSettings
     created_at: float
     paused_at: float | None = None  # while set, nothing new is placed and no idea is asked for
+    sandbox: str = "full"
+
+    @property
+    def contract_words(self) -> str:
+        """The contract as every screen names it: where the sandbox is not full, never without that."""
+        return self.contract_name if self.sandbox == "full" else f"{self.contract_name} (sandbox: {self.sandbox})"
 
 
 @dataclass(frozen=True)

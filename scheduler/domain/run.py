@@ -22,7 +22,7 @@ from typing import Any
 from scheduler.domain.errors import ArschedError
 
 RESULT_FORMAT = 1
-_OF_THE_RUN = ("wall_s", "peak_memory_mb", "attention", "exchange", "seed", "compile_cache")
+_OF_THE_RUN = ("wall_s", "peak_memory_mb", "attention", "exchange", "seed", "compile_cache", "sandbox", "containment")
 
 
 class ResultError(ArschedError):
@@ -84,6 +84,8 @@ class Measurements:
     seed: int | None = None
     launched: bool = False  # whether the candidate was started at all
     compile_cache: str | None = None  # cold or seeded
+    sandbox: str | None = None  # the level that was reached
+    containment: str | None = None  # how its processes were kept together
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,7 @@ class RunOrder:
     expect_attention: str | None = None
     compile_key: str = ""
     may_keep_caches: bool = False
+    sandbox: str = "full"
 
     @property
     def key(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
-from scheduler.domain.lab import Lab, LabSnapshot
+from scheduler.domain.lab import SANDBOX_LEVELS, Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
 from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, P, T
 from scheduler.ledger.decisions import Decisions
@@ -180,7 +180,15 @@ def m002_attempts(database: Database) -> None:
         database.execute(f"ALTER TABLE attempt ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts)
+def m003_sandbox(database: Database) -> None:
+    """What a lab's candidates run in. Those of earlier labs had none, and their scores compare with such alone."""
+    levels = ", ".join(f"'{level}'" for level in SANDBOX_LEVELS)
+    column = f"sandbox TEXT NOT NULL DEFAULT 'off' CHECK (sandbox IN ({levels}))"
+    database.execute(f"ALTER TABLE lab ADD COLUMN {column}")
+    database.execute("UPDATE run SET pool = pool || ' / sandbox off' WHERE pool != ''")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

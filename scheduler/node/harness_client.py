@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.files import write_atomic
 from scheduler.domain.errors import LabProblem, PoolProblem
+from scheduler.domain.lab import SANDBOX_LEVELS
 from scheduler.node.code import python_command
 from scheduler.node.judge_process import Commands, judge_environment
 
@@ -36,7 +37,7 @@ class CacheFacts:
     digest: str = ""
     problem: str = ""
 
-    def pool_name(self, device_name: str, driver: str) -> str:
+    def pool_name(self, device_name: str, driver: str, sandbox: str) -> str:
         """Scores of slots with the same name may be compared; "" without a cache."""
         if not self.digest:
             return ""
@@ -44,7 +45,27 @@ class CacheFacts:
         python = ".".join(platform.python_version_tuple()[:2])
         torch = installed_version("torch") or "none"
         contract = f"{self.contract_name}-{self.contract_digest[:12]}"
-        return f"{machine} / python {python} torch {torch} / {contract} / cache {self.digest[:12]}"
+        level = "" if sandbox == "full" else f" / sandbox {sandbox}"
+        return f"{machine} / python {python} torch {torch} / {contract} / cache {self.digest[:12]}{level}"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFacts:
+    """Why a machine does not allow a level of the sandbox, "" where it does; and its Landlock version, 0 for none."""
+
+    full: str = ""
+    weak: str = ""
+    landlock_abi: int = 0
+
+    def problem(self, level: str) -> str:
+        """Why that level is not to be had here, and what is; "" when it is to be had."""
+        reason = {"full": self.full, "weak": self.weak}.get(level, "")
+        return f"no {level} sandbox here: {reason}" if reason else ""
+
+    @property
+    def best(self) -> str:
+        """The strictest level to be had."""
+        return next(level for level in SANDBOX_LEVELS if not self.problem(level))
 
 
 def probe_cache(command: Sequence[str], contract_json: str, root: Path, environ: Mapping[str, str]) -> CacheFacts:
@@ -86,6 +107,15 @@ def ask_capabilities(device: str) -> dict[str, Any]:
     environment = judge_environment(os.environ, "")
     del environment["CUDA_VISIBLE_DEVICES"]
     return _ask([*python_command("harness.capabilities"), device], environment, None, FULL_TIMEOUT_S)
+
+
+def ask_sandbox(command: Sequence[str], environ: Mapping[str, str]) -> SandboxFacts:
+    """The answer of `python -m harness.sandbox`, which tries each level on this machine. Raises LabProblem."""
+    answer = _ask(command, judge_environment(environ, ""), None, PROBE_TIMEOUT_S)
+    try:
+        return SandboxFacts(str(answer["full"]), str(answer["weak"]), int(answer["landlock_abi"]))
+    except (KeyError, TypeError, ValueError):
+        raise LabProblem(f"the harness says nothing of the sandbox: {answer}") from None
 
 
 def installed_version(package: str) -> str:

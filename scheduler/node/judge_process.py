@@ -43,10 +43,11 @@ _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Command lines of the harness's two programs, as they are on this node."""
+    """Command lines of the harness's programs, as they are on this node."""
 
     judge: tuple[str, ...] = field(default_factory=partial(python_command, "harness.judge"))
     cache: tuple[str, ...] = field(default_factory=partial(python_command, "harness.cache"))
+    sandbox: tuple[str, ...] = field(default_factory=partial(python_command, "harness.sandbox"))
 
 
 def judge_environment(environ: Mapping[str, str], uuid: str) -> dict[str, str]:
@@ -72,7 +73,7 @@ def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -
         "--contract", str(spool.directory / "contract.json"), "--train", str(spool.directory / "train.py"),
         "--seed", str(order.seed), "--out", str(spool.out), "--device", spec.uuid or "cpu",
         "--cpus", ",".join(map(str, spec.cpus)), "--expect-cache", order.cache_digest, "--lock", str(lock),
-        *attention,
+        "--sandbox", order.sandbox, *attention,
     ]  # fmt: skip
 
 

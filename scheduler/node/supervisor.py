@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scheduler.domain.errors import PoolProblem
+from scheduler.domain.errors import LabProblem, PoolProblem
+from scheduler.domain.lab import SANDBOX_LEVELS
 from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
 from scheduler.node import judge_process
 from scheduler.node.code import code_digest
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
-from scheduler.node.harness_client import CacheFacts, probe_cache
+from scheduler.node.harness_client import CacheFacts, SandboxFacts, ask_sandbox, probe_cache
 from scheduler.node.judge_process import Commands, StartedJudge, end_inherited_judge, is_alive
 from scheduler.node.machine import Machine, SlotSpec, lay_out, read_machine
 from scheduler.node.spool import TAIL_BYTES, Spool, SpoolRoot, default_spool_root, open_spool, seed_options
@@ -66,15 +67,16 @@ class SlotSupervisor:
         self._environ = environ
         self._clock = clock
         self._retired = False
+        self._sandbox: SandboxFacts | None = None
         self._attempts: dict[Path, _Attempt] = {}
         self._inherited = {spool.directory: spool for spool in self._spools.everything() if self._is_mine(spool)}
 
-    def probe(self, contract_json: str, lab_id: str = "") -> Slot:
-        """The slot as it is now for runs of that contract and lab. Never raises: a broken slot has a `problem`."""
+    def probe(self, contract_json: str, lab_id: str = "", sandbox: str = "full") -> Slot:
+        """The slot as it is now for runs of that contract, lab and sandbox. Never raises: it may have a `problem`."""
         spec, cache = self.spec, CacheFacts()
         notes: tuple[str, ...] = ()
         try:
-            problem = self._own_problem(lab_id)
+            problem = self._own_problem(lab_id) or self._sandbox_problem(sandbox)
             if spec.uuid and not self.busy():  # a run of ours holds memory and a context
                 notes = gpu_notes(spec.uuid)
             cache = probe_cache(self._commands.cache, contract_json, self._spools.root, self._environ)
@@ -82,7 +84,7 @@ class SlotSupervisor:
             problem = f"{raised.message}; {raised.hint}" if raised.hint else raised.message
         return Slot(
             spec.slot_id, spec.node, spec.boot_id, spec.device, spec.device_name,
-            pool=cache.pool_name(spec.device_name, spec.driver), cache_digest=cache.digest,
+            pool=cache.pool_name(spec.device_name, spec.driver, sandbox), cache_digest=cache.digest,
             problem=problem or cache.problem, notes=notes,
         )  # fmt: skip
 
@@ -206,6 +208,17 @@ class SlotSupervisor:
         # Without a compiler every candidate would end as a crash, and be blamed for it.
         toolchain = missing_toolchain(judge_process.judge_environment(self._environ, self.spec.uuid))
         return self._foreign_processes() or "; ".join(map(str, toolchain))
+
+    def _sandbox_problem(self, level: str) -> str:
+        """Why the lab's sandbox is not to be had on this node: asked once, as a kernel does not change its mind."""
+        if level == SANDBOX_LEVELS[-1]:
+            return ""
+        try:
+            self._sandbox = self._sandbox or ask_sandbox(self._commands.sandbox, self._environ)
+        except LabProblem as problem:
+            return problem.message
+        found = self._sandbox.problem(level)
+        return f"{found}; a lab that does without: arsched init --sandbox {self._sandbox.best}" if found else ""
 
     def _foreign_processes(self) -> str:
         """Processes on the slot's GPU that no judge of ours started: named, never killed. Where NVML may not list

@@ -111,7 +111,7 @@ class Placer:
             train_py=train_py, train_sha256=candidate.train_sha256,
             contract_json=lab.contract_json, cache_digest=lab.cache_digest,
             compile_key=compile_key(slot, first.train_sha256) if on_gpu else "",
-            may_keep_caches=on_gpu and candidate.id == first.id,
+            may_keep_caches=on_gpu and candidate.id == first.id, sandbox=lab.sandbox,
         )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> P
     """Join or start Ray and its slots. Raises PoolProblem."""
     from scheduler.ray.pool import RayPool
 
-    pool = RayPool.connect(options.address, options.slots, lab.contract_json, lab.lab_id, log=log)
+    where = (options.address, options.slots)
+    pool = RayPool.connect(*where, lab.contract_json, lab.lab_id, sandbox=lab.sandbox, log=log)
     return PoolHandle(pool, detached=pool.detached)
 
 

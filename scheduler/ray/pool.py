@@ -103,13 +103,14 @@ class RayPool:
         settings: NodeSettings,
         most: int | None = None,
         *,
+        sandbox: str = "full",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._contract_json = contract_json
         self._device = contract_device(contract_json)
         self._lab_id = lab_id
-        self._settings = settings
+        self._settings, self._sandbox = settings, sandbox
         self._most = most
         self._clock = clock
         self._pending = PendingReports()
@@ -126,6 +127,7 @@ class RayPool:
         contract_json: str,
         lab_id: str,
         *,
+        sandbox: str = "full",
         settings: NodeSettings | None = None,
         log: Callable[[str], None] = lambda line: None,
         placement_s: float | None = None,
@@ -144,7 +146,7 @@ class RayPool:
 
         connection = cluster.start_embedded(ray, *size) if size else cluster.join_cluster(ray, address or "auto")
         try:
-            pool = cls(connection, contract_json, lab_id, settings, slots)
+            pool = cls(connection, contract_json, lab_id, settings, slots, sandbox=sandbox)
             pool._await_slots(log, placement_s)
         except BaseException:
             connection.leave()
@@ -305,7 +307,9 @@ class RayPool:
                 handle.actor = self._cluster.place(handle.assignment, handle.node_id, self._settings)
                 handle.gone, handle.placed_at, handle.probe_due_at = False, now, now
             if handle.probe is None and not handle.gone and now >= handle.probe_due_at:
-                handle.probe = self._cluster.ask(handle.actor, "probe", self._contract_json, self._lab_id)
+                handle.probe = self._cluster.ask(
+                    handle.actor, "probe", self._contract_json, self._lab_id, self._sandbox
+                )
             if handle.poll is not None and now - handle.poll_since > SILENT_AFTER_S:
                 self._mark_silent(handle)
         self._take_probes(0.0)

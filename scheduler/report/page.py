@@ -67,7 +67,7 @@ def write_report(space: Workspace, folder: Path) -> Report:
     with space.ledger.snapshot():
         facts = LabFacts(space.ledger, space.ledger.labs.get(space.tag))
         data, course, results = read_report(facts), history(facts), results_tsv(facts)
-    pictures = (render_progress(course), render_timeline(data.timeline, facts.lab.contract_name))
+    pictures = (render_progress(course), render_timeline(data.timeline, facts.lab.contract_words))
     report = Report(
         index_html=str(folder / "index.html"),
         progress_png=str(folder / "progress.png"),

@@ -24,6 +24,7 @@ def run_screen(run: RunView) -> Iterator[Renderable]:
     rows: list[tuple[str, Renderable]] = [
         ("run", f"{run.run}   {run.kind} run of {run.candidate} {run.name}   seed {run.seed}"),
         ("state", f"{run.state} since {run.since}" + (f" on {run.slot}" if run.slot else "")),
+        *_lab_sandbox(run.sandbox),
     ]
     if run.val_bpb is not None:
         upstream = text.UNKNOWN if run.val_bpb_upstream is None else f"{run.val_bpb_upstream:.6f}"
@@ -50,6 +51,7 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
             ("state", state(row.detail if row.status in row.detail else f"{row.status} ({row.detail})", row.status)),
             ("val_bpb", score),
             ("effect", _effect(view)),
+            *_lab_sandbox(view.sandbox),
             *_merging(view),
             *_idea(view),
             ("author", view.author or text.UNKNOWN),
@@ -63,6 +65,10 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     yield from _failures(view)
     yield from _decisions(view)
     yield from _diff(view.diff)
+
+
+def _lab_sandbox(level: str) -> list[tuple[str, Renderable]]:
+    return [] if level == "full" else [("lab", f"sandbox: {level}")]
 
 
 def _merging(view: CandidateView) -> Iterator[tuple[str, str]]:
@@ -95,9 +101,8 @@ def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
     before = f", {describe_losses(figures.loss_at)}" if figures.loss_at else ""
     done = f"{text.whole(figures.steps)} steps, {text.whole(figures.tokens)} tokens"
     memory = text.UNKNOWN if figures.peak_memory_mb is None else f"{figures.peak_memory_mb:,.0f} MB"
-    device, attention, exchange = (
-        one_line(word or text.UNKNOWN) for word in (figures.device, figures.attention, figures.exchange)
-    )
+    names = (figures.device, figures.attention, figures.exchange, figures.sandbox, figures.containment)
+    device, attention, exchange, sandbox, containment = (one_line(word or text.UNKNOWN) for word in names)
     digests = (
         ("contract", figures.contract_digest),
         ("cache", figures.cache_digest),
@@ -109,6 +114,7 @@ def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
         ("training", f"{done}{speed}{before}{last}   (as train.py says)"),
         ("memory", f"{memory} at the peak"),
         ("device", f"{device}   attention {attention}   exchange {exchange}"),
+        ("sandbox", f"{sandbox}   containment {containment}"),
         ("digests", "  ".join(f"{name} {digest[:SHORT_DIGEST]}" for name, digest in digests if digest)),
     ]
 

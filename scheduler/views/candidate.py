@@ -47,6 +47,7 @@ class CandidateView(View):
     made_from: str | None
     train_sha256: str
     fingerprint: str
+    sandbox: str
     submitted_at: str
     runs: tuple[RunView, ...]
     decisions: tuple[DecisionRecord, ...]
@@ -91,6 +92,7 @@ def candidate_view(facts: LabFacts, candidate: Candidate) -> CandidateView:
         made_from=candidate.base_id,
         train_sha256=candidate.train_sha256,
         fingerprint=candidate.fingerprint,
+        sandbox=facts.lab.sandbox,
         submitted_at=utc(candidate.submitted_at),
         runs=tuple(run_view(facts, run) for run in facts.runs_of[candidate.id]),
         decisions=facts.decisions_of[candidate.id],

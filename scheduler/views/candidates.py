@@ -177,7 +177,7 @@ def leaderboard(facts: LabFacts, limit: int | None = None) -> Leaderboard:
     refs = [*(standing.candidate_id for standing in scored), *others][:limit]
     return Leaderboard(
         tag=facts.lab.tag,
-        contract=facts.lab.contract_name,
+        contract=facts.lab.contract_words,
         baseline=facts.board.baseline_id if facts.board else None,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
@@ -308,7 +308,7 @@ def history(facts: LabFacts) -> History:
     where = last | {step.candidate: step.number for step in steps}
     return History(
         tag=facts.lab.tag,
-        contract=facts.lab.contract_name,
+        contract=facts.lab.contract_words,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         runs=tuple(points),
         candidates=tuple(_point(facts, rows[ref], n) for ref, n in sorted(where.items(), key=lambda item: item[1])),

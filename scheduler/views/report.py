@@ -218,7 +218,7 @@ def summary(facts: LabFacts) -> Summary:
     baseline = facts.baseline
     return Summary(
         tag=facts.lab.tag,
-        contract=facts.lab.contract_name,
+        contract=facts.lab.contract_words,
         candidates=len(proposed),
         promoted=len(facts.promotions),
         shelved=len(facts.near_misses),

@@ -26,7 +26,8 @@ LONGEST_LINE = 1 << 14  # characters held back for the end of their line
 
 _FIGURES = (
     "wall_s", "budget_used_s", "steps", "tokens", "tokens_per_s", "last_loss", "loss_at", "mfu", "peak_memory_mb",
-    "attention", "exchange", "device", "compile_cache", "contract_digest", "cache_digest", "train_sha256",
+    "attention", "exchange", "device", "sandbox", "containment", "compile_cache",
+    "contract_digest", "cache_digest", "train_sha256",
 )  # fmt: skip
 
 
@@ -45,6 +46,7 @@ class RunView(View):
     reason: str
     slot: str | None
     pool: str
+    sandbox: str
     val_bpb: float | None
     val_bpb_upstream: float | None
     figures: Measurements | None
@@ -99,6 +101,7 @@ def run_view(facts: LabFacts, run: Run) -> RunView:
         reason=clean(reason),
         slot=run.state.slot_id if isinstance(run.state, Running | Finished) else None,
         pool=run.pool,
+        sandbox=facts.lab.sandbox,
         val_bpb=scored.val_bpb if scored else None,
         val_bpb_upstream=scored.val_bpb_upstream if scored else None,
         figures=_known(result.measured) if result else None,

@@ -91,7 +91,7 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
     return Status(
         tag=facts.lab.tag,
         branch=facts.lab.branch,
-        contract=facts.lab.contract_name,
+        contract=facts.lab.contract_words,
         device=facts.lab.device,
         baseline=candidate_row(facts, facts.baseline) if facts.baseline else None,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,

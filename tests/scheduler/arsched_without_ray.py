@@ -28,13 +28,15 @@ class LocalPool:
 
     detached = False
 
-    def __init__(self, contract_json: str, lab_id: str, slots: int | None) -> None:
+    def __init__(self, contract_json: str, lab_id: str, slots: int | None, sandbox: str) -> None:
         self._contract_json, self._lab_id = contract_json, lab_id
         root = Path(os.environ["ARSCHED_SPOOL"])
-        commands = Commands(JUDGE, (*JUDGE, "cache"))
+        commands = Commands(JUDGE, (*JUDGE, "cache"), (*JUDGE, "sandbox"))
         specs = lay_out(MACHINE, "node", "cpu", slots or 2)
         self._supervisors = {spec.slot_id: SlotSupervisor(spec, root, commands) for spec in specs}
-        self._slots = tuple(supervisor.probe(contract_json) for supervisor in self._supervisors.values())
+        self._slots = tuple(
+            supervisor.probe(contract_json, lab_id, sandbox) for supervisor in self._supervisors.values()
+        )
 
     def slots(self) -> tuple[Slot, ...]:
         return self._slots
@@ -59,12 +61,12 @@ class LocalPool:
 
 
 def connect(
-    address: str | None, slots: int | None, contract_json: str, lab_id: str, *, log: object = None
+    address: str | None, slots: int | None, contract_json: str, lab_id: str, *, sandbox: str, log: object = None
 ) -> LocalPool:
     if notes := os.environ.get("ARSCHED_TEST_CONNECTIONS"):
         with open(notes, "a") as file:
             file.write(f"{os.getpid()}\n")
-    return LocalPool(contract_json, lab_id, slots)
+    return LocalPool(contract_json, lab_id, slots, sandbox)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ LIMITS = {"startup_s": 120.0, "evaluation_s": 120.0, "teardown_s": 20.0, "log_mb
 CONTRACT_JSON = json.dumps({"name": "tiny", "device": "cpu", "budget": BUDGET, "limits": LIMITS})
 FAKE_JUDGE = (sys.executable, "-S", str(Path(__file__).resolve()))
 FAKE_CACHE = (*FAKE_JUDGE, "cache")
+FAKE_SANDBOX = (*FAKE_JUDGE, "sandbox")
 POLL_S = 0.01
 
 
@@ -117,8 +118,10 @@ class FakeJudge:
         self.write("facts.json", facts)
 
 
-def answer_cache() -> int:
-    """The harness's other program: every contract is prepared, but the one named "bare"."""
+def answer_question() -> int:
+    """The harness's other programs: every sandbox is to be had, every contract prepared but the one named "bare"."""
+    if sys.argv[1] == "sandbox":
+        return answer({"full": os.environ.get("LC_NO_SANDBOX", ""), "weak": "", "landlock_abi": 4}, 0)
     contract = json.loads(Path(sys.argv[sys.argv.index("--contract") + 1]).read_text())
     if contract["name"] == "bare":
         return answer({"error": "no cache for contract bare", "hint": "run: arsched prepare --contract bare"}, 1)
@@ -128,7 +131,7 @@ def answer_cache() -> int:
     return answer({"digest": CACHE_DIGEST, "directory": "/nowhere", "contract_digest": "beef" * 16}, 0)
 
 
-def answer(facts: dict[str, str], exit_code: int) -> int:
+def answer(facts: dict[str, Any], exit_code: int) -> int:
     sys.stdout.write(json.dumps(facts))
     return exit_code
 
@@ -139,10 +142,18 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=Path, required=True)
     for name in ("--seed", "--digest-fd", "--nonce-fd"):
         parser.add_argument(name, type=int, required=True)
-    for name in ("--device", "--cpus", "--expect-cache", "--expect-attention", "--seed-caches", "--keep-caches"):
+    for name in (
+        "--device",
+        "--cpus",
+        "--expect-cache",
+        "--expect-attention",
+        "--sandbox",
+        "--seed-caches",
+        "--keep-caches",
+    ):
         parser.add_argument(name)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(answer_cache() if "cache" in sys.argv[1:2] else FakeJudge(parse()).run())
+    sys.exit(answer_question() if sys.argv[1:2] in (["cache"], ["sandbox"]) else FakeJudge(parse()).run())

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from fake_judge import FakeJudge, answer_cache, parse  # type: ignore[import-not-found]
+from fake_judge import FakeJudge, answer_question, parse  # type: ignore[import-not-found]
 
 
 class SourceJudge(FakeJudge):  # type: ignore[misc]
@@ -37,4 +37,4 @@ class SourceJudge(FakeJudge):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    sys.exit(answer_cache() if "cache" in sys.argv[1:2] else SourceJudge(parse()).run())
+    sys.exit(answer_question() if sys.argv[1:2] in (["cache"], ["sandbox"]) else SourceJudge(parse()).run())

@@ -10,10 +10,10 @@ from scheduler.domain.slot import Report, RunOrder, Slot
 from scheduler.node.judge_process import Commands
 from scheduler.node.machine import Machine, SlotSpec, lay_out
 from scheduler.node.supervisor import SlotSupervisor
-from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON, FAKE_CACHE, FAKE_JUDGE
+from tests.scheduler.fake_judge import CACHE_DIGEST, CONTRACT_JSON, FAKE_CACHE, FAKE_JUDGE, FAKE_SANDBOX
 from tests.scheduler.pool_contract import make_order
 
-FAKES = Commands(FAKE_JUDGE, FAKE_CACHE)
+FAKES = Commands(FAKE_JUDGE, FAKE_CACHE, FAKE_SANDBOX)
 MACHINE = Machine("boot-1", "test processor", (0, 1, 2, 3), 4)
 LAB_ID = "lab-1"
 

@@ -70,10 +70,10 @@ KEYS = {
     " running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency ideas"
     " recent_decisions",
     "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats candidates",
-    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint submitted_at runs decisions"
-    " merge merged_into diff",
-    "show r0004": "run candidate name kind seed state since status reason slot pool val_bpb val_bpb_upstream figures"
-    " attempts",
+    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox submitted_at runs"
+    " decisions merge merged_into diff",
+    "show r0004": "run candidate name kind seed state since status reason slot pool sandbox val_bpb val_bpb_upstream"
+    " figures attempts",
     "explain last": "subject candidate name status answer note rule decisions waiting",
     "explain r0004": "subject candidate name status answer note rule decisions waiting",
     "wait depth-1": "all_over timed_out paused awaited",
