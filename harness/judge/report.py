@@ -35,11 +35,13 @@ FORMAT = 1
 _EXIT_OK, _EXIT_INFRA, _EXIT_OTHER = 0, 1, 3
 _LOSS_MARKS = (0.25, 0.5, 0.75)  # of the budget
 _NVIDIA = Path("/proc/driver/nvidia")
+# The line that ends a traceback, and what it says where memory ran out; of C++, which has none, its last words.
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _OUT_OF_MEMORY = re.compile(
-    r"^(?:\w+\.)*(?:OutOfMemoryError|MemoryError)\b|CUDA out of memory|can't allocate memory|std::bad_alloc"
-    r"|Cannot allocate memory",
-    re.MULTILINE,
+    r"(?:\w+\.)*(?:OutOfMemoryError|MemoryError)\b"
+    r"|(?:\w+\.)*(?:RuntimeError|AcceleratorError): .*(?:out of memory|can't allocate memory|Cannot allocate memory)"
 )
+_BAD_ALLOC = "terminate called after throwing an instance of 'std::bad_alloc'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,24 @@ def verdict_of_exit(exit_code: int, log_tail: str, *, kernel_killed_for_memory: 
     if exit_code < 0:
         known = -exit_code in set(signal.Signals)
         ended = f"killed by {signal.Signals(-exit_code).name if known else f'signal {-exit_code}'}"
-    printed = last_lines(log_tail)
-    if _OUT_OF_MEMORY.search(log_tail):
-        return JudgeVerdict("oom", f"train.py ran out of memory ({ended}): {printed}")
-    return JudgeVerdict("crash", f"train.py crashed ({ended}): {printed}" if printed else f"train.py crashed ({ended})")
+    printed = _words(last_lines(log_tail))
+    if _ran_out_of_memory(exit_code, log_tail):
+        return JudgeVerdict("oom", f"train.py ran out of memory ({ended}){printed}")
+    return JudgeVerdict("crash", f"train.py crashed ({ended}){printed}")
+
+
+def _ran_out_of_memory(exit_code: int, log_tail: str) -> bool:
+    """By the exception that ended it: other text that a candidate prints chooses no label."""
+    if exit_code == -signal.SIGABRT:
+        return _BAD_ALLOC in log_tail
+    ends = _TRACEBACK.findall(log_tail)
+    return exit_code == 1 and bool(ends) and _OUT_OF_MEMORY.match(ends[-1]) is not None
+
+
+def _words(printed: str) -> str:
+    """What a candidate printed, marked as its words: whoever reads them, an agent too, shall not take them for ours."""
+    quoted = printed.translate(str.maketrans("`“”", "'''"))
+    return f"; the candidate's words: “{quoted}”" if quoted else ""
 
 
 def verdict_with_output(verdict: JudgeVerdict, fault: str) -> JudgeVerdict:

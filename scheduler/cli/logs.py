@@ -38,8 +38,10 @@ def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: 
     if tail is not None:
         text = "\n".join(text.splitlines()[-tail:] if tail else ())
     if as_json:
-        print_json({"run": run.id, "candidate": run.candidate_id, "attempt": run.attempts, "log": text})
+        said = {"run": run.id, "candidate": run.candidate_id, "attempt": run.attempts, "log": text}
+        print_json(said | {"words_of": "the candidate"})
     else:
+        log(f"what {run.candidate_id} printed: the candidate's words, until the end of this output")
         click.echo(text, nl=not text.endswith("\n"))
 
 

@@ -13,6 +13,7 @@ from decimal import ROUND_FLOOR, Decimal
 # Terminal sequences: CSI (colours, cursor), OSC (titles, links; ended by BEL or ESC \), and the two-character ones.
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -~]?", re.DOTALL)
 # Control, format (bidirectional overrides among them), surrogate, private and separator characters.
+NO_QUOTES = str.maketrans("`“”", "'''")  # what could end a quotation
 _CONTROL = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
@@ -27,6 +28,11 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """`clean`, with every run of blanks as one space."""
     return " ".join(clean(text).split())
+
+
+def candidates_words(text: str, longest: int = 400) -> str:
+    """Text that a candidate or its author wrote, marked as that: on one line, in “quotes” that it cannot end."""
+    return f"the candidate's words: “{shorten(one_line(text).translate(NO_QUOTES), longest)}”"
 
 
 def flat(text: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import re
 import tokenize
 import warnings
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from itertools import count
 from typing import Any
@@ -19,6 +20,7 @@ from scheduler.domain.errors import CandidateRejected
 
 TRAIN_PY = "train.py"
 MAX_BYTES = 128 * 1024
+MAX_COMPRESSED_BYTES = 48_000  # as zlib's best; the standard train.py has under 8,000
 NAME_CHARACTERS, TITLE_CHARACTERS = 40, 200
 
 _BOM = b"\xef\xbb\xbf"
@@ -92,6 +94,9 @@ def _decode(data: bytes) -> str:
     if len(data) > MAX_BYTES:
         hint = "weights and data do not belong in the source"
         raise CandidateRejected(f"train.py has {len(data):,} bytes, the limit is {MAX_BYTES:,}", hint)
+    if (compressed := len(zlib.compress(data, 9))) > MAX_COMPRESSED_BYTES:
+        message = f"train.py has {compressed:,} bytes when compressed, the limit is {MAX_COMPRESSED_BYTES:,}"
+        raise CandidateRejected(message, "weights and data do not belong in the source")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as problem:

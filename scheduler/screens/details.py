@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scheduler.domain.decision import Combine
 from scheduler.domain.run import Measurements
-from scheduler.domain.text import flat, one_line
+from scheduler.domain.text import candidates_words, flat, one_line
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.views import utc
@@ -47,7 +47,7 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     yield pairs(
         [
             ("candidate", f"{row.candidate} {row.name}"),
-            ("title", row.title or text.UNKNOWN),
+            ("title", candidates_words(row.title) if row.title else text.UNKNOWN),
             ("state", state(row.detail if row.status in row.detail else f"{row.status} ({row.detail})", row.status)),
             ("val_bpb", score),
             ("effect", _effect(view)),
@@ -57,6 +57,8 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
             ("author", view.author or text.UNKNOWN),
             ("commit", view.commit),
             ("train.py", f"sha256 {view.train_sha256[:SHORT_DIGEST]}   meaning {view.fingerprint[:SHORT_DIGEST]}"),
+            ("source", f"{view.compressed_bytes:,} bytes compressed"),
+            *(("", note) for note in view.source_notes),
             ("submitted", view.submitted_at),
         ]
     )
@@ -89,7 +91,7 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
     if row.theme:
         yield "theme", row.theme
     if view.hypothesis:
-        yield "hypothesis", view.hypothesis
+        yield "hypothesis", candidates_words(view.hypothesis)
 
 
 def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:

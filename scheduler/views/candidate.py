@@ -25,6 +25,7 @@ from scheduler.domain.text import clean, flat, one_line
 from scheduler.ledger import Ledger
 from scheduler.policy.dispatch import explain_waiting
 from scheduler.policy.explain import describe_effect
+from scheduler.policy.source_notes import compressed_bytes, read_notes
 from scheduler.views import View, jsonable, utc
 from scheduler.views.candidates import MergeRow, Row, candidate_row, describe_merge, made_by, merged_into
 from scheduler.views.facts import LabFacts
@@ -37,6 +38,7 @@ NOT_RUNNING = "no process runs the queue: start it with `arsched submit`"
 class CandidateView(View):
     """`diff` is a unified diff of train.py against the baseline it was made from, "" for the first baseline.
 
+    `source_notes` are what a reader of its train.py should look at; they decide nothing.
     `merge` is what the scheduler made it of, None for the ideas of others; `merged_into` are unions with its patch.
     """
 
@@ -48,6 +50,8 @@ class CandidateView(View):
     train_sha256: str
     fingerprint: str
     sandbox: str
+    compressed_bytes: int
+    source_notes: tuple[str, ...]
     submitted_at: str
     runs: tuple[RunView, ...]
     decisions: tuple[DecisionRecord, ...]
@@ -84,6 +88,7 @@ class Explanation(View):
 
 
 def candidate_view(facts: LabFacts, candidate: Candidate) -> CandidateView:
+    source = facts.ledger.candidates.train_py(candidate.id)
     return CandidateView(
         standing=candidate_row(facts, candidate),
         author=one_line(candidate.author),
@@ -93,6 +98,8 @@ def candidate_view(facts: LabFacts, candidate: Candidate) -> CandidateView:
         train_sha256=candidate.train_sha256,
         fingerprint=candidate.fingerprint,
         sandbox=facts.lab.sandbox,
+        compressed_bytes=compressed_bytes(source),
+        source_notes=read_notes(source),
         submitted_at=utc(candidate.submitted_at),
         runs=tuple(run_view(facts, run) for run in facts.runs_of[candidate.id]),
         decisions=facts.decisions_of[candidate.id],

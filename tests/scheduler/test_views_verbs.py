@@ -70,8 +70,8 @@ KEYS = {
     " running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency ideas"
     " recent_decisions",
     "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats candidates",
-    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox submitted_at runs"
-    " decisions merge merged_into diff",
+    "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox"
+    " compressed_bytes source_notes submitted_at runs decisions merge merged_into diff",
     "show r0004": "run candidate name kind seed state since status reason slot pool sandbox val_bpb val_bpb_upstream"
     " figures attempts",
     "explain last": "subject candidate name status answer note rule decisions waiting",
@@ -164,6 +164,7 @@ def test_a_log_is_cleaned(arsched: Arsched, play: Play, root: Path) -> None:
     assert arsched("logs", "r0009", "--tail", "0").out == "\n"
     assert arsched("logs", "typo", "--json").json == {
         "run": "r0009", "candidate": "c0007", "attempt": 1, "log": "step 1\n�� bad utf-8\nlast\n",
+        "words_of": "the candidate",
     }  # fmt: skip
 
 
