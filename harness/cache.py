@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ CONTRACT_NAME = "contract.json"
 KERNEL_NOTE_NAME = "kernel.json"
 FA3_REPOSITORY, FA3_VERSION = "kernels-community/flash-attn3", 1
 LOCAL_KERNELS_ENV = "LOCAL_KERNELS"  # read by the package `kernels`: REPOSITORY=FOLDER
+SANDBOX_ENV = "ARSCHED_SANDBOX"  # a candidate's: how far it is confined
 _JUDGE_FOLDER = "judge/"
 
 
@@ -186,6 +188,8 @@ def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract
             return
         raise CacheMismatch(f"{path} may not be read", contract) from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and os.environ.get(SANDBOX_ENV) == "full":
+            return  # rows are no part of a candidate's view
         raise CacheMismatch(f"{path}: {error.strerror}", contract) from None
     if size != entry.size_bytes:
         raise CacheMismatch(f"{path} has {size} bytes instead of {entry.size_bytes}", contract)

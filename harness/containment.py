@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +25,9 @@ FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+
+
+_witness: socket.socket | None = None  # in a namespace: leads to a process outside that ends just after it
 
 
 class ContainmentError(Exception):
@@ -44,6 +49,15 @@ def contain(wanted: Wanted, body: Body) -> int:
         sys.stderr.write("no PID namespaces here: processes that are hidden well survive a kill -9 of this one\n")
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     return body("subreaper")
+
+
+def keep_open_until_all_dead(fd: int) -> None:
+    """Keep what `fd` refers to open, locks on it included, until everything in this namespace is dead.
+
+    PID 1 closes its own descriptors before the kernel ends the others. Without a namespace nothing happens.
+    """
+    if _witness is not None:
+        socket.send_fds(_witness, [b"!"], [fd])
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -79,19 +93,44 @@ def namespaces_allowed() -> bool:
 
 
 def _run_in_namespace(body: Body) -> int:
+    witness, to_witness = _start_witness()  # before: what this process forks later is in the namespace
     _unshare()
     alive_read, alive_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(alive_write)
-        _live_as_init(alive_read, body)
+        _live_as_init(alive_read, body, to_witness)
     os.close(alive_read)
+    with to_witness:
+        init = os.pidfd_open(pid)
+        socket.send_fds(to_witness, [b"!"], [init])
+        os.close(init)
     os.write(alive_write, b"!")
-    return _wait_forwarding(pid)
+    code = _wait_forwarding(pid)
+    os.waitpid(witness, 0)
+    return code
 
 
-def _live_as_init(alive_read: int, body: Body) -> NoReturn:
-    code = 1
+def _start_witness() -> tuple[int, socket.socket]:
+    """A process outside the namespace that ends once the process has whose pidfd it is sent, and with that all others.
+
+    Descriptors that are sent to it later stay open until then, which takes no reading of them. It outlives a kill -9
+    of its parent.
+    """
+    ours, held = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        with contextlib.suppress(OSError):
+            select.select(socket.recv_fds(held, 1, 1)[1], [], [])
+        os._exit(0)
+    held.close()
+    return pid, ours
+
+
+def _live_as_init(alive_read: int, body: Body, to_witness: socket.socket) -> NoReturn:
+    global _witness
+    code, _witness = 1, to_witness
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.read(alive_read, 1) != b"!":  # the outer process died before the line above could take effect

@@ -21,7 +21,7 @@ from harness.protocol import ATTENTION_NAMES
 
 EXPECT_ENV = "ARSCHED_EXPECT_ATTENTION"
 HOPPER = (9, 0)
-_FOLDER = "gpus"
+RECORDS_FOLDER = "gpus"  # below the cache root
 _NVIDIA = Path("/proc/driver/nvidia")
 
 
@@ -65,7 +65,7 @@ def head_dim_of(contract: Contract) -> int:
 def record_path(device: str, torch: str, shape: str) -> Path:
     """Where the record of a GPU model under a torch version for contracts of that shape lies."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device}-torch-{torch}-{shape}").strip("-")
-    return cache_root() / _FOLDER / f"{name}.json"
+    return cache_root() / RECORDS_FOLDER / f"{name}.json"
 
 
 def write_record(record: GpuRecord) -> None:
@@ -83,7 +83,7 @@ def record_of_this_node(shape: str) -> GpuRecord | None:
     """The record of the first GPU that the driver's /proc files name; where they are hidden, the only one there is."""
     for device in device_names():
         return read_record(device, shape)
-    records = [_read(path) for path in sorted((cache_root() / _FOLDER).glob("*.json"))]
+    records = [_read(path) for path in sorted((cache_root() / RECORDS_FOLDER).glob("*.json"))]
     fitting = [record for record in records if record and (record.torch, record.shape) == (torch_version(), shape)]
     return fitting[0] if len(fitting) == 1 else None
 

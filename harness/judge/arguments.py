@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.containment import Wanted
 from harness.contract import Contract, ContractError, describe_references, load_contract
 from harness.protocol import ATTENTION_NAMES, EXCHANGE_NAMES
+from harness.sandbox.confinement import LEVELS, Level
 
 _LARGEST_SOURCE_BYTES = 16 << 20
 _LONGEST_NONCE_BYTES = 256
@@ -44,7 +45,7 @@ class JudgeArgs:
     exchange: str = "auto"
     digest_fd: int | None = None
     nonce: str | None = None
-    sandbox: str = "full"
+    sandbox: Level = "full"
 
     @property
     def visible_devices(self) -> str:
@@ -104,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--expect-attention", choices=ATTENTION_NAMES, help="refuse a run that uses another attention kernel")
     add("--lock", type=Path, metavar="FILE", help="hold this lock while anything of the run is alive")
     add("--containment", choices=("auto", "namespace", "subreaper"), default="auto", help="default: auto")
+    add("--sandbox", choices=LEVELS, default="full", help="confine the candidate this far and no less; default: full")
     add("--seed-caches", type=Path, metavar="DIR", help="start with a copy of these compile caches, if they exist")
     add("--keep-caches", type=Path, metavar="DIR", help="leave the run's compile caches there, unless DIR exists")
-    add("--sandbox", choices=("full", "weak", "off"), default="full", help="default: full")
     add("--exchange", choices=("auto", *EXCHANGE_NAMES), default="auto", help="pass logits this way and no other")
     add("--digest-fd", type=_pipe_end, metavar="N", help="write result.json's sha256 to this inherited pipe")
     add("--nonce-fd", dest="nonce", type=_nonce, metavar="N", help="say back what this pipe holds")

@@ -1,12 +1,13 @@
 """Starting train.py: its private folders, its environment, and the process with its pipe, socket and shim.
 
 The folders are made afresh next to the output folder; of the judge's environment only an allow-list passes. Nothing
-here keeps the candidate out of other folders: that is a sandbox's work.
+here decides what of the machine it sees: harness.judge.confine does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import site
@@ -16,19 +17,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.cache import FA3_REPOSITORY, LOCAL_KERNELS_ENV, Cache
+from harness.cache import FA3_REPOSITORY, LOCAL_KERNELS_ENV, SANDBOX_ENV, Cache
 from harness.contract import Contract
 from harness.gpu_record import EXPECT_ENV
 from harness.judge.arguments import JudgeArgs
 from harness.judge.clock import PhaseTimeline
 from harness.judge.compile_caches import INDUCTOR, TRITON
+from harness.judge.confine import confinement_of
 from harness.judge.cpu_time import open_cpu_clock
 from harness.judge.output import opened, remove_hostile_tree
+from harness.judge.report import InfraFailure, last_lines
 from harness.processes import Reaped, kill_descendants
 from harness.protocol import JUDGE_FD_ENV, socket_pair
 from harness.session import CONTRACT_ENV, SEED_ENV
 
 _HARNESS = Path(__file__).resolve().parent.parent
+_HANDSHAKE_S = 30.0  # the shim's own start and its mounts: a tenth of a second, more on a loaded machine
 _TOKEN = r"[a-z0-9_]{8}"  # what mkdtemp appends
 _PASSED_ON = (
     *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX"),
@@ -91,6 +95,7 @@ def candidate_environment(args: JudgeArgs, cache: Cache, scratch: Scratch, judge
         CONTRACT_ENV: str(scratch.contract_path),
         SEED_ENV: str(args.seed),
         JUDGE_FD_ENV: str(judge_fd),
+        SANDBOX_ENV: args.sandbox,
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -149,22 +154,74 @@ class CandidateProcess:
 
 def launch(
     args: JudgeArgs, cache: Cache, scratch: Scratch, lock_fd: int | None, *, own_namespace: bool
-) -> CandidateProcess:
-    """Start train.py through the shim, in a session of its own, with an open end of the judge's socket."""
-    ours, theirs = socket_pair()
-    log_read, log_write = os.pipe()
+) -> tuple[CandidateProcess, str]:
+    """Start train.py through the shim, in a session of its own, with an open end of the judge's socket.
+
+    Returns it with what it is confined by. Raises InfraFailure, with nothing left alive, where that failed. The lock
+    goes along only where no PID namespace ends everything: whoever has the descriptor can let go of the lock.
+    """
+    with contextlib.ExitStack() as failing:  # what is closed unless the candidate began
+        ours, theirs = socket_pair()
+        handshake, shim_end = socket.socketpair()
+        log_read, log_write = os.pipe()
+        failing.callback(ours.close)
+        failing.callback(os.close, log_read)
+        with handshake:
+            with theirs, shim_end:
+                environment = candidate_environment(args, cache, scratch, theirs.fileno())
+                passed = (theirs.fileno(), shim_end.fileno(), *(() if lock_fd is None or own_namespace else (lock_fd,)))
+                try:
+                    confinement = confinement_of(args, cache, scratch.root, environment)
+                    process = _start_shim(args, scratch, environment, passed, log_write)
+                finally:
+                    os.close(log_write)
+            failing.callback(_end, process)
+            reached = _await_confined(handshake, confinement.to_json(), log_read)
+            # Before the go-ahead: what is attached to the process or counted from here on misses nothing of train.py.
+            candidate = CandidateProcess(process, log_read, ours, own_namespace=own_namespace)
+            handshake.sendall(b"g")
+        failing.pop_all()
+    return candidate, reached
+
+
+def _start_shim(
+    args: JudgeArgs, scratch: Scratch, environment: dict[str, str], passed: tuple[int, ...], log_write: int
+) -> subprocess.Popen[bytes]:
     cpus = ",".join(map(str, args.cpus)) or "-"
-    shim = [sys.executable, "-I", "-S", "-B", str(_HARNESS / "shim.py"), str(os.getpid()), cpus]
-    process = subprocess.Popen(
+    shim = [sys.executable, "-I", "-S", "-B", str(_HARNESS / "shim.py"), str(os.getpid()), cpus, str(passed[1])]
+    return subprocess.Popen(
         [*shim, sys.executable, "train.py"],
         cwd=scratch.work,
-        env=candidate_environment(args, cache, scratch, theirs.fileno()),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=log_write,
         stderr=log_write,
-        pass_fds=(theirs.fileno(), *(() if lock_fd is None else (lock_fd,))),
+        pass_fds=passed,
         start_new_session=True,  # a Ctrl-C at the terminal is for the judge to act on
     )
-    os.close(log_write)
-    theirs.close()
-    return CandidateProcess(process, log_read, ours, own_namespace=own_namespace)
+
+
+def _await_confined(handshake: socket.socket, confinement: str, log_read: int) -> str:
+    """What the shim reached, in words. Raises InfraFailure."""
+    handshake.settimeout(_HANDSHAKE_S)
+    hint = "(a laxer sandbox: --sandbox weak for one run, arsched init --sandbox weak for a lab)"
+    try:
+        handshake.sendall(confinement.encode() + b"\n")
+        report = json.loads(handshake.makefile("r", encoding="utf-8").readline())
+        reached, error = str(report["reached"]), str(report["error"])
+    except TimeoutError:
+        raise InfraFailure("sandbox", f"the shim was not ready within {_HANDSHAKE_S:g} s") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        os.set_blocking(log_read, False)
+        with contextlib.suppress(BlockingIOError):
+            printed = last_lines(os.read(log_read, 65536).decode("utf-8", "replace"))
+            raise InfraFailure("sandbox", f"the shim died before train.py began: {printed}") from None
+        raise InfraFailure("sandbox", "the shim died before train.py began") from None
+    if error:
+        raise InfraFailure("sandbox", f"{error} {hint}")
+    return reached
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()

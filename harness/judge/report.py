@@ -155,6 +155,7 @@ class JudgeResult:
         self.evaluation_charged_s: float | None = None
         self.telemetry = Telemetry()
         self.exchange: str | None = None
+        self.sandbox: str | None = None  # what the candidate was confined by, once it was
         self.phases_s: dict[str, float | None] = dict.fromkeys(PHASES)
         self.used_s: float | None = None  # both None when training never began
         self.train_wall_s: float | None = None
@@ -166,9 +167,10 @@ class JudgeResult:
     def to_json(self, verdict: JudgeVerdict) -> str:
         """The text of result.json; a score is shown only with a verdict that carries one.
 
-        `probes` and `sandbox` are for checks beyond the score itself: empty and "none" without them. `exchange` is one
-        of harness.protocol.EXCHANGE_NAMES, null when no buffer was opened. `cpu_clock` is perf, cgroup or polled.
-        `loss_at` holds pairs of a share of the budget and the loss reported by then; `mfu` is a share of the peak.
+        `probes` holds the numbers of harness.judge.probes, empty without an evaluation. `sandbox` begins with the level
+        reached, null when no candidate was started. `exchange` is one of harness.protocol.EXCHANGE_NAMES, null when no
+        buffer was opened. `cpu_clock` is perf, cgroup or polled. `loss_at` holds pairs of a share of the budget and the
+        loss reported by then; `mfu` is a share of the peak.
         """
         args, report, budget = self._args, self.telemetry, self._args.contract.budget
         score = self.score if verdict.scored else None
@@ -221,7 +223,7 @@ class JudgeResult:
             },
             "compile_cache": "seeded" if self.seeded else "cold",
             "containment": self._containment,
-            "sandbox": "none",
+            "sandbox": self.sandbox,
             "probes": self.probes,
             "log": {"file": LOG_NAME, "truncated": self.log_truncated},
             "exit_code": None if self.ended is None else self.ended.exit_code,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.cache import Cache, CacheError, open_cache
-from harness.containment import FORWARDED_SIGNALS, Containment
+from harness.containment import FORWARDED_SIGNALS, Containment, keep_open_until_all_dead
 from harness.judge.arguments import JudgeArgs
 from harness.judge.compile_caches import keep_caches, seed_caches
 from harness.judge.data import JudgeData, judge_data
@@ -26,6 +26,7 @@ from harness.judge.monitor import CandidateMonitor
 from harness.judge.output import OutputFolder, claim_output, send_digest
 from harness.judge.report import InfraFailure, JudgeResult, JudgeVerdict, verdict_with_output
 from harness.processes import descendants
+from harness.sandbox.kernel import forbid_dumping, make_read_only
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCK_PATIENCE_S = 10.0  # a run that has just been killed may take a while to let go of its GPU
@@ -34,6 +35,7 @@ _RETRY_S = 0.05
 
 def run_judge(args: JudgeArgs, containment: Containment) -> int:
     """Run the candidate, write result.json, print the verdict on standard error; returns the exit code."""
+    forbid_dumping()  # the candidate has this process's user id, and sees it in /proc
     interrupt = JudgeInterrupt(own_namespace=containment == "namespace")
     result = JudgeResult(args, containment)
     try:
@@ -58,6 +60,8 @@ def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, outp
     try:
         with hold_lock(args.lock, interrupt) as lock_fd:
             result.cache = _open_cache(args)
+            if interrupt.own_namespace:  # descriptors of training rows lead the candidate to the judge's own mounts
+                make_read_only(str(result.cache.directory))
             with judge_data(result.cache) as data:
                 return _run_candidate(args, data, result, interrupt, output, lock_fd)
     except InfraFailure as failure:
@@ -78,10 +82,13 @@ def _run_candidate(
     output: OutputFolder,
     lock_fd: int | None,
 ) -> JudgeVerdict:
+    if args.sandbox == "full" and not interrupt.own_namespace:
+        hint = "(--sandbox weak for one run, arsched init --sandbox weak for a lab)"
+        raise InfraFailure("sandbox", f"a full sandbox needs a PID namespace, and there is none here {hint}")
     scratch = Scratch.make(args.out, args.contract, result.train_py)
     try:
         result.seeded = seed_caches(args.seed_caches, scratch.caches)
-        candidate = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
+        candidate, result.sandbox = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
         result.launched, result.all_dead = True, False
         try:
             with CandidateMonitor(args, data, candidate, output, interrupt.signal_name) as monitor:
@@ -109,9 +116,10 @@ def _open_cache(args: JudgeArgs) -> Cache:
 
 @contextmanager
 def hold_lock(path: Path | None, interrupt: JudgeInterrupt) -> Iterator[int | None]:
-    """Hold the run's lock file, which fences a GPU or a core; yields its descriptor for the candidate to inherit.
+    """Hold the run's lock file, which fences a GPU or a core; yields its descriptor.
 
-    The lock is the kernel's: it falls when the last process that holds it is gone. Raises InfraFailure.
+    The lock is the kernel's: it falls when the last process that holds it is gone, and in a PID namespace not before
+    everything in that is dead. Raises InfraFailure.
     """
     if path is None:
         yield None
@@ -122,6 +130,7 @@ def hold_lock(path: Path | None, interrupt: JudgeInterrupt) -> Iterator[int | No
         raise InfraFailure("lock", f"cannot open the lock {path}: {error.strerror}") from error
     try:
         _wait_for_lock(lock_fd, path, interrupt)
+        keep_open_until_all_dead(lock_fd)
         yield lock_fd
     finally:
         os.close(lock_fd)

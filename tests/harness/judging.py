@@ -157,7 +157,8 @@ class Rig:
         out = self.folder / f"out{self._runs}"
         fixed = ["--contract", str(self.contract_path), "--train", str(train), "--out", str(out)]
         seed = [] if "--seed" in options else ["--seed", "1"]
-        return [sys.executable, "-m", "harness.judge", *fixed, *seed, *options], out
+        laxer = ["--sandbox", "weak"] if "subreaper" in options and "--sandbox" not in options else []
+        return [sys.executable, "-m", "harness.judge", *fixed, *seed, *laxer, *options], out
 
     def write(self, source: str) -> Path:
         """A candidate from its text."""
