@@ -2,7 +2,8 @@
 
 `python -P -m harness.process_reaper OPTIONS -- COMMAND...`. The owner holds the other end of a socket: the reaper
 writes one JSON line there when the command has ended, and kills everything when that end closes. Only a kill -9 of a
-reaper without a PID namespace leaves anything behind. Hides neither files nor the network.
+reaper without a PID namespace leaves anything behind. With `--view` the command can change less than its user could
+(harness.sandbox.guarded); its network stays.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import BinaryIO
 
 from harness.containment import FORWARDED_SIGNALS, Containment, ContainmentError, contain
 from harness.processes import Reaped, descendants, kill_descendants, reap_all
+from harness.sandbox.confinement import SandboxError
+from harness.sandbox.guarded import GuardedView, guard
 
 _CHUNK = 1 << 16
 
@@ -47,6 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=0.0, help="0: none")
     parser.add_argument("--through", action="store_true", help="the command gets the reaper's own input and output")
     parser.add_argument("--containment", choices=("auto", "namespace", "subreaper"), default="auto")
+    parser.add_argument("--view", type=GuardedView.from_json, help="JSON: what the command may not change or see")
     parser.add_argument("command", nargs="+")
     return parser.parse_args()
 
@@ -59,8 +63,10 @@ def _supervise(options: argparse.Namespace, owner: socket.socket, containment: C
     signal.signal(signal.SIGCHLD, lambda *_: None)
     log = TailLog(options.log, options.log_bytes)
     try:
+        if options.view is not None:
+            guard(options.view)
         process, output = _start(options)
-    except OSError as problem:
+    except (OSError, SandboxError) as problem:
         _report(owner, "unstartable", problem=str(problem))
         return 0
     end_at = time.monotonic() + options.limit_s if options.limit_s else None

@@ -1,6 +1,6 @@
 """The last thing that runs before train.py in its process: binds the candidate to its judge, confines it, then execs.
 
-`python shim.py JUDGE_PID CPUS HANDSHAKE_FD PROGRAM [ARGUMENT...]`: CPUS is a comma-separated list, or `-` for no
+`python shim.py JUDGE_PID CPUS SOCKET_FD PROGRAM [ARGUMENT...]`: CPUS is a comma-separated list, or `-` for no
 pinning. By the handshake's socket come the confinement (one line) and, once the judge has read what was reached, the
 byte to go on. This process has one thread, and what it gives up cannot be taken back.
 """

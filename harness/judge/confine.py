@@ -29,7 +29,7 @@ _SHARED_NODES = (
 
 
 def confinement_of(args: JudgeArgs, cache: Cache, scratch: Path, environment: dict[str, str]) -> Confinement:
-    """What to confine this run's candidate to. Raises InfraFailure when its GPU's node cannot be told."""
+    """What to confine this run's candidate to. Raises InfraFailure when its GPU's node is not known."""
     allowed = [cache.tokenizer_path, cache.token_bytes_path, cache.token_bytes_upstream_path]
     allowed += [cache.directory / MANIFEST_NAME, cache.directory / CONTRACT_NAME, cache_root() / RECORDS_FOLDER]
     allowed += [] if cache.kernel_dir is None else [cache.kernel_dir]

@@ -32,7 +32,7 @@ from harness.protocol import JUDGE_FD_ENV, socket_pair
 from harness.session import CONTRACT_ENV, SEED_ENV
 
 _HARNESS = Path(__file__).resolve().parent.parent
-_HANDSHAKE_S = 30.0  # the shim's own start and its mounts: a tenth of a second, more on a loaded machine
+_READY_WITHIN_S = 30.0  # the shim's own start and its mounts: a tenth of a second, more on a loaded machine
 _TOKEN = r"[a-z0-9_]{8}"  # what mkdtemp appends
 _PASSED_ON = (
     *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CC", "CXX"),
@@ -203,14 +203,14 @@ def _start_shim(
 
 def _await_confined(handshake: socket.socket, confinement: str, log_read: int) -> str:
     """What the shim reached, in words. Raises InfraFailure."""
-    handshake.settimeout(_HANDSHAKE_S)
+    handshake.settimeout(_READY_WITHIN_S)
     hint = "(a laxer sandbox: --sandbox weak for one run, arsched init --sandbox weak for a lab)"
     try:
         handshake.sendall(confinement.encode() + b"\n")
         report = json.loads(handshake.makefile("r", encoding="utf-8").readline())
         reached, error = str(report["reached"]), str(report["error"])
     except TimeoutError:
-        raise InfraFailure("sandbox", f"the shim was not ready within {_HANDSHAKE_S:g} s") from None
+        raise InfraFailure("sandbox", f"the shim was not ready within {_READY_WITHIN_S:g} s") from None
     except (OSError, ValueError, KeyError, TypeError):
         os.set_blocking(log_read, False)
         with contextlib.suppress(BlockingIOError):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from harness.sandbox import kernel, landlock, seccomp
-from harness.sandbox.layout import Layout, lay_out
+from harness.sandbox.layout import ViewLayout, lay_out
 from harness.sandbox.mounts import make_visible
 from harness.sandbox.view import Exposure
 
@@ -64,7 +65,7 @@ def enter(confinement: Confinement) -> str:
     abi = landlock.version()
     if not full and abi < landlock.LEAST_ABI:
         raise SandboxError(f"Landlock version {abi} here, {landlock.LEAST_ABI} (Linux 5.19) is needed")
-    with _step("reading the disk"):
+    with step("reading the disk"):
         layout = lay_out(confinement.exposures)
     if full:
         _enter_namespaces(layout, confinement.scratch)
@@ -75,37 +76,38 @@ def enter(confinement: Confinement) -> str:
     return f"{confinement.level}: {namespaces}{files}; seccomp"
 
 
-def _enter_namespaces(layout: Layout, base: str) -> None:
+def _enter_namespaces(layout: ViewLayout, base: str) -> None:
     uid, gid = os.geteuid(), os.getegid()
-    with _step("namespaces"):
+    with step("namespaces"):
         kernel.unshare(_NAMESPACES)
-    with _step("the user namespace's ids"):
+    with step("the user namespace's ids"):
         kernel.map_own_ids(uid, gid)
-    with _step("the loopback interface"):
+    with step("the loopback interface"):
         kernel.raise_loopback()
-    with _step("mounts"):
+    with step("mounts"):
         make_visible(layout, base)
 
 
-def _give_up_rights(layout: Layout, abi: int, confinement: Confinement, *, full: bool) -> None:
-    with _step("capabilities"):
+def _give_up_rights(layout: ViewLayout, abi: int, confinement: Confinement, *, full: bool) -> None:
+    with step("capabilities"):
         kernel.drop_capabilities()
-    with _step("no_new_privs"):
+    with step("no_new_privs"):
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     scoped = False
     if abi >= landlock.LEAST_ABI:
-        with _step("landlock"):
+        with step("landlock"):
             handled = landlock.handled(abi, own_network=full)
             rules = landlock.rules_within(layout) if full else landlock.rules_without_mounts(layout)
             landlock.restrict_self(rules, handled, abi)
             scoped = bool(handled.scopes & landlock.SCOPE_SIGNALS)
-    with _step("seccomp"):
+    with step("seccomp"):
         judge = confinement.judge_pid
         seccomp.install_for(seccomp.rules(namespaces=full, judge_pid=judge, scoped_signals=scoped))
 
 
 @contextlib.contextmanager
-def _step(name: str) -> Any:
+def step(name: str) -> Iterator[None]:
+    """Raises SandboxError naming the step for an OSError in the block."""
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.sandbox import kernel
-from harness.sandbox.layout import Layout
+from harness.sandbox.layout import ViewLayout
 
 LEAST_ABI = 2
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
@@ -22,6 +22,7 @@ SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 _FILES_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 _READ = EXECUTE | READ_FILE | READ_DIR
+WRITE = ((1 << 15) - 1) & ~_READ
 _DEVICE = READ_FILE | WRITE_FILE | IOCTL_DEVICE | TRUNCATE
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
 
@@ -63,19 +64,31 @@ def version() -> int:
         return 0
 
 
-def rules_within(layout: Layout) -> list[AccessRule]:
+def rules_within(layout: ViewLayout) -> list[AccessRule]:
     """For a process whose root holds the layout alone: all of it may be read."""
     return [AccessRule("/", _READ), *_writable(layout)]
 
 
-def rules_without_mounts(layout: Layout, names_in: Callable[[str], Iterable[str]] = os.listdir) -> list[AccessRule]:
+def rules_without_mounts(layout: ViewLayout, names_in: Callable[[str], Iterable[str]] = os.listdir) -> list[AccessRule]:
     """For a process that sees the whole disk: the layout is what it may read, its covers left out one by one."""
     covers = [place.path for place in layout.places if place.kind == "cover"]
     rules = [rule for place in layout.places if place.kind == "read" for rule in _around(place.path, covers, names_in)]
     return [*rules, *(rule for rule in _writable(layout) if rule.path != "/tmp")]
 
 
-def _writable(layout: Layout) -> Iterator[AccessRule]:
+def rules_against_writing(
+    layout: ViewLayout, names_in: Callable[[str], Iterable[str]] = os.listdir
+) -> list[AccessRule]:
+    """For a process that may read the whole disk and write where the layout does not say `read` or `cover`.
+
+    In a folder above such a place nothing can be made or removed; what is in it already can be written to.
+    """
+    closed = [place.path for place in layout.places if place.kind in ("read", "cover")]
+    opened = [place.path for place in layout.places if place.kind == "write"]
+    return [AccessRule(r.path, WRITE) for path in opened for r in _around(path, closed, names_in) if r.rights == _READ]
+
+
+def _writable(layout: ViewLayout) -> Iterator[AccessRule]:
     for place in layout.places:
         if place.kind == "device":
             yield AccessRule(place.path, _DEVICE)
@@ -89,13 +102,14 @@ def _around(path: str, covers: list[str], names_in: Callable[[str], Iterable[str
     """Read rights below `path` but for the covers; the names of what lies next to a cover stay visible."""
     if path in covers:
         return
-    if not any(cover.startswith(path + "/") for cover in covers):
+    base = path.rstrip("/")
+    if not any(cover.startswith(base + "/") for cover in covers):
         yield AccessRule(path, _READ)
         return
     yield AccessRule(path, READ_DIR)
     for name in names_in(path):
-        if not os.path.islink(f"{path}/{name}"):
-            yield from _around(f"{path}/{name}", covers, names_in)
+        if not os.path.islink(f"{base}/{name}"):
+            yield from _around(f"{base}/{name}", covers, names_in)
 
 
 def restrict_self(rules: Iterable[AccessRule], what: Handled, abi: int) -> None:

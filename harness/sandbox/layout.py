@@ -17,7 +17,7 @@ _MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ViewLayout:
     """`places` by real path, those above others first; `links`: path -> target, where no place shows them anyway."""
 
     places: tuple[Exposure, ...]
@@ -28,7 +28,7 @@ class Layout:
         return enclosing({place.path: place for place in self.places}, path)
 
 
-def lay_out(exposures: Iterable[Exposure]) -> Layout:
+def lay_out(exposures: Iterable[Exposure]) -> ViewLayout:
     """Resolve a view. What does not exist is left out; of two exposures of one path the stronger counts."""
     links: dict[str, str] = {}
     found: dict[str, Exposure] = {}
@@ -50,7 +50,7 @@ def lay_out(exposures: Iterable[Exposure]) -> Layout:
         if _is_needed(found[path], enclosing(kept, path)):
             kept[path] = found[path]
     shown = {link: target for link, target in links.items() if not _is_shown(enclosing(kept, link))}
-    return Layout(tuple(kept.values()), shown)
+    return ViewLayout(tuple(kept.values()), shown)
 
 
 def resolve(path: str) -> tuple[str, dict[str, str]]:
@@ -84,7 +84,7 @@ def enclosing(places: Mapping[str, Exposure], path: str) -> Exposure | None:
 def _is_needed(place: Exposure, above: Exposure | None) -> bool:
     if place.kind == "cover":
         return _is_shown(above)
-    return not (place.kind == "read" and _is_shown(above))
+    return not (place.kind == "read" and above is not None and above.kind == "read")
 
 
 def _is_shown(above: Exposure | None) -> bool:

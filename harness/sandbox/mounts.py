@@ -10,14 +10,14 @@ import contextlib
 import os
 
 from harness.sandbox import kernel
-from harness.sandbox.layout import Layout
+from harness.sandbox.layout import ViewLayout
 from harness.sandbox.view import Exposure
 
 _ROOT_OPTIONS = "size=4m,nr_inodes=20k,mode=755"
 _COVER_OPTIONS = "size=1m,nr_inodes=20k,mode=755"
 
 
-def make_visible(layout: Layout, base: str) -> None:
+def make_visible(layout: ViewLayout, base: str) -> None:
     """Make the layout this mount namespace's whole tree. `base`: an existing folder to build it on. Raises OSError."""
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     copies = {place.path: _copy_of(place) for place in layout.places if place.kind in ("read", "write", "device")}
@@ -35,6 +35,18 @@ def make_visible(layout: Layout, base: str) -> None:
             kernel.restrict_mount(base + place.path, kernel.ATTR_RDONLY, below=False)
     kernel.restrict_mount(base, kernel.ATTR_RDONLY, below=False)
     kernel.change_root(base)
+
+
+def cover_up(layout: ViewLayout) -> None:
+    """Lay the layout's places over the disk as it is; the root is one of them and stays. Raises OSError."""
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    places = [place for place in layout.places if place.path != "/"]
+    copies = {place.path: _copy_of(place) for place in places if place.kind in ("read", "write")}
+    for place in places:  # those above others first
+        _put(place, place.path, copies.get(place.path), folder=os.path.isdir(place.path))
+    for place in places:
+        if place.kind == "cover" and os.path.isdir(place.path):
+            kernel.restrict_mount(place.path, kernel.ATTR_RDONLY, below=False)
 
 
 def _copy_of(place: Exposure) -> int | None:

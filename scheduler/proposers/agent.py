@@ -19,6 +19,7 @@ from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem,
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.git import Repo
 from scheduler.policy.source import MAX_BYTES, TRAIN_PY, check_changed_paths
+from scheduler.proposers.guard import view_of
 from scheduler.proposers.process import EndKind, ManagedProcess, ProcessEnd, last_line
 from scheduler.proposers.registry import Options, ProposerSetup, describe_change
 
@@ -91,6 +92,7 @@ class AgentProposer:
     ) -> None:
         self.name, self.capacity = setup.name, workers
         self._command, self._limit_s, self._retries, self._keep = command, limit_s, retries, keep
+        self._sandbox = setup.sandbox
         self._report = setup.report
         self._repo = Repo.open(setup.repo_root)
         self._folder = setup.folder / setup.name
@@ -140,8 +142,11 @@ class AgentProposer:
             "ARSCHED_PROMPT": PROMPT,
         }
         shell = ["/bin/sh", "-c", self._command]
+        view = view_of(self._repo.root, path, self._sandbox)
         try:
-            process = ManagedProcess(shell, log=_log(path), folder=path, environment=environment, limit_s=self._limit_s)
+            process = ManagedProcess(
+                shell, log=_log(path), folder=path, environment=environment, limit_s=self._limit_s, view=view
+            )
         except ProposerProblem:
             worktree.drop()
             raise

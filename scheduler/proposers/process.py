@@ -60,8 +60,13 @@ class ManagedProcess:
         limit_s: float = 0.0,
         pipes: tuple[int, int] | None = None,
         containment: str = "auto",
+        view: str = "",
     ) -> None:
-        """`pipes` are the command's input and output; None: no input, the output to the log. Raises ProposerProblem."""
+        """`pipes` are the command's input and output; None: no input, the output to the log.
+
+        `view`: JSON of what the command may not change or see (scheduler.proposers.guard); "" leaves it free.
+        Raises ProposerProblem.
+        """
         self.log = log.absolute()  # the command runs in a folder of its own
         self._owner, theirs = socket.socketpair()
         options = [
@@ -69,6 +74,7 @@ class ManagedProcess:
             f"--log={self.log}",
             f"--limit-s={limit_s}",
             f"--containment={containment}",
+            *([f"--view={view}"] if view else []),
         ]
         through, (stdin, stdout) = (["--through"], pipes) if pipes else ([], (subprocess.DEVNULL, subprocess.DEVNULL))
         try:

@@ -100,6 +100,7 @@ class ProposerSetup:
     seed: int
     clock: Callable[[], float]
     report: Callable[[str], None]
+    sandbox: str = "full"  # of the commands it runs: full, weak or off
 
 
 class Options:

@@ -120,6 +120,7 @@ class Rig:
     def __init__(self, folder: Path, contract: Contract = TINY, rows_of: RowsOf = random_rows) -> None:
         self.folder = folder
         self.environment = {**os.environ, "ARSCHED_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
+        self.sandbox = ""  # the judge's own choice
         self._runs = 0
         self.use(contract, rows_of)
 
@@ -157,7 +158,8 @@ class Rig:
         out = self.folder / f"out{self._runs}"
         fixed = ["--contract", str(self.contract_path), "--train", str(train), "--out", str(out)]
         seed = [] if "--seed" in options else ["--seed", "1"]
-        laxer = ["--sandbox", "weak"] if "subreaper" in options and "--sandbox" not in options else []
+        sandbox = self.sandbox or ("weak" if "subreaper" in options else "full")
+        laxer = [] if "--sandbox" in options else ["--sandbox", sandbox]
         return [sys.executable, "-m", "harness.judge", *fixed, *seed, *laxer, *options], out
 
     def write(self, source: str) -> Path:

@@ -45,8 +45,8 @@ def body(_containment):
     os.set_inheritable(1, True)
     if (pid := os.fork()) == 0:
         facts = ViewFacts(harness=where + "/code/harness", executable=sys.executable, environment=dict(os.environ),
-            prefixes=(sys.prefix, sys.base_prefix), import_path=(), scratch=where + "/scratch", out=where + "/out",
-            cache_root=where + "/cache", cache_files=(), **extra)
+            prefixes=(sys.prefix, sys.base_prefix), scratch=where + "/scratch", out=where + "/out",
+            cache_root=where + "/cache", cache_files=(), **{"import_path": []} | extra)
         os.chdir(where + "/scratch")
         confinement = Confinement(level, os.getppid(), where + "/scratch", candidate_view(facts),
             (where + "/cache/secret",), (where + "/code/harness/shim.py",))
@@ -59,7 +59,8 @@ def body(_containment):
         sys.stderr.write(reached + "\\n")
         sys.stderr.flush()
         os.execv(command[0], [one.replace("JUDGE", str(os.getppid())) for one in command])
-    kernel.forbid_dumping()
+    if level != "off":
+        kernel.forbid_dumping()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF
 code = contain("namespace", body) if NAMESPACE else body("subreaper")
 sys.exit(code)
@@ -81,15 +82,19 @@ class Place:
         (self.folder / "cache/secret").write_text("the answer")
         contained = "container" in who
         script = (_CONTAINER_FILTER if contained else "") + f"NAMESPACE = {level != 'weak'}\n" + _CONFINE
+        preamble = f"import sys; sys.path.insert(0, {self._code!r})\n"
         order = json.dumps([level, str(self.folder), extra, *command])
         return subprocess.run(
-            [*LOCKED_DOWN[who], self.python, "-I", "-c", f"import sys; sys.path.insert(0, {self._code!r})\n{script}"]
-            + [order],
+            [*LOCKED_DOWN[who], self.python, "-I", "-c", preamble + script, order],
             capture_output=True,
             text=True,
             timeout=120,
             cwd="/",
         )
+
+    def levels(self, who: str) -> list[str]:
+        """The levels that this one reaches here."""
+        return [level for level in ("full", "weak") if "error" not in self.reached(level, who)]
 
     def acts(self, level: str, who: str) -> dict[str, str]:
         """What became of every forbidden act: "ok" or an error's name."""
@@ -97,12 +102,14 @@ class Place:
         shutil.copy(ACTS, self.folder / "scratch" / "acts.py")
         frozen = self.folder / "code/harness/shim.py"
         secret = str(self.folder / "cache/secret")
-        Path("/dev/shm/arsched-test-of-sandbox").touch()  # noqa: S108
+        Path("/dev/shm/arsched-test-of-sandbox").touch()
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("\0arsched-test-of-sandbox")
             listener.listen()
             command = [self.python, "acts.py", "JUDGE", secret, str(frozen), "/dev/kmsg"]
             done = self.run(level, who, *command)
+        Path("/dev/shm/arsched-test-of-sandbox").unlink()
+        subprocess.run(["ipcrm", "-M", "0x41525343"], capture_output=True, check=False)
         assert done.returncode == 0, f"{done.returncode} {done.stdout} {done.stderr}"
         found: dict[str, str] = json.loads(done.stdout)
         return found

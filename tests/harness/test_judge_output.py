@@ -23,6 +23,12 @@ BIGRAM = CANDIDATES / "bigram.py"
 NONCE = "beef" * 8
 
 
+@pytest.fixture(autouse=True)
+def _without_a_sandbox(rig: Rig) -> None:
+    """It would keep these attacks from ever reaching the folder."""
+    rig.sandbox = "off"
+
+
 def judge_with_digest(
     rig: Rig, train: Path, *options: str, pass_fds: tuple[int, ...] = ()
 ) -> tuple[Judged, bytes]:  # fmt: skip

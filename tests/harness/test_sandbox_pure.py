@@ -10,7 +10,7 @@ import pytest
 
 from harness.sandbox import landlock, seccomp
 from harness.sandbox.confinement import Confinement
-from harness.sandbox.layout import Layout, lay_out
+from harness.sandbox.layout import ViewLayout, lay_out
 from harness.sandbox.view import Exposure, ViewFacts, candidate_view
 
 FACTS = ViewFacts(
@@ -169,7 +169,7 @@ def test_landlock_handles_all_that_a_version_knows(abi: int, files: int, network
 
 def test_without_mounts_a_cover_is_carved_out_of_the_folders_above_it() -> None:
     tree = {"/site": ["ray", "torch", "six.py"]}
-    layout = Layout((Exposure("/site", "read"), Exposure("/site/ray", "cover"), Exposure("/s", "write")), {})
+    layout = ViewLayout((Exposure("/site", "read"), Exposure("/site/ray", "cover"), Exposure("/s", "write")), {})
     rights = {rule.path: rule.rights for rule in landlock.rules_without_mounts(layout, tree.__getitem__)}
     assert rights["/site"] == landlock.READ_DIR, "names only"
     assert rights["/site/torch"] & rights["/site/six.py"] & landlock.READ_FILE

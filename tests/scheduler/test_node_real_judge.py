@@ -57,6 +57,14 @@ class RealSlot:
 
 
 @pytest.fixture
+def unconfined(real: RealSlot) -> RealSlot:
+    """Without the sandbox that keeps candidates from ever reaching what the judge and the supervisor guard."""
+    commands = Commands((*Commands().judge, "--sandbox", "off"))
+    real.supervisor = SlotSupervisor(real.supervisor.spec, real.root, commands, environ=real.rig.environment)
+    return real
+
+
+@pytest.fixture
 def real(tmp_path: Path) -> Iterator[RealSlot]:
     rig = Rig(tmp_path)
     made = RealSlot(rig, tmp_path)
@@ -173,15 +181,15 @@ ATTACKS = ON_NAMES | ON_THE_FOLDER
     ],
 )
 def test_a_candidate_that_forges_its_result_is_charged(
-    real: RealSlot, tmp_path: Path, attack: str, status: str
+    unconfined: RealSlot, tmp_path: Path, attack: str, status: str
 ) -> None:
-    done = real.finish(write_forger(tmp_path / "train.py", ATTACKS[attack]))
+    done = unconfined.finish(write_forger(tmp_path / "train.py", ATTACKS[attack]))
     assert parse_result(done.result_text).verdict == Failed(status, ANY)
 
 
-def test_a_forged_twin_of_the_whole_spool_is_no_result(real: RealSlot, tmp_path: Path) -> None:
+def test_a_forged_twin_of_the_whole_spool_is_no_result(unconfined: RealSlot, tmp_path: Path) -> None:
     attack = "OUT.parent.rename(OUT.parent.with_name('away'))\nOUT.parent.mkdir()\nforge()"
-    done = real.finish(write_forger(tmp_path / "train.py", attack))
+    done = unconfined.finish(write_forger(tmp_path / "train.py", attack))
     assert parse_result(done.result_text).verdict == Failed("invalid: output", ANY)
 
 
@@ -190,7 +198,7 @@ def test_a_result_next_to_a_killed_judge_is_no_result(real: RealSlot, tmp_path: 
     real.supervisor = SlotSupervisor(
         real.supervisor.spec,
         real.root,
-        Commands((*Commands().judge, "--containment", "subreaper")),
+        Commands((*Commands().judge, "--containment", "subreaper", "--sandbox", "off")),
         environ=real.rig.environment,
     )
     real.start_and_await(write_forger(tmp_path / "train.py", "forge()\ntime.sleep(3600)"), "")
@@ -201,7 +209,8 @@ def test_a_result_next_to_a_killed_judge_is_no_result(real: RealSlot, tmp_path: 
     assert isinstance(lost, Lost) and "did not vouch" in lost.reason
 
 
-def test_a_spool_planted_for_the_next_run_is_run_for_real(real: RealSlot, tmp_path: Path) -> None:
+def test_a_spool_planted_for_the_next_run_is_run_for_real(unconfined: RealSlot, tmp_path: Path) -> None:
+    real = unconfined
     attack = """
 twin = OUT.parent.with_name("r0002.1")
 (twin / "out").mkdir(parents=True)
