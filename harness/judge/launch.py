@@ -27,6 +27,7 @@ from harness.judge.confine import confinement_of
 from harness.judge.cpu_time import open_cpu_clock
 from harness.judge.output import opened, remove_hostile_tree
 from harness.judge.report import InfraFailure, last_lines
+from harness.judge.usage import UsageWatch
 from harness.processes import Reaped, kill_descendants
 from harness.protocol import JUDGE_FD_ENV, socket_pair
 from harness.session import CONTRACT_ENV, SEED_ENV
@@ -122,7 +123,7 @@ class CandidateProcess:
     """A train.py that has been started; every child of the judge is it or descends from it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket, *, own_namespace: bool
+        self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket, scratch: Path, *, own_namespace: bool
     ) -> None:
         # From here on time is the candidate's, also while the judge still imports torch.
         self.timeline = PhaseTimeline()
@@ -132,6 +133,7 @@ class CandidateProcess:
         self.socket = sock
         self.cpu = open_cpu_clock(process.pid, own_namespace=own_namespace)
         self.ended: Reaped | None = None  # None while it lives
+        self.usage = UsageWatch(scratch, own_namespace=own_namespace)
         self._process = process
         self._own_namespace = own_namespace
 
@@ -178,7 +180,7 @@ def launch(
             failing.callback(_end, process)
             reached = _await_confined(handshake, confinement.to_json(), log_read)
             # Before the go-ahead: what is attached to the process or counted from here on misses nothing of train.py.
-            candidate = CandidateProcess(process, log_read, ours, own_namespace=own_namespace)
+            candidate = CandidateProcess(process, log_read, ours, scratch.root, own_namespace=own_namespace)
             handshake.sendall(b"g")
         failing.pop_all()
     return candidate, reached
