@@ -173,6 +173,8 @@ def fault(candidate: Candidate, judged: Judged, arena: Arena) -> str:
     result, reached = judged.result, [line for line in judged.log.splitlines() if line.startswith("REACHED")]
     if result["status"] not in candidate.expected.split(" or "):
         return f"{result['status']}: {result['reason']}\n{judged.log[-2000:]}"
+    if left := [path.name for path in (arena.rig.folder / "cache").rglob("left*")]:
+        return f"left in the cache: {left}"
     if reached:
         return "; ".join(reached)
     if not arena.bystander_lives:

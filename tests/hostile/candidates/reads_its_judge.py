@@ -8,9 +8,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 for name in ("mem", "environ", "maps", "auxv", "syscall"):
     with attempt(f"the judge's {name}"), open(f"/proc/{judge}/{name}", "rb") as file:
         file.read(1)
-for name in ("fd", "cwd", "root", "exe"):
+for name in ("fd/0", "fd/1", "cwd", "root", "exe"):
     with attempt(f"the judge's {name}"):
-        os.listdir(f"/proc/{judge}/{name}") if name == "fd" else os.readlink(f"/proc/{judge}/{name}")
+        os.readlink(f"/proc/{judge}/{name}")
 with attempt("writing to the judge's memory"):
     open(f"/proc/{judge}/mem", "r+b").close()
 with attempt("the judge's place with the out-of-memory killer"), open(f"/proc/{judge}/oom_score_adj", "w") as file:

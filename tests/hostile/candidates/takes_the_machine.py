@@ -1,6 +1,6 @@
 """Asks for more processes, memory and disk than a run needs."""
 
-EXPECTED = "ok"
+EXPECTED = "invalid: processes"
 import mmap
 import time
 

@@ -13,6 +13,6 @@ for path in [*cache.rglob("*.npy"), *cache.rglob("*.u16"), *cache.rglob("manifes
         os.utime(path, (1, 1))
     with attempt(f"an attribute of {path.name}"):
         os.setxattr(path, "user.left", b"for the next run")
-with attempt("a new file in the cache"):
+with contextlib.suppress(OSError):  # the suite looks for it afterwards
     (cache / "left.bin").write_bytes(b"x")
 scored_honestly()
