@@ -123,7 +123,7 @@ class CandidateProcess:
     """A train.py that has been started; every child of the judge is it or descends from it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket, scratch: Path, *, own_namespace: bool
+        self, process: subprocess.Popen[bytes], log_fd: int, sock: socket.socket, *, own_namespace: bool
     ) -> None:
         # From here on time is the candidate's, also while the judge still imports torch.
         self.timeline = PhaseTimeline()
@@ -133,7 +133,7 @@ class CandidateProcess:
         self.socket = sock
         self.cpu = open_cpu_clock(process.pid, own_namespace=own_namespace)
         self.ended: Reaped | None = None  # None while it lives
-        self.usage = UsageWatch(scratch, own_namespace=own_namespace)
+        self.usage: UsageWatch | None = None
         self._process = process
         self._own_namespace = own_namespace
 
@@ -180,7 +180,8 @@ def launch(
             failing.callback(_end, process)
             reached = _await_confined(handshake, confinement.to_json(), log_read)
             # Before the go-ahead: what is attached to the process or counted from here on misses nothing of train.py.
-            candidate = CandidateProcess(process, log_read, ours, scratch.root, own_namespace=own_namespace)
+            candidate = CandidateProcess(process, log_read, ours, own_namespace=own_namespace)
+            candidate.usage = UsageWatch(scratch.root, own_namespace=own_namespace)
             handshake.sendall(b"g")
         failing.pop_all()
     return candidate, reached

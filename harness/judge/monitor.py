@@ -113,7 +113,8 @@ class CandidateMonitor:
         self._show_progress()
         if (signal_name := self._stop_signal()) is not None:
             return JudgeVerdict("infra: interrupted", f"the judge was stopped by {signal_name}")
-        if (excess := self._candidate.usage.excess()) is not None:
+        usage = self._candidate.usage
+        if usage is not None and (excess := usage.excess()) is not None:
             return excess
         return self._overdue()
 

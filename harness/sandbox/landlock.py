@@ -24,6 +24,8 @@ _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 _READ = EXECUTE | READ_FILE | READ_DIR
 WRITE = ((1 << 15) - 1) & ~_READ
 _DEVICE = READ_FILE | WRITE_FILE | IOCTL_DEVICE | TRUNCATE
+# The folder `harness` is imported from: imports list it. With it the names below, in a checkout, but no content.
+_CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
 
 
@@ -73,6 +75,7 @@ def rules_without_mounts(layout: ViewLayout, names_in: Callable[[str], Iterable[
     """For a process that sees the whole disk: the layout is what it may read, its covers left out one by one."""
     covers = [place.path for place in layout.places if place.kind == "cover"]
     rules = [rule for place in layout.places if place.kind == "read" for rule in _around(place.path, covers, names_in)]
+    rules.append(AccessRule(_CODE, READ_DIR))
     return [*rules, *(rule for rule in _writable(layout) if rule.path != "/tmp")]
 
 

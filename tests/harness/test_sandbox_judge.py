@@ -43,6 +43,18 @@ def test_an_honest_candidate_gets_the_same_score_at_every_level(rig: Rig, level:
     assert (result["status"], result["sandbox"].partition(":")[0]) == ("ok", level), result["reason"]
 
 
+@needs_full
+@pytest.mark.parametrize("level", ["full", pytest.param("weak", marks=needs_weak)])
+def test_the_harness_is_found_by_the_path_alone(rig: Rig, level: str) -> None:
+    """An editable installation knows it by a finder of its own, which not every interpreter has."""
+    source = """
+import os
+from importlib.machinery import PathFinder
+print("found", PathFinder.find_spec("harness", os.environ["PYTHONPATH"].split(os.pathsep)) is not None)
+"""
+    assert "found True" in rig.judge(rig.write(source), "--sandbox", level).log
+
+
 def test_a_level_that_cannot_be_had_is_the_labs_fault_and_starts_no_candidate(rig: Rig) -> None:
     judged = rig.judge(rig.write("print('alive')"), "--containment", "subreaper", "--sandbox", "full")
     assert (judged.result["status"], judged.exit_code) == ("infra: sandbox", 1)
