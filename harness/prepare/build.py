@@ -47,7 +47,7 @@ from harness.prepare.stage import PrepareProgress, held
 from harness.prepare.tokenizer import train_apart, true_token_bytes, upstream_token_bytes
 from harness.tokenizer import Tokenizer
 
-PACKER_VERSION = 1  # raised when packing, cutting or sharding changes what comes out
+PACKER_VERSION = 2  # raised when packing, cutting or sharding changes what comes out
 _ROWS_FILES = {"train": "train/rows.u16", "val": "judge/val.u16", "holdout": "judge/holdout.u16"}
 _DOCUMENTS = {"python": python_documents, "packages": package_documents, "folder": folder_documents}
 _LIBRARIES = ("numpy", "pyarrow", "rustbpe", "tiktoken")

@@ -100,10 +100,9 @@ class ShardWriter:
         self._waiting: list[str] = []
         self.chars = 0
 
-    def add(self, pieces: Iterable[str]) -> None:
-        for piece in pieces:
-            self._waiting.append(piece)
-            self.chars += len(piece)
+    def add(self, piece: str) -> None:
+        self._waiting.append(piece)
+        self.chars += len(piece)
         if len(self._waiting) >= _SHUFFLED_TOGETHER:
             self._flush()
 
@@ -127,17 +126,21 @@ class ShardWriter:
 
 
 def write_shards(documents: Iterable[str], folder: Path, train_shards: int, piece_chars: int) -> None:
-    """Write documents, cut to pieces, to the files of `local_shards`, each document whole to one of them.
+    """Write documents, cut to pieces, to the files of `local_shards`, each document whole to one split.
 
-    Every document goes to the shard that holds least so far: no text is in two splits, and the split depends on the
-    documents and their order alone. Raises PrepareError when there are too few.
+    Whoever holds least so far is next: no text is in two splits, and the split depends on the documents and their order
+    alone. The pieces of a training document are dealt to all training shards: wherever a run begins in the stream, it
+    meets the same mixture of documents. Raises PrepareError when there are too few.
     """
     *train, val, holdout = local_shards(folder, train_shards)
-    writers = [ShardWriter(shard.path) for shard in (val, holdout, *train)]
+    scored, training = ([ShardWriter(shard.path) for shard in shards] for shards in ((val, holdout), train))
+    writers = [*scored, *training]
     try:
         for document in documents:
-            least = min(writers, key=lambda writer: writer.chars)
-            least.add(piece for piece in cut(document, piece_chars) if not piece.isspace())
+            least = _emptiest(writers)
+            for piece in cut(document, piece_chars):
+                if not piece.isspace():
+                    (least if least in scored else _emptiest(training)).add(piece)
         if min(writer.chars for writer in writers) == 0:
             raise PrepareError(f"the corpus is too small for {len(writers)} shards", "bring more text")
         for writer in writers:
@@ -145,6 +148,10 @@ def write_shards(documents: Iterable[str], folder: Path, train_shards: int, piec
     finally:
         for writer in writers:
             writer.abandon()
+
+
+def _emptiest(writers: Iterable[ShardWriter]) -> ShardWriter:
+    return min(writers, key=lambda writer: writer.chars)
 
 
 def local_shards(folder: Path, train_shards: int) -> tuple[Shard, ...]:

@@ -391,7 +391,7 @@ def test_rows_that_repeat_their_text_are_noted(home: Path, capsys: pytest.Captur
 
 
 def test_too_little_text_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_corpus(home, count=4)
+    write_corpus(home, count=2)
     assert main(["--contract", str(home / "small.json")]) == 1
     assert "too small" in capsys.readouterr().err
     write_corpus(home, count=12)

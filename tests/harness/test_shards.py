@@ -44,9 +44,20 @@ def test_sharding_is_balanced_whole_and_reproducible(tmp_path: Path) -> None:
     assert sorted(sharded) == ["holdout", "train-00000", "train-00001", "train-00002", "val"]
     sizes = [sum(map(len, pieces)) for pieces in sharded.values()]
     assert max(sizes) - min(sizes) < max(map(len, texts))
+    splits = {name: set(pieces) for name, pieces in sharded.items() if not name.startswith("train")}
+    splits["train"] = {piece for name, pieces in sharded.items() if name.startswith("train") for piece in pieces}
     for text in texts:
-        holders = [name for name, pieces in sharded.items() if set(cut(text, 100)) <= set(pieces)]
-        assert len(holders) == 1
+        assert [set(cut(text, 100)) <= pieces for pieces in splits.values()].count(True) == 1
+
+
+def test_every_training_shard_has_pieces_of_every_long_training_document(tmp_path: Path) -> None:
+    """Else a run's score would depend on which documents lie where its seed begins."""
+    texts = [f"{number} " * 400 for number in range(100, 160)]
+    write_shards(texts, tmp_path, 3, piece_chars=100)
+    sharded = [{piece.split()[1] for piece in pieces} for pieces in texts_of(tmp_path, 3).values()]
+    *training, val, holdout = sharded
+    assert training[0] == training[1] == training[2] and len(training[0]) > 20
+    assert not training[0] & (val | holdout) and not val & holdout
 
 
 def test_refills_never_cross_row_groups(tmp_path: Path) -> None:
