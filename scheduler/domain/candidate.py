@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -111,9 +112,29 @@ class Candidate:
     code_lines: int = 0
 
 
+CLONES = "clones"  # what such a score is suspected of
+CLONE_BPB = 1e-9  # honest runs with different seeds differ by a thousandth: so near by chance is one pair in 10**6
+
+
+def group_clones(scores: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """Indices of the scores, those that agree to the last digits together, in the order of their first.
+
+    Runs with different seeds see other data in another order: a group of several tells of a program that does not
+    depend on its training, and is worth one score at most.
+    """
+    groups: list[list[int]] = []
+    for index, score in enumerate(scores):
+        known = next((group for group in groups if abs(scores[group[0]] - score) <= CLONE_BPB), None)
+        groups.append([index]) if known is None else known.append(index)
+    return tuple(map(tuple, groups))
+
+
 @dataclass(frozen=True, slots=True)
 class CandidateStats:
-    """What decisions are taken from. `scores` are val_bpb of its finished, scored runs, oldest first."""
+    """What decisions are taken from. `scores` are val_bpb of its finished, scored runs, oldest first.
+
+    Of clones one is among them, as a suspect; the others count as failed runs.
+    """
 
     candidate_id: str
     name: str

@@ -12,9 +12,10 @@ because a result that no other slot is computing is still the truth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from scheduler.domain.candidate import CLONE_BPB, CLONES
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.run import (
     Attempt,
@@ -198,11 +199,24 @@ class Runs(Table):
         False when another does or none: then nothing but an event is written, and the result is worth nothing.
         """
         with self._database.transaction():
+            twin = self._twin(ref, result)
+            if twin is not None and isinstance(result.verdict, Scored):
+                result = Result(replace(result.verdict, suspect=CLONES), result.text)
             if not self._end_attempt(ref, attempt, result.verdict.status, charge):
                 self._refuse(ref, attempt, f"result {result.verdict.status!r}")
                 return False
             self._finish(ref, attempt, result)
+            if twin is not None:
+                reason = f"its score is that of {run_id(twin['number'])} with seed {twin['seed']}, to the last digit"
+                self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", result.verdict.status, reason)
             return True
+
+    def _twin(self, ref: str, result: Result) -> Any:
+        """An earlier run of the candidate that gave this very score, where nothing else makes that suspect."""
+        run, verdict = self._row(ref), result.verdict
+        if not isinstance(verdict, Scored) or verdict.suspect:
+            return None
+        return self._database.one(_TWIN, run["candidate"], run["number"], verdict.val_bpb, CLONE_BPB)
 
     def requeue(
         self,
@@ -286,6 +300,10 @@ class Runs(Table):
 
 
 _HOLDS_LEASE = "run = ? AND number = ? AND ended_at IS NULL"
+_TWIN = """
+SELECT run.number, run.seed FROM result JOIN run ON run.number = result.run
+WHERE run.candidate = ? AND run.number != ? AND abs(result.val_bpb - ?) <= ? ORDER BY run.number LIMIT 1
+"""
 _COUNTED = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
 
 _ATTEMPTS = """

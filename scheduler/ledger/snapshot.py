@@ -12,7 +12,7 @@ from collections.abc import Collection
 from copy import copy
 from typing import Any, NamedTuple
 
-from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.candidate import CLONES, CandidateState, CandidateStats, group_clones
 from scheduler.domain.decision import Merge
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
@@ -138,15 +138,14 @@ def _changed_since(database: Database, tag: str, event: int) -> set[int]:
 
 
 def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -> CandidateStats:
-    scores: list[float] = []
+    scored: list[_RunRow] = []
     failed: list[_RunRow] = []
-    pending = suspect = 0
+    pending = 0
     for run in runs:
         if run.state in ("queued", "running"):
             pending += 1
         elif run.val_bpb is not None and pool in (None, run.pool):
-            scores.append(run.val_bpb)
-            suspect += bool(run.suspect)
+            scored.append(run)
         elif run.state == "finished":
             failed.append(run)
     last, failure = failed[-1] if failed else None, ""
@@ -154,9 +153,24 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
         failure = f"not comparable: measured on {last.pool}, the baseline on {pool}"
     elif last:
         failure = f"{last.status}: {last.reason}" if last.reason else str(last.status)
+    groups = group_clones([run.val_bpb for run in scored if run.val_bpb is not None])
+    clones = len(scored) - len(groups)
+    if clones:
+        failure = failure or f"suspect: {CLONES}: {clones + 1} runs with different seeds gave one score"
+    scores = tuple(run.val_bpb for run in (scored[group[0]] for group in groups) if run.val_bpb is not None)
+    suspect = sum(len(group) > 1 or bool(scored[group[0]].suspect) for group in groups)
     base_id = None if row.base is None else candidate_id(row.base)
     return CandidateStats(
-        *(candidate_id(row.number), row.name, base_id, STATES[row.state], tuple(scores), pending, len(failed), suspect),
+        *(
+            candidate_id(row.number),
+            row.name,
+            base_id,
+            STATES[row.state],
+            scores,
+            pending,
+            len(failed) + clones,
+            suspect,
+        ),
         *(failure, ORIGINS[row.origin], row.code_lines),
     )
 

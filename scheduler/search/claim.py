@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.domain.candidate import CandidateState, Origin
+from scheduler.domain.candidate import CandidateState, Origin, group_clones
 from scheduler.domain.decision import Claim
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Cancelled, Finished, Queued, Run, RunKind, Running, Scored
@@ -125,7 +125,8 @@ def _missing(runs: Sequence[Run], wanted: int) -> int:
 
 def _scores(runs: Sequence[Run]) -> tuple[float, ...]:
     verdicts = [run.state.result.verdict for run in runs if isinstance(run.state, Finished)]
-    return tuple(verdict.val_bpb for verdict in verdicts if isinstance(verdict, Scored))
+    scores = [verdict.val_bpb for verdict in verdicts if isinstance(verdict, Scored)]
+    return tuple(scores[group[0]] for group in group_clones(scores))  # clones are one score's worth of evidence
 
 
 def _is_unbegun(run: Run) -> bool:

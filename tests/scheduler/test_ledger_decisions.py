@@ -138,7 +138,7 @@ def measure_candidate(ledger: Ledger) -> None:
 
 
 def measure_baseline(ledger: Ledger) -> None:
-    finish(ledger, ledger.runs.add("c0001", RunKind.BASELINE, "by hand"), ok(1.9))
+    finish(ledger, ledger.runs.add("c0001", RunKind.BASELINE, "by hand"), ok(1.93))
 
 
 def do_nothing(ledger: Ledger) -> None:
