@@ -38,6 +38,7 @@ VERBS = {
     "leaderboard": "The baseline, effects with errors, dead ends.",
     "report": "The lab on one HTML page, plots, results.tsv.",
     "promote": "Make a candidate the baseline by hand.",
+    "audit": "Score a run's candidate again from scratch and compare.",
     "cancel": "Take a candidate or a run out of the queue.",
     "demo": "A real parallel hill climb on this machine.",
 }

@@ -182,6 +182,12 @@ class RunKind(StrEnum):
     REPEAT = "repeat"  # another seed for a contender
     UNION = "union"  # first run of a candidate the scheduler merged
     CLAIM = "claim"  # first or last baseline at a search's end; counts for the claim alone, never for a decision
+    AUDIT = "audit"  # a stored candidate scored again from scratch; counts for nothing
+
+    @property
+    def decides(self) -> bool:
+        """Whether decisions are taken on its score."""
+        return self not in (RunKind.CLAIM, RunKind.AUDIT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,23 @@ def m003_sandbox(database: Database) -> None:
     database.execute("UPDATE run SET pool = pool || ' / sandbox off' WHERE pool != ''")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox)
+def m004_audit(database: Database) -> None:
+    """Runs may be audits: SQLite changes a CHECK by a copy of the table. Numbers given before are not given again."""
+    sql = database.one("SELECT sql FROM sqlite_master WHERE name = 'run'")["sql"]
+    indexes = database.all("SELECT sql FROM sqlite_master WHERE tbl_name = 'run' AND type = 'index' AND sql NOT NULL")
+    last = database.one("SELECT seq FROM sqlite_sequence WHERE name = 'run'")
+    database.execute(sql.replace("CREATE TABLE run", "CREATE TABLE new_run").replace("'claim')", "'claim', 'audit')"))
+    database.execute("INSERT INTO new_run SELECT * FROM run")
+    database.execute("DROP TABLE run")
+    database.execute("ALTER TABLE new_run RENAME TO run")
+    for index in indexes:
+        database.execute(index["sql"])
+    if last is not None:
+        database.execute("DELETE FROM sqlite_sequence WHERE name = 'run'")
+        database.insert("sqlite_sequence", name="run", seq=last["seq"])
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox, m004_audit)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from scheduler.domain.candidate import CLONE_BPB, CLONES
-from scheduler.domain.errors import LedgerProblem
+from scheduler.domain.errors import LedgerProblem, UsageProblem
 from scheduler.domain.run import (
     Attempt,
     Failed,
@@ -139,7 +139,7 @@ class Runs(Table):
         return tuple(self._database.rows(RunCount, _COUNTS, tag))
 
     def count_finished(self, tag: str, since: float) -> int:
-        """Finished runs of every kind but claims whose result was recorded at `since` or later."""
+        """Finished runs of every kind but claims and audits whose result was recorded at `since` or later."""
         return int(self._database.one(_FINISHED, tag, since)[0])
 
     def last_lengths_s(self, tag: str, last: int = 25) -> tuple[float, ...]:
@@ -156,15 +156,21 @@ class Runs(Table):
 
     # Moves.
 
-    def add(self, ref: str, kind: RunKind, reason: str) -> Run:
-        """Queue a run of a candidate with a seed no other run of the lab has: 1, 2, 3, … Raises LedgerProblem."""
+    def add(self, ref: str, kind: RunKind, reason: str, seed: int | None = None) -> Run:
+        """Queue a run of a candidate with a seed no other run of the lab has: 1, 2, 3, …, or that one.
+
+        Raises LedgerProblem, UsageProblem for a seed that another run has.
+        """
         with self._database.transaction():
             candidate = number_of(ref, "c")
             owner = self._database.one("SELECT tag FROM candidate WHERE number = ?", candidate)
             if owner is None:
                 raise LedgerProblem(f"cannot queue a run: no candidate {ref!r}")
             tag = owner["tag"]
-            seed = self._database.one("SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?", tag)[0]
+            if seed is None:
+                seed = self._database.one(_FREE_SEED, tag)[0]
+            elif taken := self._database.one("SELECT number FROM run WHERE tag = ? AND seed = ?", tag, seed):
+                raise UsageProblem(f"{run_id(taken['number'])} has had seed {seed}", "choose another, or leave it out")
             number = self._database.insert(
                 "run", tag=tag, candidate=candidate, kind=kind.value, seed=seed, state="queued", since=self._clock()
             )
@@ -299,6 +305,13 @@ class Runs(Table):
         self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 
 
+# After the highest that was not chosen by hand; past those that were.
+_FREE_SEED = """
+WITH RECURSIVE next(seed) AS (
+    SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?1 AND kind != 'audit'
+    UNION ALL SELECT seed + 1 FROM next WHERE EXISTS (SELECT 1 FROM run WHERE tag = ?1 AND run.seed = next.seed)
+) SELECT max(seed) FROM next
+"""
 _HOLDS_LEASE = "run = ? AND number = ? AND ended_at IS NULL"
 _TWIN = """
 SELECT run.number, run.seed FROM result JOIN run ON run.number = result.run
@@ -321,7 +334,7 @@ FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 
 
 _FINISHED = """
 SELECT count(*) FROM run JOIN result ON result.run = run.number
-WHERE run.tag = ? AND run.kind != 'claim' AND result.recorded_at >= ?
+WHERE run.tag = ? AND run.kind NOT IN ('claim', 'audit') AND result.recorded_at >= ?
 """
 
 _LENGTHS = """

@@ -1,8 +1,8 @@
 """Which queued run goes next when a slot is free, and why another has to wait.
 
-Runs of the current baseline, repeats within their share of the slots (first runs of merged candidates among them), new
-candidates, then what only fills slots: repeats beyond their share and runs of a former baseline. Runs of a claim come
-last, and they alone are given to a particular slot, because each slot has to measure both baselines.
+Runs of the current baseline, repeats within their share of the slots (first runs of merged candidates among them),
+audits, new candidates, then what only fills slots: repeats beyond their share and runs of a former baseline. Runs of
+a claim come last, and they alone are given to a particular slot, because each slot has to measure both baselines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, lab: L
     former = [run for run in baselines if run not in current]
     new = [run for run in queued if run.kind is RunKind.NEW]
     claims = [run for run in queued if run.kind is RunKind.CLAIM]
-    return (*current, *repeats[:allowed], *new, *repeats[allowed:], *former, *claims)
+    audits = [run for run in queued if run.kind is RunKind.AUDIT]  # someone waits for them
+    return (*current, *repeats[:allowed], *audits, *new, *repeats[allowed:], *former, *claims)
 
 
 def pair_runs(

@@ -157,6 +157,7 @@ KINDS = {
     "repeat": ("repeat", ORANGE),
     "union": ("run of a union or port", PURPLE),
     "claim": ("run of the claim", BLUE),
+    "audit": ("audit", GREY),
 }
 FINE = ("ok", "")
 LANE_IN, FRAME_IN, MOST_LANES = 0.4, 1.7, 40  # inches for a slot, and around them all

@@ -12,6 +12,7 @@ from scheduler.domain.text import candidates_words, flat, one_line
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.views import utc
+from scheduler.views.audit import AuditSide, AuditView
 from scheduler.views.candidate import CandidateView, Explanation, compared_with, effect_in
 from scheduler.views.candidates import describe_merge
 from scheduler.views.runs import RunView, describe_losses
@@ -178,6 +179,37 @@ def _effect(view: CandidateView) -> str:
         return f"on {view.made_from}: {'none, it has no score' if row.status == 'failed' else 'not known yet'}"
     figures = text.effect(row.effect_bpb, row.effect_se_bpb)
     return f"{figures} on {view.made_from}, P(better) {text.probability(row.p_better)}"
+
+
+def audit_screen(view: AuditView) -> Iterator[Renderable]:
+    table = Columns("", "first", "audit", flexible="audit")
+    for name, first, again in zip(_AUDITED, _audited(view.first), _audited(view.again), strict=True):
+        table.add(name, first, again)
+    for probe in sorted({*view.first.probes, *view.again.probes}):
+        table.add(f"probe {probe}", *(side.probes.get(probe, text.UNKNOWN) for side in (view.first, view.again)))
+    yield Text.assemble((view.candidate, "bold"), f" {view.name}")
+    yield table
+    yield ""
+    word = ("consistent", "green") if view.consistent else ("not consistent", "red")
+    diff = "" if view.diff_bpb is None else f"  difference {view.diff_bpb:+.6f} bpb"
+    yield Text.assemble(word, f"{diff}  {view.sentence}".replace("-", "−"))
+
+
+_AUDITED = ("run", "seed", "slot", "status", "val_bpb", "holdout bpb", "sandbox", "steps")
+
+
+def _audited(side: AuditSide) -> tuple[str, ...]:
+    scores = (text.UNKNOWN if bpb is None else f"{bpb:.6f}" for bpb in (side.val_bpb, side.holdout_bpb))
+    steps = text.whole(side.steps)
+    return (
+        f"{side.run} {side.kind}",
+        str(side.seed),
+        side.slot,
+        side.status,
+        *scores,
+        side.sandbox or text.UNKNOWN,
+        steps,
+    )
 
 
 def explanation_screen(about: Explanation) -> Iterator[Renderable]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.decision import Merge
-from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
+from scheduler.domain.run import Finished, Run, Running, Scored
 from scheduler.domain.text import id_order, one_line
 from scheduler.policy.explain import signed
 from scheduler.views import View
@@ -291,7 +291,7 @@ def history(facts: LabFacts) -> History:
     points, own, last = [], {}, {}
     promoted_at = {made.candidate_id: made.promoted_at for made in facts.promotions}
     for number, (at, run, state) in enumerate(ended, 1):
-        verdict, claim = state.result.verdict, run.kind is RunKind.CLAIM
+        verdict, claim = state.result.verdict, not run.kind.decides
         score = verdict.val_bpb if isinstance(verdict, Scored) else None
         points.append(RunPoint(number, run.id, run.candidate_id, score, claim))
         if not claim:

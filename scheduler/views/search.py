@@ -167,7 +167,7 @@ def read_search(facts: LabFacts, search: Search | None = None) -> SearchView | N
     lengths = [
         max(0.0, row.ended_at - row.started_at)
         for row in facts.attempts
-        if row.has_result and row.kind != RunKind.CLAIM and row.ended_at is not None and begun <= row.ended_at < until
+        if row.has_result and RunKind(row.kind).decides and row.ended_at is not None and begun <= row.ended_at < until
     ]
     merged = (facts.by_id[merge.candidate_id] for merge in facts.merges if merge.candidate_id)
     return SearchView(

@@ -23,7 +23,7 @@ from scheduler.ledger.ledger import MIGRATIONS
 def m002_priority(database: Database) -> None:
     """A change such as a later version may need: runs get a column and a wider CHECK, which SQLite makes by a copy."""
     sql = database.one("SELECT sql FROM sqlite_master WHERE name = 'run'")["sql"]
-    sql = sql.replace("CREATE TABLE run", "CREATE TABLE new_run").replace("'cancelled')", "'cancelled', 'parked')")
+    sql = sql.replace('CREATE TABLE "run"', "CREATE TABLE new_run").replace("'cancelled')", "'cancelled', 'parked')")
     sql = sql.replace("note TEXT", "priority INTEGER NOT NULL DEFAULT 0,\n    note TEXT")
     columns = ", ".join(row["name"] for row in database.all("PRAGMA table_info(run)"))
     indexes = database.all("SELECT sql FROM sqlite_master WHERE tbl_name = 'run' AND type = 'index' AND sql NOT NULL")
