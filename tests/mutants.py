@@ -93,8 +93,8 @@ FAULTS = (
     Fault(
         "training past the budget is scored",
         "harness/judge/clock.py",
-        "return self.used_s() > self._budget.seconds + self._budget.grace_s",
-        "return False",
+        "return used_s <= self._budget.seconds",
+        "return True",
         ("tests/harness/test_judge_clock.py", "tests/harness/test_judge_hostile.py"),
     ),
     Fault(
@@ -117,6 +117,88 @@ FAULTS = (
         "return gates.promote_now if n == 1 else",
         "return gates.promote if n == 1 else",
         ("tests/scheduler/test_policy_gates.py",),
+    ),
+    Fault(
+        "the last position before a perturbation is not probed",
+        "harness/judge/probes.py",
+        "(np.maximum(readings.sketches[number][:cut], _FLOOR) for number in (source, cell))",
+        "(np.maximum(readings.sketches[number][: cut - 1], _FLOOR) for number in (source, cell))",
+        ("tests/harness/test_probes.py",),
+    ),
+    Fault(
+        "decoys decide nothing",
+        "harness/judge/probes.py",
+        "return max(probes.decoy_sign_z, probes.decoy_sum_z, probes.decoy_tail_z) > DECOY_Z",
+        "return False",
+        ("tests/harness/test_probes.py",),
+    ),
+    Fault(
+        "the trend decides nothing",
+        "harness/judge/probes.py",
+        "    if probes.trend_z < -TREND_Z:",
+        "    if probes.trend_z < -math.inf:",
+        ("tests/harness/test_probes.py",),
+    ),
+    Fault(
+        "the snapshot is taken after the next request",
+        "harness/judge/evaluation.py",
+        """        if not current.last:
+            self._request_next()
+        self._serving.take(exchange.reduce(snapshot, current.ids))
+""",
+        """        if not current.last:
+            self._request_next()
+        snapshot = exchange.snapshot(len(current.ids))
+        self._serving.take(exchange.reduce(snapshot, current.ids))
+""",
+        ("tests/harness/test_judge_evaluation.py",),
+    ),
+    Fault(
+        "a result is believed that nothing came through the pipe for",
+        "scheduler/domain/slot.py",
+        """    if not digest_line:
+        return "the judge ended without a result" if result is None else "the judge did not vouch for its result"
+    if result is None or digest_line""",
+        """    if result is None or digest_line and digest_line""",
+        ("tests/scheduler/test_acceptance.py", "tests/scheduler/test_node_forgery.py"),
+    ),
+    Fault(
+        "the driver believes any nonce",
+        "scheduler/domain/slot.py",
+        'return bool(nonce) and isinstance(raw, dict) and raw.get("nonce") == nonce',
+        "return isinstance(raw, dict)",
+        ("tests/scheduler/test_acceptance.py", "tests/scheduler/test_app_lost.py"),
+    ),
+    Fault(
+        "the sandbox is silently not applied",
+        "harness/shim.py",
+        """        reached = enter(confinement)
+        self_test(confinement)
+""",
+        """        reached = f"{confinement.level}: as asked for"
+""",
+        ("tests/hostile/test_hostile.py",),
+    ),
+    Fault(
+        "the clock is not read at the end of an evaluation",
+        "harness/judge/protocol_session.py",
+        "self.evaluation_charged_s = self._cost.charged_s()",
+        "self.evaluation_charged_s = 0.0",
+        ("tests/hostile/test_hostile.py",),
+    ),
+    Fault(
+        "validation rows are not compared with the manifest",
+        "harness/judge/data.py",
+        "if hashlib.sha256(content).hexdigest() != cache.files[path.relative_to(cache.directory).as_posix()].sha256:",
+        "if not content:",
+        ("tests/harness/test_judge_data.py",),
+    ),
+    Fault(
+        "the holdout decides nothing",
+        "harness/judge/probes.py",
+        "if probes.holdout_gap_nats > GAP_NATS and probes.holdout_gap_z > GAP_Z:",
+        "if probes.holdout_gap_nats > math.inf:",
+        ("tests/harness/test_probes.py",),
     ),
 )
 

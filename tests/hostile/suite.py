@@ -31,6 +31,7 @@ ARENA = dataclasses.replace(
     TINY,
     name="arena",
     summary="a Markov text",
+    corpus=dataclasses.replace(TINY.corpus, kind="packages", root="ray"),
     sequence_length=64,
     train_tokens=1500 * 64,
     evaluation_tokens=512 * 64,
