@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.judge import usage
-from harness.judge.confine import gpu_nodes, import_folders
+from harness.judge.confine import gpu_nodes, hidden_packages, import_folders
 from harness.judge.report import InfraFailure
 from harness.judge.usage import UsageWatch
 from harness.sandbox.levels import why_not
@@ -136,6 +137,15 @@ def test_a_device_leads_to_one_node(tmp_path: Path) -> None:
     assert nodes("0") == ["nvidia1"], "the first in PCI order has minor 1"
     with pytest.raises(InfraFailure, match="does not tell which"):
         gpu_nodes("GPU-cc", tmp_path, dev)
+
+
+@pytest.mark.parametrize(
+    ("kind", "root", "hidden"),
+    [("packages", "ray,optuna", ("ray", "optuna")), ("packages", " ray , ../x", ("ray",)), ("python", "stdlib", ())],
+)
+def test_packages_of_the_corpus_are_hidden(kind: str, root: str, hidden: tuple[str, ...]) -> None:
+    args = SimpleNamespace(contract=SimpleNamespace(corpus=SimpleNamespace(kind=kind, root=root)))
+    assert hidden_packages(args) == hidden  # type: ignore[arg-type]
 
 
 def test_folders_to_import_from_are_those_of_the_candidate(tmp_path: Path) -> None:
