@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "a result counts without the lease",
         "scheduler/ledger/runs.py",
-        "            if not self._end_attempt(ref, attempt, result.verdict.status):\n",
-        "            if not self._end_attempt(ref, attempt, result.verdict.status) and attempt < 0:\n",
+        "            if not self._end_attempt(ref, attempt, result.verdict.status, charge):\n",
+        "            if not self._end_attempt(ref, attempt, result.verdict.status, charge) and attempt < 0:\n",
         ("tests/scheduler/test_ledger_runs.py",),
     ),
     Fault(
@@ -103,6 +103,34 @@ FAULTS = (
         '    if result is None or digest_line != f"{hashlib.sha256(result).hexdigest()} {nonce}\\n".encode():',
         "    if result is None:",
         ("tests/scheduler/test_acceptance.py",),
+    ),
+    Fault(
+        "a result counts without its attempt's nonce",
+        "scheduler/domain/slot.py",
+        'return bool(nonce) and isinstance(raw, dict) and raw.get("nonce") == nonce',
+        "return isinstance(raw, dict)",
+        ("tests/scheduler/test_acceptance.py", "tests/scheduler/test_app_attempts.py"),
+    ),
+    Fault(
+        "clones count as repeats",
+        "scheduler/domain/candidate.py",
+        "if abs(scores[group[0]] - score) <= CLONE_BPB",
+        "if abs(scores[group[0]] - score) < 0",
+        ("tests/scheduler/test_policy_clones.py",),
+    ),
+    Fault(
+        "git runs the filters of a repository",
+        "scheduler/git/commits.py",
+        '["git", *OPTIONS, *off, *arguments]',
+        '["git", *OPTIONS, *arguments]',
+        ("tests/scheduler/test_git_nothing_else.py",),
+    ),
+    Fault(
+        "bytecode next to the sources is run",
+        "scheduler/node/code.py",
+        '"-X", f"pycache_prefix={bytecode_folder(cache_root(os.environ))}", ',
+        "",
+        ("tests/scheduler/test_node_code.py",),
     ),
     Fault(
         "a file appears before it is whole",

@@ -125,7 +125,9 @@ class Collector:
         if isinstance(result.verdict, Infra):
             self._requeue(key_of(report), f"{result.verdict.status}: {result.verdict.reason}", result)
         elif self._space.ledger.runs.record(run.id, report.attempt, result):
-            self._log(describe_result(run, candidate, report.slot_id, result))
+            state = self._space.ledger.runs.get(run.id, self._space.tag).state
+            recorded = state.result if isinstance(state, Finished) else result  # as a suspect one, where it is a clone
+            self._log(describe_result(run, candidate, report.slot_id, recorded))
 
     def _harvest(self, report: Done) -> None:
         write_whole(self._space.paths.log(*key_of(report)), report.log)
