@@ -212,6 +212,7 @@ def make_proposers(
                     seed=settings.seed,
                     clock=clock,
                     report=report,
+                    sandbox=space.lab.sandbox,
                 )
                 made[choice.name] = make(choice, setup)
     except BaseException:

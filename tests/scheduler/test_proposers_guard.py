@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.sandbox.levels import levels_here
+from scheduler.domain.search import ProposerChoice
 from scheduler.proposers.guard import view_of
 from scheduler.proposers.process import EndKind, ManagedProcess
+from scheduler.search import options
 from tests.waiting import wait_until
 
 HERE = levels_here()
@@ -94,3 +97,13 @@ def test_rows_of_every_cache_are_out_of_sight(lab: Path) -> None:
         pytest.skip(str(HERE["full"]))
     _, code, _, printed = run(lab, "full", f"ls -A {lab}/cache/tiny/judge; cat {lab}/repo/.arsched/ledger.sqlite")
     assert (code, printed.strip()) == (0, "truth")
+
+
+def test_an_agents_level_is_its_labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(options, "make", lambda choice, setup: made.append(setup))
+    paths = SimpleNamespace(proposals=tmp_path)
+    space = SimpleNamespace(repo=SimpleNamespace(root=tmp_path), paths=paths, lab=SimpleNamespace(sandbox="weak"))
+    settings = SimpleNamespace(proposers=(ProposerChoice("agent", 1.0),), seed=0)
+    options.make_proposers(space, settings, 2, lambda: 0.0, print)  # type: ignore[arg-type]
+    assert [setup.sandbox for setup in made] == ["weak"]
