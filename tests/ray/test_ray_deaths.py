@@ -14,11 +14,11 @@ import pytest
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Scored, parse_result
-from scheduler.domain.slot import Busy, Done, Lost
+from scheduler.domain.slot import Busy, Done, Lost, carries
 from tests.ray.conftest import TestCluster
 from tests.ray.ray_head import is_running
 from tests.ray.test_ray_pool import RayLab
-from tests.scheduler.pool_contract import wait_for
+from tests.scheduler.pool_contract import NONCE, wait_for
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
@@ -137,7 +137,7 @@ def joins(cluster: TestCluster, lab: RayLab) -> bool:
     return True
 
 
-def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_report_is_lost(
+def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_report_is_not_lost(
     cluster: TestCluster, lab: RayLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slot = lab.pool.slots()[0]
@@ -154,5 +154,6 @@ def test_supervisors_of_other_code_are_replaced_once_idle_and_what_they_did_not_
     with pytest.raises(PoolProblem):
         lab.pool.start(slot.id, lab.scoring("r0002", 1.8))
     lab.release()
-    wait_for(lab, "r0001", Lost)
+    done = wait_for(lab, "r0001", Done)
+    assert isinstance(done, Done) and carries(done.result_text, NONCE)
     wait_until(lambda: all("runs other arsched code" in slot.problem for slot in lab.pool.slots()))

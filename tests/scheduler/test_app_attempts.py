@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.run import Attempt, Failed, Finished, Infra, Queued, Run, RunKind, Scored
+from scheduler.domain.run import Attempt, Failed, Finished, Infra, Queued, Run, RunKind, Scored, parse_result
 from scheduler.domain.slot import RunOrder
 from scheduler.policy.dispatch import pair_runs
-from scheduler.policy.no_result import SUSPICIOUS, charge
+from scheduler.policy.no_result import SUSPICIOUS, charge, held_against
 from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
 from tests.scheduler.memory_pool import Finishes, Outcome
 
@@ -173,3 +173,11 @@ def test_a_run_goes_to_a_slot_that_has_not_lost_it_where_one_is_free() -> None:
 
 def _ids(pairs: Sequence[tuple[Run, str]]) -> list[tuple[str, str]]:
     return [(run.id, slot) for run, slot in pairs]
+
+
+def test_what_is_held_against_an_attempt() -> None:
+    assert held_against(None, "it was\x1b[2J killed", went_with_slot=False) == "lost: it was killed"
+    assert held_against(None, "it was killed", went_with_slot=True) == ""
+    infra = parse_result(json.dumps({"format": 1, "status": "infra: kill", "reason": "r", "launched": True}))
+    assert held_against(infra, "infra: kill: r", went_with_slot=False) == "infra: kill: r"
+    assert held_against(infra, "infra: kill: r", went_with_slot=True) == ""
