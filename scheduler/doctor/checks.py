@@ -156,7 +156,8 @@ def check_cache(context: CheckContext, *, full: bool) -> tuple[CheckResult, dict
     here = f"{contract.name} {found['digest'][:12]}"
     if context.cache_digest not in ("", found["digest"]):
         made = f"{contract.name} is {found['digest'][:12]}, the lab was made with {context.cache_digest[:12]}"
-        return problem("cache", made, "start a lab with this one"), found
+        versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+        return problem("cache", f"{made}; this one with {versions}", "start a lab with this one"), found
     if contract.device == "cuda" and not found.get("kernel") and not found.get("gpu"):
         return note("cache", f"{here}, without the attention kernel", hint), found
     return ok("cache", f"{here} at {found['directory']}"), found
@@ -261,7 +262,7 @@ def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
         return problem(slot.id, slot.problem, "solve it on that node, then run this again")
     if context.cache_digest not in ("", slot.cache_digest):
         message = f"its cache is {slot.cache_digest[:12]}, the lab's is {context.cache_digest[:12]}"
-        return problem(slot.id, message, "prepare the same data there: arsched prepare --from DIR takes shards along")
+        return problem(slot.id, message, "prepare the same data there: arsched prepare; it prints the versions it used")
     return ok(slot.id, slot.device_name)
 
 

@@ -92,6 +92,7 @@ def build_cache(contract: Contract, rows_of: RowsOf = random_rows) -> None:
             for path in paths
         },
         "rows": rows,
+        "versions": {"numpy": np.__version__},
     }
     (directory / MANIFEST_NAME).write_text(json.dumps(manifest))
 
