@@ -34,38 +34,39 @@ class EvaluationCost:
 
     def __init__(self, used_s: Callable[[], float], budget_s: float, *, wall: bool) -> None:
         self._used_s, self._budget_s, self._wall = used_s, budget_s, wall
-        self._asked_s = used_s()
-        self._last_s = 0.0
-        self._answered = self._in_forward = False
+        self._booked_s = used_s()  # the clock's reading that everything is booked up to
+        self._asked, self._in_forward = True, False
         self._forwards_s: list[float] = []
         self._other_s = 0.0
 
     def candidate_answered(self) -> None:
-        """The candidate has done what it was asked: stop counting."""
-        if not self._answered:
-            self._answered = True
-            self._book(self._used_s() - self._asked_s)
+        """The candidate has done what it was asked, if it was."""
+        if self._asked:
+            spent_s = self._book()
+            if self._in_forward:
+                self._forwards_s[-1] += spent_s
+            else:
+                self._other_s += spent_s
+            self._asked = False
 
     def candidate_asked(self, op: Op, *, begins_forward: bool) -> None:
         """A request goes out: from now on the time is the candidate's."""
-        now_s = self._used_s()
-        if self._answered and not self._wall:
-            self._other_s += now_s - (self._asked_s + self._last_s)
-        self._in_forward = op in (Op.BATCH, Op.SLICE)
+        self._book_between()
+        self._asked, self._in_forward = True, op in (Op.BATCH, Op.SLICE)
         if begins_forward:
             self._forwards_s.append(0.0)
-        self._asked_s, self._answered = now_s, False
 
     def charged_s(self) -> float:
         """What the budget is charged with, once the evaluation is over."""
-        other_s = self._other_s
-        if self._answered and not self._wall:
-            other_s += self._used_s() - (self._asked_s + self._last_s)
-        return charge_s(self._forwards_s, other_s, self._budget_s)
+        self._book_between()
+        return charge_s(self._forwards_s, self._other_s, self._budget_s)
 
-    def _book(self, spent_s: float) -> None:
-        self._last_s = spent_s
-        if self._in_forward:
-            self._forwards_s[-1] += spent_s
-        else:
+    def _book_between(self) -> None:
+        """What has been used since the last answer, while the candidate was asked nothing."""
+        spent_s = self._book()
+        if not self._wall:
             self._other_s += spent_s
+
+    def _book(self) -> float:
+        before_s, self._booked_s = self._booked_s, self._used_s()
+        return self._booked_s - before_s
