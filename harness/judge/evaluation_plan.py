@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ _SHARES = (0.1, 0.2, 0.12)  # of the extra rows; the rest are holdout rows
 _BORDERS = (16, 32, 64, 128, 256)  # lengths of blocks that chunked models use
 _FIRST_CUT = 4
 _SPLICE_TOKENS = 4, 16  # between two splices: a thirty-second of the row, within these bounds
-_DRAWS = 8  # for a pair of donors that differ
+_DRAWS = 8  # for a donor with enough text, and for a pair of them that differ
+_FEWEST_MATCHES = 4
 
 
 class CellKind(IntEnum):
@@ -169,10 +171,10 @@ class _Donors:
         self._holdout, self._random = holdout, random
         self._unused = list(random.permutation(len(holdout)))
         self._width = holdout.shape[1]
-        pairs = holdout[:, :-1].astype(np.int64) << 16 | holdout[:, 1:]
-        self._pairs = pairs.reshape(-1)
-        self._order = np.argsort(self._pairs, kind="stable")
-        self._sorted = self._pairs[self._order]
+        pairs = (holdout[:, :-1].astype(np.int64) << 16 | holdout[:, 1:]).reshape(-1)
+        self._order = np.argsort(pairs)
+        self._sorted = pairs[self._order]
+        self._chance = Random(int(random.integers(1 << 62)))  # for single numbers, which numpy draws slowly
 
     def row(self) -> NDArray[np.uint16]:
         return self._holdout[self._random.integers(len(self._holdout))]  # type: ignore[no-any-return]
@@ -193,28 +195,20 @@ class _Donors:
 
         They are drawn alike, so which of them is shown says nothing: that is what makes the test of decoys exact.
         """
-        matches = self._places(row, at, length)
+        wanted = int(row[at - 2]) << 16 | int(row[at - 1])
+        matches = [int(np.searchsorted(self._sorted, wanted, side)) for side in ("left", "right")]
         for _ in range(_DRAWS):
-            first, second = (self._text(matches, length) for _ in range(2))
+            first, second = (self._text(*matches, length) for _ in range(2))
             if first[0] != second[0]:
                 return first, second
         return None
 
-    def _places(self, row: NDArray[np.uint16], at: int, length: int) -> NDArray[np.int64]:
-        """Places in the holdout behind the two tokens before `at`, with enough text after them."""
-        wanted = int(row[at - 2]) << 16 | int(row[at - 1])
-        first, last = np.searchsorted(self._sorted, [wanted, wanted + 1])
-        found = self._order[first:last]
-        long_enough: NDArray[np.int64] = found[found % (self._width - 1) + 2 + length <= self._width]
-        return long_enough
-
-    def _text(self, matches: NDArray[np.int64], length: int) -> NDArray[np.uint16]:
-        if len(matches) >= 4:
-            place = int(self._random.choice(matches))
-            number, start = place // (self._width - 1), place % (self._width - 1) + 2
-        else:
-            number, start = (
-                int(self._random.integers(len(self._holdout))),
-                int(self._random.integers(self._width - length + 1)),
-            )
+    def _text(self, begin: int, end: int, length: int) -> NDArray[np.uint16]:
+        """Tokens behind one of the places `begin` to `end` in the order of pairs, or behind any where none will do."""
+        if end - begin >= _FEWEST_MATCHES:
+            for _ in range(_DRAWS):
+                number, pair = divmod(int(self._order[self._chance.randrange(begin, end)]), self._width - 1)
+                if pair + 2 + length <= self._width:
+                    return self._holdout[number, pair + 2 : pair + 2 + length]
+        number, start = self._chance.randrange(len(self._holdout)), self._chance.randrange(self._width - length + 1)
         return self._holdout[number, start : start + length]

@@ -249,10 +249,11 @@ def _unexplained(plan: EvaluationPlan, readings: Readings, cells: NDArray[np.int
 def _loss_and_rarity(
     plan: EvaluationPlan, readings: Readings, cells: NDArray[np.int64], positions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per row over its first positions: mean nats, and mean −log of the tokens' frequency among validation rows."""
-    frequent = np.bincount(plan.rows[plan.kind == CellKind.VAL].reshape(-1), minlength=1 << 16) + 1.0
-    rarity = np.log(frequent.sum() / frequent)[plan.rows[cells, 1 : positions + 1]].mean(axis=1)
-    return readings.nats[cells, :positions].mean(axis=1, dtype=np.float64), rarity
+    """Per row over its first positions: mean nats, and mean −log of the tokens' frequency in all rows served."""
+    frequent = np.bincount(plan.rows.reshape(-1), minlength=1 << 16) + 1.0
+    rarity = np.log(frequent.sum() / frequent)
+    per_row = [rarity[row].mean() for row in plan.rows[cells, 1 : positions + 1]]  # at once they would be gigabytes
+    return readings.nats[cells, :positions].mean(axis=1, dtype=np.float64), np.array(per_row)
 
 
 def holdout_test(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:

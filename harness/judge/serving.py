@@ -33,7 +33,9 @@ class ProbedServing:
         vocab_size = len(token_bytes.true)
         self._sketch_ids = random.choice(vocab_size, min(SKETCH_IDS, vocab_size), replace=False)
         replays = np.concatenate([plan.cells(CellKind.CONTROL), plan.cells(CellKind.PERTURBED)])
-        self._sketched = {*replays.tolist(), *plan.source[replays].tolist()}
+        self._scored = plan.kind == CellKind.VAL
+        self._kept = np.zeros(len(plan.rows), bool)  # cells that are compared with another
+        self._kept[replays] = self._kept[plan.source[replays]] = True
         self._total = self._held_out = Tally()
         self._taken = 0
         self._repeats: list[NDArray[np.float32]] = []
@@ -59,12 +61,18 @@ class ProbedServing:
                 yield from self._forward(self._forward_to_repeat(), last=True)
 
     def take(self, log_probabilities: list[NDArray[np.float32]]) -> None:
-        for values in log_probabilities:
-            if self.probes is None:
-                self._take_cell(self._taken, values)
-                self._taken += 1
-            else:
-                self._repeats.append(_nats(values))
+        nats = _nats(log_probabilities)
+        if self.probes is not None:
+            self._repeats.extend(nats)
+            return
+        cells = np.arange(self._taken, self._taken + len(nats))
+        self._taken += len(nats)
+        scored = self._scored[cells]
+        targets = self._plan.rows[cells[scored], 1:]
+        self._total += tally(checked_nll(nats[scored]), targets, self._token_bytes)
+        self._readings.nats[cells] = np.minimum(nats, _LEAST_LIKELY)
+        for cell in cells[~scored | self._kept[cells]].tolist():
+            self._keep(cell, log_probabilities[cell - cells[0]])
 
     def finish(self) -> float:
         assert self.probes is not None
@@ -82,9 +90,8 @@ class ProbedServing:
         """The targets, and what else is wanted of a cell: the sketch, or the other continuation of each splice."""
         plan = self._plan
         targets = plan.rows[cell, 1:].astype(np.int64)
-        if cell in self._sketched:
-            is_replay = plan.kind[cell] in (CellKind.CONTROL, CellKind.PERTURBED)
-            compared = plan.rows[plan.source[cell], 1:] if is_replay else targets
+        if self._kept[cell]:
+            compared = targets if self._scored[cell] else plan.rows[plan.source[cell], 1:]
             wide = np.broadcast_to(self._sketch_ids, (len(targets), len(self._sketch_ids)))
             return np.column_stack([targets, compared, wide])
         if (splices := plan.splices.get(cell)) is not None and len(splices):
@@ -93,20 +100,15 @@ class ProbedServing:
             return np.column_stack([targets, other])
         return targets[:, None]
 
-    def _take_cell(self, cell: int, values: NDArray[np.float32]) -> None:
-        plan, targets = self._plan, self._plan.rows[cell, 1:]
-        nats = _nats(values)
-        if plan.kind[cell] == CellKind.VAL:
-            self._total += tally(checked_nll(nats), targets, self._token_bytes)
-        nats = np.minimum(nats, _LEAST_LIKELY)
-        self._readings.nats[cell] = nats
-        if cell in self._sketched:
+    def _keep(self, cell: int, values: NDArray[np.float32]) -> None:
+        """What the probes compare of a cell, besides the nats of its targets."""
+        if self._kept[cell]:
             self._readings.sketches[cell] = values[:, 1:]
-        if plan.kind[cell] == CellKind.HOLDOUT:
-            splices = plan.splices[cell]
+        if (splices := self._plan.splices.get(cell)) is not None:
+            targets = self._plan.rows[cell, 1:]
             self._readings.others[cell] = values[splices[:, 0] - 1, -1]
             natural = int(splices[0, 0]) - 1 if len(splices) else len(targets)
-            self._held_out += tally(nats[:natural], targets[:natural], self._token_bytes)
+            self._held_out += tally(self._readings.nats[cell, :natural], targets[:natural], self._token_bytes)
 
     def _forward_to_repeat(self) -> int:
         """The one that a control row, served again, came from."""
@@ -120,11 +122,11 @@ class ProbedServing:
         return Repeats(once - self._readings.nats[begin : begin + self._width], twice - once)
 
 
-def _nats(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """−log-probability of the targets. Raises NonFinite."""
-    if np.isnan(values).any():
+def _nats(log_probabilities: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """−log-probability of the targets of rows, [rows, T]. Raises NonFinite."""
+    if any(np.isnan(values).any() for values in log_probabilities):
         raise NonFinite("the logits hold NaN")
-    return -values[:, 0]
+    return -np.stack([values[:, 0] for values in log_probabilities])
 
 
 class PlainServing:
