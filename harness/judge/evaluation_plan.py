@@ -196,9 +196,9 @@ class _Donors:
         They are drawn alike, so which of them is shown says nothing: that is what makes the test of decoys exact.
         """
         wanted = int(row[at - 2]) << 16 | int(row[at - 1])
-        matches = [int(np.searchsorted(self._sorted, wanted, side)) for side in ("left", "right")]
+        begin, end = (int(place) for place in np.searchsorted(self._sorted, [wanted, wanted + 1]))
         for _ in range(_DRAWS):
-            first, second = (self._text(*matches, length) for _ in range(2))
+            first, second = (self._text(begin, end, length) for _ in range(2))
             if first[0] != second[0]:
                 return first, second
         return None
