@@ -102,14 +102,15 @@ class Place:
         shutil.copy(ACTS, self.folder / "scratch" / "acts.py")
         frozen = self.folder / "code/harness/shim.py"
         secret = str(self.folder / "cache/secret")
-        Path("/dev/shm/arsched-test-of-sandbox").touch()
+        name, key = f"arsched-test-{os.getpid()}", os.getpid()
+        Path(f"/dev/shm/{name}").touch()
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind("\0arsched-test-of-sandbox")
+            listener.bind(f"\0{name}")
             listener.listen()
-            command = [self.python, "acts.py", "JUDGE", secret, str(frozen), "/dev/kmsg"]
+            command = [self.python, "acts.py", "JUDGE", secret, str(frozen), "/dev/kmsg", name, str(key)]
             done = self.run(level, who, *command)
-        Path("/dev/shm/arsched-test-of-sandbox").unlink()
-        subprocess.run(["ipcrm", "-M", "0x41525343"], capture_output=True, check=False)
+        Path(f"/dev/shm/{name}").unlink()
+        subprocess.run(["ipcrm", "-M", str(key)], capture_output=True, check=False)
         assert done.returncode == 0, f"{done.returncode} {done.stdout} {done.stderr}"
         found: dict[str, str] = json.loads(done.stdout)
         return found

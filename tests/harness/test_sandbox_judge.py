@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from harness.judge import usage
 from harness.judge.confine import gpu_nodes, hidden_packages, import_folders
 from harness.judge.report import InfraFailure
 from harness.judge.usage import UsageWatch
+from harness.processes import descendants
 from harness.sandbox.levels import why_not
 from tests.harness.judging import CANDIDATES, REPOSITORY, Rig
 
@@ -164,6 +166,7 @@ def test_a_scratch_that_grows_past_its_limit_ends_the_run(tmp_path: Path, monkey
     assert excess is not None and excess.status == "invalid: disk"
 
 
+@pytest.mark.slow  # thousands of processes leave other tests no room
 @needs_full
 def test_too_many_processes_end_the_run(rig: Rig) -> None:
     judged = rig.judge(rig.write("""
@@ -179,3 +182,19 @@ except OSError as error:
 time.sleep(60)
 """))  # fmt: skip
     assert judged.result["status"] in ("invalid: processes", "crash"), judged.result["reason"]
+
+
+def test_a_run_of_more_processes_than_are_allowed_has_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = UsageWatch(tmp_path, own_namespace=False)
+    waits = [sys.executable, "-S", "-c", "input()"]
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(subprocess.Popen(waits, stdin=subprocess.PIPE)) for _ in range(3)]
+        monkeypatch.setattr(usage, "MOST_PROCESSES", len(descendants(os.getpid())))
+        assert watch.excess() is None
+        monkeypatch.setattr(usage, "MOST_PROCESSES", 2)
+        verdict = watch.excess()
+        assert verdict is not None and verdict.status == "invalid: processes"
+        for child in children:
+            child.communicate(b"\n")
