@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "logits are scored where the candidate can still change them",
         "harness/judge/exchange_host.py",
-        "        return self._private[:rows]",
-        "        return self._logits[:rows]",
+        "        return log_probabilities(self._private, ids)",
+        "        return log_probabilities(shared, ids)",
         ("tests/harness/test_judge_evaluation.py",),
     ),
     Fault(
@@ -170,15 +170,8 @@ FAULTS = (
     Fault(
         "the snapshot is taken after the next request",
         "harness/judge/evaluation.py",
-        """        if not current.last:
-            self._request_next()
-        self._serving.take(exchange.reduce(snapshot, current.ids))
-""",
-        """        if not current.last:
-            self._request_next()
-        snapshot = exchange.snapshot(len(current.ids))
-        self._serving.take(exchange.reduce(snapshot, current.ids))
-""",
+        "        if not waits:",
+        "        if not current.last:",
         ("tests/harness/test_judge_evaluation.py",),
     ),
     Fault(

@@ -1,6 +1,7 @@
 """One evaluation, as the judge conducts it: rows out, logits in, a score at the end.
 
-Lock-step numbering, snapshot before reduction, the next request going out before the last snapshot is reduced. Which
+Lock-step numbering; a private copy before anything is computed; where the judge's own device reduces, the next request
+goes out before the last snapshot is reduced. Which
 rows are served and what becomes of their numbers: harness.judge.serving.
 """
 
@@ -143,10 +144,11 @@ class Evaluation:
         if current is None or exchange is None or message.count != self._number:
             raise ProtocolError(f"DONE for slice {message.count} when slice {self._number} was due")
         snapshot = exchange.snapshot(len(current.ids))
-        if not current.last:
+        waits = current.last or exchange.in_place
+        if not waits:
             self._request_next()
         self._serving.take(exchange.reduce(snapshot, current.ids))
-        if current.last:
+        if waits:
             self._request_next()
         if self._current is None:
             self.over = True

@@ -74,6 +74,8 @@ class CudaHostExchange(HostExchange):
     private snapshot lies on the device. Raises ExchangeUnavailable, NoRoom.
     """
 
+    in_place = False
+
     def __init__(self, layout: Layout, *, pinned: bool) -> None:
         with _opening():
             make_context()

@@ -6,7 +6,6 @@ A sealed memfd, which the candidate can neither shrink under the judge nor grow;
 from __future__ import annotations
 
 import fcntl
-import functools
 import mmap
 import os
 from abc import ABC, abstractmethod
@@ -48,6 +47,7 @@ class Exchange(ABC):
     """
 
     op: Op
+    in_place = False  # `reduce` itself takes the snapshot, row by row: the next request has to wait for it
 
     def __init__(self, layout: Layout, shared_bytes: int) -> None:
         self._shared = SharedMemory(shared_bytes)
@@ -86,10 +86,12 @@ class HostExchange(Exchange):
     """Rows and logits in one shared memory; scored by numpy."""
 
     op = Op.HOST_BUFFER
+    in_place = True  # judge and candidate share a core, so nothing could overlap, and a row is reduced from its cache
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout, layout.host_bytes)
         self._logits = layout.host_logits(self._shared.memory)
+        self._private = np.empty_like(self._logits[0])
 
     def name(self, *, peer_pinned: bool) -> str:
         return "host"
@@ -98,12 +100,11 @@ class HostExchange(Exchange):
         self._logits.fill(np.nan)
 
     def snapshot(self, rows: int) -> Any:
-        np.copyto(self._private[:rows], self._logits[:rows])
-        return self._private[:rows]
+        return self._logits[:rows]
 
     def reduce(self, snapshot: Any, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        return [log_probabilities(row, row_ids) for row, row_ids in zip(snapshot, ids, strict=True)]
+        return [self._reduce_row(shared, row_ids) for shared, row_ids in zip(snapshot, ids, strict=True)]
 
-    @functools.cached_property
-    def _private(self) -> NDArray[np.float32]:
-        return np.empty_like(self._logits)
+    def _reduce_row(self, shared: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        np.copyto(self._private, shared)
+        return log_probabilities(self._private, ids)

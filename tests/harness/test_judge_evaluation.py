@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from harness.contract import Contract
+from harness.judge import exchange_host
 from harness.judge.evaluation import Evaluation, OpenExchange
 from harness.judge.exchange_host import ExchangeUnavailable, HostExchange, NoRoom, SharedMemory
 from harness.judge.serving import PlainServing
@@ -211,6 +212,20 @@ def test_the_next_request_waits_poisoned_before_the_last_answer_is_reduced() -> 
 
     with pytest.raises(NonFinite):
         evaluate(random_rows(4), 4, 2, Lazy)
+
+
+def test_what_is_reduced_is_out_of_the_candidates_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = HostExchange(Layout(2, 2, LENGTH, VOCAB))
+    shared: list[bool] = []
+
+    def watched(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        shared.append(np.shares_memory(logits, exchange._logits))
+        return np.zeros(ids.shape, np.float32)
+
+    monkeypatch.setattr(exchange_host, "log_probabilities", watched)
+    exchange.reduce(exchange.snapshot(2), [np.zeros((LENGTH, 1), np.int64)] * 2)
+    assert shared == [False, False]
+    exchange.close()
 
 
 FILLS = {
