@@ -13,7 +13,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST_FORWARDS = 16  # no forward sees more of the rows than this part
+_LEAST_FORWARDS = 16  # no forward sees more of the rows than this part,
+_FREE_ROWS = 16  # but as many as these where rows are few
 _LEAST_EXTRA_ROWS = 12
 _MOST_REPLAYS = (64, 128, 64)  # controls, perturbed and shifted rows: what each keeps for comparison grows with T
 _SHARES = (0.1, 0.2, 0.12)  # of the extra rows; the rest are holdout rows
@@ -61,7 +62,7 @@ class EvaluationPlan:
 
 def forward_rows_of(batch_size: int, val_rows: int) -> int:
     """Rows of a forward: what the candidate asks for, but never a large part of all rows."""
-    return max(1, min(batch_size, val_rows // _LEAST_FORWARDS))
+    return min(batch_size, max(_FREE_ROWS, val_rows // _LEAST_FORWARDS), val_rows)
 
 
 def plan_evaluation(

@@ -30,6 +30,8 @@ class SourceJudge(FakeJudge):  # type: ignore[misc]
     def judge(self, settings: dict[str, object], source: bytes) -> dict[str, object]:
         digests = {"train_py": hashlib.sha256(source).hexdigest(), "cache": self.arguments.expect_cache}
         score = settings.get("SCORE")
+        if isinstance(score, float):  # repeats that agree to the last digit would be clones
+            score += self.arguments.seed * 1e-8
         return {
             "format": 1, "status": settings.get("STATUS", "ok"), "reason": "", "val_bpb": score,
             "seed": self.arguments.seed, "digests": digests, "wall_s": 0.1,

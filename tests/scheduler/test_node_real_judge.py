@@ -36,11 +36,13 @@ class RealSlot:
         [spec] = lay_out(MACHINE, "node", "cpu", 1)
         self.supervisor = SlotSupervisor(spec, self.root, environ=rig.environment)
         self.slot = self.supervisor.probe(rig.contract.to_json())
+        self.sandbox = "full"
 
     def order(self, train: Path, run_id: str = "r0001") -> RunOrder:
         data = train.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
-        return RunOrder(LAB_ID, run_id, 1, data, sha256, self.rig.contract.to_json(), self.slot.cache_digest, 5, NONCE)
+        contract_json, cache_digest = self.rig.contract.to_json(), self.slot.cache_digest
+        return RunOrder(LAB_ID, run_id, 1, data, sha256, contract_json, cache_digest, 5, NONCE, sandbox=self.sandbox)
 
     def finish(self, train: Path) -> Done:
         self.supervisor.start(self.order(train))
@@ -59,8 +61,7 @@ class RealSlot:
 @pytest.fixture
 def unconfined(real: RealSlot) -> RealSlot:
     """Without the sandbox that keeps candidates from ever reaching what the judge and the supervisor guard."""
-    commands = Commands((*Commands().judge, "--sandbox", "off"))
-    real.supervisor = SlotSupervisor(real.supervisor.spec, real.root, commands, environ=real.rig.environment)
+    real.sandbox = "off"
     return real
 
 
@@ -195,12 +196,9 @@ def test_a_forged_twin_of_the_whole_spool_is_no_result(unconfined: RealSlot, tmp
 
 def test_a_result_next_to_a_killed_judge_is_no_result(real: RealSlot, tmp_path: Path) -> None:
     """Where namespaces are refused a candidate can kill its judge; here the test does that."""
-    real.supervisor = SlotSupervisor(
-        real.supervisor.spec,
-        real.root,
-        Commands((*Commands().judge, "--containment", "subreaper", "--sandbox", "off")),
-        environ=real.rig.environment,
-    )
+    real.sandbox = "off"
+    commands = Commands((*Commands().judge, "--containment", "subreaper"))
+    real.supervisor = SlotSupervisor(real.supervisor.spec, real.root, commands, environ=real.rig.environment)
     real.start_and_await(write_forger(tmp_path / "train.py", "forge()\ntime.sleep(3600)"), "")
     wait_until((real.root / LAB_ID / "r0001.1" / "out" / "result.json").exists)
     os.kill(int((real.root / LAB_ID / "r0001.1" / "judge.pid").read_text()), signal.SIGKILL)
