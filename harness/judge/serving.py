@@ -22,7 +22,7 @@ _LEAST_LIKELY = np.float32(100.0)  # nats, for the probes: spliced text may be r
 
 
 class ProbedServing:
-    """Scores the validation rows of a plan and examines the rest. `outcome` is set when it is finished."""
+    """Scores the validation rows of a plan and examines the rest; `probes` and `verdict` hold once it is finished."""
 
     def __init__(
         self, plan: EvaluationPlan, slice_rows: int, token_bytes: TokenBytes, random: np.random.Generator
