@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cache import Cache, CacheMismatch
-from harness.files import cache_root, write_atomic
+from harness.files import write_atomic
 from harness.scoring import TokenBytes
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -78,7 +78,7 @@ def _verify_once_per_boot(cache: Cache, files: dict[str, int]) -> None:
 
     Where the note of it cannot be written, they are hashed every time. Raises CacheMismatch.
     """
-    note = cache_root() / "verified" / f"{cache.directory.name}.json"
+    note = cache.directory.parent / "verified" / f"{cache.directory.name}.json"
     seen = json.dumps([_BOOT_ID.read_text(), cache.digest, {name: _identity(fd) for name, fd in files.items()}])
     with contextlib.suppress(OSError):
         if note.read_text(encoding="utf-8") == seen:

@@ -1,6 +1,6 @@
 """A thread goes on counting training rows while the evaluation runs."""
 
-EXPECTED = "invalid: stateful-eval"
+EXPECTED = "invalid: stateful-eval or suspect: nondeterministic"  # a race with the judge
 import threading
 import time
 
