@@ -184,13 +184,6 @@ FAULTS = (
         ("tests/scheduler/test_acceptance.py", "tests/scheduler/test_node_forgery.py"),
     ),
     Fault(
-        "the driver believes any nonce",
-        "scheduler/domain/slot.py",
-        'return bool(nonce) and isinstance(raw, dict) and raw.get("nonce") == nonce',
-        "return isinstance(raw, dict)",
-        ("tests/scheduler/test_acceptance.py", "tests/scheduler/test_app_lost.py"),
-    ),
-    Fault(
         "the sandbox is silently not applied",
         "harness/shim.py",
         """        reached = enter(confinement)

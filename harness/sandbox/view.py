@@ -52,20 +52,10 @@ class ViewFacts:
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/sys")
 _ETC = (
     *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "nsswitch.conf", "localtime"),
-    *(
-        "timezone",
-        "hosts",
-        "host.conf",
-        "protocols",
-        "services",
-        "OpenCL",
-        "glvnd",
-        "vulkan",
-        "ssl/certs",
-        "ssl/cert.pem",
-    ),
-    *("ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates", "mime.types", "debian_version"),
-    *("os-release", "machine-id", "locale.alias", "gai.conf", "pki/tls/openssl.cnf", "libibverbs.d", "nccl.conf"),
+    *("timezone", "hosts", "host.conf", "protocols", "services", "OpenCL", "glvnd", "vulkan", "ssl/certs"),
+    *("ssl/cert.pem", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/openssl.cnf", "pki/ca-trust/extracted"),
+    *("ca-certificates", "mime.types", "debian_version", "os-release", "machine-id", "locale.alias", "gai.conf"),
+    *("libibverbs.d", "nccl.conf"),
 )
 # Not the whole prefix: conda keeps copies of packages in pkgs/ and other environments in envs/.
 _PREFIX_PARTS = (

@@ -80,7 +80,7 @@ def test_a_group_that_is_left_is_removed(disowner: Disowner) -> None:
     assert not clock._group.exists()  # type: ignore[union-attr]
 
 
-def test_polling_misses_them_and_knows_that_it_did(disowner: Disowner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polling_misses_them_and_knows_that_it_did(disowner: Disowner) -> None:
     """Ids are handed out to the whole namespace; here that is the machine's, so others may add to the number."""
     clock = PolledClock(os.getpid(), own_namespace=True)
     clock.begin()

@@ -176,12 +176,6 @@ def test_huge_logits_score_without_overflow(rig: Rig) -> None:
     assert result["val_bpb"] > 1e29
 
 
-def test_rewriting_logits_while_they_are_read_never_beats_certainty(rig: Rig) -> None:
-    """A likelihood above one cannot come out, however the race falls: the judge reduces a copy."""
-    result = rig.judge(HOSTILE / "rewriter.py").result
-    assert result["status"].startswith(("invalid: ", "suspect: nondeterministic"))
-
-
 def test_the_shared_memory_cannot_be_resized(rig: Rig) -> None:
     judged = rig.judge(HOSTILE / "truncates_memory.py")
     assert judged.result["status"] == "ok"
