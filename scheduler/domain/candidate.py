@@ -130,10 +130,24 @@ def group_clones(scores: Sequence[float]) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Occasion:
+    """When and where a score was measured.
+
+    `at`: the middle of the run, seconds since the epoch. `speed`: the machine's while it trained, as a share of its
+    calibrated speed; None where it was not measured.
+    """
+
+    at: float
+    slot_id: str
+    speed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateStats:
     """What decisions are taken from. `scores` are val_bpb of its finished, scored runs, oldest first.
 
-    Of clones one is among them, as a suspect; the others count as failed runs.
+    Of clones one is among them, as a suspect; the others count as failed runs. `occasions` are those of `scores`; none
+    where they are not known, and then all scores count as measured at one time on one machine.
     """
 
     candidate_id: str
@@ -147,6 +161,8 @@ class CandidateStats:
     failure: str = ""  # status and reason of the last failed run
     origin: Origin = Origin.SUBMITTED
     code_lines: int = 0  # lines that hold code; 0 = not counted
+    occasions: tuple[Occasion, ...] = ()
+    running_since: tuple[float, ...] = ()  # when those of its pending runs that hold a slot began, oldest first
 
     @property
     def n(self) -> int:

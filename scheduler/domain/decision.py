@@ -36,6 +36,9 @@ class GateSettings:
     max_ports: int = 2  # how often one patch is merged onto a newer baseline
     max_halvings: int = 2  # of a union that failed
     simpler_margin: float = 0.5  # in σ: a removal may be this much worse
+    control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
+    sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it
+    rounds: bool = False  # decide nothing on ideas before all that run together are in
 
 
 PRESETS = {
@@ -51,10 +54,17 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Run-to-run standard deviation in bpb, pooled over all repeats with the contract's prior."""
+    """How runs of one program scatter: standard deviations in bpb, from all repeats and the contract's prior.
+
+    `sigma`: of runs side by side. `drift`: of what the machine's state adds, which runs within about `scale_s` seconds
+    of each other share. `offset`: of what lasts between slots.
+    """
 
     sigma: float
     df: int  # degrees of freedom from repeats, the prior's not counted
+    drift: float = 0.0
+    offset: float = 0.0
+    scale_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class LabSnapshot:
     gates: GateSettings
     merges: tuple[Merge, ...] = ()
     left_out: int = 0
+    run_s: float | None = None  # how long the last scored runs held their slots, the median; None before there are any
+    now: float | None = None  # seconds since the epoch; None where nothing waits for a time
 
     @property
     def baseline(self) -> CandidateStats:

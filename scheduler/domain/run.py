@@ -62,6 +62,25 @@ Verdict = Scored | Failed | Infra
 
 
 @dataclass(frozen=True, slots=True)
+class MachineReadings:
+    """The machine while a run trained; None where it was not measured.
+
+    `speed`: mean, lowest and highest of the core's speed, as shares of the calibrated one. `steal`: share of the wall
+    time that the host gave to others; `load`: processes that wanted a core, mean. `gpu`: name, mean, lowest, highest of
+    what NVML says (sm_mhz, memory_mhz, power_w, temperature_c); `throttled`: its reasons for lower clocks.
+    """
+
+    speed: float | None = None
+    speed_low: float | None = None
+    speed_high: float | None = None
+    calibration: str = ""  # names the reference speed; "" without one
+    steal: float | None = None
+    load: float | None = None
+    gpu: tuple[tuple[str, float, float, float], ...] = ()
+    throttled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
     """Figures of one run; None where unknown. Seconds, tokens, MB (2**20 bytes)."""
 
@@ -86,6 +105,7 @@ class Measurements:
     compile_cache: str | None = None  # cold or seeded
     sandbox: str | None = None  # the level that was reached
     containment: str | None = None  # how its processes were kept together
+    machine: MachineReadings = MachineReadings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +189,20 @@ def _measurements(raw: Mapping[str, Any]) -> Measurements:
         cache_digest=str(digests.get("cache") or ""),
         train_sha256=str(digests.get("train_py") or ""),
         launched=raw.get("launched") is True,
+        machine=_machine(raw.get("machine") or {}),
         **{name: training.get(name) for name in ("steps", "tokens", "tokens_per_s", "last_loss", "mfu")},
         **{name: raw.get(name) for name in _OF_THE_RUN},
+    )
+
+
+def _machine(raw: Mapping[str, Any]) -> MachineReadings:
+    read = {name: raw.get(name) for name in ("speed", "speed_low", "speed_high", "steal", "load")}
+    gpu = ((str(name), [float(value) for value in values]) for name, values in (raw.get("gpu") or {}).items())
+    return MachineReadings(
+        **read,
+        calibration=str(raw.get("calibration") or ""),
+        gpu=tuple((name, mean, low, high) for name, (mean, low, high) in gpu),
+        throttled=tuple(map(str, raw.get("throttled") or ())),
     )
 
 
