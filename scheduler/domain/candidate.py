@@ -131,14 +131,15 @@ def group_clones(scores: Sequence[float]) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and where a score was measured.
+    """When, where and with which seed a score was measured.
 
     `at`: the middle of the run, seconds since the epoch. `speed`: the machine's while it trained, as a share of its
-    calibrated speed; None where it was not measured.
+    calibrated speed; None where it was not measured. Candidates' runs with one seed see the same data and start alike.
     """
 
     at: float
     slot_id: str
+    seed: int
     speed: float | None = None
 
 

@@ -57,7 +57,7 @@ class Noise:
     """How runs of one program scatter: standard deviations in bpb, from all repeats and the contract's prior.
 
     `sigma`: of runs side by side. `drift`: of what the machine's state adds, which runs within about `scale_s` seconds
-    of each other share. `offset`: of what lasts between slots.
+    of each other share. `offset`: of what lasts between slots. `seed_sd`: of what a seed does to every program alike.
     """
 
     sigma: float
@@ -65,6 +65,7 @@ class Noise:
     drift: float = 0.0
     offset: float = 0.0
     scale_s: float = 0.0
+    seed_sd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
