@@ -123,9 +123,7 @@ def show(board: dict[str, Any], status: dict[str, Any]) -> None:
         mean, scatter = statistics.fmean(effects), statistics.stdev(effects)
         typical = math.sqrt(statistics.fmean([row["effect_se_bpb"] ** 2 for row in nothing]))
         within = [sum(abs(z) <= bound for z in errors) for bound in (1, 2)]
-        print(
-            f"\n{len(nothing)} ideas that change nothing: mean effect {mean:+.4f}, sd {scatter:.4f}, error {typical:.4f}"
-        )
+        print(f"\n{len(nothing)} ideas without effect: mean {mean:+.4f}, sd {scatter:.4f}, error {typical:.4f}")
         print(f"within one error of 0: {within[0]}, within two: {within[1]} of {len(nothing)}")
         promoted = [row["candidate"] for row in nothing if row["status"] in ("baseline", "promoted")]
         print(f"promoted without being better: {', '.join(promoted) or 'none'}")
