@@ -190,10 +190,26 @@ def m003_sandbox(database: Database) -> None:
 
 def m004_audit(database: Database) -> None:
     """Runs may be audits: SQLite changes a CHECK by a copy of the table. Numbers given before are not given again."""
+    _rebuild_runs(database, "'claim')", "'claim', 'audit')")
+
+
+def m005_occasions(database: Database) -> None:
+    """Candidates have seeds in common, and a result says how fast the machine was: NULL for those from before."""
+    _rebuild_runs(database, ",\n    UNIQUE (tag, seed)", "")
+    database.execute("CREATE INDEX run_claim ON run (tag, seed) WHERE kind = 'claim'")
+    database.execute(
+        "CREATE UNIQUE INDEX one_pending_run ON run (candidate, seed) WHERE state IN ('queued', 'running')"
+    )
+    database.execute("ALTER TABLE result ADD COLUMN speed REAL")
+
+
+def _rebuild_runs(database: Database, before: str, after: str) -> None:
+    """The table of runs with this part of its schema replaced, its rows, indexes and numbers kept."""
     sql = database.one("SELECT sql FROM sqlite_master WHERE name = 'run'")["sql"]
     indexes = database.all("SELECT sql FROM sqlite_master WHERE tbl_name = 'run' AND type = 'index' AND sql NOT NULL")
     last = database.one("SELECT seq FROM sqlite_sequence WHERE name = 'run'")
-    database.execute(sql.replace("CREATE TABLE run", "CREATE TABLE new_run").replace("'claim')", "'claim', 'audit')"))
+    _, _, body = sql.replace(before, after).partition("(")
+    database.execute(f"CREATE TABLE new_run ({body}")
     database.execute("INSERT INTO new_run SELECT * FROM run")
     database.execute("DROP TABLE run")
     database.execute("ALTER TABLE new_run RENAME TO run")
@@ -204,7 +220,7 @@ def m004_audit(database: Database) -> None:
         database.insert("sqlite_sequence", name="run", seq=last["seq"])
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox, m004_audit)
+MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox, m004_audit, m005_occasions)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -55,6 +55,14 @@ LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 LEFT JOIN result ON result.run = run.number
 """
 
+# How long the last scored runs held their slots, seconds, the latest first.
+LENGTHS = """
+SELECT result.recorded_at - attempt.started_at AS seconds FROM result
+JOIN run ON run.number = result.run JOIN attempt ON attempt.run = result.run AND attempt.number = result.attempt
+WHERE run.tag = ? AND result.family = 'scored' ORDER BY result.number DESC LIMIT ?
+"""
+LAST_LENGTHS = 25  # enough for their median
+
 # Looked up, because to call an enumeration takes five times as long and a lab may have many rows.
 STATES = {state.value: state for state in CandidateState}
 ORIGINS = {origin.value: origin for origin in Origin}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import count
 from typing import Any, NamedTuple
 
 from scheduler.domain.candidate import CLONE_BPB, CLONES
@@ -32,7 +33,18 @@ from scheduler.domain.run import (
 )
 from scheduler.domain.slot import Slot
 from scheduler.ledger.db import Database
-from scheduler.ledger.rows import RUNS, Events, Table, candidate_id, number_of, parse_run, run_id, unknown
+from scheduler.ledger.rows import (
+    LAST_LENGTHS,
+    LENGTHS,
+    RUNS,
+    Events,
+    Table,
+    candidate_id,
+    number_of,
+    parse_run,
+    run_id,
+    unknown,
+)
 
 MAX_INFRA_ATTEMPTS = 3  # attempts the lab may lose before it gives a run up
 LOST, CANCELLED = "lost", "cancelled"  # outcomes of an attempt without a result
@@ -142,9 +154,9 @@ class Runs(Table):
         """Finished runs of every kind but claims and audits whose result was recorded at `since` or later."""
         return int(self._database.one(_FINISHED, tag, since)[0])
 
-    def last_lengths_s(self, tag: str, last: int = 25) -> tuple[float, ...]:
+    def last_lengths_s(self, tag: str, last: int = LAST_LENGTHS) -> tuple[float, ...]:
         """How long the last scored runs held their slots, the latest first."""
-        return tuple(row["seconds"] for row in self._database.all(_LENGTHS, tag, last))
+        return tuple(row["seconds"] for row in self._database.all(LENGTHS, tag, last))
 
     def last_failures(self, tag: str) -> dict[str, str]:
         """Candidate id -> status of its last finished run without a score; only candidates that have one."""
@@ -157,9 +169,11 @@ class Runs(Table):
     # Moves.
 
     def add(self, ref: str, kind: RunKind, reason: str, seed: int | None = None) -> Run:
-        """Queue a run of a candidate with a seed no other run of the lab has: 1, 2, 3, …, or that one.
+        """Queue a run of a candidate with the first of the lab's seeds (1, 2, 3, …) that it has not had, or that one.
 
-        Raises LedgerProblem, UsageProblem for a seed that another run has.
+        Candidates have their seeds in common: what a seed does to every program alike then moves no comparison. Those
+        of claims are left out. A run that ended without a word on its program has not had its seed. Raises
+        LedgerProblem, UsageProblem for a seed that another run of the candidate has.
         """
         with self._database.transaction():
             candidate = number_of(ref, "c")
@@ -168,14 +182,19 @@ class Runs(Table):
                 raise LedgerProblem(f"cannot queue a run: no candidate {ref!r}")
             tag = owner["tag"]
             if seed is None:
-                seed = self._database.one(_FREE_SEED, tag)[0]
-            elif taken := self._database.one("SELECT number FROM run WHERE tag = ? AND seed = ?", tag, seed):
+                known = {row["seed"] for row in self._database.all(_HAD_OR_CLAIMED, candidate, tag)}
+                seed = next(seed for seed in count(1) if seed not in known)
+            elif taken := self._database.one(f"{_HAD} AND seed = ?", candidate, seed):
                 raise UsageProblem(f"{run_id(taken['number'])} has had seed {seed}", "choose another, or leave it out")
             number = self._database.insert(
                 "run", tag=tag, candidate=candidate, kind=kind.value, seed=seed, state="queued", since=self._clock()
             )
             self._events.write(tag, run_id(number), "", "queued", reason)
             return parse_run(self._row(run_id(number)))
+
+    def fresh_seed(self, tag: str) -> int:
+        """A seed that no run of the lab has: after the highest that was not chosen by hand, past those that were."""
+        return int(self._database.one(_FRESH_SEED, tag)[0])
 
     def lease(self, ref: str, slot: Slot, expires_at: float, nonce: str = "") -> int | None:
         """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more.
@@ -289,7 +308,7 @@ class Runs(Table):
         about = {"run": number_of(ref, "r"), "attempt": attempt, "recorded_at": self._clock(), "text": result.text}
         said = {"status": verdict.status, "reason": "", "suspect": ""} | asdict(verdict)
         times = {"wall_s": measured.wall_s, "train_s": dict(measured.phases_s).get("train")}
-        columns = about | said | times | {"peak_memory_mb": measured.peak_memory_mb}
+        columns = about | said | times | {"peak_memory_mb": measured.peak_memory_mb, "speed": measured.machine.speed}
         self._database.insert("result", family=_FAMILIES[type(verdict)], **columns)
         self._move(ref, "running", "finished", f"{verdict.status}: {why}" if why else verdict.status)
 
@@ -305,8 +324,12 @@ class Runs(Table):
         self._events.write(self._row(ref)["tag"], f"{ref}.{attempt}", "", "refused", reason)
 
 
-# After the highest that was not chosen by hand; past those that were.
-_FREE_SEED = """
+_HAD = """
+SELECT run.number, run.seed FROM run LEFT JOIN result ON result.run = run.number
+WHERE run.candidate = ? AND run.state != 'cancelled' AND coalesce(result.family, '') != 'infra'
+"""
+_HAD_OR_CLAIMED = f"{_HAD} UNION SELECT number, seed FROM run WHERE tag = ? AND kind = 'claim'"
+_FRESH_SEED = """
 WITH RECURSIVE next(seed) AS (
     SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?1 AND kind != 'audit'
     UNION ALL SELECT seed + 1 FROM next WHERE EXISTS (SELECT 1 FROM run WHERE tag = ?1 AND run.seed = next.seed)
@@ -335,12 +358,6 @@ FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 
 _FINISHED = """
 SELECT count(*) FROM run JOIN result ON result.run = run.number
 WHERE run.tag = ? AND run.kind NOT IN ('claim', 'audit') AND result.recorded_at >= ?
-"""
-
-_LENGTHS = """
-SELECT result.recorded_at - attempt.started_at AS seconds FROM result
-JOIN run ON run.number = result.run JOIN attempt ON attempt.run = result.run AND attempt.number = result.attempt
-WHERE run.tag = ? AND result.family = 'scored' ORDER BY result.number DESC LIMIT ?
 """
 
 # SQLite takes the other columns of a group from the row that has its max().

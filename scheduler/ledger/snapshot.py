@@ -8,16 +8,27 @@ nothing was decided on them.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Collection
 from copy import copy
 from typing import Any, NamedTuple
 
-from scheduler.domain.candidate import CLONES, CandidateState, CandidateStats, group_clones
+from scheduler.domain.candidate import CLONES, CandidateState, CandidateStats, Occasion, group_clones
 from scheduler.domain.decision import Merge
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.ledger.db import Database
-from scheduler.ledger.rows import ORIGINS, STATES, candidate_id, decode, from_row, number_of, read_lab
+from scheduler.ledger.rows import (
+    LAST_LENGTHS,
+    LENGTHS,
+    ORIGINS,
+    STATES,
+    candidate_id,
+    decode,
+    from_row,
+    number_of,
+    read_lab,
+)
 
 
 class _CandidateRow(NamedTuple):
@@ -37,13 +48,26 @@ class _RunRow(NamedTuple):
     reason: str | None
     val_bpb: float | None  # of every run that scored, and of no other
     suspect: str | None
+    seed: int
+    slot_id: str | None
+    started_at: float | None
+    recorded_at: float | None
+    speed: float | None
+
+    @property
+    def occasion(self) -> Occasion:
+        """Of a run with a result."""
+        assert self.slot_id is not None and self.started_at is not None and self.recorded_at is not None
+        return Occasion((self.started_at + self.recorded_at) / 2, self.slot_id, self.seed, self.speed)
 
 
 _CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate"
 
 _RUNS = """
-SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect
+SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect,
+       run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.speed
 FROM run LEFT JOIN result ON result.run = run.number
+LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 """
 
 
@@ -78,6 +102,7 @@ class _Known:
         self._standings: dict[int, CandidateStats] = {}
         self._merges: tuple[Merge, ...] = ()
         self._pool: str | None = None
+        self._run_s: float | None = None
 
     def copy(self) -> _Known:
         """To go on from here without being changed by it."""
@@ -110,7 +135,9 @@ class _Known:
                 self._standings[number] = _standing(row, self._runs[number], pool)
         base_id, is_first = candidate_id(base.number), base.base is None
         standings = tuple(self._standings[number] for number in sorted(self._standings))
-        return LabSnapshot(base_id, is_first, standings, lab.noise_prior_bpb, lab.gates, self._merges)
+        return LabSnapshot(
+            base_id, is_first, standings, lab.noise_prior_bpb, lab.gates, self._merges, run_s=self._run_s
+        )
 
     def _read(self, database: Database, tag: str, numbers: Collection[int] | None) -> None:
         """Read these candidates (None: all of the lab) and forget how they stood."""
@@ -123,6 +150,8 @@ class _Known:
         condition = f"WHERE run.tag = ?{chosen.format('run.candidate')} AND run.kind NOT IN ('claim', 'audit')"
         for run in database.rows(_RunRow, f"{_RUNS} {condition} ORDER BY result.number, run.number", *values):
             self._runs[run.candidate].append(run)
+        lengths = database.all(LENGTHS, tag, LAST_LENGTHS)
+        self._run_s = statistics.median(row["seconds"] for row in lengths) if lengths else None
 
 
 def _changed_since(database: Database, tag: str, event: int) -> set[int]:
@@ -141,9 +170,12 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
     scored: list[_RunRow] = []
     failed: list[_RunRow] = []
     pending = 0
+    since: list[float] = []
     for run in runs:
         if run.state in ("queued", "running"):
             pending += 1
+            if run.state == "running" and run.started_at is not None:
+                since.append(run.started_at)
         elif run.val_bpb is not None and pool in (None, run.pool):
             scored.append(run)
         elif run.state == "finished":
@@ -157,7 +189,8 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
     clones = len(scored) - len(groups)
     if clones:
         failure = failure or f"suspect: {CLONES}: {clones + 1} runs with different seeds gave one score"
-    scores = tuple(run.val_bpb for run in (scored[group[0]] for group in groups) if run.val_bpb is not None)
+    counted = [scored[group[0]] for group in groups]
+    scores = tuple(run.val_bpb for run in counted if run.val_bpb is not None)
     suspect = sum(len(group) > 1 or bool(scored[group[0]].suspect) for group in groups)
     base_id = None if row.base is None else candidate_id(row.base)
     return CandidateStats(
@@ -172,6 +205,7 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
             suspect,
         ),
         *(failure, ORIGINS[row.origin], row.code_lines),
+        *(tuple(run.occasion for run in counted), tuple(sorted(since))),
     )
 
 

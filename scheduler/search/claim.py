@@ -1,19 +1,20 @@
 """The end of a search: what is undecided is decided, then the claim is measured on fresh runs alone.
 
-First and final baseline are run anew, alternately on the same slots (the placer's part). A scheduler that is killed
+First and final baseline are run anew, alternately on the same slots (the placer's part) and with the same seeds, which
+no other run of the lab has. A scheduler that is killed
 here goes on where it was: what was measured is found in the ledger. Also what a search has spent, the claim included.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from scheduler.domain.candidate import CandidateState, Origin, group_clones
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion, Origin, group_clones
 from scheduler.domain.decision import Claim
 from scheduler.domain.lab import LabSnapshot
-from scheduler.domain.run import Cancelled, Finished, Queued, Run, RunKind, Running, Scored
+from scheduler.domain.run import Cancelled, Finished, Infra, Queued, Run, RunKind, Running, Scored
 from scheduler.domain.search import Search
 from scheduler.lab import Workspace
 from scheduler.policy.budget import Spent, claim_time_s
@@ -87,18 +88,61 @@ def measure_claim(space: Workspace, search: Search, board: LabSnapshot) -> Claim
     if not wanted:
         return ClaimResult(None, "no claim was asked for")
     first, final = (_claim_runs(space, search, ref) for ref in (first_id, final_id))
-    missing = _missing(first, wanted), _missing(final, wanted)
-    for turn in range(max(missing)):
-        for ref, count in ((first_id, missing[0]), (final_id, missing[1])):
-            if turn < count:
-                space.ledger.runs.add(ref, RunKind.CLAIM, f"claim of search {search.number}")
-    if any(missing) or any(isinstance(run.state, Queued | Running) for run in (*first, *final)):
+    if _queue_missing(space, search, {first_id: first, final_id: final}):
         return None
-    scores = _scores(first), _scores(final)
-    for ref, got in zip((first_id, final_id), scores, strict=True):
-        if not got:
-            return ClaimResult(None, f"nothing to claim: none of the claim's runs of {ref} gave a score")
+    if any(isinstance(run.state, Queued | Running) for run in (*first, *final)):
+        return None
+    sides = claim_stats(board.of(first_id), first), claim_stats(board.of(final_id), final)
+    for side in sides:
+        if not side.n:
+            return ClaimResult(None, f"nothing to claim: none of the claim's runs of {side.candidate_id} gave a score")
+    scores = sides[0].scores, sides[1].scores
     return ClaimResult(make_claim(first_id, final_id, *scores, noise, prior_df), "the claim is measured")
+
+
+def claim_stats(standing: CandidateStats, runs: Sequence[Run]) -> CandidateStats:
+    """The candidate as if these runs were all it had."""
+    scores, occasions = [score for score, _ in _scored(runs)], [occasion for _, occasion in _scored(runs)]
+    return replace(standing, scores=tuple(scores), occasions=tuple(occasions), suspect_scores=0)
+
+
+def _scored(runs: Sequence[Run]) -> list[tuple[float, Occasion]]:
+    """Clones are one score's worth of evidence."""
+    scored = [
+        (run.state.result.verdict.val_bpb, _occasion(run.seed, run.state))
+        for run in runs
+        if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)
+    ]
+    return [scored[group[0]] for group in group_clones([score for score, _ in scored])]
+
+
+def _occasion(seed: int, state: Finished) -> Occasion:
+    speed = state.result.measured.machine.speed
+    return Occasion((state.started_at + state.finished_at) / 2, state.slot_id, seed, speed)
+
+
+def _queue_missing(space: Workspace, search: Search, sides: Mapping[str, Sequence[Run]]) -> bool:
+    """Queue what each side still needs, in turns; whether there was anything.
+
+    A seed that the other side has goes first: runs with one seed are the closest comparison.
+    """
+    wanted = search.settings.claim_runs
+    missing = {ref: _missing(runs, wanted) for ref, runs in sides.items()}
+    seeds = {ref: {run.seed for run in runs if not _is_void(run)} for ref, runs in sides.items()}
+    for turn in range(max(missing.values())):
+        for ref in (ref for ref in sides if turn < missing[ref]):
+            unpaired = set().union(*seeds.values()) - seeds[ref]
+            seed = min(unpaired, default=None) or space.ledger.runs.fresh_seed(space.tag)
+            space.ledger.runs.add(ref, RunKind.CLAIM, f"claim of search {search.number}", seed)
+            seeds[ref].add(seed)
+    return any(missing.values())
+
+
+def _is_void(run: Run) -> bool:
+    """Over, without a word on its program: its seed is free."""
+    if isinstance(run.state, Finished):
+        return isinstance(run.state.result.verdict, Infra)
+    return isinstance(run.state, Cancelled)
 
 
 def _claim_runs(space: Workspace, search: Search, ref: str) -> list[Run]:
@@ -119,14 +163,8 @@ def _ended_before(run: Run, at: float) -> bool:
 def _missing(runs: Sequence[Run], wanted: int) -> int:
     """How many more to queue: failed ones are replaced, up to a limit."""
     over = sum(isinstance(run.state, Finished | Cancelled) for run in runs)
-    failed = over - len(_scores(runs))
+    failed = over - len(_scored(runs))
     return max(0, wanted + min(failed, REPLACEMENTS) - len(runs))
-
-
-def _scores(runs: Sequence[Run]) -> tuple[float, ...]:
-    verdicts = [run.state.result.verdict for run in runs if isinstance(run.state, Finished)]
-    scores = [verdict.val_bpb for verdict in verdicts if isinstance(verdict, Scored)]
-    return tuple(scores[group[0]] for group in group_clones(scores))  # clones are one score's worth of evidence
 
 
 def _is_unbegun(run: Run) -> bool:

@@ -179,7 +179,10 @@ INVARIANTS = {
     "an idea brings one candidate": (
         "SELECT candidate FROM proposal WHERE state = 'queued' GROUP BY candidate HAVING count(*) > 1"
     ),
-    "seeds are fresh": "SELECT tag, seed FROM run GROUP BY tag, seed HAVING count(*) > 1",
+    "no candidate has a seed twice": (
+        "SELECT candidate, seed FROM run LEFT JOIN result ON result.run = run.number WHERE state != 'cancelled'"
+        " AND coalesce(family, '') != 'infra' GROUP BY candidate, seed HAVING count(*) > 1"
+    ),
     "the history ends where each run stands": (
         "SELECT run.number, run.state FROM run WHERE run.state !="
         " (SELECT to_state FROM event WHERE subject = printf('r%04d', run.number) ORDER BY event.number DESC LIMIT 1)"

@@ -25,7 +25,7 @@ from scheduler.views.audit import AuditView, audit_view
 from scheduler.views.facts import LabFacts
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
-from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.ledger_kit import broken_invariants, finish, ok, open_ledger
 from tests.scheduler.memory_pool import Finishes, Outcome
 
 SIGMA = 0.005
@@ -164,6 +164,10 @@ def test_a_ledger_from_before_keeps_its_runs_numbers_and_scores(tmp_path: Path) 
         assert tuple(database.one("SELECT nonce, charge FROM attempt")) == ("", "")
         number = database.insert("run", tag="t", candidate=1, kind="audit", seed=2, state="queued", since=1.0)
         assert number == 91
+    with open_ledger(path) as ledger:
+        finish(ledger, ledger.runs.get("r91", "t"), ok(1.5))
+        assert ledger.runs.add("c0001", RunKind.BASELINE, "again").seed == 3
+        assert ledger._database.one("SELECT speed FROM result")[0] is None
 
 
 def test_audits_are_finished_runs_of_their_kind(played: PlayedLab) -> None:

@@ -72,11 +72,11 @@ def test_both_slots_are_busy_all_the_time_and_the_next_run_starts_in_the_round_o
     assert played.clock() - begun_at <= (RUN_S + 2) * 10 / 2  # a round is a second
 
 
-def test_seeds_are_fresh_and_orders_hold_the_candidates_own_bytes(played: PlayedLab) -> None:
+def test_no_program_has_a_seed_twice_and_orders_hold_the_candidates_own_bytes(played: PlayedLab) -> None:
     played.submit("idea", "SCORE = 2.0\n")
     played.run()
     orders = played.pool.started
-    assert len({order.seed for order in orders}) == len(orders)
+    assert len({(order.train_py, order.seed) for order in orders}) == len(orders)
     assert {order.train_py for order in orders} == {BASELINE.encode(), b"SCORE = 2.0\n"}
     assert {order.cache_digest for order in orders} == {"cache-1"}
 
@@ -136,7 +136,7 @@ def test_signal_handlers_are_as_before_afterwards(played: PlayedLab) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_repeats_go_on_fresh_seeds_until_the_rule_has_decided(played: PlayedLab) -> None:
+def test_repeats_go_on_until_the_rule_has_decided(played: PlayedLab) -> None:
     played.submit("maybe", "SCORE = 1.893\n")
     played.run()
     runs = played.space.ledger.runs.of_candidate("c0002")

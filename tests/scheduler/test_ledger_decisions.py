@@ -75,11 +75,11 @@ def test_a_promotion_changes_the_baseline(ledger: Ledger) -> None:
     assert promotion.sentence == "sentence of Promote"
 
 
-def test_a_repeat_makes_a_contender_with_a_fresh_seed(ledger: Ledger) -> None:
+def test_a_repeat_makes_a_contender_with_the_next_seed(ledger: Ledger) -> None:
     apply(ledger, Replicate("c0002", "c0001", effect(), "promising"))
     assert state_of(ledger, "c0002") is CandidateState.CONTENDER
     run = ledger.runs.get("last", "t")
-    assert (run.candidate_id, run.kind, run.seed) == ("c0002", RunKind.REPEAT, 5)
+    assert (run.candidate_id, run.kind, run.seed) == ("c0002", RunKind.REPEAT, 2)
     assert isinstance(run.state, Queued)
     measure(ledger, ledger.candidates.get("c0002", "t"), 1.86)
     apply(ledger, Replicate("c0002", "c0001", effect(2), "still unclear"))

@@ -83,14 +83,15 @@ def test_each_result_is_recorded_by_one_process(path: Path) -> None:
     assert broken_invariants(path) == []
 
 
-def test_a_name_is_won_by_one_process_and_seeds_stay_fresh(path: Path) -> None:
+def test_a_name_is_won_by_one_process_and_every_candidate_gets_the_same_seeds(path: Path) -> None:
     with open_ledger(path) as ledger:
         start_lab(ledger)
     report = at_once(ledger_writer.add_same_names, path)
     assert won_once(report) == sorted(f"name-{number}" for number in range(20))
     with open_ledger(path) as ledger:
-        seeds = [run.seed for run in ledger.runs.list("t")]
-        assert sorted(seeds) == list(range(1, 3 + 20 * 3 + 1))
+        for number in range(1, 22):
+            seeds = sorted(run.seed for run in ledger.runs.of_candidate(f"c{number}"))
+            assert seeds == list(range(1, 1 + (23 if number == 1 else 2)))
     assert broken_invariants(path) == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
+from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats, Occasion
 from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Merge, Promote, Replicate, Shelve
 from scheduler.domain.lab import LabSnapshot
 from scheduler.ledger import Ledger
@@ -180,8 +180,10 @@ class Past:
             self._events = connection.execute("SELECT at, subject, to_state FROM event ORDER BY number").fetchall()
             self._runs = connection.execute("SELECT number, candidate FROM run WHERE kind != 'claim'").fetchall()
             self._results = connection.execute(
-                "SELECT result.number, run.candidate, result.val_bpb, result.status, result.reason"
-                " FROM result JOIN run ON run.number = result.run WHERE run.kind != 'claim' ORDER BY result.number"
+                "SELECT result.number, run.candidate, result.val_bpb, result.status, result.reason,"
+                " attempt.started_at, result.recorded_at, attempt.slot_id, run.seed"
+                " FROM result JOIN run ON run.number = result.run JOIN attempt ON attempt.run = run.number"
+                " WHERE run.kind != 'claim' ORDER BY result.number"
             ).fetchall()
 
     def board(self, record: DecisionRecord, merges: Sequence[Merge], prior: float) -> LabSnapshot:
@@ -201,14 +203,16 @@ class Past:
     def _standing(self, candidate: Candidate, states: dict[str, str], mark: int) -> CandidateStats:
         number = int(candidate.id[1:])
         results = [row for row in self._results if row[0] <= mark and row[1] == number]
-        failed = [(status, reason) for _, _, score, status, reason in results if score is None]
+        failed = [(status, reason) for _, _, score, status, reason, *_ in results if score is None]
+        scored = [(score, *when) for _, _, score, _, _, *when in results if score is not None]
         mine = [f"r{run:04d}" for run, owner in self._runs if owner == number]
         return CandidateStats(
             candidate_id=candidate.id,
             name=candidate.name,
             base_id=candidate.base_id,
             state=CandidateState(states[candidate.id]),
-            scores=tuple(score for _, _, score, _, _ in results if score is not None),
+            scores=tuple(score for score, *_ in scored),
+            occasions=tuple(Occasion((began + ended) / 2, slot, seed) for _, began, ended, slot, seed in scored),
             pending_runs=sum(states.get(run) in ("queued", "running") for run in mine),
             failed_runs=len(failed),
             failure=": ".join(failed[-1]) if failed else "",

@@ -200,12 +200,56 @@ def test_a_finished_run_cannot_be_cancelled(ledger: Ledger, run_id: str) -> None
     assert not ledger.runs.cancel(run_id, "too late")
 
 
-def test_seeds_are_never_used_twice_in_a_lab(ledger: Ledger) -> None:
+def seeds_of(ledger: Ledger, ref: str) -> list[int]:
+    return [run.seed for run in ledger.runs.of_candidate(ref)]
+
+
+def test_the_nth_run_of_every_candidate_has_the_nth_seed(ledger: Ledger) -> None:
     add_candidate(ledger, "second", runs=4)
     ledger.runs.add("c0002", RunKind.REPEAT, "again")
-    assert [run.seed for run in ledger.runs.list("t")] == list(range(1, 10))
+    ledger.runs.add("c0001", RunKind.BASELINE, "again")
+    assert [seeds_of(ledger, ref) for ref in ("c0001", "c0002", "c0003")] == [[1, 2, 3, 4], [1, 2], [1, 2, 3, 4]]
     start_lab(ledger, "other")
     assert [run.seed for run in ledger.runs.list("other")] == [1, 2, 3]
+
+
+def test_no_other_run_has_a_seed_of_a_claim(ledger: Ledger) -> None:
+    """Among them one chosen by hand: it is passed over, and moves no other."""
+    ledger.runs.add("c0001", RunKind.AUDIT, "by hand", seed=5)
+    ledger.runs.add("c0001", RunKind.AUDIT, "by hand", seed=999)
+    claimed = ledger.runs.fresh_seed("t")
+    for ref in ("c0001", "c0002"):
+        assert ledger.runs.add(ref, RunKind.CLAIM, "claim", claimed).seed == 4
+    assert ledger.runs.fresh_seed("t") == 6
+    for _ in range(4):
+        ledger.runs.add("c0002", RunKind.REPEAT, "again")
+    assert seeds_of(ledger, "c0002") == [1, 4, 2, 3, 5, 6]
+    assert ledger.runs.add("c0001", RunKind.BASELINE, "again").seed == 6
+    with pytest.raises(UsageProblem, match="r0004 has had seed 1"):
+        ledger.runs.add("c0002", RunKind.CLAIM, "again", 1)
+
+
+@pytest.mark.parametrize("ending", ["cancelled in the queue", "cancelled on a slot", "lost", "infra"])
+def test_a_run_that_ended_without_a_word_on_its_program_leaves_its_seed(
+    ledger: Ledger, run_id: str, ending: str
+) -> None:
+    attempt = lease(ledger, run_id) if ending != "cancelled in the queue" else 0
+    if ending.startswith("cancelled"):
+        ledger.runs.cancel(run_id, "changed my mind")
+    elif ending == "infra":
+        ledger.runs.record(run_id, attempt, result_of("infra: disk-full"))
+    else:
+        for number in (1, 2, 3):
+            ledger.runs.requeue(run_id, attempt or number, "node gone")
+            assert number == 3 or ledger.runs.add("c0002", RunKind.REPEAT, "while it waits").seed == number + 1
+            attempt = lease(ledger, run_id) if number < 3 else 0
+    assert ledger.runs.add("c0002", RunKind.REPEAT, "in its place").seed == 1
+
+
+@pytest.mark.parametrize("status", ["crash", "invalid: non-causal", "timeout: train", "ok"])
+def test_a_run_that_said_something_of_its_program_keeps_its_seed(ledger: Ledger, run_id: str, status: str) -> None:
+    finish(ledger, ledger.runs.get(run_id, "t"), ok(1.8) if status == "ok" else result_of(status))
+    assert ledger.runs.add("c0002", RunKind.REPEAT, "again").seed == 2
 
 
 def test_an_unknown_run_is_named_with_the_nearest(ledger: Ledger) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scheduler.domain.candidate import Occasion
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import RunKind
 from scheduler.domain.slot import RunOrder
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import as_the_source_says
 from tests.scheduler.ledger_kit import (
+    SLOT,
     Clock,
     add_candidate,
     finish,
@@ -23,6 +26,46 @@ from tests.scheduler.ledger_kit import (
 )
 from tests.scheduler.memory_pool import Outcome, failed
 from tests.scheduler.search_kit import SearchLab, idea, settings
+
+
+def test_a_score_is_known_by_the_middle_of_its_run_its_slot_its_seed_and_the_machines_speed(tmp_path: Path) -> None:
+    clock = Clock(1000.0)
+    with open_ledger(tmp_path / "l.db", clock) as ledger:
+        start_lab(ledger)
+        add_candidate(ledger, "idea", runs=4)
+        first, second, third, fourth = ledger.runs.queued("t")
+        assert ledger.runs.lease(first.id, SLOT, 9e9) and ledger.runs.requeue(first.id, 1, "node gone")
+        clock.now = 2000.0
+        attempt = ledger.runs.lease(first.id, SLOT, 9e9)
+        clock.now = 2010.0
+        other = replace(SLOT, id="node-b/cpu1")
+        for run in (second, third):
+            assert ledger.runs.lease(run.id, other, 9e9)
+        assert ledger.board("t").of("c0002").running_since == (2000.0, 2010.0, 2010.0)
+        clock.now = 2100.0
+        assert ledger.runs.record(second.id, 1, result_of("crash", machine={"speed": 0.5}))
+        assert attempt and ledger.runs.record(first.id, attempt, ok(1.8, machine={"speed": 0.97}))
+        clock.now = 2110.0
+        assert ledger.runs.record(third.id, 1, ok(1.81))
+        assert ledger.runs.lease(fourth.id, SLOT, 9e9)
+        idea = ledger.board("t").of("c0002")
+        assert idea.scores == (1.8, 1.81)
+        assert idea.occasions == (Occasion(2050.0, SLOT.id, 1, 0.97), Occasion(2060.0, other.id, 3))
+        assert idea.running_since == (2110.0,)
+
+
+def test_a_board_knows_how_long_runs_take(tmp_path: Path) -> None:
+    clock = Clock(1000.0)
+    with open_ledger(tmp_path / "l.db", clock) as ledger:
+        start_lab(ledger, scores=())
+        assert ledger.board("t").run_s is None
+        idea = add_candidate(ledger, "idea", runs=3)
+        for run, took in zip(ledger.runs.queued("t")[-3:], (10.0, 30.0, 900.0), strict=True):
+            assert run.candidate_id == idea.id
+            attempt = ledger.runs.lease(run.id, SLOT, 9e9)
+            clock.now += took
+            assert attempt and ledger.runs.record(run.id, attempt, ok(1.8 + took * 1e-6))
+        assert ledger.board("t").run_s == 30.0
 
 
 def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import SearchState
 from scheduler.domain.slot import RunOrder
 from scheduler.queue.runtime import StopReason
+from scheduler.search import claim
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import as_the_source_says
-from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.ledger_kit import SLOT, broken_invariants, finish, result_of
 from tests.scheduler.memory_pool import Finishes, Outcome
 from tests.scheduler.search_kit import SearchLab, press, scores, settings
 
@@ -41,7 +44,11 @@ def test_first_and_final_alternate_on_every_slot_and_are_run_equally_often(
     assert len(by_slot) <= wanted
     for refs in by_slot.values():
         assert all(before != after for before, after in pairwise(refs))
-    assert len({run.seed for run in lab.runs()}) == len(lab.runs())
+    first, final = (
+        {run.seed for run in lab.runs(RunKind.CLAIM) if run.candidate_id == ref} for ref in ("c0001", "c0002")
+    )
+    assert first == final and len(first) == wanted
+    assert not first & {run.seed for run in lab.runs() if run.kind is not RunKind.CLAIM}
 
 
 def test_the_claim_is_of_its_own_runs_alone_and_they_decide_nothing(tmp_path: Path) -> None:
@@ -82,6 +89,34 @@ def test_failed_claim_runs_are_replaced_twice_and_no_more(tmp_path: Path, failur
         assert len(lab.claims[0].final_scores) == final
     else:
         assert not lab.claims and "nothing to claim: none of the claim's runs of c0002" in ended.reason
+
+
+def test_a_seed_that_one_side_lacks_is_given_to_it_before_a_new_one(tmp_path: Path) -> None:
+    """One run is cancelled, which frees its seed; one crashes, which does not."""
+    lab = SearchLab(tmp_path)
+    lab.search(settings(runs=7, claim_runs=0), lab.fake(scores(1.7)))
+    space, cpu = lab.space, replace(SLOT, pool=lab.runs()[0].pool)
+    search = space.ledger.searches.start("t", settings(runs=1, claim_runs=3))
+    measure = partial(claim.measure_claim, space, search, space.ledger.board("t"))
+    assert measure() is None
+    queued = {(run.candidate_id, run.seed): run for run in lab.runs(RunKind.CLAIM)}
+    first, middle, last = sorted({seed for _, seed in queued})
+    space.ledger.runs.cancel(queued["c0001", first].id, "by hand")
+    finish(space.ledger, queued["c0001", middle], result_of("crash"), cpu)
+    assert measure() is None
+    finish(space.ledger, queued["c0002", last], result_of("crash"), cpu)
+    assert measure() is None
+    added = [(run.candidate_id, run.seed) for run in lab.runs(RunKind.CLAIM)][6:]
+    assert added == [("c0001", first), ("c0001", last + 1), ("c0002", last + 1)]
+
+
+def test_the_claim_of_a_later_search_is_paired_as_well(tmp_path: Path) -> None:
+    lab = SearchLab(tmp_path)
+    lab.search(settings(runs=7), lab.fake(scores(1.7)))
+    lab.search(settings(runs=7), lab.fake(scores(1.6)))
+    refs, claims = ("c0001", "c0002", "c0003"), lab.runs(RunKind.CLAIM)
+    seeds = [[run.seed for run in claims if run.candidate_id == ref] for ref in refs]
+    assert len(lab.claims) == 2 and seeds[0] == [*seeds[1], *seeds[2]] and len(set(seeds[0])) == 4
 
 
 def test_no_claim_is_measured_where_none_was_asked_for(tmp_path: Path) -> None:
