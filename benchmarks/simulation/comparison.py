@@ -14,7 +14,8 @@ from itertools import repeat
 
 import numpy as np
 
-from benchmarks.simulation.engine import Outcome, Simulation
+from benchmarks.simulation.engine import Simulation
+from benchmarks.simulation.outcome import Outcome
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import RunKind
@@ -89,7 +90,7 @@ Table = Mapping[Cell, Mapping[str, Row]]  # cell -> name of the variant -> row
 
 
 def play(cell: Cell, variant: Variant, seed: int) -> Outcome:
-    world = DrawnWorld(Setting(cell.world, cell.sigma), seed, 2 * SLOT_UNITS)
+    world = DrawnWorld(Setting(cell.world, cell.sigma), seed, 2 * SLOT_UNITS, SLOT_UNITS / cell.slots, cell.slots)
     gates = PRESETS[variant.preset]
     simulation = Simulation(world, gates, cell.slots, SLOT_UNITS, variant.rounds, claim_runs=variant.claim_runs)
     return simulation.play().outcome()

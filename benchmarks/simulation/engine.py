@@ -1,7 +1,7 @@
 """The promotion rule at work in memory, on a virtual clock: slots, runs and scores are made up, decisions are not.
 
-decide(), order_runs() and near_miss_union() are the shipped ones and see the same values as in a lab; this file only
-carries out what they say and keeps what happened. No ledger, no git, no processes. Ideas are free and instant.
+decide(), order_runs() and near_miss_union() are the shipped ones and see the same values as in a lab, occasions too;
+this file only carries out what they say and keeps what happened. No ledger, no git, no processes. Ideas are instant.
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ from enum import Enum
 from itertools import pairwise
 from typing import Protocol
 
-from benchmarks.simulation.transitions import applied, cancelled, finished, merged, with_candidate, without
-from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
+from benchmarks.simulation.claim import claim_runs
+from benchmarks.simulation.outcome import Judged, Outcome
+from benchmarks.simulation.transitions import (
+    applied,
+    cancelled,
+    finished,
+    merged,
+    requeued,
+    started,
+    with_candidate,
+    without,
+)
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion, Origin
 from scheduler.domain.decision import (
     Claim,
     Combine,
@@ -39,6 +50,7 @@ from scheduler.policy.stats import lab_noise, make_claim
 PRIOR_BPB = 0.0005
 FIRST = "c0001"
 ATTEMPTS = 3  # slots a run may lose
+RUN_S = 300.0  # one plain run, in the seconds that decisions are taken with
 
 
 class End(Enum):
@@ -53,6 +65,7 @@ class World(Protocol):
     """Ideas and luck. Effects and scores in bpb, negative is better; the first baseline's true score is 0."""
 
     first_lines: int  # of code in the first baseline; 0: lines are not counted
+    plain: float  # how long a plain run takes, in the world's own units of time
 
     def next_idea(self, gained: float) -> tuple[float, int] | None:
         """True effect on the current baseline, which is `gained` bpb better than the first, and lines of code saved."""
@@ -63,27 +76,14 @@ class World(Protocol):
     def merges(self, patches_met: int) -> bool:
         """Whether a patch goes into a text that this many others have changed since its own base."""
 
-    def score(self, value: float) -> float:
-        """One measurement of a true score."""
+    def score(self, value: float, occasion: Occasion) -> float:
+        """One measurement of a true score; seconds of the occasion count from the search's beginning."""
+
+    def speed(self, at: float, slot_id: str) -> float | None:
+        """What a run in whose middle it is `at` seconds measures as the machine's speed."""
 
     def ending(self, run: Run) -> tuple[float, End]:
         """After what time a run ends, and how."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Gains are positive bpb; `claimed` is the running total of the baselines' own runs.
-
-    `runs` counts those begun; `false` the promotions of what was not truly better.
-    """
-
-    gain: float
-    claimed: float
-    claim: Claim
-    runs: Counter[RunKind]
-    promotions: int
-    false: int
-    unions_promoted: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class Simulation:
 
     `rounds`: decisions and new runs wait until all runs have ended. `backlog`: ideas queued ahead (None: all of them);
     with 0 one is asked for when a slot has nothing else to run. `forget`: settled candidates with one score at most are
-    left out of the lab, which changes no decision (scheduler.policy.decide).
+    left out of the lab, which changes no decision (scheduler.policy.decide). `blind`: no occasion is known, so every
+    score counts as measured at one time on one machine.
     """
 
     world: World
@@ -129,17 +130,19 @@ class Simulation:
     claim_runs: int = 0
     backlog: int | None = 0
     forget: bool = True
+    blind: bool = False
     now: float = 0.0
     log: list[Step] = field(default_factory=list)
     placings: list[Placing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         first = CandidateStats(FIRST, "first", None, CandidateState.BASELINE, code_lines=self.world.first_lines)
-        self.lab = LabSnapshot(FIRST, True, (first,), PRIOR_BPB, self.gates)
+        self.lab = LabSnapshot(FIRST, True, (first,), PRIOR_BPB, self.gates, run_s=RUN_S)
         self.truth, self.effect, self.lineage = {FIRST: 0.0}, {FIRST: 0.0}, [FIRST]
         self.queued: list[Run] = []
         self._ends: list[tuple[float, int, Run, End]] = []  # a heap
         self._begun: Counter[RunKind] = Counter()
+        self._seeds: Counter[str] = Counter()
         self._runs = 0
         self._candidates = 1
 
@@ -157,6 +160,7 @@ class Simulation:
         while True:
             self._queue_ideas()
             assert not baseline_is_hopeless(self.lab)
+            self.lab = replace(self.lab, now=self._seconds(self.now))
             while (decision := decide(self.lab)) is not None:
                 self._log_decision("decision", decision)
                 self._carry_out(decision)
@@ -169,18 +173,52 @@ class Simulation:
             if self.now > ends_at + 1e-9:
                 return self
             while self._ends and self._ends[0][0] <= self.now + 1e-9:
-                self._finish(*heapq.heappop(self._ends)[2:])
+                ended, _, run, how = heapq.heappop(self._ends)
+                self._finish(ended, run, how)
 
     def outcome(self) -> Outcome:
         """The claim's runs are made now, on fresh seeds."""
         final, first, now = self.lineage[-1], self.lab.of(FIRST), self.lab.baseline
         claimed = first.mean - now.mean if first.scores and now.scores else 0.0
-        fresh = range(self.claim_runs if final != FIRST else 0)
-        first_scores, final_scores = ([self.world.score(self.truth[ref]) for _ in fresh] for ref in (FIRST, final))
-        claim = make_claim(FIRST, final, first_scores, final_scores, lab_noise(self.lab))
+        claim = self._claim(final)
         false = sum(self.truth[new] >= self.truth[old] for old, new in pairwise(self.lineage))
         unions = sum(self.lab.of(ref).origin is Origin.UNION for ref in self.lineage)
-        return Outcome(-self.truth[final], claimed, claim, self._begun, len(self.lineage) - 1, false, unions)
+        promotions = len(self.lineage) - 1
+        return Outcome(-self.truth[final], claimed, claim, self._begun, promotions, false, unions, *self._judged())
+
+    def _claim(self, final: str) -> Claim:
+        sides = {ref: CandidateStats(ref, ref, None, CandidateState.BASELINE) for ref in (FIRST, final)}
+        if final != FIRST:
+            for start, run, slot_id in claim_runs(tuple(sides), self.claim_runs, self._slot_ids()):
+                score, occasion = self._measure(run, self.now + start * self.world.plain, self.world.plain, slot_id)
+                side = sides[run.candidate_id]
+                occasions = () if self.blind else (*side.occasions, occasion)
+                sides[run.candidate_id] = replace(side, scores=(*side.scores, score), occasions=occasions)
+        first_scores, final_scores = sides[FIRST].scores, sides[final].scores
+        return make_claim(FIRST, final, first_scores, final_scores, lab_noise(self.lab))
+
+    def _judged(self) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
+        first: dict[str, Judged] = {}
+        won: list[Judged] = []
+        for decision in self.decisions:
+            if isinstance(decision, Promote | Replicate | Discard | Shelve) and decision.effect is not None:
+                true = self.truth[decision.candidate_id] - self.truth[decision.base_id]
+                judged = Judged(decision.effect, true)
+                first.setdefault(decision.candidate_id, judged)
+                if isinstance(decision, Promote):
+                    won.append(judged)
+        return tuple(first.values()), tuple(won)
+
+    def _seconds(self, time: float) -> float:
+        return time / self.world.plain * RUN_S
+
+    def _slot_ids(self) -> tuple[str, ...]:
+        return tuple(f"sim/slot{number}" for number in range(self.slots))
+
+    def _measure(self, run: Run, start: float, lasts: float, slot_id: str) -> tuple[float, Occasion]:
+        at = self._seconds(start + lasts / 2)
+        occasion = Occasion(at, slot_id, run.seed, self.world.speed(at, slot_id))
+        return self.world.score(self.truth[run.candidate_id], occasion), occasion
 
     def _queue_ideas(self) -> None:
         while self.backlog is None or sum(run.kind is RunKind.NEW for run in self.queued) < self.backlog:
@@ -230,17 +268,27 @@ class Simulation:
         lasts, how = self.world.ending(run)
         self._begun[run.kind] += 1
         attempt = run.attempts + 1
-        run = replace(run, attempts=attempt, state=Running(attempt, "slot", "boot", self.now))
+        run = replace(run, attempts=attempt, state=Running(attempt, self._free_slot(), "boot", self.now))
         heapq.heappush(self._ends, (self.now + lasts, self._begun.total(), run, how))
+        self.lab = started(self.lab, run.candidate_id, self._seconds(self.now))
         return run
 
-    def _finish(self, run: Run, how: End) -> None:
+    def _free_slot(self) -> str:
+        taken = {run.state.slot_id for *_, run, _ in self._ends if isinstance(run.state, Running)}
+        return next(slot_id for slot_id in self._slot_ids() if slot_id not in taken)
+
+    def _finish(self, ended: float, run: Run, how: End) -> None:
+        ref, state = run.candidate_id, run.state
+        assert isinstance(state, Running)
+        since = self._seconds(state.started_at)
         if how is End.LOST and run.attempts < ATTEMPTS:
             self.queued.insert(0, replace(run, state=Queued(self.now, "its slot was lost")))
+            self.lab = requeued(self.lab, ref, since)
             return
-        ref = run.candidate_id
-        score = self.world.score(self.truth[ref]) if how is End.SCORED else None
-        self.lab = finished(self.lab, ref, score)
+        score = occasion = None
+        if how is End.SCORED:
+            score, occasion = self._measure(run, state.started_at, ended - state.started_at, state.slot_id)
+        self.lab = finished(self.lab, ref, score, occasion=None if self.blind else occasion, since=since)
         self.log.append(Step("result", ref, score, at=self.now))
         self._forget_if_settled(ref)
 
@@ -293,7 +341,8 @@ class Simulation:
 
     def _run(self, ref: str, kind: RunKind) -> Run:
         self._runs += 1
-        return Run(f"r{self._runs:04d}", ref, kind, self._runs, 0, "", Queued(self.now))
+        seed = self._seeds[ref] = self._seeds[ref] + 1  # the k-th run of every candidate has seed k
+        return Run(f"r{self._runs:04d}", ref, kind, seed, 0, "", Queued(self.now))
 
     def _new_id(self) -> str:
         self._candidates += 1

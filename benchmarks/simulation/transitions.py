@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion, Origin
 from scheduler.domain.decision import (
     Combine,
     Decision,
@@ -65,13 +65,32 @@ def merged(lab: LabSnapshot, decision: Combine, went_in: tuple[str, ...], new_id
     return with_candidate(lab, replace(new, code_lines=lines))
 
 
-def finished(lab: LabSnapshot, ref: str, score: float | None, failure: str = "crash: it fell over") -> LabSnapshot:
-    """After one pending run of a candidate ended, with a score or without."""
+def started(lab: LabSnapshot, ref: str, since: float) -> LabSnapshot:
+    """After one pending run of a candidate got a slot, at this many seconds."""
+    return changed(lab, ref, running_since=tuple(sorted((*lab.of(ref).running_since, since))))
+
+
+def requeued(lab: LabSnapshot, ref: str, since: float) -> LabSnapshot:
+    """After a run that had begun then lost its slot and waits again."""
+    return changed(lab, ref, running_since=_less(lab.of(ref).running_since, since))
+
+
+def finished(
+    lab: LabSnapshot,
+    ref: str,
+    score: float | None,
+    failure: str = "crash: it fell over",
+    *,
+    occasion: Occasion | None = None,
+    since: float | None = None,
+) -> LabSnapshot:
+    """After one pending run of a candidate ended, with a score or without; it had its slot `since` then."""
     was = lab.of(ref)
-    pending = was.pending_runs - 1
+    ended = {"pending_runs": was.pending_runs - 1, "running_since": _less(was.running_since, since)}
     if score is None:
-        return changed(lab, ref, pending_runs=pending, failed_runs=was.failed_runs + 1, failure=failure)
-    return changed(lab, ref, pending_runs=pending, scores=(*was.scores, score))
+        return changed(lab, ref, failed_runs=was.failed_runs + 1, failure=failure, **ended)
+    occasions = was.occasions if occasion is None else (*was.occasions, occasion)
+    return changed(lab, ref, scores=(*was.scores, score), occasions=occasions, **ended)
 
 
 def cancelled(lab: LabSnapshot, ref: str) -> LabSnapshot:
@@ -94,3 +113,11 @@ def without(lab: LabSnapshot, ref: str) -> LabSnapshot:
 def changed(lab: LabSnapshot, ref: str, **fields: object) -> LabSnapshot:
     standings = (replace(s, **fields) if s.candidate_id == ref else s for s in lab.standings)  # type: ignore[arg-type]
     return replace(lab, standings=tuple(standings))
+
+
+def _less(times: tuple[float, ...], one: float | None) -> tuple[float, ...]:
+    """Without one of the times; all of them when it is None."""
+    if one is None:
+        return times
+    at = times.index(one)
+    return (*times[:at], *times[at + 1 :])

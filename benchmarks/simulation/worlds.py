@@ -5,7 +5,7 @@
 `null`   no idea is a gain: a quarter change nothing (0 to a few 1e-4), the others harm
 
 Proposal k is the same under every rule (common random numbers). Effects in bpb, negative is better; durations in units
-of one plain run. Knows nothing of rules or slots.
+of one plain run. What the machine adds is drift.py's. Knows nothing of rules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.simulation.engine import End
+from benchmarks.simulation.drift import STEADY, Drift, DriftSetting
+from benchmarks.simulation.engine import RUN_S, End
+from scheduler.domain.candidate import Occasion
 from scheduler.domain.run import Run, RunKind
 
 WORLDS = ("pr44", "brief", "null")
@@ -25,7 +27,10 @@ _REACH = {"pr44": 0.015, "brief": 0.03, "null": 0.015}  # bpb of progress after 
 
 @dataclass(frozen=True)
 class Setting:
-    """`conflict`: chance that two patches of one file do not merge. `crash`, `slow`: shares of runs."""
+    """`conflict`: chance that two patches of one file do not merge. `crash`, `slow`: shares of runs.
+
+    `seed_sd`: what a seed adds to the scores of all programs alike, in σ.
+    """
 
     kind: str
     sigma: float
@@ -34,15 +39,22 @@ class Setting:
     slow: float = 0.10
     kept: float = 0.9
     kept_sd: float = 0.3
+    seed_sd: float = 0.0
+    drift: DriftSetting = STEADY
 
 
 class DrawnWorld:
-    """A World (engine.py) drawn at random. `seed` names it; every draw comes from a stream of its own purpose."""
+    """A World (engine.py) drawn at random. `seed` names it; every draw comes from a stream of its own purpose.
+
+    The search takes `span` plain runs of time on `slots` slots: over them the machine drifts.
+    """
 
     first_lines = 0
+    plain = 1.0
 
-    def __init__(self, setting: Setting, seed: int, proposals: int) -> None:
-        self.setting = setting
+    def __init__(self, setting: Setting, seed: int, proposals: int, span: float = 100.0, slots: int = 8) -> None:
+        self.setting, self._seed = setting, seed
+        self.drift = Drift(setting.drift, seed, span, slots)
         self._asked = 0
         draws = np.random.default_rng([seed, 2])
         self._lots = draws.random((proposals, 3)).tolist()
@@ -71,13 +83,21 @@ class DrawnWorld:
     def merges(self, patches_met: int) -> bool:
         return bool(self._luck.random() < (1 - self.setting.conflict) ** patches_met)
 
-    def score(self, value: float) -> float:
-        return value + self.setting.sigma * float(self._luck.standard_normal())
+    def score(self, value: float, occasion: Occasion) -> float:
+        added = self.setting.seed_sd and self.setting.seed_sd * self._seed_effect(occasion.seed)
+        added += self.drift.in_sigma(occasion.at / RUN_S, occasion.slot_id)
+        return value + self.setting.sigma * (float(self._luck.standard_normal()) + added)
+
+    def speed(self, at: float, slot_id: str) -> float | None:
+        return self.drift.speed(at / RUN_S, slot_id)
 
     def ending(self, run: Run) -> tuple[float, End]:
         if run.kind is RunKind.NEW and self._luck.random() < self.setting.crash:
             return float(self._luck.uniform(0.05, 0.6)), End.CRASHED
         return float(self._luck.uniform(1.3, 2.0)) if self._luck.random() < self.setting.slow else 1.0, End.SCORED
+
+    def _seed_effect(self, run_seed: int) -> float:
+        return float(np.random.default_rng([self._seed, 3, run_seed]).standard_normal())
 
 
 def _brief(lots: Sequence[float], normal: float, exponential: float) -> float:

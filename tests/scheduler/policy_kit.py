@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.simulation.engine import FIRST, PRIOR_BPB, End, Simulation
-from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion
 from scheduler.domain.decision import PRESETS, GateSettings
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Queued, Run, RunKind
@@ -53,6 +53,7 @@ class ListedWorld:
     lost_share: float = 0.02
     saves: Sequence[int] = ()
     asked: int = field(default=0, init=False)
+    plain: float = field(default=RUN_S, init=False)
 
     def __post_init__(self) -> None:
         self.first_lines = 1000 if self.saves else 0
@@ -70,8 +71,11 @@ class ListedWorld:
     def merges(self, patches_met: int) -> bool:
         return True
 
-    def score(self, value: float) -> float:
+    def score(self, value: float, occasion: Occasion) -> float:
         return self._random.gauss(1.0 + value, self.sigma)
+
+    def speed(self, at: float, slot_id: str) -> float | None:
+        return None
 
     def ending(self, run: Run) -> tuple[float, End]:
         lots = self._random.random(), self._random.random(), self._random.uniform(0.05, 0.6)

@@ -12,17 +12,19 @@ import pytest
 from benchmarks.simulation.comparison import FIGURES, GREEDY, ROUNDS, SHIPPED, VARIANTS, Cell, Row, check_promises, play
 from benchmarks.simulation.engine import Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
+from scheduler.domain.candidate import Occasion
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import RunKind
 
 ROOT = Path(__file__).parents[2]
+ANYWHERE = Occasion(0.0, "sim/slot0", 1)
 CALM = Setting("pr44", 0.001, crash=0.0, slow=0.0)
 
 
 class SteadyLuck(DrawnWorld):
     """A program's score is always the same, whoever measures it and when."""
 
-    def score(self, value: float) -> float:
+    def score(self, value: float, occasion: Occasion = ANYWHERE) -> float:
         return value + random.Random(repr((self.setting.sigma, value))).gauss(0, self.setting.sigma)
 
 
