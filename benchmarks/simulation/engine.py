@@ -194,8 +194,7 @@ class Simulation:
                 side = sides[run.candidate_id]
                 occasions = () if self.blind else (*side.occasions, occasion)
                 sides[run.candidate_id] = replace(side, scores=(*side.scores, score), occasions=occasions)
-        first_scores, final_scores = sides[FIRST].scores, sides[final].scores
-        return make_claim(FIRST, final, first_scores, final_scores, lab_noise(self.lab))
+        return make_claim(sides[FIRST], sides[final], lab_noise(self.lab), self.gates.prior_df)
 
     def _judged(self) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
         first: dict[str, Judged] = {}

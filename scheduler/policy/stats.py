@@ -1,15 +1,15 @@
 """From scores to statements: the lab's noise, a candidate's effect on a baseline, and the claim of a search.
 
     sigma     = √((prior_df·sigma0² + SS) / (prior_df + df)), SS and df = Σ(n−1) within each candidate's scores
-    P(better) = Φ((mean_base − mean_candidate) / se),   se = sigma·√(1/n_candidate + 1/n_base)
+    P(better) = Φ(−diff / se),   diff = mean_candidate − mean_base,   se = sigma·√(1/n_candidate + 1/n_base)
 
-Scores are val_bpb. P is over-confident where sigma is several times the usual gain. Decides nothing.
+where the machine is steady; else noise, diff and se are scheduler.policy.drift's. Scores are val_bpb. Decides nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
@@ -18,6 +18,7 @@ from statistics import NormalDist, fmean
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import Claim, Effect, GateSettings, Noise
 from scheduler.domain.lab import LabSnapshot
+from scheduler.policy.drift import LEAST_DF, SCALE_RUNS, contrast, estimate, newest, scatter_within
 
 # A candidate whose runs scatter this many times more than is usual here diverges now and then: that says something of
 # it and nothing of the others, and pooled in, one such pair would make every effect of the lab look like noise.
@@ -35,11 +36,16 @@ def lab_noise(lab: LabSnapshot) -> Noise:
     Pooling assumes equal noise for every candidate. The prior is the contract's, so a new lab already has a noise.
     """
     sigma0, prior_df = lab.noise_prior_bpb, lab.gates.prior_df
-    scatters = [_scatter(stats.scores) for stats in lab.standings if stats.n > 1]
-    bar = WILD**2 * _usual_variance(scatters, sigma0, prior_df)
-    kept = [(squares, df) for squares, df in scatters if squares <= bar * df]
-    squares, df = math.fsum(squares for squares, _ in kept), sum(df for _, df in kept)
-    return Noise(math.sqrt((prior_df * sigma0**2 + squares) / (prior_df + df)), df)
+    scatters = {stats.candidate_id: _scatter(stats.scores) for stats in lab.standings if stats.n > 1}
+    bar = WILD**2 * _usual_variance(scatters.values(), sigma0, prior_df)
+    kept = {ref: (squares, df) for ref, (squares, df) in scatters.items() if squares <= bar * df}
+    squares, df = math.fsum(squares for squares, _ in kept.values()), sum(df for _, df in kept.values())
+    steady = Noise(math.sqrt((prior_df * sigma0**2 + squares) / (prior_df + df)), df)
+    groups = newest([(s.scores, s.occasions) for s in lab.standings if s.candidate_id in kept and s.occasions])
+    if not lab.run_s or sum(len(scores) - 1 for scores, _ in groups) < LEAST_DF:
+        return steady
+    noise = estimate(groups, sigma0, prior_df, SCALE_RUNS * lab.run_s)
+    return noise if noise.drift or noise.offset or noise.seed_sd else steady
 
 
 @lru_cache(maxsize=8192)
@@ -49,7 +55,7 @@ def _scatter(scores: tuple[float, ...]) -> _Scatter:
     return math.fsum((score - mean) ** 2 for score in scores), len(scores) - 1
 
 
-def _usual_variance(scatters: Sequence[_Scatter], sigma0: float, prior_df: float) -> float:
+def _usual_variance(scatters: Iterable[_Scatter], sigma0: float, prior_df: float) -> float:
     """Median over degrees of freedom of the candidates' own variances, the prior's among them.
 
     A median, so that a few wild ones do not vouch for each other, and a prior far too small is outvoted in time. Equal
@@ -64,8 +70,7 @@ def _usual_variance(scatters: Sequence[_Scatter], sigma0: float, prior_df: float
 
 def effect_of(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> Effect:
     """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average."""
-    diff = candidate.mean - base.mean
-    se = noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
+    diff, se = contrast(candidate, base, noise)
     z = diff / se
     return Effect(diff, se, noise.sigma, candidate.n, base.n, _NORMAL.cdf(-z), shrunken=diff * z * z / (1 + z * z))
 
@@ -86,34 +91,38 @@ def p_better_without_suspects(candidate: CandidateStats, base: CandidateStats, n
 
 def without_suspects(candidate: CandidateStats) -> CandidateStats:
     """The candidate if its lowest scores were the suspect ones and had never been measured."""
-    return replace(candidate, scores=tuple(sorted(candidate.scores)[candidate.suspect_scores :]), suspect_scores=0)
+    order = sorted(range(candidate.n), key=candidate.scores.__getitem__)[candidate.suspect_scores :]
+    scores = tuple(candidate.scores[i] for i in order)
+    occasions = tuple(candidate.occasions[i] for i in order) if candidate.occasions else ()
+    return replace(candidate, scores=scores, occasions=occasions, suspect_scores=0)
 
 
-def make_claim(
-    first_id: str,
-    final_id: str,
-    first_scores: Sequence[float],
-    final_scores: Sequence[float],
-    noise: Noise,
-    prior_df: float = PRIOR_DF,
-) -> Claim:
-    """How much better the last baseline is than the first, from fresh runs of both and nothing else.
+def make_claim(first: CandidateStats, final: CandidateStats, noise: Noise, prior_df: float = PRIOR_DF) -> Claim:
+    """How much better the last baseline is than the first. The two hold fresh runs of the claim and nothing else.
 
-        diff = mean(final) − mean(first),   se = σ̂·√(1/n_final + 1/n_first),   interval = diff ± t·se
+        diff, se = those of `effect_of` with σ̂ for sigma,   interval = diff ± t·se
 
     σ̂ pools the claim's own scatter with `noise`, the lab's with a prior of `prior_df` degrees: all estimate the same.
     t is Student's with their degrees of freedom. Fresh seeds make the interval honest: no run in it was selected.
     Without scores of both the difference is 0.
     """
-    first, final = tuple(first_scores), tuple(final_scores)
-    if not first or not final:
-        return Claim(first_id, final_id, first, final, 0.0, 0.0, prior_df + noise.df, 0.0, 0.0)
-    df = prior_df + noise.df + len(first) + len(final) - 2
-    squares = (prior_df + noise.df) * noise.sigma**2 + _scatter(first)[0] + _scatter(final)[0]
-    se = math.sqrt(squares / df * (1 / len(first) + 1 / len(final)))
-    diff = fmean(final) - fmean(first)
+    about = (first.candidate_id, final.candidate_id, first.scores, final.scores)
+    if not first.n or not final.n:
+        return Claim(*about, 0.0, 0.0, prior_df + noise.df, 0.0, 0.0)
+    df = prior_df + noise.df + first.n + final.n - 2
+    squares = (prior_df + noise.df) * noise.sigma**2 + scatter_within((first, final), noise)
+    diff, se = contrast(final, first, _scaled(noise, math.sqrt(squares / df)))
 
     from scipy.stats import t  # imported here: it takes longer than most commands
 
     reach = float(t.ppf((1 + CLAIM_LEVEL) / 2, df)) * se
-    return Claim(first_id, final_id, first, final, diff, se, df, diff - reach, diff + reach)
+    return Claim(*about, diff, se, df, diff - reach, diff + reach)
+
+
+def _scaled(noise: Noise, sigma: float) -> Noise:
+    """With this sigma, and the other parts in the same proportion to it."""
+    if not noise.sigma:
+        return replace(noise, sigma=sigma)
+    times = sigma / noise.sigma
+    drift, offset, seed_sd = noise.drift * times, noise.offset * times, noise.seed_sd * times
+    return replace(noise, sigma=sigma, drift=drift, offset=offset, seed_sd=seed_sd)

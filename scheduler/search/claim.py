@@ -84,7 +84,8 @@ def measure_claim(space: Workspace, search: Search, board: LabSnapshot) -> Claim
     first_id, final_id = lineage[0][0], lineage[-1][0]
     noise, prior_df = lab_noise(board), board.gates.prior_df
     if first_id == final_id:
-        return ClaimResult(make_claim(first_id, final_id, (), (), noise, prior_df), "no improvement found")
+        nothing = claim_stats(board.of(first_id), ())
+        return ClaimResult(make_claim(nothing, nothing, noise, prior_df), "no improvement found")
     if not wanted:
         return ClaimResult(None, "no claim was asked for")
     first, final = (_claim_runs(space, search, ref) for ref in (first_id, final_id))
@@ -96,8 +97,7 @@ def measure_claim(space: Workspace, search: Search, board: LabSnapshot) -> Claim
     for side in sides:
         if not side.n:
             return ClaimResult(None, f"nothing to claim: none of the claim's runs of {side.candidate_id} gave a score")
-    scores = sides[0].scores, sides[1].scores
-    return ClaimResult(make_claim(first_id, final_id, *scores, noise, prior_df), "the claim is measured")
+    return ClaimResult(make_claim(*sides, noise, prior_df), "the claim is measured")
 
 
 def claim_stats(standing: CandidateStats, runs: Sequence[Run]) -> CandidateStats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,17 +13,22 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.simulation.engine import Simulation
-from scheduler.domain.decision import PRESETS, Noise, Promote
+from scheduler.domain.decision import PRESETS, Claim, Noise, Promote
 from scheduler.policy.stats import lab_noise, make_claim
-from tests.scheduler.policy_kit import SIGMA0, ListedWorld, simulate
+from tests.scheduler.policy_kit import SIGMA0, ListedWorld, baseline, simulate, standing
 
 SCORES = st.lists(st.integers(900, 1100).map(lambda n: n / 1000), min_size=2, max_size=6, unique=True)
 CLAIMS = 5000  # of each kind of lab
 
 
+def claimed(first: Sequence[float], final: Sequence[float], noise: Noise, prior_df: float = 4.0) -> Claim:
+    """Of scores measured at one time on one machine."""
+    return make_claim(baseline(*first), standing(2, *final), noise, prior_df)
+
+
 @given(SCORES, SCORES)
 def test_without_lab_and_prior_it_is_the_textbooks_t_test(first: list[float], final: list[float]) -> None:
-    claim = make_claim("c0001", "c0002", first, final, Noise(0.0, 0), prior_df=0.0)
+    claim = claimed(first, final, Noise(0.0, 0), prior_df=0.0)
     assert claim.df == len(first) + len(final) - 2
     test = stats.ttest_ind(final, first)
     assert claim.diff / claim.se == pytest.approx(test.statistic, rel=1e-6, abs=1e-6)
@@ -32,7 +37,7 @@ def test_without_lab_and_prior_it_is_the_textbooks_t_test(first: list[float], fi
 
 
 def test_what_the_lab_knows_of_the_noise_is_pooled_in() -> None:
-    claim = make_claim("c0001", "c0002", [1.0, 1.0], [0.99, 0.99], Noise(0.001, 14))
+    claim = claimed([1.0, 1.0], [0.99, 0.99], Noise(0.001, 14))
     assert claim.df == 4 + 14 + 2
     assert claim.se == pytest.approx(0.001 * math.sqrt(18 / 20))
     assert claim.excludes_zero and claim.diff == pytest.approx(-0.01)
@@ -41,7 +46,7 @@ def test_what_the_lab_knows_of_the_noise_is_pooled_in() -> None:
 
 @pytest.mark.parametrize(("first", "final"), [((), ()), ((1.0,), ()), ((), (1.0,))])
 def test_without_scores_of_both_nothing_is_claimed(first: tuple[float, ...], final: tuple[float, ...]) -> None:
-    claim = make_claim("c0001", "c0002", first, final, Noise(SIGMA0, 5))
+    claim = claimed(first, final, Noise(SIGMA0, 5))
     assert (claim.diff, claim.se, claim.low, claim.high) == (0.0, 0.0, 0.0, 0.0) and not claim.excludes_zero
 
 
@@ -58,7 +63,7 @@ def test_the_interval_holds_the_truth_in_95_of_100_claims(kind: str, df: int) ->
     rng, held, gain = np.random.default_rng(11), 0, -0.002
     for sigma, noise in labs(rng, kind, df):
         first, final = rng.normal(1.0, sigma, 4), rng.normal(1.0 + gain, sigma, 4)
-        claim = make_claim("c0001", "c0002", first, final, noise)
+        claim = claimed(first, final, noise)
         held += claim.low <= gain <= claim.high
     assert 0.93 < held / CLAIMS < 0.97
 
@@ -87,10 +92,10 @@ def test_what_luck_promoted_is_not_claimed() -> None:
         noise, last, first = lab_noise(lab), lab.baseline, lab.of("c0001")
         if last is first:
             continue
-        flattered += make_claim("c0001", last.candidate_id, first.scores, last.scores, noise).high < 0
+        flattered += claimed(first.scores, last.scores, noise).high < 0
         for _ in range(40):
             fresh = [[rng.gauss(1.0, SIGMA0) for _ in range(4)] for _ in range(2)]
-            claim = make_claim("c0001", last.candidate_id, *fresh, noise)
+            claim = claimed(*fresh, noise)
             held, claims = held + (not claim.excludes_zero), claims + 1
     assert claims > 400 and held / claims >= 0.93
     assert flattered > 0.07 * claims / 40

@@ -1,0 +1,149 @@
+"""Comparisons on a machine that drifts: against textbook formulas, and on made-up runs of known truth.
+
+The reference integrates sigma out by quadrature and writes least squares with explicit inverses; it shares no code with
+the policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from scheduler.domain.candidate import CandidateStats, Occasion
+from scheduler.domain.decision import Noise
+from scheduler.policy import drift
+from scheduler.policy.drift import contrast, estimate
+from tests.scheduler.policy_kit import standing
+
+RUN_S = 300.0
+SCALE_S = 8 * RUN_S
+NOISE = Noise(0.001, 20, drift=0.003, offset=0.001, scale_s=SCALE_S, seed_sd=0.0005)
+
+
+def occasions(*at: float, slots: Sequence[str] = ("n/a",), seeds: Sequence[int] = ()) -> tuple[Occasion, ...]:
+    """Times in run lengths; slots in turn; seeds 1, 2, … unless given."""
+    seeds = seeds or range(1, len(at) + 1)
+    return tuple(
+        Occasion(t * RUN_S, slot, seed) for t, slot, seed in zip(at, itertools.cycle(slots), seeds, strict=False)
+    )
+
+
+def shared(runs: Sequence[Occasion], noise: Noise) -> np.ndarray:
+    """The covariance of what the runs have in common, element by element."""
+    matrix = np.zeros((len(runs), len(runs)))
+    for i, one in enumerate(runs):
+        for j, other in enumerate(runs):
+            if one.slot_id.split("/")[0] == other.slot_id.split("/")[0]:
+                matrix[i, j] += noise.drift**2 * math.exp(-abs(one.at - other.at) / noise.scale_s)
+            matrix[i, j] += noise.offset**2 * (one.slot_id == other.slot_id) + noise.seed_sd**2 * (
+                one.seed == other.seed
+            )
+    return matrix
+
+
+def some_runs(rng: random.Random, n: int) -> tuple[tuple[float, ...], tuple[Occasion, ...]]:
+    where = [f"{rng.choice('mn')}/{rng.choice('ab')}" for _ in range(n)]
+    at = [rng.uniform(0, 40) for _ in range(n)]
+    return tuple(rng.gauss(1.0, 0.003) for _ in range(n)), occasions(*at, slots=where)
+
+
+def measured(scores: Sequence[float], runs: Sequence[Occasion], number: int = 2) -> CandidateStats:
+    return standing(number, *scores, occasions=tuple(runs))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_contrast_is_the_textbooks_generalized_least_squares(seed: int) -> None:
+    rng = random.Random(seed)
+    (ours, our_runs), (theirs, their_runs) = some_runs(rng, rng.randint(1, 4)), some_runs(rng, rng.randint(1, 9))
+    inverse = np.linalg.inv(np.eye(len(ours + theirs)) * NOISE.sigma**2 + shared(our_runs + their_runs, NOISE))
+    design = np.array([[1.0, 0.0]] * len(ours) + [[0.0, 1.0]] * len(theirs))
+    variance = np.linalg.inv(design.T @ inverse @ design)
+    means = variance @ design.T @ inverse @ np.array(ours + theirs)
+    diff, se = contrast(measured(ours, our_runs), measured(theirs, their_runs), NOISE)
+    assert diff == pytest.approx(means[0] - means[1], abs=1e-12)
+    assert se == pytest.approx(math.sqrt(variance[0, 0] + variance[1, 1] - 2 * variance[0, 1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_estimate_is_the_posterior_mean_by_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By quadrature over sigma² of prior times restricted likelihood, on every point of the grid."""
+    monkeypatch.setattr(drift, "STEADY", 2.0)  # nothing is rounded to zero
+    rng, sigma0, prior_df = random.Random(seed), 0.002, 4.0
+    groups = tuple(some_runs(rng, n) for n in (2, 3, 2))
+    runs = [run for _, group in groups for run in group]
+    y = np.array([score for group, _ in groups for score in group])
+    design = np.zeros((len(y), len(groups)))
+    for i, g in enumerate([g for g, (scores, _) in enumerate(groups) for _ in scores]):
+        design[i, g] = 1.0
+    total, mean = 0.0, np.zeros(4)
+    for (d, p), (o, q), (s, r) in itertools.product(drift.DRIFTS, drift.OFFSETS, drift.SEEDS):
+        relative = np.eye(len(y)) + shared(runs, Noise(1.0, 0, drift=d, offset=o, scale_s=SCALE_S, seed_sd=s))
+
+        def joint(log_variance: float, relative=relative) -> float:
+            variance = math.exp(log_variance)
+            inverse = np.linalg.inv(variance * relative)
+            information = design.T @ inverse @ design
+            left = y - design @ np.linalg.solve(information, design.T @ inverse @ y)
+            log = -np.linalg.slogdet(variance * relative)[1] / 2 - np.linalg.slogdet(information)[1] / 2
+            prior = stats.invgamma.logpdf(variance, prior_df / 2, scale=prior_df * sigma0**2 / 2) + log_variance
+            return float(log - left @ inverse @ left / 2 + prior)
+
+        points = np.linspace(math.log(sigma0**2) - 6, math.log(sigma0**2) + 9, 100)
+        density = p * q * r * np.exp([joint(point) - 40 for point in points])
+        mass = integrate.trapezoid(density, points)
+        total += mass
+        mean += np.array([1.0, d**2, o**2, s**2]) * integrate.trapezoid(density * np.exp(points), points)
+    noise = estimate(groups, sigma0, prior_df, SCALE_S)
+    variances = np.array([noise.sigma, noise.drift, noise.offset, noise.seed_sd]) ** 2
+    assert variances * (prior_df + 4) / (prior_df + 4 - 2) == pytest.approx(mean / total, rel=1e-3)
+
+
+@pytest.mark.parametrize("parts", [{}, {"drift": 0.003}, {"offset": 0.001, "seed_sd": 0.002}])
+def test_without_occasions_or_parts_it_is_the_difference_of_means_to_the_last_bit(parts: dict[str, float]) -> None:
+    noise = Noise(0.0013, 5, scale_s=SCALE_S, **parts)
+    ours, theirs = measured((0.991, 0.9937), occasions(3, 9)), measured((0.99, 1.01, 0.97), occasions(0, 1, 2), 1)
+    for one, other in [(ours, theirs)] if not parts else [(replace(ours, occasions=()), theirs)]:
+        assert contrast(one, other, noise) == (one.mean - other.mean, noise.sigma * math.sqrt(1 / 2 + 1 / 3))
+
+
+@pytest.mark.parametrize("away", [1.0, 4.0, 16.0])
+def test_a_nearer_control_lowers_the_error_and_pulls_the_difference(away: float) -> None:
+    """Of two controls that differ by 0.01, the nearer one counts more."""
+    noise = Noise(0.001, 20, drift=0.005, scale_s=SCALE_S)
+    candidate, far = measured((1.0,), occasions(50)), occasions(50 - away - 10)[0]
+    alone = contrast(candidate, measured((1.01,), (far,), 1), noise)
+    near = contrast(candidate, measured((1.01, 1.0), (far, occasions(50 - away)[0]), 1), noise)
+    further = contrast(candidate, measured((1.01, 1.0), (far, occasions(50 - away - 3)[0]), 1), noise)
+    assert near[1] < further[1] < alone[1]
+    assert abs(near[0]) < abs(further[0]) < 0.005
+
+
+def test_controls_on_the_same_slot_and_of_the_same_seed_count_more_and_other_nodes_do_not_know_the_drift() -> None:
+    candidate = measured((1.0,), occasions(5, slots=("n/a",)))
+
+    def se(where: str, seed: int, **parts: float) -> float:
+        control = measured((1.0,), occasions(5.5, slots=(where,), seeds=(seed,)), 1)
+        return contrast(candidate, control, Noise(0.001, 9, scale_s=SCALE_S, **parts))[1]
+
+    assert se("n/a", 2, offset=0.002) < se("n/b", 2, offset=0.002)
+    assert se("n/a", 1, seed_sd=0.002) < se("n/a", 2, seed_sd=0.002)
+    assert se("n/b", 2, drift=0.002) < se("m/b", 2, drift=0.002)
+
+
+def test_slow_and_equal_for_both_adds_nothing() -> None:
+    """A common shift of everything moves no contrast, and a drift far slower than the runs cancels."""
+    rng = random.Random(1)
+    (ours, our_runs), (theirs, their_runs) = some_runs(rng, 2), some_runs(rng, 3)
+    moved = contrast(measured([s + 1 for s in ours], our_runs), measured([s + 1 for s in theirs], their_runs), NOISE)
+    assert moved == pytest.approx(contrast(measured(ours, our_runs), measured(theirs, their_runs), NOISE), abs=1e-10)
+    slow = Noise(0.001, 9, drift=0.01, scale_s=1e12)
+    one_node = [replace(run, slot_id="n/a") for run in (*our_runs, *their_runs)]
+    se = contrast(measured(ours, one_node[:2]), measured(theirs, one_node[2:]), slow)[1]
+    assert se == pytest.approx(0.001 * math.sqrt(1 / 2 + 1 / 3), rel=1e-3)
