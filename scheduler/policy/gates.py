@@ -1,6 +1,6 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
-One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with a fresh seed, and promotes at
+One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
 P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Two rules of
 their own: for candidates of a stale baseline, and for those with less code. One candidate against one baseline.
 """
@@ -65,7 +65,7 @@ def _two_gates(
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
     if _is_spent(candidate, gates):
         return Discard(*about, f"{_p(effect)} {after}{doubt or ': no clear gain'}")
-    return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with a fresh seed")
+    return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with the next seed")
 
 
 def _promotion_bar(n: int, gates: GateSettings) -> float:
@@ -92,7 +92,7 @@ def _simplicity(
     if candidate.n > 1 and p >= gates.promote:
         return Promote(*about, f"{reason} ≥ {gates.promote:.2f}", Rule.SIMPLICITY)
     if not _is_spent(candidate, gates) and p >= (gates.repeat_from if candidate.n == 1 else 0.5):
-        return Replicate(*about, f"{reason}: one more with a fresh seed", Rule.SIMPLICITY)
+        return Replicate(*about, f"{reason}: one more with the next seed", Rule.SIMPLICITY)
     return None
 
 
