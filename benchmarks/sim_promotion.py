@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -54,7 +55,7 @@ def main() -> int:
     if asked.json:
         figures = {
             "searches": asked.searches,
-            "cells": [{**vars(cell), "rows": _as_json(rows)} for cell, rows in table.items()],
+            "cells": [{**asdict(cell), "rows": _as_json(rows)} for cell, rows in table.items()],
             "promises": [{"promise": one.text, "kept": one.kept, "cells": one.cells} for one in promises],
         }
         asked.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
@@ -85,7 +86,7 @@ def _line(name: str, row: Row) -> str:
     fields = (
         name,
         f"{1e3 * row['gain']:.2f} ± {1e3 * row.error['gain']:.2f}",
-        f"{1e3 * row['against_greedy']:+.2f} ± {1e3 * row.error['against_greedy']:.2f}",
+        f"{1e3 * row['against']:+.2f} ± {1e3 * row.error['against']:.2f}",
         f"{row['false']:.2f} / {row['promotions']:.1f} ({row.false_share:.0%})",
         f"{1e3 * row['over_claim']:.2f} ± {1e3 * row.error['over_claim']:.2f}",
         f"{1e3 * row['claim_error']:+.2f}" if claims else "",

@@ -143,6 +143,7 @@ class Simulation:
         self._ends: list[tuple[float, int, Run, End]] = []  # a heap
         self._begun: Counter[RunKind] = Counter()
         self._seeds: Counter[str] = Counter()
+        self._idle = 0.0  # slot time
         self._runs = 0
         self._candidates = 1
 
@@ -169,12 +170,18 @@ class Simulation:
                 self._place()
             if not self._ends:
                 return self
-            self.now = max(end for end, *_ in self._ends) if self.rounds else self._ends[0][0]
-            if self.now > ends_at + 1e-9:
+            then = max(end for end, *_ in self._ends) if self.rounds else self._ends[0][0]
+            self._idle += self._idle_until(min(then, ends_at))
+            self.now = then
+            if then > ends_at + 1e-9:
                 return self
             while self._ends and self._ends[0][0] <= self.now + 1e-9:
                 ended, _, run, how = heapq.heappop(self._ends)
                 self._finish(ended, run, how)
+
+    def _idle_until(self, then: float) -> float:
+        """Slot time from now to then in which no run goes on."""
+        return sum(max(0.0, then - end) for end, *_ in self._ends) + (self.slots - len(self._ends)) * (then - self.now)
 
     def outcome(self) -> Outcome:
         """The claim's runs are made now, on fresh seeds."""
@@ -183,8 +190,10 @@ class Simulation:
         claim = self._claim(final)
         false = sum(self.truth[new] >= self.truth[old] for old, new in pairwise(self.lineage))
         unions = sum(self.lab.of(ref).origin is Origin.UNION for ref in self.lineage)
-        promotions = len(self.lineage) - 1
-        return Outcome(-self.truth[final], claimed, claim, self._begun, promotions, false, unions, *self._judged())
+        displaced = sum(self.lab.of(new).base_id != old for old, new in pairwise(self.lineage))
+        counts = (len(self.lineage) - 1, false, unions, displaced, sum(len(m.merged) == 1 for m in self.lab.merges))
+        idle = self._idle / (self.slots * self.now) if self.now else 0.0
+        return Outcome(-self.truth[final], claimed, claim, self._begun, *counts, idle, *self._judged())
 
     def _claim(self, final: str) -> Claim:
         sides = {ref: CandidateStats(ref, ref, None, CandidateState.BASELINE) for ref in (FIRST, final)}

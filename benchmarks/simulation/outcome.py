@@ -26,8 +26,9 @@ class Judged(NamedTuple):
 class Outcome:
     """Gains are positive bpb; `claimed` is the running total of the baselines' own runs.
 
-    `runs` counts those begun; `false` the promotions of what was not truly better. `judged` are the first effects that
-    ideas and merges were judged by, `won` those of the promotions.
+    `runs` counts those begun; `false` the promotions of what was not truly better; `displaced` the baselines that one
+    not made from them took the place of; `idle` is the share of the slots' time in which they ran nothing. `judged` are
+    the first effects that ideas and merges were judged by, `won` those of the promotions.
     """
 
     gain: float
@@ -37,5 +38,8 @@ class Outcome:
     promotions: int
     false: int
     unions_promoted: int
-    judged: tuple[Judged, ...] = ()
-    won: tuple[Judged, ...] = ()
+    displaced: int
+    ports: int
+    idle: float
+    judged: tuple[Judged, ...]
+    won: tuple[Judged, ...]

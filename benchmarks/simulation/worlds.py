@@ -29,7 +29,8 @@ _REACH = {"pr44": 0.015, "brief": 0.03, "null": 0.015}  # bpb of progress after 
 class Setting:
     """`conflict`: chance that two patches of one file do not merge. `crash`, `slow`: shares of runs.
 
-    `seed_sd`: what a seed adds to the scores of all programs alike, in σ.
+    `seed_sd`: what a seed adds to the scores of all programs alike, in σ. `jitter`: of how long plain runs take, the
+    standard deviation.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Setting:
     kept: float = 0.9
     kept_sd: float = 0.3
     seed_sd: float = 0.0
+    jitter: float = 0.0
     drift: DriftSetting = STEADY
 
 
@@ -94,7 +96,10 @@ class DrawnWorld:
     def ending(self, run: Run) -> tuple[float, End]:
         if run.kind is RunKind.NEW and self._luck.random() < self.setting.crash:
             return float(self._luck.uniform(0.05, 0.6)), End.CRASHED
-        return float(self._luck.uniform(1.3, 2.0)) if self._luck.random() < self.setting.slow else 1.0, End.SCORED
+        lasts = float(self._luck.uniform(1.3, 2.0)) if self._luck.random() < self.setting.slow else 1.0
+        if self.setting.jitter:
+            lasts *= math.exp(self.setting.jitter * self._luck.standard_normal())
+        return lasts, End.SCORED
 
     def _seed_effect(self, run_seed: int) -> float:
         return float(np.random.default_rng([self._seed, 3, run_seed]).standard_normal())

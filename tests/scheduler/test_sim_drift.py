@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.simulation.claim import claim_runs
+from benchmarks.simulation.comparison import BEFORE, FIGURES, SHIPPED, Cell, Row
 from benchmarks.simulation.drift import KINDS, Drift, DriftSetting
+from benchmarks.simulation.drift_promises import check_drift_promises
 from benchmarks.simulation.engine import RUN_S, Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.run import Running
 from tests.scheduler.policy_kit import simulate, some_ideas
 
+ROOT = Path(__file__).parents[2]
 TIMES = np.linspace(0, 100, 2001)
 
 
@@ -76,3 +82,36 @@ def test_a_seed_adds_the_same_to_every_program_and_speed_shows_its_share() -> No
     world = DrawnWorld(setting, 1, 10)
     assert world.speed(0.0, "sim/slot0") == pytest.approx(1 - 0.005 * world.drift.in_sigma(0.0, "sim/slot0"))
     assert DrawnWorld(Setting("pr44", 0.001), 1, 10).speed(0.0, "sim/slot0") is None
+
+
+# promises
+
+
+def table(drift: DriftSetting, **ours: float) -> dict[Cell, dict[str, Row]]:
+    """A cell in which every promise is kept, but for what is given of the shipped rule, next to one without drift."""
+    even = dict.fromkeys(FIGURES, 1.0) | {"against": 0.0}
+    steady = {Cell("pr44", 0.001, 8): {SHIPPED: Row(even, even), BEFORE: Row(even, even)}}
+    cell = Cell("pr44", 0.001, 8, drift)
+    return steady | {cell: {SHIPPED: Row(even | ours, even), BEFORE: Row(even, even)}}
+
+
+@pytest.mark.parametrize(
+    ("drift", "broken"),
+    [
+        (DriftSetting(), {"gain": 0.989}),
+        (DriftSetting("walk", 3.0), {"judged_covered": 0.92}),
+        (DriftSetting("slot", 3.0), {"covered": 0.92}),
+        (DriftSetting("step", 3.0), {"false": 1.01}),
+    ],
+)
+def test_every_promise_about_drift_can_be_broken(drift: DriftSetting, broken: dict[str, float]) -> None:
+    assert all(promise.kept for promise in check_drift_promises(table(drift)))
+    assert [promise.kept for promise in check_drift_promises(table(drift, **broken))].count(False) == 1
+
+
+def test_the_command_prints_cells_and_verdicts(tmp_path: Path) -> None:
+    few = ["--searches", "2", "--slots", "2", "--kinds", "none", "walk", "--sizes", "3", "--jobs", "1"]
+    command = [sys.executable, "benchmarks/sim_drift.py", *few, "--json", str(tmp_path / "sim.json")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "**pr44 N=2 σ=0.001 walk 3 σ**" in ran.stdout and "| default |" in ran.stdout
+    assert "at most as many false promotions as without drift" in ran.stdout and (tmp_path / "sim.json").exists()
