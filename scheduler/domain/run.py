@@ -196,7 +196,7 @@ def _measurements(raw: Mapping[str, Any]) -> Measurements:
 
 
 def _machine(raw: Mapping[str, Any]) -> MachineReadings:
-    read = {name: raw.get(name) for name in ("speed", "speed_low", "speed_high", "steal", "load")}
+    read = {name: _finite(raw.get(name)) for name in ("speed", "speed_low", "speed_high", "steal", "load")}
     gpu = ((str(name), [float(value) for value in values]) for name, values in (raw.get("gpu") or {}).items())
     return MachineReadings(
         **read,
@@ -204,6 +204,10 @@ def _machine(raw: Mapping[str, Any]) -> MachineReadings:
         gpu=tuple((name, mean, low, high) for name, (mean, low, high) in gpu),
         throttled=tuple(map(str, raw.get("throttled") or ())),
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 class RunKind(StrEnum):

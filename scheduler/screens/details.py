@@ -65,6 +65,7 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     )
     yield ""
     yield _runs(view)
+    yield from _machines(view)
     yield from _failures(view)
     yield from _decisions(view)
     yield from _diff(view.diff)
@@ -117,9 +118,15 @@ def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
         ("training", f"{done}{speed}{before}{last}   (as train.py says)"),
         ("memory", f"{memory} at the peak"),
         ("device", f"{device}   attention {attention}   exchange {exchange}"),
+        *_machine(figures),
         ("sandbox", f"{sandbox}   containment {containment}"),
         ("digests", "  ".join(f"{name} {digest[:SHORT_DIGEST]}" for name, digest in digests if digest)),
     ]
+
+
+def _machine(figures: Measurements) -> Iterator[tuple[str, Renderable]]:
+    if said := text.machine_text(figures.machine):
+        yield "machine", said
 
 
 def _attempts(run: RunView) -> Iterator[Renderable]:
@@ -147,6 +154,15 @@ def _runs(view: CandidateView) -> Renderable:
             run.status or run.state,
         )
     return table
+
+
+def _machines(view: CandidateView) -> Iterator[Renderable]:
+    """One line for each run of which the machine is known."""
+    said = {run.run: text.machine_text(run.figures.machine) for run in view.runs if run.figures}
+    if any(said.values()):
+        yield ""
+        yield Text("machine", style="bold")
+        yield from (indented(f"{run}  {words}") for run, words in said.items() if words)
 
 
 def _failures(view: CandidateView) -> Iterator[Renderable]:

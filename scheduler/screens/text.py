@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scheduler.domain import text
+from scheduler.domain.run import MachineReadings
 from scheduler.domain.text import one_line
 from scheduler.lab import LiveSlot
 from scheduler.queue.wait import Wait
@@ -21,6 +22,12 @@ UNKNOWN = "–"
 QUIET_SD_BPB = 0.002  # below this noise a fourth decimal is not enough
 BAR = 10  # cells
 SHOWN_WAITS = 3
+GPU_READINGS = {
+    "sm_mhz": ("sm", "MHz"),
+    "memory_mhz": ("memory", "MHz"),
+    "power_w": ("", "W"),
+    "temperature_c": ("", "°C"),
+}  # name in a result -> words before the number, unit
 
 
 def decimals(noise_sd_bpb: float | None) -> int:
@@ -134,6 +141,33 @@ def baseline_text(row: Row | None, noise_sd_bpb: float | None) -> str:
 def noise_text(sd_bpb: float | None, repeats: int) -> str:
     """`sd 0.00486 bpb (2 repeats and the contract's prior)`"""
     return UNKNOWN if sd_bpb is None else f"sd {sd_bpb:.5f} bpb ({count(repeats, 'repeat')} and the contract's prior)"
+
+
+def machine_text(machine: MachineReadings) -> str:
+    """`speed 0.97 (0.80 to 1.02), steal 0 %, load 2.3, sm 1755 MHz (1410 to 1980), 640 W`; "" where none was measured.
+
+    The range only of what sets the pace: speed and SM clock.
+    """
+    speed = ""
+    if machine.speed is not None:
+        speed = f"speed {machine.speed:.2f}"
+        if machine.speed_low is not None and machine.speed_high is not None:
+            speed += f" ({machine.speed_low:.2f} to {machine.speed_high:.2f})"
+    parts = (
+        speed,
+        "" if machine.steal is None else f"steal {100 * machine.steal:.0f} %",
+        "" if machine.load is None else f"load {machine.load:.1f}",
+        *(_gpu_reading(*reading) for reading in machine.gpu if math.isfinite(sum(reading[1:]))),
+        f"throttled: {', '.join(map(one_line, machine.throttled))}" if machine.throttled else "",
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _gpu_reading(name: str, mean: float, low: float, high: float) -> str:
+    """`sm 1755 MHz (1410 to 1980)`, `memory 2619 MHz`, `640 W`, `62 °C`; a name not known here as it is."""
+    words, unit = GPU_READINGS.get(name, (one_line(name).replace("_", " "), ""))
+    span = f" ({low:.0f} to {high:.0f})" if name == "sm_mhz" and low != high else ""
+    return f"{words} {mean:.0f} {unit}".strip() + span
 
 
 def totals(search: SearchView) -> Iterator[tuple[str, str, float, float | None]]:

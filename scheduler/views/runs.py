@@ -15,7 +15,19 @@ from typing import BinaryIO
 
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import LabProblem
-from scheduler.domain.run import Attempt, Cancelled, Failed, Finished, Infra, Measurements, Queued, Run, Running, Scored
+from scheduler.domain.run import (
+    Attempt,
+    Cancelled,
+    Failed,
+    Finished,
+    Infra,
+    MachineReadings,
+    Measurements,
+    Queued,
+    Run,
+    Running,
+    Scored,
+)
 from scheduler.domain.text import clean, one_line
 from scheduler.lab import Workspace
 from scheduler.views import View, jsonable, utc
@@ -26,9 +38,10 @@ LONGEST_LINE = 1 << 14  # characters held back for the end of their line
 
 _FIGURES = (
     "wall_s", "budget_used_s", "steps", "tokens", "tokens_per_s", "last_loss", "loss_at", "mfu", "peak_memory_mb",
-    "attention", "exchange", "device", "sandbox", "containment", "compile_cache",
+    "attention", "exchange", "device", "sandbox", "containment", "compile_cache", "machine",
     "contract_digest", "cache_digest", "train_sha256",
 )  # fmt: skip
+_MACHINE = ("speed", "speed_low", "speed_high", "calibration", "steal", "load")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,20 @@ class Medians:
 def _(measured: Measurements) -> dict[str, object]:
     phases = [{"name": one_line(name), "wall_s": jsonable(seconds)} for name, seconds in measured.phases_s]
     return {"phases": phases, **{name: jsonable(getattr(measured, name)) for name in _FIGURES}}
+
+
+@jsonable.register
+def _(machine: MachineReadings) -> dict[str, object] | None:
+    """None where nothing was measured."""
+    if machine == MachineReadings():
+        return None
+    gpu = {one_line(name): _reading(*values) for name, *values in machine.gpu}
+    shown = {name: jsonable(getattr(machine, name)) for name in _MACHINE}
+    return shown | {"gpu": gpu or None, "throttled": [one_line(reason) for reason in machine.throttled]}
+
+
+def _reading(mean: float, low: float, high: float) -> dict[str, object]:
+    return {"mean": jsonable(mean), "low": jsonable(low), "high": jsonable(high)}
 
 
 @jsonable.register

@@ -5,6 +5,7 @@ Golden files are in golden/; ARSCHED_WRITE_GOLDEN=1 writes them anew, to be read
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from rich.cells import cell_len
 
 from scheduler.domain.decision import Effect
+from scheduler.domain.run import parse_result
 from scheduler.lab import Live, LiveSlot
 from scheduler.policy.explain import describe_effect
 from scheduler.queue.progress import slots_line, slots_table
@@ -30,7 +32,7 @@ from scheduler.views.candidates import history, leaderboard
 from scheduler.views.report import read_report, summary
 from scheduler.views.runs import run_view
 from scheduler.views.status import FRESH_S, Watch, read_status
-from tests.scheduler.view_kit import Play, demo_lab
+from tests.scheduler.view_kit import Play, demo_lab, judged
 
 GOLDEN = Path(__file__).parent / "golden"
 SENTENCE = "promoted  c0003 depth-1  −0.0630 ± 0.0072 (1 run vs 1)  P(better)=1.00  expect about −0.0622"
@@ -114,6 +116,39 @@ def test_a_run(play: Play) -> None:
     check("run_crashed", painted(run_screen(crashed)))
     scored = run_view(play.facts(), play.ledger.runs.get("r0004", "nov23"))
     check("run_scored", painted(run_screen(scored)))
+
+
+CPU = {"speed": 0.97, "speed_low": 0.8, "speed_high": 1.02, "calibration": "f00d", "steal": 0.004, "load": 2.26}
+GPU = {
+    "steal": 0, "load": math.nan, "throttled": ["sw power cap", "\x1b[2Jheat"],
+    "gpu": {"sm_mhz": [1755, 1410, 1980], "memory_mhz": [2619] * 3, "power_w": [640, 90, 699.6],
+            "temperature_c": [62, 41, 70], "fan_rpm": [2, 2, 2], "odd": [math.inf, 0, 0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        (CPU, "speed 0.97 (0.80 to 1.02), steal 0 %, load 2.3"),
+        (GPU, "steal 0 %, sm 1755 MHz (1410 to 1980), memory 2619 MHz, 640 W, 62 °C, fan rpm 2, throttled: sw power"),
+        ({"speed": 0.5}, "speed 0.50"),
+    ],
+)
+def test_a_run_says_what_the_machine_did(play: Play, machine: dict[str, object], said: str) -> None:
+    """Of a run and of each of a candidate's; nothing where nothing was measured."""
+    play.add("late")
+    (run,) = play.ledger.runs.queued("nov23")
+    raw = json.loads(judged(1.9).text) | {"machine": machine}
+    assert play.ledger.runs.record(run.id, play.lease(run), parse_result(json.dumps(raw)))
+    view = run_view(play.facts(), play.ledger.runs.get(run.id, "nov23"))
+    shown = painted(run_screen(view), 200)
+    assert f"machine   {said}" in shown and "\x1b" not in shown and "nan" not in shown
+    candidate = candidate_view(play.facts(), play.ledger.candidates.get("late", "nov23"))
+    assert f"{run.id}  {said}" in painted(candidate_screen(candidate), 200)
+    figures = json.loads(json.dumps(view.to_json(), allow_nan=False))["figures"]
+    assert figures["machine"]["speed"] == machine.get("speed")
+    before = run_view(play.facts(), play.ledger.runs.get("r0001", "nov23"))
+    assert "machine" not in painted(run_screen(before)) and before.to_json()["figures"]["machine"] is None  # type: ignore[index]
 
 
 def test_a_candidate(play: Play) -> None:
