@@ -121,7 +121,7 @@ def domain_leaves_the_standard_library(i: Import) -> bool:
 
 def policy_touches_the_world(i: Import) -> bool:
     own = inside(i.target, "scheduler.domain", "scheduler.policy")
-    statistics = i.top == "scipy" and i.lazy  # pure, and slow to import
+    statistics = i.top in ("numpy", "scipy") and i.lazy  # pure, and slow to import
     outside = i.top not in sys.stdlib_module_names or i.top in IMPURE
     return inside(i.module, "scheduler.policy") and outside and not own and not statistics
 

@@ -75,7 +75,7 @@ def test_the_contrast_is_the_textbooks_generalized_least_squares(seed: int) -> N
 def test_the_estimate_is_the_posterior_mean_by_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By quadrature over sigma² of prior times restricted likelihood, on every point of the grid."""
     monkeypatch.setattr(drift, "STEADY", 2.0)  # nothing is rounded to zero
-    rng, sigma0, prior_df = random.Random(seed), 0.002, 4.0
+    rng, sigma0, prior_df, prior_seed = random.Random(seed), 0.002, 4.0, 0.001
     groups = tuple(some_runs(rng, n) for n in (2, 3, 2))
     runs = [run for _, group in groups for run in group]
     y = np.array([score for group, _ in groups for score in group])
@@ -84,6 +84,7 @@ def test_the_estimate_is_the_posterior_mean_by_brute_force(seed: int, monkeypatc
         design[i, g] = 1.0
     total, mean = 0.0, np.zeros(4)
     for (d, p), (o, q), (s, r) in itertools.product(drift.DRIFTS, drift.OFFSETS, drift.SEEDS):
+        s *= prior_seed / sigma0
         relative = np.eye(len(y)) + shared(runs, Noise(1.0, 0, drift=d, offset=o, scale_s=SCALE_S, seed_sd=s))
 
         def joint(log_variance: float, relative=relative) -> float:
@@ -100,7 +101,7 @@ def test_the_estimate_is_the_posterior_mean_by_brute_force(seed: int, monkeypatc
         mass = integrate.trapezoid(density, points)
         total += mass
         mean += np.array([1.0, d**2, o**2, s**2]) * integrate.trapezoid(density * np.exp(points), points)
-    noise = estimate(groups, sigma0, prior_df, SCALE_S)
+    noise = estimate(groups, sigma0, prior_df, SCALE_S, prior_seed)
     variances = np.array([noise.sigma, noise.drift, noise.offset, noise.seed_sd]) ** 2
     assert variances * (prior_df + 4) / (prior_df + 4 - 2) == pytest.approx(mean / total, rel=1e-3)
 
