@@ -42,9 +42,10 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Queued, Run, RunKind, Running
-from scheduler.policy.decide import baseline_is_hopeless, decide
+from scheduler.policy.decide import baseline_is_hopeless, decide, is_holding, promotion_waits_until
 from scheduler.policy.dispatch import order_runs
 from scheduler.policy.merging import near_miss_union
+from scheduler.policy.siblings import without_held
 from scheduler.policy.stats import lab_noise, make_claim
 
 PRIOR_BPB = 0.0005
@@ -170,7 +171,7 @@ class Simulation:
                 self._place()
             if not self._ends:
                 return self
-            then = max(end for end, *_ in self._ends) if self.rounds else self._ends[0][0]
+            then = max(end for end, *_ in self._ends) if self.rounds else self._next_time()
             self._idle += self._idle_until(min(then, ends_at))
             self.now = then
             if then > ends_at + 1e-9:
@@ -178,6 +179,11 @@ class Simulation:
             while self._ends and self._ends[0][0] <= self.now + 1e-9:
                 ended, _, run, how = heapq.heappop(self._ends)
                 self._finish(ended, run, how)
+
+    def _next_time(self) -> float:
+        """When the next run ends, or a promotion has waited long enough."""
+        wait, ends = promotion_waits_until(self.lab), self._ends[0][0]
+        return ends if wait is None else min(ends, wait / RUN_S * self.world.plain + 1e-9)
 
     def _idle_until(self, then: float) -> float:
         """Slot time from now to then in which no run goes on."""
@@ -253,11 +259,13 @@ class Simulation:
 
     def _place(self) -> None:
         running = tuple(run for *_, run, _ in self._ends)
-        chosen = order_runs(self.queued, running, self.slots, self.lab)[: self.slots - len(running)]
+        holding = is_holding(self.lab)
+        may = without_held(self.queued) if holding else self.queued
+        chosen = order_runs(may, running, self.slots, self.lab)[: self.slots - len(running)]
         for run in chosen:
             self.queued.remove(run)
         started = [self._start(run) for run in chosen]
-        while len(self._ends) < self.slots and (next_run := self._next_union() or self._propose()):
+        while not holding and len(self._ends) < self.slots and (next_run := self._next_union() or self._propose()):
             started.append(self._start(next_run))
         running = tuple(run for *_, run, _ in self._ends)
         self.placings.append(Placing(self.now, self.lab, tuple(self.queued), running, tuple(started)))

@@ -47,8 +47,9 @@ PRESETS = {
     "strict": GateSettings("strict", promote_now=0.98, repeat_from=0.80, promote=0.95),
     "greedy": GateSettings(
         "greedy", promote_now=0.50, repeat_from=0.50, promote=0.50, max_runs=1, first_baseline_runs=1, baseline_runs=1,
-        baseline_every=0, combine=False, simpler_margin=0.0,
+        baseline_every=0, combine=False, simpler_margin=0.0, sibling_wait=0.0,
     ),
+    "rounds": GateSettings("rounds", rounds=True),
 }  # fmt: skip
 
 

@@ -14,12 +14,26 @@ from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
 from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate
 from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
+from scheduler.policy.siblings import round_closes, round_goes_on, wait_until
 from scheduler.policy.stats import lab_noise
 
 
 def decide(lab: LabSnapshot) -> Decision | None:
-    """The most urgent decision, or None when the lab waits for results (or for nothing at all)."""
+    """The most urgent decision, or None when the lab waits for results, for a time (or for nothing at all)."""
     return _measure_baseline(lab) or _settle_scoreless(lab) or _judge(lab)
+
+
+def promotion_waits_until(lab: LabSnapshot) -> float | None:
+    """Until when a promotion that is due waits for runs that end with it; None when none does.
+
+    Seconds since the epoch; earlier, when one of those runs ends.
+    """
+    return _wait(_promotions(_verdicts(lab)), lab)
+
+
+def is_holding(lab: LabSnapshot) -> bool:
+    """Whether nothing new is to begin: a promotion or a round waits, and what began now would be stale when it ends."""
+    return round_closes(lab) or promotion_waits_until(lab) is not None
 
 
 def baseline_is_hopeless(lab: LabSnapshot) -> bool:
@@ -59,26 +73,46 @@ def _settle_scoreless(lab: LabSnapshot) -> Discard | None:
 
 def _judge(lab: LabSnapshot) -> Decision | None:
     """Promotions first, then what a promotion left behind, then everything else in the order of submission."""
-    base = lab.baseline
-    # The first baseline is compared with once it is measured, or as far as it ever will be.
-    if not base.scores or (lab.first_baseline and base.n < _runs_wanted(lab) and base.pending_runs):
+    if not _is_comparable(lab):
         return None
-    noise = lab_noise(lab)
-    due = [stats for stats in lab.undecided if not stats.pending_runs]
-    verdicts = [_verdict(stats, lab, noise) for stats in due]
-    promotions = [verdict for verdict in verdicts if isinstance(verdict, Promote)]
+    verdicts = _verdicts(lab)
+    promotions = _promotions(verdicts)
     if promotions:
-        return _best(promotions, lab)
+        return None if _wait(promotions, lab) is not None else _best(promotions, lab)
+    noise = lab_noise(lab)
     unsettled = settle_left_behind(lab, noise) or rebase_pending(lab, noise) or halve_failed_union(lab)
     if unsettled:
         return unsettled
-    if not due:
+    if not verdicts:
         return None
-    first, verdict = due[0], verdicts[0]
+    first, verdict = verdicts[0]
     failed = first.state is CandidateState.CONTENDER and first.n == 1 and first.failed_runs == 1
     if failed and isinstance(verdict, Replicate):  # run again for that reason, not for its probability
         return Retry(first.candidate_id, f"its repeat failed ({first.failure}): one more try")
     return verdict
+
+
+def _is_comparable(lab: LabSnapshot) -> bool:
+    """Whether ideas are judged now: against a baseline that is measured, in rounds once the last result is in."""
+    base = lab.baseline
+    # The first baseline is compared with once it is measured, or as far as it ever will be.
+    half_measured = lab.first_baseline and base.n < _runs_wanted(lab) and base.pending_runs > 0
+    return bool(base.scores) and not half_measured and not round_goes_on(lab)
+
+
+def _verdicts(lab: LabSnapshot) -> list[tuple[CandidateStats, GateVerdict]]:
+    """On every undecided candidate with a score and no run on its way."""
+    due = [stats for stats in lab.undecided if stats.scores and not stats.pending_runs] if _is_comparable(lab) else []
+    noise = lab_noise(lab) if due else None
+    return [(stats, _verdict(stats, lab, noise)) for stats in due if noise is not None]
+
+
+def _promotions(verdicts: list[tuple[CandidateStats, GateVerdict]]) -> list[Promote]:
+    return [verdict for _, verdict in verdicts if isinstance(verdict, Promote)]
+
+
+def _wait(promotions: list[Promote], lab: LabSnapshot) -> float | None:
+    return wait_until(lab, [lab.of(one.candidate_id) for one in promotions]) if promotions else None
 
 
 def _verdict(stats: CandidateStats, lab: LabSnapshot, noise: Noise) -> GateVerdict:

@@ -7,6 +7,7 @@ commit without a reference, and the decision is taken again. The branch follows 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from scheduler.domain.candidate import Candidate, Source
@@ -30,14 +31,14 @@ class DecisionInput(NamedTuple):
     result_mark: int
 
 
-def decide_all(space: Workspace, log: Callable[[str], None]) -> int:
-    """Take every decision due on the board, one after the other. Returns how many.
+def decide_all(space: Workspace, now: float, log: Callable[[str], None]) -> int:
+    """Take every decision due on the board at this time, one after the other. Returns how many.
 
     Raises LabProblem when the baseline cannot be measured, LedgerProblem, GitProblem.
     """
     taken = collisions = 0
     while True:
-        given = look(space)
+        given = look(space, now)
         decision = _due(given.board)
         if decision is None:
             return taken
@@ -56,10 +57,11 @@ def is_decision_due(space: Workspace) -> bool:
     return _due(space.ledger.board(space.tag)) is not None
 
 
-def look(space: Workspace) -> DecisionInput:
-    """The board as it is, with the mark that a decision on it is recorded with."""
+def look(space: Workspace, now: float | None = None) -> DecisionInput:
+    """The board as it is, with the mark that a decision on it is recorded with. Without `now` nothing on it waits."""
     with space.ledger.snapshot():
-        return DecisionInput(space.ledger.board(space.tag), space.ledger.runs.last_result())
+        board, mark = space.ledger.board(space.tag), space.ledger.runs.last_result()
+    return DecisionInput(board if now is None else replace(board, now=now), mark)
 
 
 def carry_out(space: Workspace, given: DecisionInput, decision: Decision, log: Callable[[str], None]) -> None:

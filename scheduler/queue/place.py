@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
@@ -16,7 +17,9 @@ from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
 from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
 from scheduler.lab import Workspace
+from scheduler.policy.decide import is_holding
 from scheduler.policy.dispatch import order_runs, pair_claims, pair_runs
+from scheduler.policy.siblings import without_held
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
 
@@ -63,7 +66,9 @@ class Placer:
         self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: Sequence[Slot]
     ) -> list[tuple[Run, Slot]]:
         """Which run goes onto which free slot: a claim's runs onto what the others leave, alternating on each slot."""
-        board = self._space.ledger.board(self._space.tag)
+        board = replace(self._space.ledger.board(self._space.tag), now=self._clock())
+        if is_holding(board):
+            queued = without_held(queued)
         others = [run for run in queued if run.kind is not RunKind.CLAIM]
         slots = {slot.id: slot for slot in free}
         lost_on = {run.id: self._lost_on(run) for run in others if run.attempts}

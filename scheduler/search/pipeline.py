@@ -30,6 +30,7 @@ from scheduler.domain.search import (
 from scheduler.domain.text import clean, one_line, shorten
 from scheduler.lab import Workspace
 from scheduler.policy.budget import KNOWN_PATIENCE, PATIENCE, PROVEN_PATIENCE, next_proposer, rest_s
+from scheduler.policy.decide import is_holding
 from scheduler.policy.merging import near_miss_union
 from scheduler.policy.source import TITLE_CHARACTERS, free_name, read_source, slug
 from scheduler.queue.decide import carry_out, look
@@ -207,9 +208,9 @@ class ProposalPipeline:
         self._no_union_on = board  # whatever comes of it, the same board is not asked twice
         if near_miss_union(board, slots) is None:
             return False
-        latest = look(self._space)
+        latest = look(self._space, self._clock())
         decision = near_miss_union(latest.board, slots)
-        if decision is not None:
+        if decision is not None and not is_holding(latest.board):
             with suppress(LedgerProblem):  # another process moved the board: the next round sees the new one
                 carry_out(self._space, latest, decision, self._report)
         return True

@@ -33,7 +33,8 @@ from scheduler.domain.decision import (
     Rule,
     Shelve,
 )
-from scheduler.policy.decide import decide
+from scheduler.policy.decide import decide, promotion_waits_until
+from scheduler.policy.siblings import round_goes_on
 from tests.scheduler.policy_kit import ListedWorld, baseline, board, simulate, standing
 from tests.scheduler.rule_twice import Act
 from tests.scheduler.rule_twice import Rule as WrittenRule
@@ -93,8 +94,8 @@ def check_merge(rule: WrittenRule, step: Step) -> None:
 
 def is_comparable(step: Step) -> bool:
     assert step.lab is not None
-    base = step.lab.baseline
-    return base.n > 0 and (not step.lab.first_baseline or not base.pending_runs)
+    base, waits = step.lab.baseline, round_goes_on(step.lab) or promotion_waits_until(step.lab) is not None
+    return base.n > 0 and (not step.lab.first_baseline or not base.pending_runs) and not waits
 
 
 def merged_twice(played: Simulation) -> Counter[str]:
