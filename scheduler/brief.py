@@ -6,14 +6,15 @@ silence. Words of candidates, agents and logs are quoted on one line each: they 
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from harness.contract import Contract
-from scheduler.domain.candidate import Candidate
-from scheduler.domain.decision import Effect
+from scheduler.domain.candidate import Candidate, CandidateStats
+from scheduler.domain.decision import Effect, Noise
 from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.search import Proposal, ProposalState
@@ -21,10 +22,12 @@ from scheduler.domain.text import NO_QUOTES, one_line, probability, shorten
 from scheduler.lab import contract_of
 from scheduler.ledger import Ledger
 from scheduler.policy.constants import read_constants
+from scheduler.policy.drift import mean_error
 from scheduler.policy.explain import THEMES, signed, suggested_theme
 from scheduler.policy.source_notes import read_notes
+from scheduler.policy.stats import effect_of
 from scheduler.views.candidates import MergeRow, merge_rows, undecided_state
-from scheduler.views.facts import LabFacts
+from scheduler.views.facts import LabFacts, describe_noise
 from scheduler.views.runs import Medians, describe_medians, medians_of
 from scheduler.views.search import DeadEnd, Theme, read_themes
 
@@ -123,13 +126,22 @@ def noise_lines(facts: BriefFacts) -> list[str]:
     if noise is None or board is None:
         return []
     gates, n = board.gates, max(1, board.baseline.n)
-    se = noise.sigma * (1 + 1 / n) ** 0.5
+    se = _error_of_first_run(board.baseline, noise)
+    words = describe_noise(noise.sigma, facts.lab.noise_parts)
     sure, fair = (-NormalDist().inv_cdf(p) * se for p in (gates.promote_now, gates.repeat_from))
     return [
-        f"- two runs of one program differ: sd {noise.sigma:.5f} bpb ({noise.df} repeats and the contract's prior)",
+        f"- two runs of one program differ: {words} ({noise.df} repeats and the contract's prior)",
         f"- one run against {n} of the baseline is promoted at {signed(sure)} and repeated at {signed(fair)}; "
         "less is noise",
     ]
+
+
+def _error_of_first_run(base: CandidateStats, noise: Noise) -> float:
+    """Standard error of an effect in bpb, of a first run next to the baseline's last one."""
+    if not base.n:
+        return noise.sigma * math.sqrt(2)
+    new = replace(base, scores=(base.mean,), occasions=tuple(replace(last, seed=1) for last in base.occasions[-1:]))
+    return effect_of(new, base, noise).se
 
 
 def baseline_lines(facts: BriefFacts) -> list[str]:
@@ -140,7 +152,7 @@ def baseline_lines(facts: BriefFacts) -> list[str]:
     base = board.baseline
     score = "not measured yet"
     if base.n:
-        score = f"val_bpb {base.mean:.4f} ± {noise.sigma / base.n**0.5:.4f} ({_runs(base.n)})"
+        score = f"val_bpb {base.mean:.4f} ± {mean_error(base, noise):.4f} ({_runs(base.n)})"
     notes = "; ".join(facts.source_notes[:MOST_NOTES])
     constants = ", ".join(f"{name}={value}" for name, value in facts.constants)
     wrapped = [f"  {line}" for line in textwrap.wrap(constants, CONSTANTS_WIDTH)][:MOST_CONSTANT_LINES]

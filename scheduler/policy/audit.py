@@ -4,7 +4,6 @@ alone: an audit promotes nothing and drops nothing.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from scheduler.domain.run import Infra, Scored, Verdict
@@ -21,15 +20,15 @@ class AuditOutcome(NamedTuple):
     sigmas: float | None = None
 
 
-def compare_runs(first: Verdict, again: Verdict, sigma: float) -> AuditOutcome:
-    """`sigma` is the lab's run-to-run standard deviation in bpb."""
+def compare_runs(first: Verdict, again: Verdict, se: float) -> AuditOutcome:
+    """`se` is the standard error of a difference between two such runs, in bpb."""
     if isinstance(again, Infra):
         return AuditOutcome(False, f"not audited: {again.status}, which is the lab's fault; audit it again")
     if not isinstance(first, Scored) or not isinstance(again, Scored):
         same = first.status == again.status
         return AuditOutcome(same, f"{'both are' if same else 'not the same:'} {_join(first.status, again.status)}")
     diff = again.val_bpb - first.val_bpb
-    sigmas = diff / (sigma * math.sqrt(2.0))
+    sigmas = diff / se
     near = f"{abs(sigmas):.1f} standard errors apart"
     if again.suspect and again.suspect != first.suspect:
         return AuditOutcome(False, f"the audit is {again.status}", diff, sigmas)

@@ -52,6 +52,15 @@ def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> t
     return _least_squares(candidate.scores, base.scores, (*candidate.occasions, *base.occasions), noise)
 
 
+def mean_error(stats: CandidateStats, noise: Noise) -> float:
+    """Standard error of a candidate's mean in bpb, as of one program on any machine, time and seed. It has a score."""
+    if not _is_shared(noise) or not stats.occasions:
+        return noise.sigma / math.sqrt(stats.n)
+    parts = zip((noise.drift, noise.offset, noise.seed_sd), _shared(stats.occasions, noise.scale_s), strict=True)
+    shared = math.fsum(sd**2 * float(part.mean()) for sd, part in parts)
+    return math.sqrt(noise.sigma**2 / stats.n + shared)
+
+
 def scatter_within(programs: Sequence[CandidateStats], noise: Noise) -> float:
     """Sum of squares around each program's own mean, bpb², of runs made independent; its expectation is df·sigma²."""
     groups = [(stats.scores, stats.occasions) for stats in programs if stats.n > 1]

@@ -113,6 +113,7 @@ def render_page(data: ReportData, progress_png: bytes, timeline_png: bytes) -> s
         "claim_sentence": claim_sentence,
         "describe_merge": describe_merge,
         "describe_medians": describe_medians,
+        "noise_text": text.noise_text,
         "spent": text.spent_text,
         "used": text.efficiency_text,
     }

@@ -15,6 +15,7 @@ from scheduler.views import utc
 from scheduler.views.audit import AuditSide, AuditView
 from scheduler.views.candidate import CandidateView, Explanation, compared_with, effect_in
 from scheduler.views.candidates import describe_merge
+from scheduler.views.facts import describe_noise, noise_parts
 from scheduler.views.runs import RunView, describe_losses
 
 SHORT_DIGEST = 12
@@ -242,8 +243,9 @@ def explanation_screen(about: Explanation) -> Iterator[Renderable]:
             if isinstance(record.decision, Combine):
                 yield indented(f"  parts {', '.join(record.decision.parts)}, {utc(record.decided_at)}")
             if effect_in(record.decision) is not None:
-                base, noise = compared_with(record).candidate_id, record.noise.sigma
-                yield indented(f"  against {base}, noise sd {noise:.5f}, {utc(record.decided_at)}")
+                base, noise = compared_with(record).candidate_id, noise_parts(record.noise)
+                noise_words = describe_noise(record.noise.sigma, noise)
+                yield indented(f"  against {base}, noise {noise_words}, {utc(record.decided_at)}")
     if about.waiting:
         yield ""
         yield Text("not over yet", style="bold")

@@ -12,6 +12,7 @@ from scheduler.lab import LiveSlot
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state
 from scheduler.views.candidates import Leaderboard, Row
+from scheduler.views.facts import describe_noise
 from scheduler.views.report import Summary
 from scheduler.views.search import SearchView, claim_sentence
 from scheduler.views.slots import SlotTime
@@ -23,7 +24,8 @@ SHOWN_NAME = 28  # characters
 
 def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderable]:
     """`hidden`: how many candidates more there are."""
-    noise = f"noise sd {board.noise_sd_bpb:.5f} bpb" if board.noise_sd_bpb is not None else "noise unknown"
+    sd_bpb = board.noise_sd_bpb
+    noise = f"noise {describe_noise(sd_bpb, board.noise_parts)}" if sd_bpb is not None else "noise unknown"
     yield f"lab {board.tag}   contract {board.contract}   {noise} ({text.count(board.noise_repeats, 'repeat')})"
     yield ""
     if not board.candidates:
@@ -63,7 +65,7 @@ def status_screen(status: Status) -> Iterator[Renderable]:
         (
             ("lab", f"{status.tag}   contract {status.contract}   branch {status.branch}"),
             ("baseline", text.baseline_text(status.baseline, status.noise_sd_bpb) + missing),
-            ("noise", text.noise_text(status.noise_sd_bpb, status.noise_repeats)),
+            ("noise", text.noise_text(status.noise_sd_bpb, status.noise_parts, status.noise_repeats)),
             ("queue", _queue(status)),
             ("running it", _runner(status)),
             *search_rows(status.search, status.claim),
@@ -146,7 +148,7 @@ def summary_screen(view: Summary) -> Iterator[Renderable]:
             ("runs", _runs(view)),
             ("baseline", text.baseline_text(view.baseline, view.noise_sd_bpb)),
             _gain(view),
-            ("noise", text.noise_text(view.noise_sd_bpb, view.noise_repeats)),
+            ("noise", text.noise_text(view.noise_sd_bpb, view.noise_parts, view.noise_repeats)),
             *search_rows(view.search, None),
             ("used", text.efficiency_text(view.efficiency)),
         ]

@@ -15,6 +15,7 @@ from scheduler.domain.text import one_line
 from scheduler.lab import LiveSlot
 from scheduler.queue.wait import Wait
 from scheduler.views.candidates import Row
+from scheduler.views.facts import NoiseParts, describe_noise
 from scheduler.views.search import ProposerTally, SearchView
 from scheduler.views.slots import Efficiency
 
@@ -138,9 +139,11 @@ def baseline_text(row: Row | None, noise_sd_bpb: float | None) -> str:
     return f"{row.candidate} {row.name}   {score if row.runs else 'not measured yet'}"
 
 
-def noise_text(sd_bpb: float | None, repeats: int) -> str:
+def noise_text(sd_bpb: float | None, parts: NoiseParts | None, repeats: int) -> str:
     """`sd 0.00486 bpb (2 repeats and the contract's prior)`"""
-    return UNKNOWN if sd_bpb is None else f"sd {sd_bpb:.5f} bpb ({count(repeats, 'repeat')} and the contract's prior)"
+    if sd_bpb is None:
+        return UNKNOWN
+    return f"{describe_noise(sd_bpb, parts)} ({count(repeats, 'repeat')} and the contract's prior)"
 
 
 def machine_text(machine: MachineReadings) -> str:

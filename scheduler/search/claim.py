@@ -84,7 +84,7 @@ def measure_claim(space: Workspace, search: Search, board: LabSnapshot) -> Claim
     first_id, final_id = lineage[0][0], lineage[-1][0]
     noise, prior_df = lab_noise(board), board.gates.prior_df
     if first_id == final_id:
-        nothing = claim_stats(board.of(first_id), ())
+        nothing = stats_of(board.of(first_id), ())
         return ClaimResult(make_claim(nothing, nothing, noise, prior_df), "no improvement found")
     if not wanted:
         return ClaimResult(None, "no claim was asked for")
@@ -93,14 +93,14 @@ def measure_claim(space: Workspace, search: Search, board: LabSnapshot) -> Claim
         return None
     if any(isinstance(run.state, Queued | Running) for run in (*first, *final)):
         return None
-    sides = claim_stats(board.of(first_id), first), claim_stats(board.of(final_id), final)
+    sides = stats_of(board.of(first_id), first), stats_of(board.of(final_id), final)
     for side in sides:
         if not side.n:
             return ClaimResult(None, f"nothing to claim: none of the claim's runs of {side.candidate_id} gave a score")
     return ClaimResult(make_claim(*sides, noise, prior_df), "the claim is measured")
 
 
-def claim_stats(standing: CandidateStats, runs: Sequence[Run]) -> CandidateStats:
+def stats_of(standing: CandidateStats, runs: Sequence[Run]) -> CandidateStats:
     """The candidate as if these runs were all it had."""
     scores, occasions = [score for score, _ in _scored(runs)], [occasion for _, occasion in _scored(runs)]
     return replace(standing, scores=tuple(scores), occasions=tuple(occasions), suspect_scores=0)

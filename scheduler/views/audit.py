@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from scheduler.domain.run import Finished, Run, Scored
 from scheduler.domain.text import one_line
 from scheduler.policy.audit import compare_runs
+from scheduler.policy.stats import effect_of
+from scheduler.search.claim import stats_of
 from scheduler.views import View
 from scheduler.views.facts import LabFacts
 
@@ -47,8 +50,7 @@ class AuditView(View):
 def audit_view(facts: LabFacts, first: Run, again: Run) -> AuditView:
     """Of two finished runs of one candidate."""
     assert isinstance(first.state, Finished) and isinstance(again.state, Finished)
-    sigma = facts.noise.sigma if facts.noise else facts.lab.noise_prior_bpb
-    outcome = compare_runs(first.state.result.verdict, again.state.result.verdict, sigma)
+    outcome = compare_runs(first.state.result.verdict, again.state.result.verdict, _error_between(facts, first, again))
     return AuditView(
         candidate=first.candidate_id,
         name=one_line(facts.name(first.candidate_id)),
@@ -59,6 +61,15 @@ def audit_view(facts: LabFacts, first: Run, again: Run) -> AuditView:
         consistent=outcome.consistent,
         sentence=one_line(outcome.sentence),
     )
+
+
+def _error_between(facts: LabFacts, first: Run, again: Run) -> float:
+    """Standard error of the difference of two scores in bpb, infinite unless both are there."""
+    standing = facts.standings.get(first.candidate_id)
+    if facts.noise is None or standing is None:
+        return math.inf
+    sides = [stats_of(standing, (run,)) for run in (first, again)]
+    return effect_of(sides[1], sides[0], facts.noise).se if all(side.n for side in sides) else math.inf
 
 
 def _side(run: Run, state: Finished) -> AuditSide:

@@ -28,7 +28,7 @@ from scheduler.policy.explain import describe_effect
 from scheduler.policy.source_notes import compressed_bytes, read_notes
 from scheduler.views import View, jsonable, utc
 from scheduler.views.candidates import MergeRow, Row, candidate_row, describe_merge, made_by, merged_into
-from scheduler.views.facts import LabFacts
+from scheduler.views.facts import LabFacts, noise_parts
 from scheduler.views.runs import RunView, is_pending, last_failure, run_view, state_word
 
 NOT_RUNNING = "no process runs the queue: start it with `arsched submit`"
@@ -128,6 +128,7 @@ def _(record: DecisionRecord) -> dict[str, object]:
         "base_runs": base.n,
         "noise_sd_bpb": jsonable(record.noise.sigma),
         "noise_repeats": record.noise.df,
+        "noise_parts": jsonable(noise_parts(record.noise)),
         "gates": record.gates.name,
         "parts": list(merge.parts) if merge else [],
         "predicted_bpb": jsonable(merge.predicted if merge else None),

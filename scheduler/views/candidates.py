@@ -6,7 +6,6 @@ baseline of its own time, which may be a later one, and is views.candidate's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from scheduler.domain.run import Finished, Run, Running, Scored
 from scheduler.domain.text import id_order, one_line
 from scheduler.policy.explain import signed
 from scheduler.views import View
-from scheduler.views.facts import LabFacts
+from scheduler.views.facts import LabFacts, NoiseParts
 
 MERGED = "merged"  # a near-miss by itself; a union or port has carried its patch into the baseline
 
@@ -70,6 +69,7 @@ class Leaderboard(View):
     baseline: str | None
     noise_sd_bpb: float | None
     noise_repeats: int
+    noise_parts: NoiseParts | None
     candidates: tuple[Row, ...]
 
 
@@ -181,6 +181,7 @@ def leaderboard(facts: LabFacts, limit: int | None = None) -> Leaderboard:
         baseline=facts.board.baseline_id if facts.board else None,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
+        noise_parts=facts.noise_parts,
         candidates=tuple(
             candidate_row(facts, known[ref], place if place <= len(scored) else None)
             for place, ref in enumerate(refs, 1)
@@ -201,7 +202,7 @@ def candidate_row(facts: LabFacts, candidate: Candidate, rank: int | None = None
         detail=_detail(facts, candidate),
         is_baseline=candidate.state is CandidateState.BASELINE,
         val_bpb=standing.mean if standing and scored else None,
-        val_bpb_se=facts.noise.sigma / math.sqrt(standing.n) if facts.noise and standing and scored else None,
+        val_bpb_se=facts.mean_error(candidate.id),
         runs=standing.n if standing else 0,
         effect_bpb=effect.diff if effect else None,
         effect_se_bpb=effect.se if effect else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -19,14 +20,29 @@ from scheduler.domain.run import Run
 from scheduler.domain.search import Proposal
 from scheduler.ledger import Ledger
 from scheduler.ledger.runs import AttemptRow, RunCount
+from scheduler.policy.drift import mean_error
 from scheduler.policy.merging import Patches
 from scheduler.policy.stats import effect_of, lab_noise
+from scheduler.views import View
 from scheduler.views.slots import Efficiency, SlotInterval, SlotTime, efficiency, slot_intervals, slot_time
 
 T = TypeVar("T")
 
 
 RECENT = 5  # decisions
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseParts(View):
+    """What adds to the noise of runs side by side: standard deviations in bpb, 0 where nothing does.
+
+    `over_time_sd_bpb` is shared by runs within about `scale_s` seconds of each other.
+    """
+
+    over_time_sd_bpb: float
+    scale_s: float
+    between_slots_sd_bpb: float
+    between_seeds_sd_bpb: float
 
 
 class Rows(dict[str, T], Generic[T]):
@@ -62,6 +78,11 @@ class LabFacts:
     def noise(self) -> Noise | None:
         """None without a baseline."""
         return lab_noise(self.board) if self.board else None
+
+    @property
+    def noise_parts(self) -> NoiseParts | None:
+        """None where runs far apart scatter as those side by side do."""
+        return noise_parts(self.noise) if self.noise else None
 
     @cached_property
     def standings(self) -> dict[str, CandidateStats]:
@@ -194,6 +215,11 @@ class LabFacts:
         standing = self.standings.get(candidate_id)
         return standing.name if standing else candidate_id
 
+    def mean_error(self, candidate_id: str) -> float | None:
+        """Standard error of a candidate's mean in bpb; None without a score."""
+        standing = self.standings.get(candidate_id)
+        return mean_error(standing, self.noise) if self.noise and standing and standing.n else None
+
     def effect(self, candidate: Candidate) -> Effect | None:
         """What the idea did to the baseline it was made from, by all runs there are now and the noise now known.
 
@@ -204,6 +230,23 @@ class LabFacts:
         if self.noise is None or base is None or standing is None or not base.n or not standing.n:
             return None
         return effect_of(standing, base, self.noise)
+
+
+def noise_parts(noise: Noise) -> NoiseParts | None:
+    parts = (noise.drift, noise.scale_s, noise.offset, noise.seed_sd)
+    return NoiseParts(*parts) if noise.drift or noise.offset or noise.seed_sd else None
+
+
+def describe_noise(sd_bpb: float, parts: NoiseParts | None) -> str:
+    """`sd 0.00486 bpb`; on a machine that drifts `sd 0.00750 bpb side by side, 0.01200 over time`."""
+    if parts is None:
+        return f"sd {sd_bpb:.5f} bpb"
+    more = (
+        (parts.over_time_sd_bpb, "over time"),
+        (parts.between_slots_sd_bpb, "between slots"),
+        (parts.between_seeds_sd_bpb, "between seeds"),
+    )
+    return ", ".join([f"sd {sd_bpb:.5f} bpb side by side", *(f"{sd:.5f} {words}" for sd, words in more if sd)])
 
 
 def _subjects(record: DecisionRecord) -> tuple[str, ...]:

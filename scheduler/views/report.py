@@ -20,7 +20,7 @@ from scheduler.policy.stats import effect_of
 from scheduler.views import View, utc
 from scheduler.views.candidate import describe_gates, diff_of, explain_candidate
 from scheduler.views.candidates import MERGED, MergeRow, Row, candidate_row, leaderboard, made_by, merge_rows
-from scheduler.views.facts import LabFacts
+from scheduler.views.facts import LabFacts, NoiseParts
 from scheduler.views.search import SearchView, Theme, read_search, read_themes
 from scheduler.views.slots import Efficiency, SlotTime
 
@@ -73,6 +73,7 @@ class Summary(View):
     claim_runs: int
     noise_sd_bpb: float | None
     noise_repeats: int
+    noise_parts: NoiseParts | None
     baseline: Row | None
     gain: Gain | None
     claim: Claim | None
@@ -235,6 +236,7 @@ def summary(facts: LabFacts) -> Summary:
         claim_runs=sum(row.runs for row in finished if row.kind == RunKind.CLAIM),
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
+        noise_parts=facts.noise_parts,
         baseline=candidate_row(facts, baseline) if baseline else None,
         gain=total_gain(facts),
         claim=facts.claim,

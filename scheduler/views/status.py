@@ -13,7 +13,7 @@ from scheduler.ledger import Ledger
 from scheduler.views import View, utc
 from scheduler.views.candidate import waiting_for
 from scheduler.views.candidates import History, Leaderboard, Row, candidate_row, history, leaderboard
-from scheduler.views.facts import LabFacts
+from scheduler.views.facts import LabFacts, NoiseParts
 from scheduler.views.search import OpenIdea, SearchView, open_ideas, read_search
 from scheduler.views.slots import Efficiency
 
@@ -52,6 +52,7 @@ class Status(View):
     baseline: Row | None
     noise_sd_bpb: float | None
     noise_repeats: int
+    noise_parts: NoiseParts | None
     runner: Runner | None
     slots: tuple[LiveSlot, ...]
     queued: tuple[QueuedRow, ...]
@@ -96,6 +97,7 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
         baseline=candidate_row(facts, facts.baseline) if facts.baseline else None,
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
+        noise_parts=facts.noise_parts,
         runner=Runner(fresh.pid, max(0.0, now - fresh.at), fresh.stopping) if fresh else None,
         slots=fresh.slots if fresh else tuple(_left_over(facts, run) for run in facts.running),
         queued=tuple(_queued(facts, run, slots) for run in facts.queued),

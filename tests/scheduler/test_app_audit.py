@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -49,7 +50,7 @@ SIGMA = 0.005
     ],
 )
 def test_what_agrees(first: Verdict, again: Verdict, consistent: bool) -> None:
-    outcome = compare_runs(first, again, SIGMA)
+    outcome = compare_runs(first, again, SIGMA * math.sqrt(2))
     assert outcome.consistent is consistent and outcome.sentence
     assert (outcome.sigmas is None) == (not (isinstance(first, Scored) and isinstance(again, Scored)))
 

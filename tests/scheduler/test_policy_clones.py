@@ -94,4 +94,4 @@ def test_clones_are_one_score_of_a_claim(tmp_path: Path) -> None:
         played.space.ledger.runs.add("c0001", RunKind.CLAIM, "a test")
     played.run()
     runs = [run for run in played.space.ledger.runs.list("t") if run.kind is RunKind.CLAIM]
-    assert len(runs) == 2 and claim.claim_stats(played.space.ledger.board("t").baseline, runs).scores == (1.8965,)
+    assert len(runs) == 2 and claim.stats_of(played.space.ledger.board("t").baseline, runs).scores == (1.8965,)

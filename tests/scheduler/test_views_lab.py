@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.domain.decision import Noise
 from scheduler.domain.run import parse_result
 from scheduler.ledger import Ledger
+from scheduler.policy.stats import effect_of
 from scheduler.screens.details import run_screen
+from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
 from scheduler.views.candidate import candidate_view, explain_candidate, explain_run
 from scheduler.views.candidates import HEADER, history, leaderboard, results_tsv
@@ -50,6 +53,31 @@ def test_the_leaderboard_ranks_by_mean(play: Play) -> None:
     assert [(row.name, row.status, row.detail) for row in board.candidates if not row.rank] == [
         ("typo", "failed", "crash")
     ]
+
+
+def test_on_a_machine_that_drifts_errors_and_words_are_those_of_all_the_noise(play: Play) -> None:
+    """Of means as of effects, which nearness in time, slot and seed may make surer than the means are."""
+    steady, drifting = play.facts(), play.facts()
+    noise = Noise(0.0075, 12, drift=0.012, offset=0.003, scale_s=600.0, seed_sd=0.004)
+    drifting.__dict__["noise"] = noise
+    for view in (leaderboard_screen(leaderboard(drifting)), summary_screen(summary(drifting)),
+                 status_screen(read_status(drifting, None, play.clock.now))):  # fmt: skip
+        words = "sd 0.00750 bpb side by side, 0.01200 over time, 0.00300 between slots, 0.00400 between seeds"
+        assert words in painted(view, 200)
+    assert "side by side" not in painted(leaderboard_screen(leaderboard(steady)), 200)
+    parts = {"over_time_sd_bpb": 0.012, "scale_s": 600.0, "between_slots_sd_bpb": 0.003, "between_seeds_sd_bpb": 0.004}
+    assert leaderboard(drifting).to_json()["noise_parts"] == parts and leaderboard(steady).noise_parts is None
+    for row in leaderboard(drifting).candidates:
+        standing = drifting.standings[row.candidate]
+        if standing.n == 1:
+            assert row.val_bpb_se == pytest.approx(math.hypot(0.0075, 0.012, 0.003, 0.004))
+        if standing.n and row.base:
+            expected = effect_of(standing, drifting.standings[row.base], noise)
+            assert (row.effect_bpb, row.effect_se_bpb, row.p_better) == (expected.diff, expected.se, expected.p_better)
+    baseline = drifting.standings["c0001"]
+    one, two = (occasion.slot_id for occasion in baseline.occasions[:2])
+    assert baseline.n == 3 and one != two
+    assert 0.012 < (drifting.mean_error("c0001") or 0.0) < math.hypot(0.0075, 0.012, 0.003, 0.004)
 
 
 def test_an_effect_is_on_the_baseline_the_idea_was_made_from(play: Play) -> None:

@@ -66,10 +66,10 @@ def arsched(capsys: pytest.CaptureFixture[str], root: Path) -> Arsched:
 
 
 KEYS = {
-    "status": "tag branch contract device baseline noise_sd_bpb noise_repeats runner slots queued queued_runs"
-    " running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency ideas"
-    " recent_decisions",
-    "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats candidates",
+    "status": "tag branch contract device baseline noise_sd_bpb noise_repeats noise_parts runner slots queued"
+    " queued_runs running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency"
+    " ideas recent_decisions",
+    "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats noise_parts candidates",
     "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox"
     " compressed_bytes source_notes submitted_at runs decisions merge merged_into diff",
     "show r0004": "run candidate name kind seed state since status reason slot pool sandbox val_bpb val_bpb_upstream"
@@ -277,7 +277,7 @@ def test_no_reading_verb_imports_more_than_it_needs(play: Play, root: Path, flag
     import subprocess
 
     checkout = Path(__file__).resolve().parents[2]
-    heavy = "git ray torch numpy matplotlib jinja2 " + heavy
+    heavy = "git ray torch scipy matplotlib jinja2 " + heavy
     probe = (
         "import sys; from scheduler.cli.main import main\n"
         "for words in ('status', 'leaderboard', 'show last', 'explain last', 'wait depth-1', 'watch --once'):\n"
