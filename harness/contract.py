@@ -65,7 +65,10 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Training time. `clock` cpu counts CPU seconds of the process tree, and `wall_limit_s` bounds the wall time.
+    """Training time, in seconds of `clock`: wall, cpu, or work; for the last two `wall_limit_s` bounds the wall time.
+
+    cpu counts CPU seconds of the process tree. work counts them times the speed of the core meanwhile, as a share of
+    its speed at calibration: a second of work is a CPU second of the quiet machine.
 
     A score needs no more than `seconds`. `grace_s` decides about the verdict alone: what asks for its evaluation later
     than that is a timeout. TIME_BUDGET is `margin_s` less (default: 5 %), so that a loop that looks at the clock
@@ -73,10 +76,15 @@ class Budget:
     """
 
     seconds: Seconds
-    clock: Literal["wall", "cpu"]
+    clock: Literal["wall", "cpu", "work"]
     grace_s: Annotated[float, Between(0, 86_400)]
     wall_limit_s: Seconds
     margin_s: Annotated[float, Between(0, 86_400)] | None = None
+
+    @property
+    def counts_cpu(self) -> bool:
+        """Whether only what computes spends it; waiting is free."""
+        return self.clock != "wall"
 
     @property
     def training_s(self) -> float:
@@ -88,8 +96,8 @@ class Budget:
 class Limits:
     """Wall seconds the other phases of a run may take, and how much of its log is kept (MB).
 
-    `free_startup_s`: CPU seconds before the first training batch that cost nothing under a cpu clock; what is over is
-    charged to the budget. None: all of `startup_s`.
+    `free_startup_s`: CPU seconds before the first training batch that cost nothing under a cpu or work clock; what
+    is over is charged to the budget. None: all of `startup_s`.
     """
 
     startup_s: Seconds

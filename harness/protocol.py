@@ -46,7 +46,9 @@ class Op(enum.IntEnum):
     DONE = 9  # count=number of the slice now in the buffer
     MFU = 10  # real=share of the device's peak FLOP/s that training used
     ROOM = 11  # after EVAL: device memory that the model does not need is free, a buffer may be offered
-    ROWS = 16  # answer to START: rows, epochs; count=row to begin at, integer=rows, real=budget seconds used already
+    # Answer to START: descriptors of rows, epochs, under a work clock of a harness.work_page;
+    # count=row to begin at, integer=rows, real=budget seconds used already.
+    ROWS = 16
     HOST_BUFFER = 17  # answer to ROOM: descriptor; count=rows of a forward, integer=rows of a slice
     IPC_BUFFER = 18  # the same, logits in a CUDA IPC allocation whose handle lies behind the token rows
     FD_BUFFER = 19  # the same, logits in a CUDA allocation that a second descriptor names

@@ -19,6 +19,7 @@ from harness.cache import Cache, CacheError, open_cache
 from harness.contract import ContractError, load_contract
 from harness.processes import TreeClock
 from harness.protocol import ATTENTION_NAMES, JUDGE_FD_ENV, Closed, Message, Op, receive_with_fds, send
+from harness.work_page import WorkReader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,10 @@ class Session:
         return mapped
 
     def elapsed_s(self) -> float:
-        """Budget seconds used on the contract's clock since the start; 0.0 before."""
+        """Budget seconds used on the contract's clock since the start; 0.0 before.
+
+        Alone there is no probe of the core's speed: a work clock is plain CPU seconds then.
+        """
         return 0.0 if self._started_at is None else self._clock_s() - self._started_at
 
     def report_step(self, step: int, loss: float, tokens: int) -> None:
@@ -126,6 +130,8 @@ class JudgedSession(Session):
         self._socket = socket.socket(fileno=judge_fd)
         self._socket.set_inheritable(False)
         self._rows: Rows | None = None
+        self._work: WorkReader | None = None
+        self._most_elapsed_s = 0.0
         self._last_report_at = -_REPORT_INTERVAL_S
         self._unsent_report: Message | None = None
         self._send(Message(Op.HELLO))
@@ -144,9 +150,19 @@ class JudgedSession(Session):
                 raise SessionError(f"the judge answered {answer.op.name} where ROWS was due")
             with os.fdopen(fds[0], "rb") as rows, os.fdopen(fds[1], "rb") as epochs:
                 self._rows = _map_rows(rows, epochs, self.contract.sequence_length)
+            if self.contract.budget.clock == "work":
+                self._work = WorkReader(fds[2])
             self.first_row = answer.count
-            self._started_at = self._clock_s() - answer.real
+            self._started_at = self._clock_s() - (0.0 if self._work else answer.real)
         return self._rows
+
+    def elapsed_s(self) -> float:
+        elapsed_s = super().elapsed_s()
+        if self._work is None:
+            return elapsed_s
+        # What the judge wrote may be a moment ahead of what this process has counted of itself.
+        self._most_elapsed_s = max(self._most_elapsed_s, self._work.read().used_at(elapsed_s))
+        return self._most_elapsed_s
 
     def report_step(self, step: int, loss: float, tokens: int) -> None:
         self._unsent_report = Message(Op.STEP, count=step, integer=tokens, real=loss)

@@ -1,48 +1,106 @@
 """The budget clock and the phases of a run, as the judge reads them.
 
-Seconds since START on the contract's clock: wall, or CPU time of all that the candidate runs. How CPU time is counted:
-harness.judge.cpu_time; what follows from running over: harness.judge.monitor.
+Seconds since START on the contract's clock: wall, CPU time of all that the candidate runs, or that times the core's
+speed. How CPU time is counted: harness.judge.cpu_time; the speed: harness.core_probe; limits: harness.judge.monitor.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.contract import Budget
+from harness.core_probe import speed_of
 from harness.judge.cpu_time import CpuClock
+from harness.work_page import WorkDone
 
 Phase = Literal["import", "context", "compile", "train", "evaluate", "teardown"]
 PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate", "teardown")
 
 
-class BudgetClock:
-    """Seconds of the contract's budget used since `begin`."""
+_SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, and single disturbances with it
+_CPU_S_PER_READING = 0.12  # a reading costs 1.3 to 2 ms
 
-    def __init__(self, budget: Budget, cpu: CpuClock) -> None:
+
+class CoreSpeed:
+    """The core's speed as a share of the calibrated one: mean of the last readings of a probe (CPU seconds each)."""
+
+    def __init__(self, read_probe: Callable[[], float], reference_s: float) -> None:
+        self._read_probe, self._reference_s = read_probe, reference_s
+        self._readings: deque[float] = deque(maxlen=_SMOOTHED)
+        self.speeds: list[float] = []  # after each reading
+
+    def look(self) -> float:
+        """Take a reading; returns the speed, and begins with as many readings as it is the mean of."""
+        for _ in range(1 if self._readings else _SMOOTHED):
+            self._readings.append(self._read_probe())
+        self.speeds.append(speed_of(sum(self._readings) / len(self._readings), self._reference_s))
+        return self.speeds[-1]
+
+
+class BudgetClock:
+    """Seconds of the contract's budget used since `begin`; a work clock needs the speed of its core."""
+
+    def __init__(self, budget: Budget, cpu: CpuClock, speed: CoreSpeed | None = None) -> None:
         self._budget, self._cpu = budget, cpu
-        self._begun_at: float | None = None
+        self._speed = speed if budget.clock == "work" else None
         self._begun_wall: float | None = None
+        self._begun_cpu_s = self._charged_s = 0.0
+        # Of a work clock: up to _seen_cpu_s it is _work_s, and from there on a CPU second is _rate.
+        self._rate, self._work_s, self._seen_cpu_s, self._look_at_cpu_s = 1.0, 0.0, 0.0, 0.0
 
     def begin(self, free_startup_s: float | None = None) -> float:
         """Start counting; returns the seconds that are used already: CPU time before now beyond what is free."""
         self._begun_wall = time.monotonic()
         self._cpu.begin()
-        self._begun_at = reading_s = self._reading_s()
-        if self._budget.clock == "cpu" and free_startup_s is not None:
-            self._begun_at = min(reading_s, free_startup_s)
-        return reading_s - self._begun_at
+        self._begun_cpu_s = self._cpu.read_s()
+        if self._budget.counts_cpu and free_startup_s is not None:
+            self._charged_s = max(0.0, self._begun_cpu_s - free_startup_s)
+        if self._speed is not None:
+            self._look(self._speed)
+        return self._charged_s
+
+    @property
+    def in_work(self) -> bool:
+        return self._budget.clock == "work"
 
     @property
     def begun(self) -> bool:
-        return self._begun_at is not None
+        return self._begun_wall is not None
 
     def used_s(self) -> float:
-        return 0.0 if self._begun_at is None else self._reading_s() - self._begun_at
+        if not self.begun:
+            return 0.0
+        since_s = {"wall": self.wall_s, "cpu": self._cpu_since_s, "work": self._work_since_s}
+        return self._charged_s + since_s[self._budget.clock]()
+
+    def cpu_s(self) -> float:
+        """What a cpu clock would say in the place of `used_s`."""
+        return self._charged_s + self._cpu_since_s() if self.begun else 0.0
 
     def wall_s(self) -> float:
         return 0.0 if self._begun_wall is None else time.monotonic() - self._begun_wall
+
+    def look(self) -> WorkDone | None:
+        """Read the speed anew, once the candidate has computed for a while since; returns what to report to it.
+
+        A candidate that waits is charged nothing, so nothing is measured for it.
+        """
+        if self._speed is None or not self.begun:
+            return None
+        self._work_since_s()
+        if self._seen_cpu_s < self._look_at_cpu_s:
+            return None
+        self._look(self._speed)
+        return self.done()
+
+    def done(self) -> WorkDone:
+        """Where a work clock stands, and how it goes on."""
+        work_s = self._work_since_s()
+        return WorkDone(self._charged_s + work_s, self._seen_cpu_s, self._rate)
 
     def allows(self, used_s: float) -> bool:
         """Whether a run that has used so much may have a score."""
@@ -55,12 +113,23 @@ class BudgetClock:
         """
         if (used_s := self.used_s()) > self._budget.seconds + self._budget.grace_s:
             return f"used {used_s:.1f} s of a budget of {self._budget.seconds:g} s and did not stop"
-        if self._budget.clock == "cpu" and self.wall_s() > self._budget.wall_limit_s:
+        if self._budget.counts_cpu and self.wall_s() > self._budget.wall_limit_s:
             return f"used only {used_s:.1f} s of CPU time in {self._budget.wall_limit_s:g} s of wall time"
         return None
 
-    def _reading_s(self) -> float:
-        return time.monotonic() if self._budget.clock == "wall" else self._cpu.read_s()
+    def _cpu_since_s(self) -> float:
+        return self._cpu.read_s() - self._begun_cpu_s
+
+    def _work_since_s(self) -> float:
+        cpu_s = self._cpu_since_s()
+        self._work_s += self._rate * (cpu_s - self._seen_cpu_s)
+        self._seen_cpu_s = cpu_s
+        return self._work_s
+
+    def _look(self, speed: CoreSpeed) -> None:
+        # What the candidate computes during the reading counts at the speed that it shows.
+        self._rate = speed.look()
+        self._look_at_cpu_s = self._seen_cpu_s + _CPU_S_PER_READING
 
 
 @dataclass(slots=True)

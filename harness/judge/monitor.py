@@ -13,7 +13,7 @@ from typing import Self
 
 from harness.judge import probes
 from harness.judge.arguments import JudgeArgs
-from harness.judge.clock import BudgetClock
+from harness.judge.clock import BudgetClock, CoreSpeed
 from harness.judge.data import JudgeData
 from harness.judge.evaluation import transports
 from harness.judge.launch import CandidateProcess
@@ -23,7 +23,7 @@ from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeResult, JudgeVerdict, kernel_memory_kills, verdict_of_exit
 from harness.processes import reap_all
 
-_TICK_S = 0.25
+_TICK_S, _SPEED_TICK_S = 0.25, 0.1
 _MOST_HIDDEN = 100  # data loaders and compilers start fewer; whoever hides 15 ms in each needs hundreds
 _LAST_TURNS = 8  # more than a socket holds unread; a child that keeps the socket open is not waited for
 
@@ -42,6 +42,7 @@ class CandidateMonitor:
         candidate: CandidateProcess,
         output: OutputFolder,
         stop_signal: Callable[[], str | None],
+        speed: CoreSpeed | None = None,
     ) -> None:
         contract, on_gpu = args.contract, args.device is not None
         if on_gpu:  # torch reads these at its import, which is the judge's first use of it
@@ -49,18 +50,18 @@ class CandidateMonitor:
         self._contract, self._candidate, self._stop_signal = contract, candidate, stop_signal
         self._memory_kills_before = kernel_memory_kills()
         self._log = LogPump(candidate.log_fd, output.log_fd, int(contract.limits.log_mb * 2**20))
-        self._clock = BudgetClock(contract.budget, candidate.cpu)
+        self._clock = BudgetClock(contract.budget, candidate.cpu, speed)
         offered = transports(contract, args.exchange, on_gpu=on_gpu)
         self._session = ProtocolSession(args, data, candidate, self._clock, offered)
         self._progress = JudgeProgress(output, contract.budget.seconds)
-        self._look_again_at = 0.0
+        self._look_again_at = self._speed_look_at = 0.0
 
     def watch(self) -> JudgeVerdict:
         """Watch until something decides the run; after its score a candidate may finish within the teardown time."""
         verdict = self._until_verdict()
         self._session.stop_clock()
         hidden = self._candidate.cpu.hidden()
-        if verdict.status == "ok" and self._contract.budget.clock == "cpu" and hidden > _MOST_HIDDEN:
+        if verdict.status == "ok" and self._contract.budget.counts_cpu and hidden > _MOST_HIDDEN:
             return JudgeVerdict("suspect: hidden-cpu", f"{hidden} processes came and went without being counted")
         return verdict
 
@@ -72,7 +73,7 @@ class CandidateMonitor:
         result.evaluation_charged_s = session.evaluation_charged_s
         if session.serving is not None and session.serving.probes is not None:
             result.holdout_bpb, result.probes = session.serving.holdout_bpb, probes.shown(session.serving.probes)
-        result.used_s, result.train_wall_s = session.used_s, session.train_wall_s
+        result.used_s, result.train_wall_s, result.cpu_s = session.used_s, session.train_wall_s, session.cpu_s
         result.cpu_clock = self._candidate.cpu.name
         result.ended, result.log_truncated = self._candidate.ended, self._log.truncated
 
@@ -92,13 +93,19 @@ class CandidateMonitor:
             selector.register(self._log.fd, selectors.EVENT_READ, self._log.pump)
             selector.register(self._candidate.pidfd, selectors.EVENT_READ, self._reap)
             while True:
-                for key, _ in selector.select(_TICK_S):
+                for key, _ in selector.select(_SPEED_TICK_S if self._clock.in_work else _TICK_S):
                     if not key.data():
                         selector.unregister(key.fileobj)
+                self._follow_speed()
                 if self._candidate.ended is not None:
                     return self._after_exit(self._candidate.ended.exit_code)
                 if (verdict := self._session.verdict or self._look_around()) is not None:
                     return verdict
+
+    def _follow_speed(self) -> None:
+        if (now := time.monotonic()) >= self._speed_look_at:
+            self._speed_look_at = now + _SPEED_TICK_S
+            self._session.follow_speed()
 
     def _reap(self) -> bool:
         reap_all(self._candidate.on_reaped)

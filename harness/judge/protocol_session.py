@@ -34,6 +34,7 @@ from harness.protocol import (
 )
 from harness.rows import first_training_row
 from harness.scoring import ImpossibleLikelihood, NonFinite, Score
+from harness.work_page import WorkPage
 
 _MESSAGES_PER_TURN = 64  # a flood must not keep the judge from its deadlines
 
@@ -46,6 +47,7 @@ class ProtocolSession:
     ) -> None:
         self._contract, self._expect_attention, self._seed = args.contract, args.expect_attention, args.seed
         self._data, self._clock, self._transports = data, clock, transports
+        self._page = WorkPage() if clock.in_work else None
         self._evaluation: Evaluation | None = None
         self._cost: EvaluationCost | None = None
         self.serving: ProbedServing | None = None
@@ -57,6 +59,7 @@ class ProtocolSession:
         self.verdict: JudgeVerdict | None = None
         self.score: Score | None = None
         self.used_s: float | None = None
+        self.cpu_s: float | None = None
         self.train_wall_s: float | None = None
 
     def listen(self) -> bool:
@@ -83,8 +86,16 @@ class ProtocolSession:
         """Note what the budget clock says, once; at EVAL, or when the run ends before it."""
         if self._clock.begun and self.used_s is None:
             self.used_s, self.train_wall_s = self._clock.used_s(), self._clock.wall_s()
+            self.cpu_s = self._clock.cpu_s()
+
+    def follow_speed(self) -> None:
+        """Under a work clock: see how fast the core is, and let the candidate know what its seconds count."""
+        if self._page is not None and self.score is None and (done := self._clock.look()) is not None:
+            self._page.write(done)
 
     def close(self) -> None:
+        if self._page is not None:
+            self._page.close()
         if self._evaluation is not None:
             self._evaluation.close()
         self.socket.close()
@@ -135,7 +146,11 @@ class ProtocolSession:
         rows = self._data.cache.train_rows
         used_s = self._clock.begin(self._contract.limits.free_startup_s)
         message = Message(Op.ROWS, first_training_row(self._seed, rows), rows, used_s)
-        self._send(message, (self._data.train_rows_fd, self._data.train_epochs_fd))
+        fds: tuple[int, ...] = (self._data.train_rows_fd, self._data.train_epochs_fd)
+        if self._page is not None:
+            self._page.write(self._clock.done())
+            fds = (*fds, self._page.fd)
+        self._send(message, fds)
 
     def _on_attention(self, number: int) -> None:
         if number >= len(ATTENTION_NAMES):

@@ -159,7 +159,9 @@ class JudgeResult:
         self.phases_s: dict[str, float | None] = dict.fromkeys(PHASES)
         self.used_s: float | None = None  # both None when training never began
         self.train_wall_s: float | None = None
+        self.cpu_s: float | None = None
         self.cpu_clock: str | None = None
+        self.calibration: str | None = None  # of a work clock
         self.ended: Reaped | None = None
         self.launched, self.all_dead = False, True  # all_dead: no process of the candidate lives
         self.log_truncated = False
@@ -192,6 +194,7 @@ class JudgeResult:
                 "cpu_clock": self.cpu_clock,
                 "limit_s": budget.seconds,
                 "used_s": self.used_s,  # on that clock
+                "cpu_s": self.cpu_s,  # CPU seconds of the training, whatever the clock
                 "evaluation_charged_s": self.evaluation_charged_s,  # part of used_s
                 "train_wall_s": self.train_wall_s,
             },

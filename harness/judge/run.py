@@ -17,8 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.cache import Cache, CacheError, open_cache
+from harness.calibration import missing_calibration, read_calibration
 from harness.containment import FORWARDED_SIGNALS, Containment, keep_open_until_all_dead
+from harness.contract import Contract
+from harness.core_probe import CoreProbe
 from harness.judge.arguments import JudgeArgs
+from harness.judge.clock import CoreSpeed
 from harness.judge.compile_caches import keep_caches, seed_caches
 from harness.judge.data import JudgeData, judge_data
 from harness.judge.launch import Scratch, launch
@@ -62,8 +66,9 @@ def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, outp
             result.cache = _open_cache(args)
             if interrupt.own_namespace:  # descriptors of training rows lead the candidate to the judge's own mounts
                 make_read_only(str(result.cache.directory))
+            speed = _core_speed(args.contract, result)
             with judge_data(result.cache) as data:
-                return _run_candidate(args, data, result, interrupt, output, lock_fd)
+                return _run_candidate(args, data, result, interrupt, output, lock_fd, speed)
     except InfraFailure as failure:
         return failure.verdict
     except CacheError as error:
@@ -81,6 +86,7 @@ def _run_candidate(
     interrupt: JudgeInterrupt,
     output: OutputFolder,
     lock_fd: int | None,
+    speed: CoreSpeed | None,
 ) -> JudgeVerdict:
     if args.sandbox == "full" and not interrupt.own_namespace:
         hint = "(--sandbox weak for one run, arsched init --sandbox weak for a lab)"
@@ -91,7 +97,7 @@ def _run_candidate(
         candidate, result.sandbox = launch(args, data.cache, scratch, lock_fd, own_namespace=interrupt.own_namespace)
         result.launched, result.all_dead = True, False
         try:
-            with CandidateMonitor(args, data, candidate, output, interrupt.signal_name) as monitor:
+            with CandidateMonitor(args, data, candidate, output, interrupt.signal_name, speed) as monitor:
                 verdict = monitor.watch()
             monitor.fill(result)
         finally:
@@ -104,6 +110,17 @@ def _run_candidate(
     if not result.all_dead:
         raise InfraFailure("kill", "a process of this run would not die of SIGKILL")
     return verdict
+
+
+def _core_speed(contract: Contract, result: JudgeResult) -> CoreSpeed | None:
+    """What a work clock measures the core with; None for other clocks. Raises InfraFailure."""
+    if contract.budget.clock != "work":
+        return None
+    calibration = read_calibration(contract)
+    if calibration is None:
+        raise InfraFailure("calibration", missing_calibration(contract))
+    result.calibration = calibration.name
+    return CoreSpeed(CoreProbe().read_s, calibration.reference_s)
 
 
 def _open_cache(args: JudgeArgs) -> Cache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from harness import processes
 from harness.contract import Budget
 from harness.judge import clock as clock_module
-from harness.judge.clock import BudgetClock, PhaseTimeline
+from harness.judge.clock import BudgetClock, CoreSpeed, PhaseTimeline
 from harness.judge.cpu_time import PolledClock
 from harness.judge.evaluation import Transports
 from harness.judge.launch import CandidateProcess
@@ -222,3 +223,78 @@ def test_a_name_full_of_parentheses_does_not_confuse_the_parser() -> None:
         odd.stdout.readline()
         assert processes._sightings()[odd.pid][0] == os.getpid()
         odd.communicate(b"\n")
+
+
+WORK = Budget(seconds=20, clock="work", grace_s=1, wall_limit_s=240)
+
+
+class FakeProbe:
+    """A core whose speed the test sets; the calibrated one reads 1.0."""
+
+    def __init__(self) -> None:
+        self.speed, self.looks = 1.0, 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return 1.0 / self.speed
+
+
+def work_clock(tree: FakeTree, probe: FakeProbe) -> BudgetClock:
+    return BudgetClock(WORK, tree, CoreSpeed(probe, 1.0))
+
+
+def test_a_work_clock_counts_cpu_seconds_at_the_speed_of_the_core(now: Callable[[float], None]) -> None:
+    tree, probe = FakeTree(), FakeProbe()
+    clock = work_clock(tree, probe)
+    assert clock.begin(free_startup_s=97.0) == clock.used_s() == clock.cpu_s() == 3.0
+    tree.seconds += 4.0
+    assert (clock.used_s(), clock.cpu_s()) == (7.0, 7.0)
+    probe.speed = 0.5
+    for _ in range(5):  # until the mean of the readings is the new speed
+        tree.seconds += 1.0
+        done = clock.look()
+        assert done is not None and done.used_s == clock.used_s()
+    before_s = clock.used_s()
+    tree.seconds += 2.0
+    assert clock.used_s() == pytest.approx(before_s + 1.0)
+    assert done.used_at(clock.done().cpu_s) == pytest.approx(clock.used_s()), "both sides count alike"
+    assert clock.cpu_s() == 14.0
+    now(241)
+    assert "240 s of wall time" in str(clock.overrun())
+
+
+def test_a_candidate_that_computes_nothing_is_not_measured() -> None:
+    tree, probe = FakeTree(), FakeProbe()
+    clock = work_clock(tree, probe)
+    assert clock.look() is None and not probe.looks, "before the start"
+    clock.begin()
+    looks = probe.looks
+    tree.seconds += 0.1
+    assert clock.look() is None and probe.looks == looks
+    tree.seconds += 0.1
+    assert clock.look() is not None and probe.looks == looks + 1
+
+
+@pytest.mark.parametrize(("speed", "rate"), [(1e-6, 0.2), (0.7, 0.7), (1e6, 2.0)])
+def test_no_speed_is_beyond_what_is_possible(speed: float, rate: float) -> None:
+    tree, probe = FakeTree(), FakeProbe()
+    probe.speed = speed
+    clock = work_clock(tree, probe)
+    clock.begin()
+    tree.seconds += 1.0
+    assert clock.used_s() == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_work_clock_never_runs_backwards(seed: int) -> None:
+    draw = random.Random(seed)
+    tree, probe = FakeTree(), FakeProbe()
+    clock = work_clock(tree, probe)
+    used_s = clock.begin()
+    for _ in range(500):
+        tree.seconds += draw.choice((0.0, 0.01, 0.3))
+        probe.speed = draw.choice((1e-3, 0.5, 1.0, 50.0))
+        if draw.random() < 0.5:
+            clock.look()
+        assert clock.used_s() >= used_s
+        used_s = clock.used_s()

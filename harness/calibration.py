@@ -1,0 +1,155 @@
+"""The speed that a work clock counts in: what a reading of harness.core_probe takes on this machine when it is quiet.
+
+Covers: measuring it, refusing a busy machine, the file of a contract's cache for this machine (nodes may share a cache
+folder), its name. Not covered: when it is measured (harness.prepare). Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.contract import Contract, is_shipped
+from harness.files import cache_root, write_atomic
+
+FOLDER = "calibrations"  # below the cache root
+MOST_SPREAD = 0.15  # (90th - 10th percentile) / median of the readings of a round on a quiet machine
+MOST_SHARED = 0.05  # of a round, when another process had the core
+_READINGS, _BETWEEN_S = 20, 0.08  # of a round, which takes about 2 s
+_PATIENCE_S = 30.0
+
+
+class Readable(Protocol):
+    """harness.core_probe.CoreProbe, or what a test puts in its place."""
+
+    def read_s(self) -> float: ...
+
+    def use_caches(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`reference_s`: CPU seconds of a reading. `host`, `cpu`, `cores`: the machine. `quiet`: it was then."""
+
+    reference_s: float
+    host: str
+    cpu: str
+    cores: int
+    quiet: bool
+
+    @property
+    def name(self) -> str:
+        """Scores of work clocks are comparable under one name."""
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Readings of some seconds (CPU seconds each), and the share of the time when another process had the core."""
+
+    readings_s: tuple[float, ...]
+    shared: float
+
+    @property
+    def spread(self) -> float:
+        tenths = statistics.quantiles(self.readings_s, n=10)
+        return (tenths[-1] - tenths[0]) / statistics.median(self.readings_s)
+
+    @property
+    def quiet(self) -> bool:
+        return self.spread <= MOST_SPREAD and self.shared <= MOST_SHARED
+
+    def __str__(self) -> str:
+        return (
+            f"readings differ by {self.spread:.0%} (at most {MOST_SPREAD:.0%}), "
+            f"other processes had the core for {self.shared:.0%} of the time (at most {MOST_SHARED:.0%})"
+        )
+
+
+class NotQuiet(Exception):
+    """No round was quiet; `rounds` are what was seen."""
+
+    def __init__(self, rounds: Sequence[Round]) -> None:
+        self.rounds = tuple(rounds)
+        super().__init__(f"this machine is busy: {min(rounds, key=lambda seen: seen.spread + seen.shared)}")
+
+
+def measure_round(probe: Readable, clock: Callable[[], float] = time.monotonic) -> Round:
+    """Read the probe for about 2 s, using the caches between the readings as a candidate would."""
+    began, began_cpu = clock(), time.thread_time()
+    readings = []
+    for _ in range(_READINGS):
+        probe.use_caches(_BETWEEN_S)
+        readings.append(probe.read_s())
+    wall_s = max(clock() - began, 1e-9)
+    return Round(tuple(readings), max(0.0, 1 - (time.thread_time() - began_cpu) / wall_s))
+
+
+def quiet_reference_s(
+    measure: Callable[[], Round], show: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> float:
+    """CPU seconds of a reading, mean of the first quiet round. Raises NotQuiet when none was in half a minute."""
+    rounds: list[Round] = []
+    until = clock() + _PATIENCE_S
+    while not rounds or clock() < until:
+        rounds.append(measure())
+        if rounds[-1].quiet:
+            return statistics.fmean(rounds[-1].readings_s)
+        show(str(rounds[-1]))
+    raise NotQuiet(rounds)
+
+
+def busy_reference_s(rounds: Sequence[Round]) -> float:
+    """What a reading takes at the best on a machine that was never quiet: the lowest 10th percentile of the rounds."""
+    return min(statistics.quantiles(seen.readings_s, n=10)[0] for seen in rounds)
+
+
+def calibration_here(reference_s: float, *, quiet: bool) -> Calibration:
+    """A reference reading of this machine."""
+    return Calibration(float(f"{reference_s:.4g}"), platform.node(), _cpu_name(), os.cpu_count() or 1, quiet)
+
+
+def calibration_path(contract: Contract) -> Path:
+    """Where the calibration of the contract's cache for this machine lies."""
+    here = calibration_here(0.0, quiet=True)
+    return cache_root() / FOLDER / f"{contract.name}-{contract.digest[:12]}-{here.name}.json"
+
+
+def read_calibration(contract: Contract) -> Calibration | None:
+    """None where there is no whole one."""
+    try:
+        fields = json.loads(calibration_path(contract).read_text(encoding="utf-8"))
+        found = Calibration(**{field.name: fields[field.name] for field in dataclasses.fields(Calibration)})
+        return found if found.reference_s > 0 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def missing_calibration(contract: Contract) -> str:
+    """What to tell whoever wants to run a contract with a work clock where there is none."""
+    name = contract.name if is_shipped(contract) else "FILE"
+    return f"the work clock is not calibrated on this machine (run: arsched prepare --contract {name})"
+
+
+def write_calibration(contract: Contract, calibration: Calibration) -> None:
+    """Write it whole. Raises OSError."""
+    write_atomic(calibration_path(contract), json.dumps(dataclasses.asdict(calibration), indent=1) + "\n")
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.machine()
