@@ -16,11 +16,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.contract import Contract, ContractError, describe_references, is_shipped, load_contract
 from harness.files import cache_root
 from harness.gpu_record import record_of_this_node, shape_of
+
+if TYPE_CHECKING:
+    from harness.calibration import Calibration
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -196,7 +199,12 @@ def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract
 
 
 def describe(cache: Cache) -> dict[str, object]:
-    """A cache as plain JSON values. "gpu": the record of this node's GPU trial; None on a CPU or where untried."""
+    """A cache as plain JSON values. "gpu": the record of this node's GPU trial; None on a CPU or where untried.
+
+    "calibration": the name of what a work clock counts in here; None for other clocks. Raises CacheMissing where that
+    was not measured.
+    """
+    in_work = cache.contract.budget.clock == "work"
     on_gpu = cache.contract.device == "cuda"
     record = record_of_this_node(shape_of(cache.contract)) if on_gpu else None
     return {
@@ -210,8 +218,18 @@ def describe(cache: Cache) -> dict[str, object]:
         "versions": dict(cache.versions),
         "train_tokens": cache.train_rows * cache.contract.sequence_length,
         "gpu": None if record is None else dataclasses.asdict(record),
+        "calibration": require_calibration(cache.contract).name if in_work else None,
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),
     }
+
+
+def require_calibration(contract: Contract) -> Calibration:
+    """What a work clock counts in on this node. Raises CacheMissing where that was not measured."""
+    from harness.calibration import read_calibration
+
+    if (found := read_calibration(contract)) is None:
+        raise CacheMissing(f"the work clock of contract {contract.name!r} is not calibrated on this node", contract)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,10 +241,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cache = open_cache(load_contract(given.contract))
         verify_cache(cache, full=given.full)
+        shown = describe(cache)
     except (CacheError, ContractError) as error:
         print(json.dumps({"error": str(error), "hint": error.hint}))  # noqa: T201
         return 1
-    print(json.dumps(describe(cache)))  # noqa: T201
+    print(json.dumps(shown))  # noqa: T201
     return 0
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.contract import Contract, is_shipped
+from harness.contract import Contract
 from harness.files import cache_root, write_atomic
 
 FOLDER = "calibrations"  # below the cache root
@@ -133,12 +133,6 @@ def read_calibration(contract: Contract) -> Calibration | None:
         return found if found.reference_s > 0 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def missing_calibration(contract: Contract) -> str:
-    """What to tell whoever wants to run a contract with a work clock where there is none."""
-    name = contract.name if is_shipped(contract) else "FILE"
-    return f"the work clock is not calibrated on this machine (run: arsched prepare --contract {name})"
 
 
 def write_calibration(contract: Contract, calibration: Calibration) -> None:

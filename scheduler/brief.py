@@ -35,6 +35,11 @@ MOST_LINES, LONGEST_LINE, LONGEST_QUOTE = 150, 160, 90
 MOST_PROMOTIONS, MOST_NEAR_MISSES, MOST_NOW, MOST_MERGES, MOST_REFUSED = 14, 8, 12, 8, 8
 MOST_CONSTANT_LINES, CONSTANTS_WIDTH, MOST_NOTES = 8, 118, 4
 LONGEST_VALUE = 24  # characters of a constant worth showing: tables are not for tuning
+CLOCKS = {
+    "wall": "wall clock",
+    "cpu": "CPU time of the process tree",
+    "work": "CPU time of the process tree, at the speed of the quiet machine",
+}
 TASK = """\
 # One idea, please
 
@@ -113,7 +118,7 @@ def contract_lines(facts: BriefFacts) -> list[str]:
     contract, name = facts.contract, facts.lab.lab.contract_words
     if contract is None:
         return [f"- {name}"]
-    clock = "CPU time of the process tree" if contract.budget.clock == "cpu" else "wall clock"
+    clock = CLOCKS[contract.budget.clock]
     return [
         f"- {name}: {contract.budget.seconds:g} s of training ({clock}), imports and compiling not counted",
         f"- sequences of {contract.sequence_length} tokens, vocabulary {contract.vocab_size}, device {contract.device}",

@@ -25,6 +25,15 @@ _SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, a
 _CPU_S_PER_READING = 0.12  # a reading costs 1.3 to 2 ms
 
 
+@dataclass(frozen=True, slots=True)
+class SpeedRange:
+    """Speeds as shares of the calibrated one: mean by CPU time, 5th and 95th percentile of what was followed."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class CoreSpeed:
     """The core's speed as a share of the calibrated one: mean of the last readings of a probe (CPU seconds each)."""
 
@@ -101,6 +110,14 @@ class BudgetClock:
         """Where a work clock stands, and how it goes on."""
         work_s = self._work_since_s()
         return WorkDone(self._charged_s + work_s, self._seen_cpu_s, self._rate)
+
+    def speeds(self) -> SpeedRange | None:
+        """How fast the core has been since `begin`; None but for a work clock under which something was computed."""
+        if self._speed is None or not (cpu_s := self._cpu_since_s()):
+            return None
+        followed = sorted(self._speed.speeds)
+        low, high = (followed[round(share * (len(followed) - 1))] for share in (0.05, 0.95))
+        return SpeedRange(self._work_since_s() / cpu_s, low, high)
 
     def allows(self, used_s: float) -> bool:
         """Whether a run that has used so much may have a score."""

@@ -18,6 +18,7 @@ from harness.judge.data import JudgeData
 from harness.judge.evaluation import transports
 from harness.judge.launch import CandidateProcess
 from harness.judge.log import JudgeProgress, LogPump
+from harness.judge.machine import GpuWatch, MachineWatch
 from harness.judge.output import OutputFolder
 from harness.judge.protocol_session import ProtocolSession
 from harness.judge.report import JudgeResult, JudgeVerdict, kernel_memory_kills, verdict_of_exit
@@ -53,6 +54,7 @@ class CandidateMonitor:
         self._clock = BudgetClock(contract.budget, candidate.cpu, speed)
         offered = transports(contract, args.exchange, on_gpu=on_gpu)
         self._session = ProtocolSession(args, data, candidate, self._clock, offered)
+        self._machine = MachineWatch(args.cpus, GpuWatch(args.visible_devices) if on_gpu else None)
         self._progress = JudgeProgress(output, contract.budget.seconds)
         self._look_again_at = self._speed_look_at = 0.0
 
@@ -74,6 +76,7 @@ class CandidateMonitor:
         if session.serving is not None and session.serving.probes is not None:
             result.holdout_bpb, result.probes = session.serving.holdout_bpb, probes.shown(session.serving.probes)
         result.used_s, result.train_wall_s, result.cpu_s = session.used_s, session.train_wall_s, session.cpu_s
+        result.machine = self._machine.shown(session.speeds, result.calibration)
         result.cpu_clock = self._candidate.cpu.name
         result.ended, result.log_truncated = self._candidate.ended, self._log.truncated
 
@@ -129,6 +132,7 @@ class CandidateMonitor:
         session = self._session
         elapsed_s = session.used_s if session.used_s is not None else self._clock.used_s()
         if session.timeline.phase == "train":
+            self._machine.look()
             session.telemetry.mark_loss(elapsed_s / self._contract.budget.seconds)
         self._progress.show(session.timeline.phase, elapsed_s, session.telemetry)
 

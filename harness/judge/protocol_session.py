@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from harness.judge.arguments import JudgeArgs
-from harness.judge.clock import BudgetClock
+from harness.judge.clock import BudgetClock, SpeedRange
 from harness.judge.data import JudgeData
 from harness.judge.evaluation import Evaluation, Transports
 from harness.judge.evaluation_cost import EvaluationCost
@@ -60,6 +60,7 @@ class ProtocolSession:
         self.score: Score | None = None
         self.used_s: float | None = None
         self.cpu_s: float | None = None
+        self.speeds: SpeedRange | None = None  # of the core while it trained
         self.train_wall_s: float | None = None
 
     def listen(self) -> bool:
@@ -86,7 +87,7 @@ class ProtocolSession:
         """Note what the budget clock says, once; at EVAL, or when the run ends before it."""
         if self._clock.begun and self.used_s is None:
             self.used_s, self.train_wall_s = self._clock.used_s(), self._clock.wall_s()
-            self.cpu_s = self._clock.cpu_s()
+            self.cpu_s, self.speeds = self._clock.cpu_s(), self._clock.speeds()
 
     def follow_speed(self) -> None:
         """Under a work clock: see how fast the core is, and let the candidate know what its seconds count."""

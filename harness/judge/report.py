@@ -162,6 +162,7 @@ class JudgeResult:
         self.cpu_s: float | None = None
         self.cpu_clock: str | None = None
         self.calibration: str | None = None  # of a work clock
+        self.machine: dict[str, Any] | None = None  # as harness.judge.machine shows it
         self.ended: Reaped | None = None
         self.launched, self.all_dead = False, True  # all_dead: no process of the candidate lives
         self.log_truncated = False
@@ -198,6 +199,7 @@ class JudgeResult:
                 "evaluation_charged_s": self.evaluation_charged_s,  # part of used_s
                 "train_wall_s": self.train_wall_s,
             },
+            "machine": self.machine,
             "training": {
                 "steps": report.step,
                 "tokens": report.tokens,

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.cache import Cache, CacheError, open_cache
-from harness.calibration import missing_calibration, read_calibration
+from harness.cache import Cache, CacheError, CacheMissing, open_cache, require_calibration
 from harness.containment import FORWARDED_SIGNALS, Containment, keep_open_until_all_dead
 from harness.contract import Contract
 from harness.core_probe import CoreProbe
@@ -116,9 +115,10 @@ def _core_speed(contract: Contract, result: JudgeResult) -> CoreSpeed | None:
     """What a work clock measures the core with; None for other clocks. Raises InfraFailure."""
     if contract.budget.clock != "work":
         return None
-    calibration = read_calibration(contract)
-    if calibration is None:
-        raise InfraFailure("calibration", missing_calibration(contract))
+    try:
+        calibration = require_calibration(contract)
+    except CacheMissing as missing:
+        raise InfraFailure("calibration", f"{missing} ({missing.hint})") from None
     result.calibration = calibration.name
     return CoreSpeed(CoreProbe().read_s, calibration.reference_s)
 

@@ -36,14 +36,24 @@ from harness.cache import (
     open_cache,
     sha256_of,
 )
+from harness.calibration import (
+    NotQuiet,
+    busy_reference_s,
+    calibration_here,
+    measure_round,
+    quiet_reference_s,
+    read_calibration,
+    write_calibration,
+)
 from harness.contract import Contract, Corpus, is_shipped, prepared_contract_path
+from harness.core_probe import CoreProbe
 from harness.files import cache_root, copy_whole, remove_tree, sync_folder, whole_folder, write_atomic
 from harness.gpu_probe import probe_gpus
 from harness.prepare.corpus import SPLITS, Shard, folder_documents, local_shards, write_shards
 from harness.prepare.hub import fetch_kernel, held_store, hub_shards, remove_scored_shards
 from harness.prepare.rows import ShardTokeniser, require_space, rows_of, write_rows
 from harness.prepare.sources import package_documents, package_versions, python_documents
-from harness.prepare.stage import PrepareProgress, held
+from harness.prepare.stage import PrepareError, PrepareProgress, held
 from harness.prepare.tokenizer import train_apart, true_token_bytes, upstream_token_bytes
 from harness.tokenizer import Tokenizer
 
@@ -63,7 +73,9 @@ class Prepared:
     built: bool
 
 
-def prepare(contract: Contract, brought: Path | None, progress: PrepareProgress) -> Prepared:
+def prepare(
+    contract: Contract, brought: Path | None, progress: PrepareProgress, *, calibrate_anew: bool = False
+) -> Prepared:
     """Open the contract's cache, making it first if need be. Raises PrepareError, OSError when the disk refuses."""
     directory = cache_directory(contract)
     with held(directory.with_suffix(".lock"), progress):
@@ -77,7 +89,33 @@ def prepare(contract: Contract, brought: Path | None, progress: PrepareProgress)
         if contract.device == "cuda":  # once per node; data may be prepared without a GPU, so nothing here is an error
             with held(cache_root() / "gpus.lock", progress), progress.stage("trying the GPU"):
                 probe_gpus(contract, progress.print)
+        if contract.budget.clock == "work":
+            calibrate(contract, progress, anew=calibrate_anew)
         return Prepared(open_cache(contract), built)
+
+
+def calibrate(contract: Contract, progress: PrepareProgress, *, anew: bool) -> None:
+    """Measure what a work clock counts in, unless that was done before; `anew` only where the machine is quiet.
+
+    Without a quiet moment a first calibration makes do with a busy one and says so. Raises PrepareError.
+    """
+    found = read_calibration(contract)
+    if found is None or anew:
+        with held(cache_root() / "calibration.lock", progress), progress.stage("calibrating the work clock"):
+            probe = CoreProbe()
+            try:
+                reference_s, quiet = quiet_reference_s(lambda: measure_round(probe), progress.show), True
+            except NotQuiet as busy:
+                if anew:
+                    raise PrepareError(f"not calibrated, nothing changed: {busy}", "stop what else runs here") from None
+                reference_s, quiet = busy_reference_s(busy.rounds), False
+                progress.print(str(busy))
+            found = calibration_here(reference_s, quiet=quiet)
+            write_calibration(contract, found)
+    progress.print(f"work clock: calibration {found.name}, {found.reference_s * 1e3:.3f} ms per reading")
+    if not found.quiet:
+        again = f"arsched prepare --contract {contract.name if is_shipped(contract) else 'FILE'} --calibrate"
+        progress.print(f"NOTE: that was measured on a busy machine; when it is quiet, run: {again}")
 
 
 def discard_build(contract: Contract) -> None:

@@ -32,8 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(_USAGE, str(error), error.hint)
     if given.brought is not None and (problem := _wrong_folder(contract, given.brought)):
         return _complain(_USAGE, problem, "see: python -m harness.prepare --help")
+    if given.calibrate and contract.budget.clock != "work":
+        return _complain(_USAGE, f"--calibrate is for work clocks; {contract.name} has another", "")
     try:
-        return _verify(contract, given.json) if given.verify else _prepare(contract, given.brought, given.json)
+        if given.verify:
+            return _verify(contract, given.json)
+        return _prepare(contract, given.brought, given.json, calibrate_anew=given.calibrate)
     except (PrepareError, CacheError) as error:
         return _complain(_FAILED, str(error), error.hint)
     except OSError as error:
@@ -51,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--contract", required=True, metavar="C", help=describe_references())
     add("--from", dest="brought", type=Path, metavar="DIR", help="take shards from this folder before downloading any")
+    add("--calibrate", action="store_true", help="measure anew what a work clock counts in; refused on a busy machine")
     add("--verify", action="store_true", help="only check the cache that is there, reading all of it")
     add("--json", action="store_true", help="print one JSON object about the cache on stdout")
     return parser
@@ -62,8 +67,8 @@ def _wrong_folder(contract: Contract, brought: Path) -> str:
     return "" if brought.is_dir() else f"--from {brought}: no such folder"
 
 
-def _prepare(contract: Contract, brought: Path | None, as_json: bool) -> int:
-    done = prepare(contract, brought, PrepareProgress())
+def _prepare(contract: Contract, brought: Path | None, as_json: bool, *, calibrate_anew: bool) -> int:
+    done = prepare(contract, brought, PrepareProgress(), calibrate_anew=calibrate_anew)
     cache, verb = done.cache, "prepared" if done.built else "already prepared:"
     tokens = count(cache.train_rows * contract.sequence_length), count(cache.val_rows * contract.sequence_length)
     summary = f"{verb} {contract.name} at {cache.directory}: {tokens[0]} training tokens, {tokens[1]} to validate on"

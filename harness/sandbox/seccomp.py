@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 from collections.abc import Iterable, Sequence
@@ -87,7 +88,10 @@ _ALWAYS = (
     SyscallRule("open_by_handle_at name_to_handle_at sched_setaffinity file_setattr"),
     SyscallRule("personality", argument=0, test="not-in", values=_PERSONALITIES),
     SyscallRule("ioctl", argument=1, test="in", values=(_TIOCSTI, _TIOCLINUX)),
-    SyscallRule("sched_setparam sched_setscheduler sched_setattr", argument=0, test="not-in", values=(0,)),
+    SyscallRule("sched_setparam sched_setscheduler", argument=0, test="not-in", values=(0,)),
+    # A judge gives a candidate SCHED_BATCH so that it cannot cut in on the judge's readings of the core: it stays so.
+    SyscallRule("sched_setscheduler", argument=1, test="not-in", values=(os.SCHED_BATCH, os.SCHED_IDLE)),
+    SyscallRule("sched_setattr"),
     SyscallRule("prlimit64 migrate_pages move_pages", argument=0, test="not-in", values=(0,)),
     SyscallRule("setpriority", argument=0, test="not-in", values=(0,)),  # of processes, not groups or users;
     SyscallRule("setpriority", argument=1, test="not-in", values=(0,)),  # and its own

@@ -28,13 +28,20 @@ from scheduler.node.judge_process import site_folders
 @click.option("--contract", metavar="C", help=f"{describe_references()}. Default: the lab's, else cpu.")
 @click.option("--from", "brought", type=click.Path(path_type=Path), metavar="DIR", help="Take shards from this folder.")
 @click.option("--verify", is_flag=True, help="Only check the cache that is there, reading all of it.")
+@click.option("--calibrate", is_flag=True, help="Measure anew what a work clock counts in; the machine must be quiet.")
 @options.changing
 def command(
-    contract: str | None, brought: Path | None, verify: bool, tag: str | None, dry_run: bool, as_json: bool
+    contract: str | None,
+    brought: Path | None,
+    verify: bool,
+    calibrate: bool,
+    tag: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Download, tokenise and pack the contract's corpus, once per node. Interrupted, it goes on where it stopped."""
     ref = contract or _of_lab(tag)
-    program = prepare_command(ref, brought, as_json=as_json, verify=verify)
+    program = prepare_command(ref, brought, as_json=as_json, verify=verify) + ["--calibrate"] * calibrate
     if dry_run:
         print_json({"contract": ref, "command": program}) if as_json else click.echo(" ".join(program))
         return 0

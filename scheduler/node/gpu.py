@@ -1,7 +1,7 @@
 """GPUs of this machine as NVML describes them, and what a run on one needs besides: compiler, headers, device files.
 
-The only module that imports pynvml. Does not touch CUDA and changes no setting. A machine without a driver has no GPUs
-and gives the reason.
+The scheduler's only module that imports pynvml. Does not touch CUDA and changes no setting. A machine without a driver
+has no GPUs and gives the reason.
 """
 
 from __future__ import annotations

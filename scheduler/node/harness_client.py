@@ -36,6 +36,7 @@ class CacheFacts:
     contract_digest: str = ""
     digest: str = ""
     problem: str = ""
+    calibration: str = ""  # of a work clock: names what its seconds count in
 
     def pool_name(self, device_name: str, driver: str, sandbox: str) -> str:
         """Scores of slots with the same name may be compared; "" without a cache."""
@@ -46,7 +47,8 @@ class CacheFacts:
         torch = installed_version("torch") or "none"
         contract = f"{self.contract_name}-{self.contract_digest[:12]}"
         level = "" if sandbox == "full" else f" / sandbox {sandbox}"
-        return f"{machine} / python {python} torch {torch} / {contract} / cache {self.digest[:12]}{level}"
+        clock = f" / calibration {self.calibration}" if self.calibration else ""
+        return f"{machine} / python {python} torch {torch} / {contract} / cache {self.digest[:12]}{clock}{level}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def probe_cache(command: Sequence[str], contract_json: str, root: Path, environ:
     if "error" in answer:
         hint = answer.get("hint") or ""
         return replace(facts, problem=f"{answer['error']}; {hint}" if hint else str(answer["error"]))
-    return replace(facts, contract_digest=str(answer.get("contract_digest", "")), digest=str(answer.get("digest", "")))
+    named = {name: str(answer.get(name) or "") for name in ("contract_digest", "digest", "calibration")}
+    return replace(facts, **named)
 
 
 def ask_cache(contract_json: str, *, full: bool) -> dict[str, Any]:

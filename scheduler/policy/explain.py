@@ -23,7 +23,7 @@ from scheduler.domain.decision import (
 from scheduler.domain.text import one_line, probability
 
 CLEAR = 2.0  # standard errors; less is called noise
-SAME_SPEED = {"wall": 0.03, "cpu": 0.15}  # by the contract's clock: runs of one program differ by less
+SAME_SPEED = {"wall": 0.03, "cpu": 0.15, "work": 0.15}  # by the contract's clock: runs of one program differ by less
 
 THEMES = ("architecture", "optimiser", "schedule", "initialisation", "throughput", "removal")
 OTHER = "other"

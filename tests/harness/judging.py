@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cache import FORMAT, MANIFEST_NAME, Cache, cache_directory, sha256_of
+from harness.calibration import calibration_here, write_calibration
 from harness.contract import Budget, Contract, Corpus, Limits, load_contract
 from harness.tokenizer import Tokenizer
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOSTILE = REPOSITORY / "tests" / "fixtures" / "hostile"
+REFERENCE_S = 1e-3  # of work clocks: about what a reading takes on a slow or busy machine
 CANDIDATES = REPOSITORY / "tests" / "fixtures" / "candidates"
 
 TINY = Contract(
@@ -95,6 +97,8 @@ def build_cache(contract: Contract, rows_of: RowsOf = random_rows) -> None:
         "versions": {"numpy": np.__version__},
     }
     (directory / MANIFEST_NAME).write_text(json.dumps(manifest))
+    if contract.budget.clock == "work":
+        write_calibration(contract, calibration_here(REFERENCE_S, quiet=True))
 
 
 @dataclass(frozen=True)

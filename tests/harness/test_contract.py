@@ -50,7 +50,7 @@ def test_the_shipped_contracts_are_the_benchmarks_they_claim_to_be() -> None:
     assert small.corpus == dataclasses.replace(standard.corpus, **same), "the same text is held out"
     assert small.corpus.train_shards < standard.corpus.train_shards
     assert small.evaluation_tokens < standard.evaluation_tokens
-    assert (cpu.device, cpu.budget.clock, cpu.threads) == ("cpu", "cpu", 1)
+    assert (cpu.device, cpu.budget.clock, cpu.threads) == ("cpu", "work", 1)
     assert cpu.corpus.packages == ("ray",) and not standard.corpus.packages
 
 

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from harness.cache import require_calibration
+from harness.calibration import Calibration, calibration_path
 from harness.judge import launch
 from harness.judge.arguments import JudgeArgs
 from harness.judge.report import JudgeResult, JudgeVerdict, Telemetry
@@ -83,6 +85,9 @@ def test_every_fact_is_in_the_result(scored: tuple[Rig, Judged]) -> None:
     budget = rig.contract.budget
     assert result["budget"]["limit_s"] == budget.seconds
     assert budget.training_s <= result["budget"]["used_s"] <= budget.seconds
+    assert result["budget"]["cpu_s"] == pytest.approx(result["budget"]["used_s"], abs=0.02)
+    machine = result["machine"]
+    assert machine["load"] >= 0 and machine["calibration"] is machine["speed"] is machine["gpu"] is None
     assert result["budget"]["cpu_clock"] in ("perf", "cgroup", "polled")
     assert result["digests"]["contract"] == rig.contract.digest
     assert result["digests"]["cache"] == rig.cache().digest
@@ -166,6 +171,35 @@ def test_a_wall_clock_counts_wall_time(rig: Rig) -> None:
     used = rig.judge(BIGRAM).result["budget"]
     assert used["clock"] == "wall"
     assert used["used_s"] == pytest.approx(used["train_wall_s"], abs=0.05)
+
+
+def test_a_work_clock_counts_the_same_on_both_sides(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, clock="work", seconds=1.0))
+    source = (
+        BIGRAM.read_text(encoding="utf-8") + "\nfrom harness import elapsed_seconds\nprint('own', elapsed_seconds())"
+    )
+    judged = rig.judge(rig.write(source), "--cpus", str(min(os.sched_getaffinity(0))))
+    used, machine = judged.result["budget"], judged.result["machine"]
+    assert judged.result["status"] == "ok" and used["clock"] == "work"
+    assert 0.2 <= machine["speed_low"] <= machine["speed"] <= machine["speed_high"] <= 2.0
+    assert used["used_s"] == pytest.approx(used["cpu_s"] * machine["speed"], rel=0.02)
+    assert 0.85 <= used["used_s"] <= 1.0, "the candidate stopped when its own clock said so"
+    assert machine["calibration"] == read_calibration_of(rig).name
+    assert float(judged.log.rpartition("own ")[2].split()[0]) >= used["used_s"] - 0.05
+
+
+def read_calibration_of(rig: Rig) -> Calibration:
+    with rig.cache_root_set():
+        return require_calibration(rig.contract)
+
+
+def test_a_work_clock_without_a_calibration_judges_nothing(rig: Rig) -> None:
+    rig.use(with_budget(rig.contract, clock="work"))
+    with rig.cache_root_set():
+        calibration_path(rig.contract).unlink()
+    judged = rig.judge(BIGRAM)
+    assert (judged.exit_code, judged.result["status"]) == (1, "infra: calibration")
+    assert "arsched prepare --contract" in judged.result["reason"]
 
 
 def test_children_count_against_a_cpu_clock(rig: Rig) -> None:

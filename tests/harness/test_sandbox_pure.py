@@ -115,7 +115,9 @@ CASES = [
     ("ioprio_set", (3, 0), EPERM), ("socket", (1, 1), 0), ("socket", (17, 3), EPERM), ("ioctl", (0, 0x5412), EPERM),
     ("ioctl", (0, 0x5401), 0), ("ioctl", (0, (1 << 32) + 0x5412), EPERM), ("personality", (0xFFFFFFFF,), 0),
     ("personality", (8,), EPERM), ("sched_setaffinity", (0,), EPERM), ("keyctl", (), EPERM), ("bpf", (), EPERM),
-    ("sched_setscheduler", (0,), 0), ("sched_setscheduler", (3,), EPERM), ("open_by_handle_at", (), EPERM),
+    ("sched_setscheduler", (0, 3), 0), ("sched_setscheduler", (3, 3), EPERM), ("sched_setscheduler", (0, 0), EPERM),
+    ("sched_setscheduler", (0, 1), EPERM), ("sched_setscheduler", (0, 5), 0), ("sched_setattr", (0,), EPERM),
+    ("open_by_handle_at", (), EPERM),
 ]  # fmt: skip
 
 

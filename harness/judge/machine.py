@@ -1,0 +1,115 @@
+"""What the machine was like while a run trained: stolen time, load, and a GPU's clocks, power and temperature.
+
+All of it is shown and compared with other runs', and decides no verdict. The core's speed: harness.judge.clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.judge.clock import SpeedRange
+
+_PROC = Path("/proc")
+_GPU_INTERVAL_S = 1.0
+_STEAL, _TICKS = 7, 8  # of a line of /proc/stat: the eighth field, and how many there are before the guests' share
+_OWN_PROCESSES = 2  # the judge, which runs when it looks, and the candidate, which waits for it or computes
+_SM, _MEMORY, _ON_DIE = 1, 2, 0  # NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU
+# NVML's reasons for a clock below the highest. Left out: idle, and clocks that were set by hand.
+_THROTTLING = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+    0x100: "display clock",
+}
+
+
+class GpuWatch:
+    """A GPU's state once a second, by NVML; where that answers nothing, nothing is shown."""
+
+    def __init__(self, visible: str, nvml: Any = None) -> None:
+        """`visible`: its UUID or its index in PCI order. `nvml`: the module pynvml, imported when it is None."""
+        self.seen: dict[str, list[float]] = {}
+        self.throttled: set[str] = set()
+        self._look_at = 0.0
+        self._handle: Any = None
+        with contextlib.suppress(Exception):  # no library, no driver, another GPU: a run does without
+            nvml = nvml or importlib.import_module("pynvml")
+            nvml.nvmlInit()
+            self._nvml = nvml
+            by_uuid = visible.startswith("GPU-")
+            find = nvml.nvmlDeviceGetHandleByUUID if by_uuid else nvml.nvmlDeviceGetHandleByIndex
+            self._handle = find(visible if by_uuid else int(visible))
+
+    def look(self, now: float) -> None:
+        if self._handle is None or now < self._look_at:
+            return
+        self._look_at = now + _GPU_INTERVAL_S
+        nvml, handle = self._nvml, self._handle
+        self._note("sm_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, _SM))
+        self._note("memory_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, _MEMORY))
+        self._note("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000)
+        self._note("temperature_c", lambda: nvml.nvmlDeviceGetTemperature(handle, _ON_DIE))
+        with contextlib.suppress(Exception):
+            newer = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+            reasons = int((newer or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle))
+            self.throttled |= {name for bit, name in _THROTTLING.items() if reasons & bit}
+
+    def _note(self, name: str, ask: Callable[[], float]) -> None:
+        with contextlib.suppress(Exception):  # a driver that does not report one of them reports the others
+            self.seen.setdefault(name, []).append(float(ask()))
+
+
+class MachineWatch:
+    """Looks at the machine a few times a second while a run trains. `cpus`: the run's cores; all when it is empty."""
+
+    def __init__(self, cpus: Sequence[int], gpu: GpuWatch | None, proc: Path = _PROC) -> None:
+        self._names = {f"cpu{number}" for number in cpus} or {"cpu"}
+        self._gpu, self._proc = gpu, proc
+        self._first = self._last = (0.0, 0.0)
+        self._loads: list[int] = []
+
+    def look(self) -> None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            self._last = self._ticks()
+            self._first = self._first if self._loads else self._last
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            running = int((self._proc / "loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
+            self._loads.append(max(0, running - _OWN_PROCESSES))
+        if self._gpu is not None:
+            self._gpu.look(time.monotonic())
+
+    def shown(self, speed: SpeedRange | None, calibration: str | None) -> dict[str, Any]:
+        """The result's "machine".
+
+        `speed`: mean by CPU time, and 5th and 95th percentile of the readings' running means; None but for work clocks.
+        `steal`: share of the wall time of the run's cores that the host gave to others. `load`: mean number of running
+        and waiting threads of the machine, the run's own not counted. Of a GPU: [mean, lowest, highest].
+        """
+        stolen, ticks = self._last[0] - self._first[0], self._last[1] - self._first[1]
+        gpu = None if self._gpu is None or not self._gpu.seen else self._gpu.seen
+        return {
+            "speed": speed and round(speed.mean, 4),
+            "speed_low": speed and round(speed.low, 4),
+            "speed_high": speed and round(speed.high, 4),
+            "calibration": calibration,
+            "steal": round(stolen / ticks, 4) if ticks > 0 else None,
+            "load": round(sum(self._loads) / len(self._loads), 2) if self._loads else None,
+            "gpu": gpu and {name: [round(sum(x) / len(x), 1), min(x), max(x)] for name, x in gpu.items() if x},
+            "throttled": [] if self._gpu is None else sorted(self._gpu.throttled),
+        }
+
+    def _ticks(self) -> tuple[float, float]:
+        """(stolen, all) of the run's cores since boot."""
+        lines = [line.split() for line in (self._proc / "stat").read_text(encoding="ascii").splitlines()]
+        fields = [
+            [float(word) for word in words[1 : 1 + _TICKS]] for words in lines if words and words[0] in self._names
+        ]
+        return sum(line[_STEAL] for line in fields), sum(sum(line) for line in fields)

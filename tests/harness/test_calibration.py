@@ -1,0 +1,174 @@
+"""What a work clock counts in: measured on a quiet machine, refused on a busy one, never replaced unasked.
+
+The readings are made up; how well real ones follow a load is measured in benchmarks/bench_clock.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import calibration
+from harness.cache import main as cache_main
+from harness.calibration import (
+    NotQuiet,
+    Round,
+    busy_reference_s,
+    calibration_here,
+    calibration_path,
+    measure_round,
+    quiet_reference_s,
+    read_calibration,
+    write_calibration,
+)
+from harness.contract import Contract, load_contract
+from harness.core_probe import FASTEST, SLOWEST, CoreProbe, speed_of
+from harness.prepare import build
+from harness.prepare.cli import main
+from harness.prepare.tokenizer import train_tokenizer
+from tests.harness.small_corpus import write_contract, write_corpus
+
+QUIET = Round((1e-3,) * 18 + (1.1e-3,) * 2, shared=0.01)
+NOISY = Round((1e-3,) * 10 + (2e-3,) * 10, shared=0.01)
+SHARED = Round((1e-3,) * 20, shared=0.5)
+
+
+@pytest.fixture
+def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Contract:
+    """The small contract with a work clock, not prepared."""
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr(build, "train_apart", train_tokenizer)
+    monkeypatch.setattr(calibration, "_PATIENCE_S", 0.0)
+    write_corpus(tmp_path)
+    return load_contract(str(write_contract(tmp_path, budget__clock="work")))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Round], None]:
+    """Sets what every round of readings shows."""
+
+    def shows(seen: Round) -> None:
+        monkeypatch.setattr(build, "measure_round", lambda probe: seen)
+
+    shows(QUIET)
+    return shows
+
+
+def prepare(contract: Contract, folder: Path, *options: str) -> int:
+    return main(["--contract", str(folder / "small.json"), *options])
+
+
+@pytest.mark.parametrize(("seen", "quiet"), [(QUIET, True), (NOISY, False), (SHARED, False)])
+def test_readings_that_agree_on_a_core_of_ones_own_are_quiet(seen: Round, quiet: bool) -> None:
+    assert seen.quiet is quiet
+
+
+def test_the_first_quiet_round_is_the_reference() -> None:
+    rounds, shown = iter((NOISY, SHARED, QUIET, NOISY)), []
+    assert quiet_reference_s(lambda: next(rounds), shown.append, lambda: 0.0) == pytest.approx(1.01e-3)
+    assert len(shown) == 2 and "readings differ by 67%" in shown[0] and "50% of the time" in shown[1]
+
+
+def test_a_machine_that_is_never_quiet_is_given_up() -> None:
+    seconds = iter(range(0, 100, 7))
+    with pytest.raises(NotQuiet) as gave_up:
+        quiet_reference_s(lambda: NOISY, lambda line: None, lambda: float(next(seconds)))
+    assert len(gave_up.value.rounds) == 5
+    assert busy_reference_s(gave_up.value.rounds) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("reading_s", [0.0, 1e-9, 1e-3, 5e-3, 1e3])
+def test_a_speed_is_within_its_range(reading_s: float) -> None:
+    assert SLOWEST <= speed_of(reading_s, 1e-3) <= FASTEST
+    assert speed_of(1e-3, 1e-3) == 1.0 and speed_of(2e-3, 1e-3) == 0.5
+
+
+def test_prepare_calibrates_once(contract: Contract, tmp_path: Path, machine: Callable[[Round], None]) -> None:
+    assert prepare(contract, tmp_path) == 0
+    first = read_calibration(contract)
+    assert first is not None and first.quiet and first.reference_s == pytest.approx(1.01e-3)
+    machine(Round((5e-3,) * 20, shared=0.0))
+    assert prepare(contract, tmp_path) == 0
+    assert read_calibration(contract) == first, "what is there is never replaced unasked"
+    assert prepare(contract, tmp_path, "--calibrate") == 0
+    again = read_calibration(contract)
+    assert again is not None and again.reference_s == 5e-3 and again.name != first.name
+
+
+def test_a_busy_machine_still_has_a_working_lab_and_says_so(
+    contract: Contract, tmp_path: Path, machine: Callable[[Round], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(NOISY)
+    assert prepare(contract, tmp_path) == 0
+    made = read_calibration(contract)
+    assert made is not None and not made.quiet
+    said = capsys.readouterr().err
+    assert "measured on a busy machine" in said and "--calibrate" in said
+
+
+def test_calibrating_anew_is_refused_on_a_busy_machine(
+    contract: Contract, tmp_path: Path, machine: Callable[[Round], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(contract, tmp_path) == 0
+    before = calibration_path(contract).read_text()
+    machine(SHARED)
+    assert prepare(contract, tmp_path, "--calibrate") == 1
+    assert "50%" in capsys.readouterr().err
+    assert calibration_path(contract).read_text() == before
+
+
+def test_other_clocks_are_not_calibrated(
+    tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_contract(tmp_path)
+    assert prepare(contract, tmp_path, "--calibrate") == 2
+    assert prepare(contract, tmp_path) == 0
+    assert not (tmp_path / "caches" / calibration.FOLDER).exists()
+
+
+def test_a_calibration_belongs_to_one_machine_and_is_no_data(
+    contract: Contract, tmp_path: Path, machine: Callable[[Round], None], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert prepare(contract, tmp_path) == 0
+    reference = ["--contract", str(tmp_path / "small.json")]
+    capsys.readouterr()
+    assert cache_main(reference) == 0
+    shown = json.loads(capsys.readouterr().out)
+    found = read_calibration(contract)
+    assert found is not None and shown["calibration"] == found.name
+    monkeypatch.setattr(calibration.platform, "node", lambda: "another")
+    assert read_calibration(contract) is None
+    assert cache_main(reference) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert "not calibrated" in said["error"] and "arsched prepare" in said["hint"]
+    assert prepare(contract, tmp_path) == 0
+    capsys.readouterr()
+    assert cache_main(reference) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == shown["digest"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"reference_s": 1}', "null"])
+def test_a_damaged_calibration_is_none(contract: Contract, text: str) -> None:
+    calibration_path(contract).parent.mkdir(parents=True)
+    calibration_path(contract).write_text(text)
+    assert read_calibration(contract) is None
+
+
+def test_every_part_of_a_calibration_is_in_its_name(contract: Contract) -> None:
+    here = calibration_here(1e-3, quiet=True)
+    write_calibration(contract, here)
+    assert read_calibration(contract) == here
+    others = ({"reference_s": 2e-3}, {"host": "x"}, {"cpu": "x"}, {"cores": 99}, {"quiet": False})
+    names = [dataclasses.replace(here, **other).name for other in others]  # type: ignore[arg-type]
+    assert len({here.name, *names}) == len(others) + 1
+
+
+def test_a_round_reads_the_real_probe() -> None:
+    seen = measure_round(CoreProbe())
+    assert len(seen.readings_s) == 20 and all(0 < reading_s < 0.1 for reading_s in seen.readings_s)
+    assert 0 <= seen.shared < 1
