@@ -86,6 +86,7 @@ class Rule(StrEnum):
     """The part of the promotion rule that a decision comes from."""
 
     GATES = "gates"  # P(better) over all runs at the bars of the two gates
+    MACHINE = "machine"  # measured on a machine unlike its controls'
     SIMPLICITY = "simplicity"  # not worse, with fewer lines of code
     STALE_BASELINE = "stale-baseline"  # the baseline moved since the candidate was made
     LEFT_BEHIND = "left-behind"  # contenders of an older baseline, united on the new one

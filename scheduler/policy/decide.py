@@ -12,6 +12,7 @@ from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
+from scheduler.policy.controls import control_due
 from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate
 from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
 from scheduler.policy.siblings import round_closes, round_goes_on, wait_until
@@ -46,8 +47,10 @@ def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
     base, gates, wanted = lab.baseline, lab.gates, _runs_wanted(lab)
     if gates.baseline_every:  # one that lasts is what every idea is held against: it earns another run now and then
         wanted += min(lab.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - wanted))
-    if base.n + base.pending_runs >= wanted or base.failed_runs >= _failures_allowed(lab):
+    if base.failed_runs >= _failures_allowed(lab):
         return None
+    if base.n + base.pending_runs >= wanted:
+        return control_due(lab, lab_noise(lab), wanted)
     if not base.scores and base.pending_runs + base.failed_runs >= _failures_allowed(lab):
         return None  # whether it runs at all is about to be known
     which = "the first baseline" if lab.first_baseline else "a baseline"

@@ -46,8 +46,9 @@ def explain_decision(decision: Decision, name: str) -> str:
         case Promote(candidate_id=ref, effect=effect, reason=reason, rule=rule):
             why = f"  {one_line(reason)}" if rule is Rule.SIMPLICITY else ""
             return f"promoted  {ref} {name}  {_outlook(effect)}{why}"
-        case Replicate(candidate_id=ref, effect=effect):
-            return f"repeat    {ref} {name}  {_outlook(effect)}; one more run"
+        case Replicate(candidate_id=ref, effect=effect, reason=reason, rule=rule):
+            why = f": {one_line(reason)}" if rule is Rule.MACHINE else ""
+            return f"repeat    {ref} {name}  {_outlook(effect)}; one more run{why}"
         case Discard(candidate_id=ref, effect=Effect() as effect, reason=reason):
             clear = abs(effect.diff) > CLEAR * effect.se
             why = "within noise" if not clear else "worse" if effect.diff > 0 else one_line(reason)

@@ -1,8 +1,8 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Two rules of
-their own: for candidates of a stale baseline, and for those with less code. One candidate against one baseline.
+P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Rules of
+their own: candidates of a stale baseline, those with less code, and a first score from a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import probability
+from scheduler.policy.controls import explain_unlike, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
@@ -34,6 +35,9 @@ def judge_candidate(
     if own_base is not None and gates.combine:
         return _stale_baseline(candidate, base, own_base, noise, gates, may_port)
     effect = effect_of(candidate, base, noise)
+    if unlike_controls(candidate, base) and not _is_spent(candidate, gates):
+        reason = f"suspect: machine, {explain_unlike(candidate, base)}: one more next to a fresh control"
+        return Replicate(candidate.candidate_id, base.candidate_id, effect, reason, Rule.MACHINE)
     verdict = _two_gates(candidate, base, effect, noise, gates)
     if not isinstance(verdict, Discard):
         return verdict
@@ -110,7 +114,7 @@ def _stale_baseline(
     its patch carried over (a port, measured anew); a near-miss is shelved, the rest dropped. Both have scores.
     """
     rule = Rule.STALE_BASELINE
-    if p_better_without_suspects(candidate, base, noise) >= gates.promote_now:
+    if p_better_without_suspects(candidate, base, noise) >= gates.promote_now and not unlike_controls(candidate, base):
         against = effect_of(candidate, base, noise)
         reason = f"{_p(against)} ≥ {gates.promote_now:.2f} against a baseline newer than its own"
         return Promote(candidate.candidate_id, base.candidate_id, against, reason, rule)

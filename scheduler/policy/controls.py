@@ -1,0 +1,62 @@
+"""When the baseline is measured again because the machine drifts, and which scores wait for that.
+
+A control is a run of the baseline near in time to what is held against it. None is bought on a machine that has shown
+no drift, but for a score from a machine unlike the controls'. Compares no scores, and decides nothing on candidates.
+"""
+
+from __future__ import annotations
+
+from scheduler.domain.candidate import CandidateStats
+from scheduler.domain.decision import MeasureBaseline, Noise
+from scheduler.domain.lab import LabSnapshot
+
+LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
+SPEED_MARGIN = 0.10  # beyond the controls' own range
+MOST_AGE = 0.5  # of the drift's scale: within it a control shares 61 % of the drift with what it is for
+
+
+def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline | None:
+    """The control that is due now; `wanted` runs of the baseline are made anyway and do not count as controls."""
+    base = lab.baseline
+    # A candidate may have had max_runs when it was promoted.
+    bought, allowed = base.n - max(wanted, lab.gates.max_runs), int(lab.gates.control_share * lab.trials_on_baseline)
+    if base.pending_runs or not base.occasions or bought >= max(1, allowed):
+        return None
+    latest = max(occasion.at for occasion in base.occasions)
+    for stats in lab.undecided:
+        if stats.pending_runs and unlike_controls(stats, base) and latest < stats.occasions[0].at:
+            reason = f"a control: {stats.candidate_id} was {explain_unlike(stats, base)}"
+            return MeasureBaseline(base.candidate_id, reason)
+    if bought >= allowed or noise.drift < LEAST_DRIFT * noise.sigma:
+        return None
+    age_s = _newest_time(lab) - latest
+    if age_s < MOST_AGE * noise.scale_s:
+        return None
+    reason = f"a control: its last run was {age_s / 60:.0f} min ago and the machine drifts by {noise.drift:.4f}"
+    return MeasureBaseline(base.candidate_id, reason)
+
+
+def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:
+    """Whether its only score is from a machine faster or slower than any run of the baseline, by SPEED_MARGIN."""
+    speeds = _speeds(base)
+    speed = candidate.occasions[0].speed if candidate.n == 1 and candidate.occasions else None
+    if speed is None or not speeds:
+        return False
+    return not min(speeds) * (1 - SPEED_MARGIN) <= speed <= max(speeds) * (1 + SPEED_MARGIN)
+
+
+def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:
+    """Like "measured on a machine unlike its controls': speed 0.71, theirs 0.95 to 1.02"."""
+    speeds = _speeds(base)
+    theirs = f"{min(speeds):.2f} to {max(speeds):.2f}" if max(speeds) > min(speeds) else f"{speeds[0]:.2f}"
+    return f"measured on a machine unlike its controls': speed {candidate.occasions[0].speed:.2f}, theirs {theirs}"
+
+
+def _speeds(stats: CandidateStats) -> list[float]:
+    return [occasion.speed for occasion in stats.occasions if occasion.speed is not None]
+
+
+def _newest_time(lab: LabSnapshot) -> float:
+    """The newest time that undecided candidates are or were measured at, in seconds since the epoch; 0 without any."""
+    running = (at for stats in lab.undecided for at in stats.running_since)
+    return max((*running, *(occasion.at for stats in lab.undecided for occasion in stats.occasions)), default=0.0)

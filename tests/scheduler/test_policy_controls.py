@@ -1,0 +1,133 @@
+"""Controls: bought on a machine that has shown drift, near in time to what waits for them, and within their share; and
+scores from a machine unlike their controls', which are decided after a repeat. Does not say that controls help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.simulation.transitions import applied, finished
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion
+from scheduler.domain.decision import (
+    PRESETS,
+    Decision,
+    Discard,
+    MeasureBaseline,
+    Noise,
+    Promote,
+    Replicate,
+    Retry,
+    Rule,
+)
+from scheduler.domain.lab import LabSnapshot
+from scheduler.policy.controls import control_due, unlike_controls
+from scheduler.policy.decide import decide
+from scheduler.policy.explain import explain_decision
+from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
+
+RUN_S = 300.0
+DRIFTS = Noise(SIGMA0, 20, drift=4 * SIGMA0, scale_s=8 * RUN_S)
+
+
+def runs(*at: float, speed: float | None = None) -> tuple[Occasion, ...]:
+    return tuple(Occasion(t * RUN_S, "n/a", seed, speed) for seed, t in enumerate(at, 1))
+
+
+def lab(last: float, *, now: float = 40.0, trials: int = 100, extra: int = 0) -> LabSnapshot:
+    """A baseline of four runs and so many more, the newest at `last`, and one that runs since `now` (run lengths)."""
+    at = (0, 1, 2, *(3 for _ in range(extra)), last)
+    base = replace(baseline(*(1.0 for _ in at), occasions=runs(*at)), base_id=None)
+    idea = standing(2, pending_runs=1, running_since=(now * RUN_S,))
+    return replace(board(base, idea), left_out=trials, run_s=RUN_S)
+
+
+def test_a_control_is_due_once_the_last_is_half_the_drifts_scale_away() -> None:
+    control = control_due(lab(35.9), DRIFTS, 4)
+    assert control == MeasureBaseline(
+        "c0001", f"a control: its last run was 20 min ago and the machine drifts by {4 * SIGMA0:.4f}"
+    )
+    assert control_due(lab(36.1), DRIFTS, 4) is None
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.4 * SIGMA0])
+def test_a_machine_that_has_shown_no_drift_buys_none(drift: float) -> None:
+    assert control_due(lab(3), replace(DRIFTS, drift=drift), 4) is None
+    assert decide(lab(3)) is None
+
+
+def test_none_is_bought_for_an_idle_lab_or_while_one_is_on_its_way() -> None:
+    there = lab(3)
+    assert control_due(replace(there, standings=(there.baseline,)), DRIFTS, 4) is None
+    waits = replace(there.baseline, pending_runs=1)
+    assert control_due(replace(there, standings=(waits, *there.standings[1:])), DRIFTS, 4) is None
+
+
+@pytest.mark.parametrize(("trials", "bought"), [(9, 0), (10, 1), (39, 3), (100, 10)])
+def test_controls_stay_within_their_share_of_what_was_tried_on_the_baseline(trials: int, bought: int) -> None:
+    due = [control_due(lab(3, trials=trials, extra=extra), DRIFTS, 4) is not None for extra in range(30)]
+    assert due == [extra < bought for extra in range(30)]
+
+
+def odd(*scores: float, speed: float = 0.71, **more: object) -> CandidateStats:
+    return standing(2, *scores, occasions=runs(*(50 + i for i in range(len(scores))), speed=speed), **more)
+
+
+def steady_base(speed: float = 1.0) -> CandidateStats:
+    return baseline(*[1.0] * 3, occasions=(*runs(0, 1, speed=0.95), *runs(2, speed=speed)))
+
+
+@pytest.mark.parametrize(
+    ("speed", "is_unlike"), [(0.71, True), (0.85, True), (0.86, False), (1.09, False), (1.11, True), (None, False)]
+)
+def test_unlike_is_a_tenth_beyond_the_range_of_the_controls(speed: float | None, is_unlike: bool) -> None:
+    assert unlike_controls(odd(1.0, speed=speed), steady_base()) == is_unlike  # type: ignore[arg-type]
+    assert not unlike_controls(odd(1.0, speed=speed), baseline(1.0, occasions=runs(1)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("score", [0.9, 1.1])
+def test_a_score_from_such_a_machine_neither_promotes_nor_drops_before_a_repeat_next_to_a_control(score: float) -> None:
+    now = replace(board(steady_base(), odd(score)), run_s=RUN_S)
+    first = decide(now)
+    assert isinstance(first, Replicate) and first.rule is Rule.MACHINE
+    words = "measured on a machine unlike its controls': speed 0.71, theirs 0.95 to 1.00"
+    assert words in first.reason and words in explain_decision(first, "idea")
+    now = applied(now, first)
+    control = decide(now)
+    assert isinstance(control, MeasureBaseline) and control.reason == f"a control: c0002 was {words}"
+    now = applied(now, control)
+    assert decide(now) is None
+    now = finished(now, "c0001", 1.0, occasion=runs(51, speed=0.9)[0])
+    now = finished(now, "c0002", score, occasion=runs(52, speed=0.9)[0])
+    assert isinstance(decide(now), Promote if score < 1 else Discard)
+
+
+def test_without_repeats_to_spend_it_is_decided_as_it_is() -> None:
+    greedy = replace(board(steady_base(), odd(0.9), gates=PRESETS["greedy"]), run_s=RUN_S)
+    assert isinstance(decide(greedy), Promote)
+
+
+def test_a_lab_whose_machine_is_always_odd_and_whose_repeats_fail_comes_to_an_end() -> None:
+    now, taken = replace(board(steady_base(), odd(0.9)), run_s=RUN_S), list[Decision]()
+    while len(taken) < 20:
+        decision = decide(now)
+        if decision is not None:
+            taken.append(decision)
+            now = applied(now, decision)
+        elif pending := [stats for stats in now.standings if stats.pending_runs]:
+            failing = pending[0].candidate_id == "c0002"
+            score, occasion = (None, None) if failing else (1.0, runs(60)[0])
+            now = finished(now, pending[0].candidate_id, score, occasion=occasion)
+        else:
+            break
+    assert [type(decision) for decision in taken] == [Replicate, MeasureBaseline, Retry, Promote]
+    assert now.baseline_id == "c0002"
+
+
+def test_a_stale_baselines_candidate_is_not_promoted_on_such_a_score_alone() -> None:
+    new = standing(3, *[0.999] * 4, state=CandidateState.BASELINE, occasions=runs(0, 1, 2, 3, speed=1.0))
+    former = replace(steady_base(), state=CandidateState.PROMOTED)
+    for speed, kind in ((1.0, Promote), (0.71, None)):
+        stale = replace(board(new, odd(0.9, speed=speed), former, first=False), run_s=RUN_S)
+        assert isinstance(decide(stale), Promote) == (kind is Promote)
