@@ -48,6 +48,7 @@ VARIANTS = {
     SHIPPED: Variant("default"),
     "bold": Variant("bold"),
     "strict": Variant("strict"),
+    "rounds": Variant("rounds"),
     GREEDY: Variant("greedy", claim_runs=0, blind=True),
     ROUNDS: Variant("greedy", rounds=True, claim_runs=0, blind=True),
     BEFORE: Variant("default", blind=True, sibling_wait=0.0),

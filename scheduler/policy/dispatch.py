@@ -14,6 +14,8 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Finished, Run, RunKind, Running
+from scheduler.policy.decide import is_holding
+from scheduler.policy.siblings import without_held
 
 _REPEATS = (RunKind.REPEAT, RunKind.UNION)
 
@@ -94,6 +96,8 @@ def explain_waiting(
     """One sentence: why this run is not running although the queue is being run. The run is one of `queued`."""
     if slots == 0:
         return "no slot can take it: run `arsched doctor` to see why"
+    if lab is not None and not without_held([run]) and is_holding(lab):
+        return "it starts when the results of those that run together are in"
     ahead = order_runs(queued, running, slots, lab).index(run)
     if ahead < slots - len(running):
         return "a slot is free for it: it starts at once"

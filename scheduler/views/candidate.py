@@ -25,6 +25,7 @@ from scheduler.domain.text import clean, flat, one_line
 from scheduler.ledger import Ledger
 from scheduler.policy.dispatch import explain_waiting
 from scheduler.policy.explain import describe_effect
+from scheduler.policy.siblings import round_goes_on
 from scheduler.policy.source_notes import compressed_bytes, read_notes
 from scheduler.views import View, jsonable, utc
 from scheduler.views.candidates import MergeRow, Row, candidate_row, describe_merge, made_by, merged_into
@@ -203,6 +204,7 @@ def describe_gates(gates: GateSettings) -> str:
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
         f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes; "
         f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped{near_miss if gates.combine else ''}"
+        f"{', decided in rounds' if gates.rounds else ''}"
     )
 
 
@@ -228,6 +230,8 @@ def _answer(
     board = facts.board
     if board and board.first_baseline and board.baseline.n < board.gates.first_baseline_runs:
         return f"undecided: the first baseline has {board.baseline.n} of {board.gates.first_baseline_runs} runs"
+    if board and round_goes_on(board):
+        return "undecided: its runs are over, and its round has others that run"
     return f"undecided: its runs are over; {NOT_RUNNING}"
 
 

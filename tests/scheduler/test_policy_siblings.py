@@ -15,6 +15,7 @@ from scheduler.domain.decision import PRESETS, Discard, GateSettings, Promote
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import RunKind
 from scheduler.policy.decide import decide, is_holding, promotion_waits_until
+from scheduler.policy.dispatch import explain_waiting
 from scheduler.policy.siblings import round_closes, without_held
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, run, simulate, some_ideas, standing
 
@@ -152,6 +153,13 @@ def test_a_round_is_decided_when_its_last_result_is_in() -> None:
     lab = finished(lab, "c0003", 1.0 - 2 * GAIN, since=late.running_since[0])
     taken = decide(lab)
     assert isinstance(taken, Promote) and taken.candidate_id == "c0003"
+
+
+def test_what_a_round_holds_back_is_reported_why() -> None:
+    lab = at(ENDED + 1, WINNER, SOON, gates=ROUNDS)
+    queued = [run(1, RunKind.NEW), run(2, RunKind.AUDIT)]
+    assert "run together" in explain_waiting(queued[0], queued, [], 2, lab)
+    assert "starts at once" in explain_waiting(queued[1], queued, [], 2, lab)
 
 
 def test_a_lost_slot_ends_the_round_without_it() -> None:
