@@ -69,7 +69,7 @@ UNDECIDED = Kind("undecided", ("open", "contender", "cancelled"), ORANGE, "D", 1
 
 def render_progress(history: History) -> bytes:
     """The picture as PNG bytes."""
-    figure, axes = new_figure(HEIGHT_IN)
+    figure, (axes,) = new_figure(HEIGHT_IN)
     scale = scale_of(history)
     draw_marks(axes, history, scale)
     _frame(axes)
@@ -79,7 +79,7 @@ def render_progress(history: History) -> bytes:
     elif history.noise_sd_bpb is not None:
         note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
         axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
-    settle(figure, axes)
+    settle(figure)
     with _any_letter():
         write_names(axes, history, scale)
     return to_png(figure)
@@ -306,18 +306,19 @@ def halo() -> list[Any]:
     return [withStroke(linewidth=3, foreground="white", alpha=0.8)]
 
 
-def new_figure(height_in: float) -> tuple[Any, Any]:
+def new_figure(*heights_in: float) -> tuple[Any, list[Any]]:
+    """The figure and its axes from top to bottom, one for each height; they share what is across."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, sum(heights_in)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, list(figure.subplots(len(heights_in), sharex=True, height_ratios=heights_in, squeeze=False)[:, 0])
 
 
-def settle(figure: Any, axes: Any) -> None:
+def settle(figure: Any) -> None:
     """Add the legend and give everything its place, so that what comes on top can look for room."""
-    if axes.get_legend_handles_labels()[0]:
+    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=10)
     with _any_letter():
         figure.draw_without_rendering()

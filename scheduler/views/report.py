@@ -6,13 +6,13 @@ Only the totals are public as JSON. The rest keeps the domain's own text: whoeve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.decision import Claim, Promotion
 from scheduler.domain.lab import Event
-from scheduler.domain.run import RunKind
+from scheduler.domain.run import Finished, MachineReadings, RunKind
 from scheduler.domain.search import Proposal, ProposalState
 from scheduler.domain.text import id_order, one_line
 from scheduler.ledger.runs import AttemptRow
@@ -109,7 +109,10 @@ class CandidateLine:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One attempt on its slot. `outcome` is a result's status, lost, stopped or cancelled; "" while it goes on."""
+    """One attempt on its slot. `outcome` is a result's status, lost, stopped or cancelled; "" while it goes on.
+
+    `machine` is of the attempt that gave the run's result.
+    """
 
     slot: str
     run: str
@@ -118,6 +121,7 @@ class Bar:
     outcome: str
     start_s: float
     end_s: float
+    machine: MachineReadings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,11 @@ class Timeline:
     slots: tuple[str, ...]
     bars: tuple[Bar, ...]
     pauses: tuple[Pause, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the machine's pace is known of a run."""
+        return any(bar.machine and (bar.machine.speed is not None or bar.machine.gpu) for bar in self.bars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +215,7 @@ def read_report(facts: LabFacts) -> ReportData:
         themes=read_themes(facts),
         searches=tuple(search for search in searches if search is not None),
         proposals=facts.proposals,
-        timeline=timeline(facts.lab.tag, facts.attempts, now),
+        timeline=timeline(facts.lab.tag, facts.attempts, now, _machines(facts)),
         events=facts.ledger.events.of_interest(facts.lab.tag, EVENTS),
     )
 
@@ -288,8 +297,15 @@ def _line(facts: LabFacts, row: Row) -> CandidateLine:
     return CandidateLine(row, about.answer, about.note)
 
 
-def timeline(tag: str, attempts: Iterable[AttemptRow], until: float) -> Timeline:
-    """`until` is where attempts that still go on end, in seconds since the epoch."""
+def _machines(facts: LabFacts) -> dict[str, MachineReadings]:
+    """Run id -> the machine during it."""
+    return {run.id: run.state.result.measured.machine for run in facts.runs if isinstance(run.state, Finished)}
+
+
+def timeline(
+    tag: str, attempts: Iterable[AttemptRow], until: float, machines: Mapping[str, MachineReadings] | None = None
+) -> Timeline:
+    """`until` is where attempts that still go on end, in seconds since the epoch; `machines` are by run id."""
     ordered = sorted(attempts, key=lambda row: (row.started_at, row.run, row.number))
     spans = [(row.started_at, max(row.started_at, until if row.ended_at is None else row.ended_at)) for row in ordered]
     if not spans:
@@ -314,6 +330,7 @@ def timeline(tag: str, attempts: Iterable[AttemptRow], until: float) -> Timeline
                 outcome=one_line(row.outcome),
                 start_s=place(start),
                 end_s=place(end),
+                machine=machines.get(row.run_id) if machines and row.has_result else None,
             )
             for row, (start, end) in zip(ordered, spans, strict=True)
         ),

@@ -6,6 +6,7 @@ The page is parsed, not matched: a tag that is not closed, or one that came out 
 from __future__ import annotations
 
 import base64
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.domain.run import MachineReadings
 from scheduler.domain.search import ProposalFailure
 from scheduler.lab import LabPaths, Workspace
-from scheduler.report.page import render_page, render_timeline, write_report
+from scheduler.report.page import render_page, write_report
 from scheduler.report.plots import render_progress
+from scheduler.report.timeline import paces_of, render_timeline
 from scheduler.screens.drawings import effect_axis, value_axis
 from scheduler.views.candidates import history
 from scheduler.views.report import read_report
@@ -159,6 +162,38 @@ def test_all_files_are_written_whole_and_alike(played: SearchedLab, tmp_path: Pa
     names = {"index.html", "progress.png", "timeline.png", "results.tsv"}
     assert {entry.name for entry in folders[0].iterdir()} == names
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_the_pace_of_the_machine_is_drawn_below_the_slots_where_it_was_measured(played: SearchedLab) -> None:
+    drawn = read_report(played.facts()).timeline
+    assert (
+        not drawn.is_measured
+        and paces_of(drawn) == []
+        and "the pace of the machine" not in page_of(played).text["slots"]
+    )
+    cpu = MachineReadings(speed=0.9, speed_low=0.7, throttled=("heat",))
+    gpus = [MachineReadings(gpu=(("sm_mhz", mhz, mhz - 100.0, mhz + 90.0),)) for mhz in (1890.0, 990.0)]
+    odd = MachineReadings(gpu=(("sm_mhz", math.nan, 0.0, 0.0), ("power_w", 1.0, 1.0, 1.0)))
+    slot = drawn.bars[0].slot
+    mine = [number for number, bar in enumerate(drawn.bars) if bar.slot == slot][:4]
+    bars = list(drawn.bars)
+    for number, machine in zip(mine, (cpu, *gpus, odd), strict=True):
+        bars[number] = replace(bars[number], machine=machine)
+    measured = replace(drawn, bars=tuple(bars))
+    found = [(pace.mean, pace.low, pace.high, pace.throttled) for _, pace in paces_of(measured)]
+    assert found == [
+        (0.9, 0.7, 0.9, True),
+        (pytest.approx(1890 / 1980), pytest.approx(1790 / 1980), 1.0, False),
+        (0.5, pytest.approx(890 / 1980), pytest.approx(1080 / 1980), False),
+    ]
+    before, after = (png_height(render_timeline(one, "cpu")) for one in (drawn, measured))
+    assert after > before
+    view = replace(read_report(played.facts()), timeline=measured)
+    assert "the pace of the machine" in Page(render_page(view, PNG, PNG)).text["slots"]
+
+
+def png_height(picture: bytes) -> int:
+    return int.from_bytes(picture[20:24], "big")
 
 
 def test_labs_with_next_to_nothing(tmp_path: Path) -> None:
