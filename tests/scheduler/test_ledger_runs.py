@@ -225,6 +225,7 @@ def test_no_other_run_has_a_seed_of_a_claim(ledger: Ledger) -> None:
         ledger.runs.add("c0002", RunKind.REPEAT, "again")
     assert seeds_of(ledger, "c0002") == [1, 4, 2, 3, 5, 6]
     assert ledger.runs.add("c0001", RunKind.BASELINE, "again").seed == 6
+    assert seeds_of(ledger, add_candidate(ledger, "later", runs=5).id) == [1, 2, 3, 5, 6]
     with pytest.raises(UsageProblem, match="r0004 has had seed 1"):
         ledger.runs.add("c0002", RunKind.CLAIM, "again", 1)
 

@@ -35,6 +35,7 @@ def test_a_score_is_known_by_the_middle_of_its_run_its_slot_its_seed_and_the_mac
         add_candidate(ledger, "idea", runs=4)
         first, second, third, fourth = ledger.runs.queued("t")
         assert ledger.runs.lease(first.id, SLOT, 9e9) and ledger.runs.requeue(first.id, 1, "node gone")
+        assert ledger.board("t").of("c0002").running_since == ()
         clock.now = 2000.0
         attempt = ledger.runs.lease(first.id, SLOT, 9e9)
         clock.now = 2010.0
