@@ -18,6 +18,7 @@ from typing import Any
 from scheduler.domain.text import shorten
 from scheduler.screens import text
 from scheduler.views.candidates import CandidatePoint, History, Step
+from scheduler.views.facts import describe_noise
 
 WIDTH_IN, HEIGHT_IN, DPI = 12.0, 6.75, 160  # 16:9: fills a slide
 INK, GREEN, GREY, ORANGE, RED = "#222222", "#009E73", "#8c8c8c", "#E69F00", "#D55E00"
@@ -77,7 +78,8 @@ def render_progress(history: History) -> bytes:
     if not history.runs:
         note_nothing(axes)
     elif history.noise_sd_bpb is not None:
-        note = f"errors: one standard error of the mean, from a run-to-run noise of sd {history.noise_sd_bpb:.4f} bpb"
+        noise = describe_noise(history.noise_sd_bpb, history.noise_parts)
+        note = f"errors: one standard error of the mean, from a run-to-run noise of {noise}"
         axes.text(0.0, -0.115, note, transform=axes.transAxes, fontsize=8.5, color=INK)
     settle(figure)
     with _any_letter():

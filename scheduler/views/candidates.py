@@ -164,6 +164,7 @@ class History(View):
     runs: tuple[RunPoint, ...]
     candidates: tuple[CandidatePoint, ...]
     baselines: tuple[Step, ...]
+    noise_parts: NoiseParts | None = None
 
 
 def leaderboard(facts: LabFacts, limit: int | None = None) -> Leaderboard:
@@ -314,6 +315,7 @@ def history(facts: LabFacts) -> History:
         runs=tuple(points),
         candidates=tuple(_point(facts, rows[ref], n) for ref, n in sorted(where.items(), key=lambda item: item[1])),
         baselines=steps,
+        noise_parts=facts.noise_parts,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from scheduler.actions.audit import queue_audit
 from scheduler.cli import audit as verb
 from scheduler.cli.main import main
+from scheduler.domain.decision import Noise
 from scheduler.domain.errors import NotYet, UsageProblem
 from scheduler.domain.run import Failed, Finished, Infra, Run, RunKind, Scored, Verdict
 from scheduler.domain.slot import RunOrder
@@ -110,6 +111,19 @@ def test_first_runs_baselines_and_failed_ones_can_be_audited(played: PlayedLab, 
         played.run()
     view = audited(played, ref)
     assert view.again.kind == "audit" and view.consistent == (view.candidate != "c0002")
+
+
+def test_on_a_machine_that_drifts_two_results_may_be_further_apart(played: PlayedLab) -> None:
+    """As far as their times, slots and seeds differ; a difference that is noise there is none on a steady machine."""
+    first, queued = queue_audit(played.space, "r0001", None)
+    played.run()
+    again = played.space.ledger.runs.get(queued.id, "t")
+    sigmas = []
+    for noise in (Noise(0.001, 9), Noise(0.001, 9, drift=0.01, scale_s=0.1, seed_sd=0.01)):
+        facts = LabFacts(played.space.ledger, played.space.lab)
+        facts.__dict__["noise"] = noise
+        sigmas.append(abs(audit_view(facts, first, again).sigmas or 0.0))
+    assert sigmas[1] == pytest.approx(sigmas[0] * math.sqrt(0.001**2 / (0.001**2 + 2 * 0.01**2)), rel=1e-2)
 
 
 def test_a_run_without_a_result_and_a_used_seed_are_refused(played: PlayedLab) -> None:
