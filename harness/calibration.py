@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from harness.contract import Contract
 from harness.files import cache_root, write_atomic
+
+if TYPE_CHECKING:
+    from harness.core_probe import Reading
 
 FOLDER = "calibrations"  # below the cache root
 MOST_SPREAD = 0.15  # (90th - 10th percentile) / median of the readings of a round on a quiet machine
@@ -32,7 +35,7 @@ _PATIENCE_S = 30.0
 class Readable(Protocol):
     """harness.core_probe.CoreProbe, or what a test puts in its place."""
 
-    def read_s(self) -> float: ...
+    def read(self) -> Reading: ...
 
     def use_caches(self, seconds: float) -> None: ...
 
@@ -90,7 +93,7 @@ def measure_round(probe: Readable, clock: Callable[[], float] = time.monotonic) 
     readings = []
     for _ in range(_READINGS):
         probe.use_caches(_BETWEEN_S)
-        readings.append(probe.read_s())
+        readings.append(probe.read().seconds)
     wall_s = max(clock() - began, 1e-9)
     return Round(tuple(readings), max(0.0, 1 - (time.thread_time() - began_cpu) / wall_s))
 

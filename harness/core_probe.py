@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,14 @@ _PRODUCTS, _SIDE = 20, 64  # float32; too small for BLAS to wake threads
 _SUMS, _SUMMED = 10, 32_768  # float64: 256 KiB
 _LOOP = 2000
 _COPIED = 1 << 20  # float64: 8 MiB, which with its copy outgrows every core's own caches
-_ATTEMPTS = 2  # at a reading that nothing interrupts
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CPU seconds of the work, and whether another thread had the core in between."""
+
+    seconds: float
+    interrupted: bool
 
 
 class CoreProbe:
@@ -29,18 +37,13 @@ class CoreProbe:
         self._terms, self._sum = random.random(_SUMMED), np.zeros(_SUMMED)
         self._source, self._copy = random.random(_COPIED), np.zeros(_COPIED)
 
-    def read_s(self) -> float:
-        """CPU seconds of the work: of a second try where another process cut the first in two, the shorter one if both.
-
-        Whoever runs in the middle can empty the caches: a candidate would, to have more time.
-        """
-        readings = []
-        for _ in range(_ATTEMPTS):
-            reading_s, interrupted = self._once()
-            if not interrupted:
-                return reading_s
-            readings.append(reading_s)
-        return min(readings)
+    def read(self) -> Reading:
+        np.copyto(self._copy, self._source)
+        self._compute()
+        before, began = _interruptions(), time.thread_time()
+        self._compute()
+        np.copyto(self._copy, self._source)
+        return Reading(time.thread_time() - began, _interruptions() != before)
 
     def use_caches(self, seconds: float) -> None:
         """Work as a candidate would for so many CPU seconds: what is measured next finds the core warm."""
@@ -48,14 +51,6 @@ class CoreProbe:
         while time.thread_time() < until:
             self._compute()
             np.add(self._copy[: _COPIED // 8], 1.0, out=self._copy[: _COPIED // 8])
-
-    def _once(self) -> tuple[float, bool]:
-        np.copyto(self._copy, self._source)
-        self._compute()
-        before, began = _interruptions(), time.thread_time()
-        self._compute()
-        np.copyto(self._copy, self._source)
-        return time.thread_time() - began, _interruptions() != before
 
     def _compute(self) -> None:
         for _ in range(_PRODUCTS):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.contract import Budget
-from harness.core_probe import speed_of
+from harness.core_probe import Reading, speed_of
 from harness.judge.cpu_time import CpuClock
 from harness.work_page import WorkDone
 
@@ -22,6 +22,8 @@ PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate"
 
 
 _SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, and single disturbances with it
+_ATTEMPTS = 3  # at a reading in which the candidate does not run
+_UNNOTICED_S = 5e-5  # of its running: less than the clock can be trusted with
 _CPU_S_PER_READING = 0.12  # a reading costs 1.3 to 2 ms
 
 
@@ -35,19 +37,30 @@ class SpeedRange:
 
 
 class CoreSpeed:
-    """The core's speed as a share of the calibrated one: mean of the last readings of a probe (CPU seconds each)."""
+    """The core's speed as a share of the calibrated one: by the mean of the last readings of a probe."""
 
-    def __init__(self, read_probe: Callable[[], float], reference_s: float) -> None:
+    def __init__(self, read_probe: Callable[[], Reading], reference_s: float) -> None:
         self._read_probe, self._reference_s = read_probe, reference_s
         self._readings: deque[float] = deque(maxlen=_SMOOTHED)
-        self.speeds: list[float] = []  # after each reading
+        self.speeds: list[float] = []  # after each look
 
-    def look(self) -> float:
-        """Take a reading; returns the speed, and begins with as many readings as it is the mean of."""
+    def look(self, cpu: CpuClock) -> float:
+        """Take a reading; returns the speed, and begins with as many readings as it is the mean of.
+
+        `cpu`: the candidate's clock.
+        """
         for _ in range(1 if self._readings else _SMOOTHED):
-            self._readings.append(self._read_probe())
+            self._readings.append(self._reading_s(cpu))
         self.speeds.append(speed_of(sum(self._readings) / len(self._readings), self._reference_s))
         return self.speeds[-1]
+
+    def _reading_s(self, cpu: CpuClock) -> float:
+        """A candidate that cuts in can empty the caches to look slow: it is not believed slower than calibrated."""
+        for _ in range(_ATTEMPTS):
+            before_s, reading = cpu.read_s(), self._read_probe()
+            if not reading.interrupted or cpu.read_s() - before_s < _UNNOTICED_S:
+                return reading.seconds
+        return min(reading.seconds, self._reference_s)
 
 
 class BudgetClock:
@@ -145,7 +158,7 @@ class BudgetClock:
 
     def _look(self, speed: CoreSpeed) -> None:
         # What the candidate computes during the reading counts at the speed that it shows.
-        self._rate = speed.look()
+        self._rate = speed.look(self._cpu)
         self._look_at_cpu_s = self._seen_cpu_s + _CPU_S_PER_READING
 
 

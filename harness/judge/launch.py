@@ -30,9 +30,11 @@ from harness.judge.report import InfraFailure, last_lines
 from harness.judge.usage import UsageWatch
 from harness.processes import Reaped, kill_descendants
 from harness.protocol import JUDGE_FD_ENV, socket_pair
+from harness.sandbox.kernel import set_scheduling
 from harness.session import CONTRACT_ENV, SEED_ENV
 
 _HARNESS = Path(__file__).resolve().parent.parent
+_TURN_S = 0.01
 _READY_WITHIN_S = 30.0  # the shim's own start and its mounts: a tenth of a second, more on a loaded machine
 _TOKEN = r"[a-z0-9_]{8}"  # what mkdtemp appends
 _PASSED_ON = (
@@ -182,12 +184,22 @@ def launch(
             # Before the go-ahead: what is attached to the process or counted from here on misses nothing of train.py.
             candidate = CandidateProcess(process, log_read, ours, own_namespace=own_namespace)
             if args.contract.budget.clock == "work":
-                # It may not cut in when it wakes: the judge's readings of the core would find the caches it filled.
-                os.sched_setscheduler(process.pid, os.SCHED_BATCH, os.sched_param(0))
+                let_judge_read(process.pid)
             candidate.usage = UsageWatch(scratch.root, own_namespace=own_namespace)
             handshake.sendall(b"g")
         failing.pop_all()
     return candidate, reached
+
+
+def let_judge_read(pid: int) -> None:
+    """Keep a candidate from cutting in on the judge's readings of their core, which would find the caches it filled.
+
+    It may not when it wakes, and neither of the two when the other's turn is over in less than a reading takes.
+    """
+    os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError):  # refused by a container: readings it cut in two are taken again
+        set_scheduling(pid, os.SCHED_BATCH, _TURN_S)
+        set_scheduling(0, os.SCHED_OTHER, _TURN_S)
 
 
 def _start_shim(

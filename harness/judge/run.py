@@ -120,7 +120,7 @@ def _core_speed(contract: Contract, result: JudgeResult) -> CoreSpeed | None:
     except CacheMissing as missing:
         raise InfraFailure("calibration", f"{missing} ({missing.hint})") from None
     result.calibration = calibration.name
-    return CoreSpeed(CoreProbe().read_s, calibration.reference_s)
+    return CoreSpeed(CoreProbe().read, calibration.reference_s)
 
 
 def _open_cache(args: JudgeArgs) -> Cache:

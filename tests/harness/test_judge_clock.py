@@ -16,8 +16,9 @@ import pytest
 
 from harness import processes
 from harness.contract import Budget
+from harness.core_probe import Reading
 from harness.judge import clock as clock_module
-from harness.judge.clock import BudgetClock, CoreSpeed, PhaseTimeline
+from harness.judge.clock import BudgetClock, CoreSpeed, PhaseTimeline, SpeedRange
 from harness.judge.cpu_time import PolledClock
 from harness.judge.evaluation import Transports
 from harness.judge.launch import CandidateProcess
@@ -231,12 +232,18 @@ WORK = Budget(seconds=20, clock="work", grace_s=1, wall_limit_s=240)
 class FakeProbe:
     """A core whose speed the test sets; the calibrated one reads 1.0."""
 
-    def __init__(self) -> None:
-        self.speed, self.looks = 1.0, 0
+    crowded = False  # another process runs in the middle
 
-    def __call__(self) -> float:
+    def __init__(self, tree: FakeTree) -> None:
+        self.tree = tree
+        self.speed, self.looks = 1.0, 0
+        self.cut_in: Callable[[int], bool] = lambda look: False  # whether the candidate runs in the middle
+
+    def __call__(self) -> Reading:
         self.looks += 1
-        return 1.0 / self.speed
+        cut_in = self.cut_in(self.looks)
+        self.tree.seconds += 0.001 * cut_in
+        return Reading((10.0 if cut_in else 1.0) / self.speed, cut_in or self.crowded)
 
 
 def work_clock(tree: FakeTree, probe: FakeProbe) -> BudgetClock:
@@ -244,7 +251,8 @@ def work_clock(tree: FakeTree, probe: FakeProbe) -> BudgetClock:
 
 
 def test_a_work_clock_counts_cpu_seconds_at_the_speed_of_the_core(now: Callable[[float], None]) -> None:
-    tree, probe = FakeTree(), FakeProbe()
+    tree = FakeTree()
+    probe = FakeProbe(tree)
     clock = work_clock(tree, probe)
     assert clock.begin(free_startup_s=97.0) == clock.used_s() == clock.cpu_s() == 3.0
     tree.seconds += 4.0
@@ -264,7 +272,8 @@ def test_a_work_clock_counts_cpu_seconds_at_the_speed_of_the_core(now: Callable[
 
 
 def test_a_candidate_that_computes_nothing_is_not_measured() -> None:
-    tree, probe = FakeTree(), FakeProbe()
+    tree = FakeTree()
+    probe = FakeProbe(tree)
     clock = work_clock(tree, probe)
     assert clock.look() is None and not probe.looks, "before the start"
     clock.begin()
@@ -277,7 +286,8 @@ def test_a_candidate_that_computes_nothing_is_not_measured() -> None:
 
 @pytest.mark.parametrize(("speed", "rate"), [(1e-6, 0.2), (0.7, 0.7), (1e6, 2.0)])
 def test_no_speed_is_beyond_what_is_possible(speed: float, rate: float) -> None:
-    tree, probe = FakeTree(), FakeProbe()
+    tree = FakeTree()
+    probe = FakeProbe(tree)
     probe.speed = speed
     clock = work_clock(tree, probe)
     clock.begin()
@@ -285,10 +295,42 @@ def test_no_speed_is_beyond_what_is_possible(speed: float, rate: float) -> None:
     assert clock.used_s() == pytest.approx(rate)
 
 
+def test_a_reading_that_the_candidate_cut_in_two_is_taken_again() -> None:
+    tree = FakeTree()
+    probe = FakeProbe(tree)
+    probe.cut_in = lambda look: look % 3 != 0
+    clock = work_clock(tree, probe)
+    clock.begin()
+    assert (probe.looks, clock.speeds()) == (15, SpeedRange(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("speed", "rate"), [(1.0, 1.0), (0.5, 1.0), (20.0, 2.0)])
+def test_a_candidate_that_always_cuts_in_is_never_slower_than_calibrated(speed: float, rate: float) -> None:
+    tree = FakeTree()
+    probe = FakeProbe(tree)
+    probe.speed, probe.cut_in = speed, lambda look: True
+    clock = work_clock(tree, probe)
+    clock.begin()
+    before_s = clock.used_s()
+    tree.seconds += 1.0
+    assert clock.used_s() - before_s == pytest.approx(rate)
+
+
+def test_a_neighbour_that_cuts_in_counts() -> None:
+    tree = FakeTree()
+    probe = FakeProbe(tree)
+    probe.speed, probe.crowded = 0.5, True
+    clock = work_clock(tree, probe)
+    clock.begin()
+    tree.seconds += 1.0
+    assert (clock.used_s(), probe.looks) == (0.5, 5)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_work_clock_never_runs_backwards(seed: int) -> None:
     draw = random.Random(seed)
-    tree, probe = FakeTree(), FakeProbe()
+    tree = FakeTree()
+    probe = FakeProbe(tree)
     clock = work_clock(tree, probe)
     used_s = clock.begin()
     for _ in range(500):
