@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -158,7 +158,8 @@ def _lab(request: InitRequest, choice: ContractChoice, cache_digest: str, now: f
         tag=request.tag, lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}", branch=_branch(request.tag),
         contract_name=contract.name, contract_digest=contract.digest, contract_json=contract.to_json(),
         cache_digest=cache_digest, device=contract.device, noise_prior_bpb=contract.noise_prior_bpb,
-        gates=PRESETS[request.preset], created_at=now, sandbox=request.sandbox,
+        gates=replace(PRESETS[request.preset], prior_df=contract.noise_prior_df), created_at=now,
+        sandbox=request.sandbox,
     )  # fmt: skip
 
 

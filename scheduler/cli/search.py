@@ -123,9 +123,11 @@ def _find_or_create_lab(
 
 
 def _with_preset(space: Workspace, preset: str | None) -> Workspace:
-    if preset is None or space.lab.gates == PRESETS[preset]:
+    gates = PRESETS[preset] if preset else space.lab.gates
+    gates = replace(gates, prior_df=space.lab.gates.prior_df)  # the contract's, whatever the preset
+    if space.lab.gates == gates:
         return space
-    space.ledger.labs.set_gates(space.tag, PRESETS[preset])
+    space.ledger.labs.set_gates(space.tag, gates)
     log(f"note: promotions go by the preset {preset} from here on (it was {space.lab.gates.name})")
     return replace(space, lab=space.ledger.labs.get(space.tag))
 

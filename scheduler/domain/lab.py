@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +34,11 @@ class Lab:
     sandbox: str = "full"
 
     @property
+    def noise_prior_seed_bpb(self) -> float:
+        """The contract's; 0 for one that states none."""
+        return float(json.loads(self.contract_json).get("noise_prior_seed_bpb", 0.0))
+
+    @property
     def contract_words(self) -> str:
         """The contract as every screen names it: where the sandbox is not full, never without that."""
         return self.contract_name if self.sandbox == "full" else f"{self.contract_name} (sandbox: {self.sandbox})"
@@ -55,6 +61,7 @@ class LabSnapshot:
     left_out: int = 0
     run_s: float | None = None  # how long the last scored runs held their slots, the median; None before there are any
     now: float | None = None  # seconds since the epoch; None where nothing waits for a time
+    noise_prior_seed_bpb: float = 0.0
 
     @property
     def baseline(self) -> CandidateStats:

@@ -136,7 +136,9 @@ class _Known:
         base_id, is_first = candidate_id(base.number), base.base is None
         standings = tuple(self._standings[number] for number in sorted(self._standings))
         return LabSnapshot(
-            base_id, is_first, standings, lab.noise_prior_bpb, lab.gates, self._merges, run_s=self._run_s
+            *(base_id, is_first, standings, lab.noise_prior_bpb, lab.gates, self._merges),
+            run_s=self._run_s,
+            noise_prior_seed_bpb=lab.noise_prior_seed_bpb,
         )
 
     def _read(self, database: Database, tag: str, numbers: Collection[int] | None) -> None:

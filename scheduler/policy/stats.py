@@ -43,8 +43,8 @@ def lab_noise(lab: LabSnapshot) -> Noise:
     steady = Noise(math.sqrt((prior_df * sigma0**2 + squares) / (prior_df + df)), df)
     groups = newest([(s.scores, s.occasions) for s in lab.standings if s.candidate_id in kept and s.occasions])
     if not lab.run_s or sum(len(scores) - 1 for scores, _ in groups) < LEAST_DF:
-        return steady
-    noise = estimate(groups, sigma0, prior_df, SCALE_RUNS * lab.run_s)
+        return replace(steady, seed_sd=lab.noise_prior_seed_bpb)
+    noise = estimate(groups, sigma0, prior_df, SCALE_RUNS * lab.run_s, lab.noise_prior_seed_bpb)
     return noise if noise.drift or noise.offset or noise.seed_sd else steady
 
 

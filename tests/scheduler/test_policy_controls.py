@@ -121,8 +121,8 @@ def test_a_lab_whose_machine_is_always_odd_and_whose_repeats_fail_comes_to_an_en
             now = finished(now, pending[0].candidate_id, score, occasion=occasion)
         else:
             break
-    assert [type(decision) for decision in taken] == [Replicate, MeasureBaseline, Retry, Promote]
-    assert now.baseline_id == "c0002"
+    assert [type(decision) for decision in taken[:4]] == [Replicate, MeasureBaseline, Retry, Promote]
+    assert len(taken) < 10 and now.baseline_id == "c0002"
 
 
 def test_a_stale_baselines_candidate_is_not_promoted_on_such_a_score_alone() -> None:
