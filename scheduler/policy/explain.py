@@ -81,6 +81,11 @@ def describe_claim(claim: Claim) -> str:
     return f"{means}, {signed(claim.diff)} ± {claim.se:.4f} ({len(first)} + {len(final)} runs)"
 
 
+def describe_undecided(below_bpb: float) -> str:
+    """`load moves scores by 0.0300 here: results under 0.0600 are not decided`, of stats.undecided_below(…)."""
+    return f"load moves scores by {below_bpb / 2:.4f} here: results under {below_bpb:.4f} are not decided"
+
+
 def signed(bpb: float) -> str:
     """`−0.0130`, `+0.0001`; never a signed zero."""
     text = f"{bpb:+.4f}"
