@@ -31,8 +31,8 @@ class DecisionInput(NamedTuple):
     result_mark: int
 
 
-def decide_all(space: Workspace, now: float, log: Callable[[str], None]) -> int:
-    """Take every decision due on the board at this time, one after the other. Returns how many.
+def decide_all(space: Workspace, log: Callable[[str], None], now: float | None = None) -> int:
+    """Take every decision due on the board, one after the other. Returns how many. Without `now` nothing waits.
 
     Raises LabProblem when the baseline cannot be measured, LedgerProblem, GitProblem.
     """

@@ -89,7 +89,7 @@ class Loop:
         self._ensure_ours()
         changed = self._collector.collect()
         if changed or self._clock() >= self._decide_due:
-            decide_all(self._space, self._clock(), self._screen.say)
+            decide_all(self._space, self._screen.say, self._clock())
             self._decide_due = self._clock() + self._runtime.intervals.decide_s
         if self._space.paths.stop.exists():
             self._space.paths.stop.unlink(missing_ok=True)
