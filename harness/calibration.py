@@ -6,6 +6,7 @@ folder), its name. Not covered: when it is measured (harness.prepare). Standard 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -13,13 +14,14 @@ import os
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.contract import Contract
+from harness.contract import Contract, describe_references, load_contract
 from harness.files import cache_root, write_atomic
 
 if TYPE_CHECKING:
@@ -150,3 +152,31 @@ def _cpu_name() -> str:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1) if found else platform.machine()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """One line of JSON about a work clock here: its calibration (None without one), and the core's speed in 2 s of now.
+
+    "speed": as a share of the calibrated one; "shared": how much of the time another process had the core.
+    """
+    from harness.core_probe import CoreProbe, speed_of
+
+    parser = argparse.ArgumentParser(prog="python -m harness.calibration", description=main.__doc__)
+    parser.add_argument("--contract", required=True, help=describe_references())
+    found = read_calibration(load_contract(parser.parse_args(argv).contract))
+    answer: dict[str, object] = {"calibration": None}
+    if found is not None:
+        now = measure_round(CoreProbe())
+        speed = speed_of(statistics.fmean(now.readings_s), found.reference_s)
+        answer = {
+            "calibration": found.name,
+            "quiet": found.quiet,
+            "speed": round(speed, 4),
+            "shared": round(now.shared, 4),
+        }
+    print(json.dumps(answer))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

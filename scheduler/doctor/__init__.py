@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scheduler.doctor import checks, gpu
+from scheduler.doctor import checks, gpu, machine
 from scheduler.doctor.checks import CheckResult
 from scheduler.lab import choose_contract
 from scheduler.node.gpu import read_driver, read_states
@@ -21,6 +21,7 @@ def run_checks(
     Raises UsageProblem for a contract that does not exist.
     """
     given = choose_contract(contract) if contract else None
+    ticks = machine.read_ticks()
     yield checks.check_system()
     yield checks.check_packages()
     yield checks.check_git()
@@ -34,6 +35,9 @@ def run_checks(
     device = choice.contract.device
     states = read_states() if device == "cuda" else ()
     yield from gpu.check_capabilities(device if states or not address else "cpu")  # a cluster's head needs no GPU
+    yield machine.check_machine(ticks)
+    if not address:
+        yield from machine.check_work_clock(choice)
     if states:
         yield from gpu.check_toolchain()
         if "digest" in cache:

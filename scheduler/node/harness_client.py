@@ -98,11 +98,12 @@ def probe_cache(command: Sequence[str], contract_json: str, root: Path, environ:
 
 def ask_cache(contract_json: str, *, full: bool) -> dict[str, Any]:
     """The answer of `python -m harness.cache`: digest, directory, kernel …, or error and hint. Raises LabProblem."""
-    with tempfile.TemporaryDirectory(prefix="arsched-") as folder:
-        path = Path(folder) / "contract.json"
-        path.write_text(contract_json, encoding="utf-8")
-        command = [*Commands().cache, "--contract", str(path), *["--full"] * full]
-        return _ask(command, judge_environment(os.environ, ""), Path(folder), FULL_TIMEOUT_S)
+    return _ask_about(contract_json, [*Commands().cache, *["--full"] * full])
+
+
+def ask_work_clock(contract_json: str) -> dict[str, Any]:
+    """The answer of `python -m harness.calibration`: calibration, quiet, speed, shared. Raises LabProblem."""
+    return _ask_about(contract_json, python_command("harness.calibration"))
 
 
 def ask_capabilities(device: str) -> dict[str, Any]:
@@ -127,6 +128,14 @@ def installed_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def _ask_about(contract_json: str, command: Sequence[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="arsched-") as folder:
+        path = Path(folder) / "contract.json"
+        path.write_text(contract_json, encoding="utf-8")
+        about = [*command, "--contract", str(path)]
+        return _ask(about, judge_environment(os.environ, ""), Path(folder), FULL_TIMEOUT_S)
 
 
 def _ask(command: Sequence[str], environment: Mapping[str, str], cwd: Path | None, timeout_s: float) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from harness.calibration import calibration_here, write_calibration
 from harness.contract import load_contract
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.cli.main import main
-from scheduler.doctor import checks, gpu
+from scheduler.doctor import checks, gpu, machine
 from scheduler.doctor.checks import CheckContext, CheckResult, Grade, check_cache, find_lab, ok
+from scheduler.doctor.machine import Ticks, read_ticks
 from scheduler.domain.errors import PoolProblem
-from scheduler.lab import choose_contract
+from scheduler.lab import ContractChoice, choose_contract
 from scheduler.node.gpu import Gpu, GpuProcess
 from scheduler.node.machine import Machine
 from scheduler.queue.runtime import PoolOptions
@@ -60,6 +62,63 @@ def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
     assert any(line.startswith("problem  repository") for line in lines)
     assert any(line.startswith("problem  cache") for line in lines)
     assert any("→ " in line and "arsched prepare --contract cpu" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("load", "stolen", "grade", "words"),
+    [
+        (0.3, 0, Grade.OK, "load 0.3 on 2 cores, steal 0 %"),
+        (1.7, 0, Grade.NOTE, "load 1.7 on 2 cores, steal 0 %: others use it"),
+        (0.3, 12, Grade.NOTE, "steal 6 %: others use it"),
+    ],
+)
+def test_a_machine_that_others_use_is_noted(load: float, stolen: int, grade: Grade, words: str) -> None:
+    found = machine.check_load(Ticks(5, 1000), Ticks(5 + stolen, 1200), load, 2)
+    assert found.grade is grade and words in found.message and bool(found.hint) is (grade is Grade.NOTE)
+    for unknown in (None, Ticks(5, 1000)):
+        assert "steal" not in machine.check_load(unknown, Ticks(5, 1000), load, 2).message
+
+
+def test_the_ticks_of_a_machine_are_read_where_there_are_any(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    assert read_ticks(stat) is None
+    stat.write_text("cpu\n")
+    assert read_ticks(stat) is None
+    stat.write_text("cpu  1 2 3 4 5 6 7 80 900 9000\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert read_ticks(stat) == (80, 108)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "speed", "grade", "words", "hint"),
+    [
+        (True, 0.99, Grade.OK, "calibration f00d; this machine runs at 0.99 of its calibrated speed now", ""),
+        (True, 0.83, Grade.NOTE, "runs at 0.83 of its calibrated speed now: others use it", "end what else runs here"),
+        (True, 1.3, Grade.NOTE, "1.30 of its calibrated speed now, so it was slower then", "--calibrate"),
+        (False, 1.0, Grade.NOTE, "measured on a busy machine", "arsched prepare --contract C --calibrate"),
+    ],
+)
+def test_a_work_clock_says_how_fast_the_machine_is(
+    monkeypatch: pytest.MonkeyPatch, quiet: bool, speed: float, grade: Grade, words: str, hint: str
+) -> None:
+    choice = ContractChoice("C", replace(TINY, budget=replace(TINY.budget, clock="work")))
+    answer = {"calibration": "f00d", "quiet": quiet, "speed": speed, "shared": 0.0}
+    monkeypatch.setattr(machine, "ask_work_clock", lambda contract: answer)
+    (found,) = machine.check_work_clock(choice)
+    assert found.grade is grade and words in found.message and hint in found.hint
+    assert list(machine.check_work_clock(ContractChoice("C", TINY))) == []
+
+
+def test_a_work_clock_is_asked_of_the_harness_and_calibrated_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path))
+    path = tmp_path / "work.json"
+    path.write_text(replace(TINY, budget=replace(TINY.budget, clock="work")).to_json())
+    choice = ContractChoice("C", load_contract(str(path)))
+    assert list(machine.check_work_clock(choice)) == []
+    write_calibration(choice.contract, calibration_here(1e-9, quiet=True))
+    (found,) = machine.check_work_clock(choice)
+    assert found.grade is Grade.NOTE and "runs at 0.20 of" in found.message  # no core is so fast
 
 
 def test_a_byte_changed_in_the_cache_is_found(lab: Path, tmp_path: Path) -> None:
