@@ -61,9 +61,7 @@ def judged(folder: Path, train_py: str, seed: int, core: int) -> float:
 
 def show(scores: dict[str, list[float]]) -> None:
     base = scores["baseline"]
-    print(
-        "\n| program | mean | sd over seeds | sd of its difference to the baseline, by seed | with seeds of its own |"
-    )
+    print("\n| program | mean | sd over seeds | sd of its difference to the baseline by seed | with other seeds |")
     print("|---|---|---|---|---|")
     for name, own in scores.items():
         paired = statistics.stdev([a - b for a, b in zip(own, base, strict=True)])
