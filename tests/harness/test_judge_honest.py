@@ -173,12 +173,14 @@ def test_a_wall_clock_counts_wall_time(rig: Rig) -> None:
     assert used["used_s"] == pytest.approx(used["train_wall_s"], abs=0.05)
 
 
-def test_a_work_clock_counts_the_same_on_both_sides(rig: Rig) -> None:
+@pytest.mark.parametrize("containment", ["auto", "subreaper"])
+def test_a_work_clock_counts_the_same_on_both_sides(rig: Rig, containment: str) -> None:
     rig.use(with_budget(rig.contract, clock="work", seconds=1.0))
     source = (
         BIGRAM.read_text(encoding="utf-8") + "\nfrom harness import elapsed_seconds\nprint('own', elapsed_seconds())"
     )
-    judged = rig.judge(rig.write(source), "--cpus", str(min(os.sched_getaffinity(0))))
+    core = str(min(os.sched_getaffinity(0)))
+    judged = rig.judge(rig.write(source), "--cpus", core, "--containment", containment)
     used, machine = judged.result["budget"], judged.result["machine"]
     assert judged.result["status"] == "ok" and used["clock"] == "work"
     assert 0.2 <= machine["speed_low"] <= machine["speed"] <= machine["speed_high"] <= 2.0
