@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from harness import calibration
+from harness.cache import MANIFEST_NAME, cache_directory
 from harness.cache import main as cache_main
 from harness.calibration import (
     NotQuiet,
@@ -31,6 +34,7 @@ from harness.prepare import build
 from harness.prepare.cli import main
 from harness.prepare.tokenizer import train_tokenizer
 from tests.harness.small_corpus import write_contract, write_corpus
+from tests.waiting import wait_until
 
 QUIET = Round((1e-3,) * 18 + (1.1e-3,) * 2, shared=0.01)
 NOISY = Round((1e-3,) * 10 + (2e-3,) * 10, shared=0.01)
@@ -172,3 +176,23 @@ def test_a_round_reads_the_real_probe() -> None:
     seen = measure_round(CoreProbe())
     assert len(seen.readings_s) == 20 and all(0 < reading_s < 0.1 for reading_s in seen.readings_s)
     assert 0 <= seen.shared < 1
+
+
+def test_two_calibrations_never_run_at_once(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+
+    def measure(probe: object) -> Round:
+        began.set()
+        return QUIET
+
+    monkeypatch.setattr(build, "measure_round", measure)
+    (tmp_path / "caches").mkdir()
+    with FileLock(tmp_path / "caches" / "calibration.lock"):
+        second = threading.Thread(target=prepare, args=(contract, tmp_path))
+        second.start()
+        wait_until(lambda: (cache_directory(contract) / MANIFEST_NAME).is_file(), "everything but the calibration")
+        assert not began.wait(0.5)
+    second.join()
+    assert began.is_set() and read_calibration(contract) is not None
