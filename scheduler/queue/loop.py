@@ -14,6 +14,8 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
 from scheduler.lab import Live, Workspace, is_paused, write_live
+from scheduler.policy.explain import describe_undecided
+from scheduler.policy.stats import lab_noise, undecided_below
 from scheduler.queue.collect import Collector
 from scheduler.queue.decide import decide_all, is_decision_due
 from scheduler.queue.place import Placer, nothing_usable
@@ -59,6 +61,7 @@ class Loop:
         self._decide_due = self._show_due = float("-inf")
         self._lost_slots_at: float | None = None
         self._shown_level = 0
+        self._is_unsteady = False
         self.paused = False
 
     def run(self) -> None:
@@ -152,6 +155,15 @@ class Loop:
         live = Live(now, os.getpid(), self._space.tag, pool_name, queued, stopping, slots, note, search)
         write_live(self._space.paths.live, live)
         self._screen.show(live)
+        self._show_unsteady()
+
+    def _show_unsteady(self) -> None:
+        """Say once that the machine decides little, and again only after it was steady in between."""
+        lab, board = self._space.lab, self._space.ledger.board(self._space.tag)
+        below_bpb = undecided_below(lab_noise(board), lab.noise_prior_bpb)
+        if below_bpb is not None and not self._is_unsteady:
+            self._screen.say(f"note: {describe_undecided(below_bpb)}")
+        self._is_unsteady = below_bpb is not None
 
     def _show_interrupt(self, running: int) -> None:
         if self._interrupt.level == self._shown_level:

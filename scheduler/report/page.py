@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from scheduler.domain.text import clean, one_line, shorten
 from scheduler.lab import Workspace, write_whole
+from scheduler.policy.explain import describe_undecided
 from scheduler.report.plots import render_progress
 from scheduler.report.timeline import render_timeline
 from scheduler.screens import text
@@ -95,6 +96,7 @@ def render_page(data: ReportData, progress_png: bytes, timeline_png: bytes) -> s
         "claim_sentence": claim_sentence,
         "describe_merge": describe_merge,
         "describe_medians": describe_medians,
+        "describe_undecided": describe_undecided,
         "noise_text": text.noise_text,
         "spent": text.spent_text,
         "used": text.efficiency_text,

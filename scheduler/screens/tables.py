@@ -9,6 +9,7 @@ from rich.text import Text
 from scheduler.domain.decision import Claim
 from scheduler.domain.text import shorten
 from scheduler.lab import LiveSlot
+from scheduler.policy.explain import describe_undecided
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state
 from scheduler.views.candidates import Leaderboard, Row
@@ -66,6 +67,7 @@ def status_screen(status: Status) -> Iterator[Renderable]:
             ("lab", f"{status.tag}   contract {status.contract}   branch {status.branch}"),
             ("baseline", text.baseline_text(status.baseline, status.noise_sd_bpb) + missing),
             ("noise", text.noise_text(status.noise_sd_bpb, status.noise_parts, status.noise_repeats)),
+            *_undecided(status.undecided_below_bpb),
             ("queue", _queue(status)),
             ("running it", _runner(status)),
             *search_rows(status.search, status.claim),
@@ -134,6 +136,10 @@ def _runner(status: Status) -> str:
     return said + ("; paused: nothing new begins before `arsched resume`" if status.paused else "")
 
 
+def _undecided(below_bpb: float | None) -> list[tuple[str, str]]:
+    return [] if below_bpb is None else [("", describe_undecided(below_bpb))]
+
+
 def _ideas(status: Status) -> Iterator[tuple[str, str]]:
     if status.ideas:
         shown = ", ".join(f"{one.proposer} {one.id} ({text.seconds(one.age_s)})" for one in status.ideas)
@@ -149,6 +155,7 @@ def summary_screen(view: Summary) -> Iterator[Renderable]:
             ("baseline", text.baseline_text(view.baseline, view.noise_sd_bpb)),
             _gain(view),
             ("noise", text.noise_text(view.noise_sd_bpb, view.noise_parts, view.noise_repeats)),
+            *_undecided(view.undecided_below_bpb),
             *search_rows(view.search, None),
             ("used", text.efficiency_text(view.efficiency)),
         ]

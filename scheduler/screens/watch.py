@@ -11,6 +11,7 @@ from itertools import zip_longest
 from rich.text import Text
 
 from scheduler.lab import LiveSlot
+from scheduler.policy.explain import describe_undecided
 from scheduler.screens import text
 from scheduler.screens.drawings import Axis, effect_axis, staircase, whisker_text
 from scheduler.screens.terminal import STYLES, fit, row
@@ -64,6 +65,8 @@ def _head(view: Watch, width: int) -> list[Text]:
     clock = Text(view.at[11:19] + "Z", style="dim")
     lines = [Text.assemble(fit(lab, max(0, width - 10)), " ", clock)]
     lines.append(_total(view))
+    if seen.undecided_below_bpb is not None:
+        lines.append(Text(describe_undecided(seen.undecided_below_bpb), style="yellow"))
     if seen.search is not None:
         lines.append(_budget(seen.search))
     lines.append(Text(text.efficiency_text(seen.efficiency), style="dim"))

@@ -22,7 +22,7 @@ from scheduler.ledger import Ledger
 from scheduler.ledger.runs import AttemptRow, RunCount
 from scheduler.policy.drift import mean_error
 from scheduler.policy.merging import Patches
-from scheduler.policy.stats import effect_of, lab_noise
+from scheduler.policy.stats import effect_of, lab_noise, undecided_below
 from scheduler.views import View
 from scheduler.views.slots import Efficiency, SlotInterval, SlotTime, efficiency, slot_intervals, slot_time
 
@@ -83,6 +83,11 @@ class LabFacts:
     def noise_parts(self) -> NoiseParts | None:
         """None where runs far apart scatter as those side by side do."""
         return noise_parts(self.noise) if self.noise else None
+
+    @property
+    def undecided_below_bpb(self) -> float | None:
+        """The effect below which this machine is too unsteady to decide; None on a steadier one."""
+        return undecided_below(self.noise, self.lab.noise_prior_bpb) if self.noise else None
 
     @cached_property
     def standings(self) -> dict[str, CandidateStats]:

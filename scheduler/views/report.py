@@ -74,6 +74,7 @@ class Summary(View):
     noise_sd_bpb: float | None
     noise_repeats: int
     noise_parts: NoiseParts | None
+    undecided_below_bpb: float | None
     baseline: Row | None
     gain: Gain | None
     claim: Claim | None
@@ -246,6 +247,7 @@ def summary(facts: LabFacts) -> Summary:
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
         noise_parts=facts.noise_parts,
+        undecided_below_bpb=facts.undecided_below_bpb,
         baseline=candidate_row(facts, baseline) if baseline else None,
         gain=total_gain(facts),
         claim=facts.claim,

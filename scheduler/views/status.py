@@ -53,6 +53,7 @@ class Status(View):
     noise_sd_bpb: float | None
     noise_repeats: int
     noise_parts: NoiseParts | None
+    undecided_below_bpb: float | None
     runner: Runner | None
     slots: tuple[LiveSlot, ...]
     queued: tuple[QueuedRow, ...]
@@ -98,6 +99,7 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
         noise_sd_bpb=facts.noise.sigma if facts.noise else None,
         noise_repeats=facts.noise.df if facts.noise else 0,
         noise_parts=facts.noise_parts,
+        undecided_below_bpb=facts.undecided_below_bpb,
         runner=Runner(fresh.pid, max(0.0, now - fresh.at), fresh.stopping) if fresh else None,
         slots=fresh.slots if fresh else tuple(_left_over(facts, run) for run in facts.running),
         queued=tuple(_queued(facts, run, slots) for run in facts.queued),

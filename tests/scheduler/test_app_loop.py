@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import CandidateState
+from scheduler.domain.decision import Noise
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.run import Finished, Queued, RunKind
 from scheduler.domain.slot import Report, RunOrder
-from scheduler.queue import collect
+from scheduler.policy.explain import describe_undecided
+from scheduler.queue import collect, loop
 from scheduler.queue.runtime import StopReason
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE, RUN_S, PlayedLab
@@ -38,6 +40,18 @@ def test_a_search_ends_with_every_candidate_decided_and_the_best_promoted(played
     assert not broken_invariants(played.space.paths.ledger)
     assert played.pool.closed and not played.space.paths.live.exists()
     assert len(played.pool.started) == len(played.space.ledger.runs.list("t"))
+
+
+def test_that_a_machine_is_too_unsteady_to_decide_is_said_when_it_begins(
+    played: PlayedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsteady from the second look on, steady for some, then unsteady again."""
+    looks = iter([0.0, *[0.03] * 5, *[0.0] * 5])
+    monkeypatch.setattr(loop, "lab_noise", lambda board: Noise(0.005, 9, drift=next(looks, 0.04)))
+    played.submit("idea", "SCORE = 2.0\n")
+    played.run()
+    said = [line for line in played.screen.lines if "are not decided" in line]
+    assert said == [f"note: {describe_undecided(below)}" for below in (0.06, 0.08)]
 
 
 def test_a_promotion_is_one_commit_on_the_branch_that_changes_train_py_alone(played: PlayedLab) -> None:

@@ -13,16 +13,19 @@ import pytest
 from scheduler.domain.decision import Noise
 from scheduler.domain.run import parse_result
 from scheduler.ledger import Ledger
-from scheduler.policy.stats import effect_of
+from scheduler.policy.explain import describe_undecided
+from scheduler.policy.stats import effect_of, undecided_below
+from scheduler.report.page import render_page
 from scheduler.screens.details import run_screen
 from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
+from scheduler.screens.watch import watch_frame
 from scheduler.views.candidate import candidate_view, explain_candidate, explain_run
 from scheduler.views.candidates import HEADER, history, leaderboard, results_tsv
 from scheduler.views.facts import LabFacts
-from scheduler.views.report import summary
+from scheduler.views.report import read_report, summary
 from scheduler.views.runs import run_view
-from scheduler.views.status import read_status
+from scheduler.views.status import Watch, read_status
 from tests.scheduler.ledger_kit import make_lab
 from tests.scheduler.view_kit import DEMO, RUN_S, Play, demo_lab, demo_script, judged
 
@@ -78,6 +81,20 @@ def test_on_a_machine_that_drifts_errors_and_words_are_those_of_all_the_noise(pl
     one, two = (occasion.slot_id for occasion in baseline.occasions[:2])
     assert baseline.n == 3 and one != two
     assert 0.012 < (drifting.mean_error("c0001") or 0.0) < math.hypot(0.0075, 0.012, 0.003, 0.004)
+
+
+def test_a_machine_too_unsteady_to_decide_is_called_that_on_every_screen(play: Play) -> None:
+    steady, drifting = play.facts(), play.facts()
+    drifting.__dict__["noise"] = noise = Noise(0.0075, 12, drift=0.03, scale_s=600.0)
+    below = undecided_below(noise, 0.005)
+    assert below == drifting.undecided_below_bpb and steady.undecided_below_bpb is None
+    for facts in (drifting, steady):
+        seen = read_status(facts, None, play.clock.now)
+        watch = Watch("2026-11-23T02:12:00Z", seen, leaderboard(facts), history(facts))
+        screens = [painted(screen, 200) for screen in (summary_screen(summary(facts)), status_screen(seen))]
+        for said in (*screens, watch_frame(watch, 200, 40).plain, render_page(read_report(facts), b"", b"")):
+            assert (describe_undecided(below or 0.0) in said) is (facts is drifting)
+            assert ("are not decided" in said) is (facts is drifting)
 
 
 def test_an_effect_is_on_the_baseline_the_idea_was_made_from(play: Play) -> None:

@@ -66,9 +66,9 @@ def arsched(capsys: pytest.CaptureFixture[str], root: Path) -> Arsched:
 
 
 KEYS = {
-    "status": "tag branch contract device baseline noise_sd_bpb noise_repeats noise_parts runner slots queued"
-    " queued_runs running_runs finished_runs cancelled_runs undecided_candidates paused note search claim efficiency"
-    " ideas recent_decisions",
+    "status": "tag branch contract device baseline noise_sd_bpb noise_repeats noise_parts"
+    " undecided_below_bpb runner slots queued queued_runs running_runs finished_runs cancelled_runs"
+    " undecided_candidates paused note search claim efficiency ideas recent_decisions",
     "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats noise_parts candidates",
     "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox"
     " compressed_bytes source_notes submitted_at runs decisions merge merged_into diff",
