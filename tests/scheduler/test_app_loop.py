@@ -45,11 +45,13 @@ def test_a_search_ends_with_every_candidate_decided_and_the_best_promoted(played
 def test_that_a_machine_is_too_unsteady_to_decide_is_said_when_it_begins(
     played: PlayedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unsteady from the second look on, steady in the fourth, then unsteady again."""
-    looks = iter([0.0, 0.03, 0.03, 0.0])
+    """Unsteady in the first two looks, steady in the third, then unsteady again."""
+    looks = iter([0.03, 0.03, 0.0])
     monkeypatch.setattr(loop, "lab_noise", lambda board: Noise(0.005, 9, drift=next(looks, 0.04)))
-    played.submit("idea", "SCORE = 2.0\n")
+    for number in range(4):
+        played.submit(f"idea-{number}", f"SCORE = 2.{number}\n")
     played.run()
+    assert len(played.screen.shown) > 4
     said = [line for line in played.screen.lines if "are not decided" in line]
     assert said == [f"note: {describe_undecided(below)}" for below in (0.06, 0.08)]
 
