@@ -201,10 +201,10 @@ def _check_size(directory: Path, name: str, entry: FileEntry, contract: Contract
 def describe(cache: Cache) -> dict[str, object]:
     """A cache as plain JSON values. "gpu": the record of this node's GPU trial; None on a CPU or where untried.
 
-    "calibration": the name of what a work clock counts in here; None for other clocks. Raises CacheMissing where that
-    was not measured.
+    "calibration": the name of what a work clock counts in here, and how often that was measured again; None for other
+    clocks. Raises CacheMissing where it was not measured.
     """
-    in_work = cache.contract.budget.clock == "work"
+    calibration = require_calibration(cache.contract) if cache.contract.budget.clock == "work" else None
     on_gpu = cache.contract.device == "cuda"
     record = record_of_this_node(shape_of(cache.contract)) if on_gpu else None
     return {
@@ -218,7 +218,8 @@ def describe(cache: Cache) -> dict[str, object]:
         "versions": dict(cache.versions),
         "train_tokens": cache.train_rows * cache.contract.sequence_length,
         "gpu": None if record is None else dataclasses.asdict(record),
-        "calibration": require_calibration(cache.contract).name if in_work else None,
+        "calibration": calibration and calibration.name,
+        "calibrated_again": calibration and calibration.again,
         "kernel": None if cache.kernel_dir is None else str(cache.kernel_dir),
     }
 

@@ -44,17 +44,22 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`reference_s`: CPU seconds of a reading. `host`, `cpu`, `cores`: the machine. `quiet`: it was then."""
+    """`reference_s`: CPU seconds of a reading. `host`, `cpu`, `cores`: the machine. `quiet`: it was then.
+
+    Every machine's seconds are those of its own quiet core, so scores of several compare. Those from before a machine
+    was measured anew do not: `again` counts how often that was.
+    """
 
     reference_s: float
     host: str
     cpu: str
     cores: int
     quiet: bool
+    again: int = 0
 
     @property
     def name(self) -> str:
-        """Scores of work clocks are comparable under one name."""
+        """Eight hex digits that differ where anything of it does."""
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:8]
 
 
@@ -119,9 +124,9 @@ def busy_reference_s(rounds: Sequence[Round]) -> float:
     return min(statistics.quantiles(seen.readings_s, n=10)[0] for seen in rounds)
 
 
-def calibration_here(reference_s: float, *, quiet: bool) -> Calibration:
+def calibration_here(reference_s: float, *, quiet: bool, again: int = 0) -> Calibration:
     """A reference reading of this machine."""
-    return Calibration(float(f"{reference_s:.4g}"), platform.node(), _cpu_name(), os.cpu_count() or 1, quiet)
+    return Calibration(float(f"{reference_s:.4g}"), platform.node(), _cpu_name(), os.cpu_count() or 1, quiet, again)
 
 
 def calibration_path(contract: Contract) -> Path:

@@ -110,7 +110,7 @@ def calibrate(contract: Contract, progress: PrepareProgress, *, anew: bool) -> N
                     raise PrepareError(f"not calibrated, nothing changed: {busy}", "stop what else runs here") from None
                 reference_s, quiet = busy_reference_s(busy.rounds), False
                 progress.print(str(busy))
-            found = calibration_here(reference_s, quiet=quiet)
+            found = calibration_here(reference_s, quiet=quiet, again=0 if found is None else found.again + 1)
             write_calibration(contract, found)
     progress.print(f"work clock: calibration {found.name}, {found.reference_s * 1e3:.3f} ms per reading")
     if not found.quiet:

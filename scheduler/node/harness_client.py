@@ -36,7 +36,7 @@ class CacheFacts:
     contract_digest: str = ""
     digest: str = ""
     problem: str = ""
-    calibration: str = ""  # of a work clock: names what its seconds count in
+    calibrated_again: int = 0  # how often what a work clock counts in was measured anew on this node
 
     def pool_name(self, device_name: str, driver: str, sandbox: str) -> str:
         """Scores of slots with the same name may be compared; "" without a cache."""
@@ -47,7 +47,7 @@ class CacheFacts:
         torch = installed_version("torch") or "none"
         contract = f"{self.contract_name}-{self.contract_digest[:12]}"
         level = "" if sandbox == "full" else f" / sandbox {sandbox}"
-        clock = f" / calibration {self.calibration}" if self.calibration else ""
+        clock = f" / calibration {1 + self.calibrated_again}" if self.calibrated_again else ""
         return f"{machine} / python {python} torch {torch} / {contract} / cache {self.digest[:12]}{clock}{level}"
 
 
@@ -92,8 +92,8 @@ def probe_cache(command: Sequence[str], contract_json: str, root: Path, environ:
     if "error" in answer:
         hint = answer.get("hint") or ""
         return replace(facts, problem=f"{answer['error']}; {hint}" if hint else str(answer["error"]))
-    named = {name: str(answer.get(name) or "") for name in ("contract_digest", "digest", "calibration")}
-    return replace(facts, **named)
+    named = {name: str(answer.get(name) or "") for name in ("contract_digest", "digest")}
+    return replace(facts, **named, calibrated_again=int(answer.get("calibrated_again") or 0))
 
 
 def ask_cache(contract_json: str, *, full: bool) -> dict[str, Any]:
