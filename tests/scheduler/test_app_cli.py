@@ -164,6 +164,8 @@ def test_prepare_runs_the_referees_own_program_for_the_labs_contract(lab: Path) 
     said = json.loads(arsched("prepare", "--contract", "standard", "--from", "x", "--dry-run", "--json").stdout)
     assert said["command"][-5:] == ["--contract", "standard", "--from", "x", "--json"]
     assert "harness.prepare" in said["command"]
+    said = json.loads(arsched("prepare", "--calibrate", "--dry-run", "--json").stdout)
+    assert said["command"][-1] == "--calibrate"
 
 
 def test_prepare_outside_a_repository_is_for_the_cpu_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
