@@ -23,8 +23,10 @@ class GateSettings:
     max_runs: int = 3
     first_baseline_runs: int = 3
     baseline_runs: int = 2
-    baseline_every: int = 20  # scored candidates on a baseline that earn it one more run; 0 = never
-    max_baseline_runs: int = 4
+    baseline_every: int = (
+        20  # scored candidates that earn their baseline a run, as do 2, 4, 8 … times as many; 0: never
+    )
+    max_baseline_runs: int = 8
     max_repeat_share: float = 0.5  # of all slots
     prior_df: float = 4.0  # weight of the contract's noise prior, degrees of freedom
     combine: bool = True  # whether runners-up, near-misses and candidates of an older baseline are merged onto the new
@@ -36,6 +38,7 @@ class GateSettings:
     max_ports: int = 2  # how often one patch is merged onto a newer baseline
     max_halvings: int = 2  # of a union that failed
     simpler_margin: float = 0.5  # in σ: a removal may be this much worse
+    drift_promote: float = 0.95  # as `promote`, where the machine drifts: repeats share what first runs were lucky with
     control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
     sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it
     rounds: bool = False  # decide nothing on ideas before all that run together are in

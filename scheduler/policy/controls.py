@@ -27,13 +27,18 @@ def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline 
         if stats.pending_runs and unlike_controls(stats, base) and latest < stats.occasions[0].at:
             reason = f"a control: {stats.candidate_id} was {explain_unlike(stats, base)}"
             return MeasureBaseline(base.candidate_id, reason)
-    if bought >= allowed or noise.drift < LEAST_DRIFT * noise.sigma:
+    if bought >= allowed or not is_drifting(noise):
         return None
     age_s = _newest_time(lab) - latest
     if age_s < MOST_AGE * noise.scale_s:
         return None
     reason = f"a control: its last run was {age_s / 60:.0f} min ago and the machine drifts by {noise.drift:.4f}"
     return MeasureBaseline(base.candidate_id, reason)
+
+
+def is_drifting(noise: Noise) -> bool:
+    """Whether the machine's state moves scores by enough to do something about it."""
+    return noise.drift >= LEAST_DRIFT * noise.sigma
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:

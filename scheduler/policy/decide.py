@@ -44,9 +44,7 @@ def baseline_is_hopeless(lab: LabSnapshot) -> bool:
 
 
 def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
-    base, gates, wanted = lab.baseline, lab.gates, _runs_wanted(lab)
-    if gates.baseline_every:  # one that lasts is what every idea is held against: it earns another run now and then
-        wanted += min(lab.trials_on_baseline // gates.baseline_every, max(0, gates.max_baseline_runs - wanted))
+    base, wanted = lab.baseline, _runs_wanted(lab) + _runs_earned(lab)
     if base.failed_runs >= _failures_allowed(lab):
         return None
     if base.n + base.pending_runs >= wanted:
@@ -59,6 +57,14 @@ def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
 
 def _runs_wanted(lab: LabSnapshot) -> int:
     return lab.gates.first_baseline_runs if lab.first_baseline else lab.gates.baseline_runs
+
+
+def _runs_earned(lab: LabSnapshot) -> int:
+    """A baseline that lasts is what every idea is held against: it earns a run with `baseline_every` trials, with twice
+    as many, four times as many and so on. Spread so over its life, they also tell whether the machine drifts.
+    """
+    periods = lab.trials_on_baseline // lab.gates.baseline_every if lab.gates.baseline_every else 0
+    return min(periods.bit_length(), max(0, lab.gates.max_baseline_runs - _runs_wanted(lab)))
 
 
 def _failures_allowed(lab: LabSnapshot) -> int:

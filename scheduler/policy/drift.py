@@ -32,13 +32,14 @@ SCALE_RUNS = 8.0
 MOST_RUNS = 80  # the newest repeated runs that the drift is judged by
 LEAST_DF = 2  # of repeats; one pair says nothing of what it differs by
 
-# Standard deviations as multiples of sigma, each with its prior weight: most machines do not drift.
-DRIFTS = ((0.0, 0.75), (1.0, 0.10), (2.0, 0.07), (4.0, 0.05), (10.0, 0.03))
+# Standard deviations as multiples of sigma, each with its prior weight: most machines do not drift, and a few a lot.
+DRIFTS = ((0.0, 0.70), (1.0, 0.14), (2.0, 0.09), (4.0, 0.05), (10.0, 0.02))
 OFFSETS = ((0.0, 0.90), (1.0, 0.07), (4.0, 0.03))
 # Times the contract's seed_sd: none is found where it states none, because first runs that earned a repeat are lucky
 # ones of one seed, and that looks the same.
 SEEDS = ((0.0, 0.05), (0.5, 0.20), (1.0, 0.50), (2.0, 0.25))
-STEADY = 0.5  # posterior mass of "no drift and no offset" from which a machine counts as steady
+# Posterior mass of "no drift, no offset" that counts as none. The prior's is less: a lab begins in doubt.
+STEADY = 0.8
 
 
 def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import probability
-from scheduler.policy.controls import explain_unlike, unlike_controls
+from scheduler.policy.controls import explain_unlike, is_drifting, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
@@ -41,7 +41,7 @@ def judge_candidate(
     verdict = _two_gates(candidate, base, effect, noise, gates)
     if not isinstance(verdict, Discard):
         return verdict
-    if simpler := _simplicity(candidate, base, effect, gates):
+    if simpler := _simplicity(candidate, base, effect, noise, gates):
         return simpler
     p_better = p_better_without_suspects(candidate, base, noise)
     if not gates.combine or p_better < gates.shelve_from or candidate.n < gates.shelve_runs:
@@ -56,10 +56,10 @@ def _two_gates(
     about = (candidate.candidate_id, base.candidate_id, effect)
     # A first look asks for more than a look at a contender, whose first run already passed.
     first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
-    promotes_at, goes_on_at = _promotion_bar(candidate.n, gates), gates.repeat_from if first_look else gates.drop
+    promotes_at, goes_on_at = _promotion_bar(candidate.n, noise, gates), gates.repeat_from if first_look else gates.drop
     trusted = without_suspects(candidate)
     doubtful = candidate.suspect_scores > 0 and not (
-        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, gates)
+        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, noise, gates)
     )
     doubt = ", and suspect scores do not promote by themselves" if doubtful else ""
     if not doubtful and effect.p_better >= promotes_at:
@@ -72,12 +72,13 @@ def _two_gates(
     return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with the next seed")
 
 
-def _promotion_bar(n: int, gates: GateSettings) -> float:
-    return gates.promote_now if n == 1 else min(gates.promote, gates.promote_now)
+def _promotion_bar(n: int, noise: Noise, gates: GateSettings) -> float:
+    over_repeats = max(gates.promote, gates.drift_promote) if is_drifting(noise) else gates.promote
+    return gates.promote_now if n == 1 else min(over_repeats, gates.promote_now)
 
 
 def _simplicity(
-    candidate: CandidateStats, base: CandidateStats, effect: Effect, gates: GateSettings
+    candidate: CandidateStats, base: CandidateStats, effect: Effect, noise: Noise, gates: GateSettings
 ) -> Promote | Replicate | None:
     """What a candidate that would be dropped or shelved deserves for having less code; None when nothing.
 
@@ -93,8 +94,9 @@ def _simplicity(
     about = (candidate.candidate_id, base.candidate_id, effect)
     reason = f"simpler by {lines} line{'s' if lines > 1 else ''}, P(not worse) {probability(p, 3)}"
     reason += f" after {candidate.n} run{'s' if candidate.n > 1 else ''}"
-    if candidate.n > 1 and p >= gates.promote:
-        return Promote(*about, f"{reason} ≥ {gates.promote:.2f}", Rule.SIMPLICITY)
+    bar = _promotion_bar(candidate.n, noise, gates)
+    if candidate.n > 1 and p >= bar:
+        return Promote(*about, f"{reason} ≥ {bar:.2f}", Rule.SIMPLICITY)
     if not _is_spent(candidate, gates) and p >= (gates.repeat_from if candidate.n == 1 else 0.5):
         return Replicate(*about, f"{reason}: one more with the next seed", Rule.SIMPLICITY)
     return None

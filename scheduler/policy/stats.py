@@ -18,7 +18,7 @@ from statistics import NormalDist, fmean
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import Claim, Effect, GateSettings, Noise
 from scheduler.domain.lab import LabSnapshot
-from scheduler.policy.drift import LEAST_DF, SCALE_RUNS, Group, contrast, estimate, newest, scatter_within
+from scheduler.policy.drift import LEAST_DF, SCALE_RUNS, contrast, estimate, newest, scatter_within
 
 # A candidate whose runs scatter this many times more than is usual here diverges now and then: that says something of
 # it and nothing of the others, and pooled in, one such pair would make every effect of the lab look like noise.
@@ -42,20 +42,11 @@ def lab_noise(lab: LabSnapshot) -> Noise:
     kept = {ref: (squares, df) for ref, (squares, df) in scatters.items() if squares <= bar * df}
     squares, df = math.fsum(squares for squares, _ in kept.values()), sum(df for _, df in kept.values())
     steady = Noise(math.sqrt((prior_df * sigma0**2 + squares) / (prior_df + df)), df)
-    groups = newest([_unselected(stats) for stats in lab.standings if stats.candidate_id in kept and stats.occasions])
+    groups = newest([(s.scores, s.occasions) for s in lab.standings if s.candidate_id in kept and s.occasions])
     if not lab.run_s or sum(len(scores) - 1 for scores, _ in groups) < LEAST_DF:
         return replace(steady, seed_sd=lab.noise_prior_seed_bpb)
     noise = estimate(groups, sigma0, prior_df, SCALE_RUNS * lab.run_s, lab.noise_prior_seed_bpb)
     return noise if noise.drift or noise.offset or noise.seed_sd else steady
-
-
-def _unselected(stats: CandidateStats) -> Group:
-    """Without the first score of whatever had to earn a repeat by it: luck there would look like drift."""
-    chosen = EXCL * (stats.base_id is not None)
-    return stats.scores[chosen:], stats.occasions[chosen:]
-
-
-EXCL = 1
 
 
 @lru_cache(maxsize=8192)

@@ -99,7 +99,11 @@ def some_ideas(seed: int, count: int = 60, **more: float) -> ListedWorld:
 
 
 def simulate(
-    world: ListedWorld, slots: int, backlog: int | None, gates: GateSettings = PRESETS["default"]
+    world: ListedWorld,
+    slots: int,
+    backlog: int | None,
+    gates: GateSettings = PRESETS["default"],
+    blind: bool = False,
 ) -> Simulation:
-    """Until nothing is left to do. `backlog`: ideas queued ahead (None: all of them)."""
-    return Simulation(world, gates, slots, backlog=backlog, forget=False).play()
+    """Until nothing is left to do. `backlog`: ideas queued ahead (None: all of them); `blind`: no occasion is known."""
+    return Simulation(world, gates, slots, backlog=backlog, forget=False, blind=blind).play()

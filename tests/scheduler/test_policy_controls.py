@@ -54,7 +54,7 @@ def test_a_control_is_due_once_the_last_is_half_the_drifts_scale_away() -> None:
 @pytest.mark.parametrize("drift", [0.0, 0.4 * SIGMA0])
 def test_a_machine_that_has_shown_no_drift_buys_none(drift: float) -> None:
     assert control_due(lab(3), replace(DRIFTS, drift=drift), 4) is None
-    assert decide(lab(3)) is None
+    assert decide(lab(3, trials=19)) is None
 
 
 def test_none_is_bought_for_an_idle_lab_or_while_one_is_on_its_way() -> None:

@@ -124,13 +124,17 @@ def test_a_promoted_baseline_is_measured_again_at_once() -> None:
     [
         (True, 3, 19, False),
         (True, 3, 20, True),  # every twentieth scored candidate earns it a run
-        (True, 4, 60, False),  # four are the most
+        (True, 4, 39, False),
+        (True, 4, 40, True),  # so do twice, four times, eight times as many
+        (True, 5, 79, False),
+        (True, 8, 5000, False),  # eight are the most
         (False, 1, 0, True),  # two are the least
         (False, 2, 19, False),
         (False, 2, 20, True),
         (False, 3, 39, False),
         (False, 3, 40, True),
-        (False, 4, 60, False),
+        (False, 4, 79, False),
+        (False, 4, 80, True),
     ],
 )
 def test_a_baseline_that_lasts_is_measured_again(first: bool, runs: int, trials: int, measured: bool) -> None:
