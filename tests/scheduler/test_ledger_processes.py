@@ -22,7 +22,7 @@ from tests.scheduler.ledger_kit import CHANGED, SLOT, add_candidate, broken_inva
 
 PROCESSES = 4
 KILLS = 20
-LOOKS_AT_MOST = 3000  # before a writer dies: from its first statement to some dozens of moves
+LOOKS_AT_MOST = 6000  # before a writer dies: from its first statement to some dozens of moves
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.scheduler.ledger_writer"])
 
