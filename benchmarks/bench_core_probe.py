@@ -31,6 +31,7 @@ os.environ |= {"ARSCHED_CONTRACT": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_
 
 from benchmarks.machine_load import KINDS
 from harness.core_probe import CoreProbe
+from harness.judge.launch import let_judge_read
 
 SAME, OTHER = "same core", "other core"
 LOADS: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -73,10 +74,11 @@ def main() -> int:
 
 def read_until_orphaned(path: Path) -> int:
     probe, parent = CoreProbe(), os.getppid()
+    let_judge_read(parent)
     parts: dict[str, Callable[[], object]] = {"compute": probe._compute, "copy": lambda: _copy(probe)}
     with path.open("w", encoding="utf-8", buffering=1) as file:
         while os.getppid() == parent:
-            reading = {"whole": probe.read_s()} | {name: _timed(part) for name, part in parts.items()}
+            reading = {"whole": probe.read().seconds} | {name: _timed(part) for name, part in parts.items()}
             file.write(json.dumps({"at": time.monotonic(), **reading}) + "\n")
             time.sleep(INTERVAL_S)
     return 0
