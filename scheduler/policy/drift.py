@@ -33,7 +33,7 @@ MOST_RUNS = 80  # the newest repeated runs that the drift is judged by
 LEAST_DF = 2  # of repeats; one pair says nothing of what it differs by
 
 # Standard deviations as multiples of sigma, each with its prior weight: most machines do not drift, and a few a lot.
-DRIFTS = ((0.0, 0.70), (1.0, 0.14), (2.0, 0.09), (4.0, 0.05), (10.0, 0.02))
+DRIFTS = ((0.0, 0.65), (1.0, 0.14), (2.0, 0.105), (4.0, 0.07), (10.0, 0.035))
 OFFSETS = ((0.0, 0.90), (1.0, 0.07), (4.0, 0.03))
 # Times the contract's seed_sd: none is found where it states none, because first runs that earned a repeat are lucky
 # ones of one seed, and that looks the same.

@@ -19,8 +19,10 @@ from scipy import integrate, stats
 from scheduler.domain.candidate import CandidateStats, Occasion
 from scheduler.domain.decision import Noise
 from scheduler.policy import drift
-from scheduler.policy.drift import contrast, estimate
-from tests.scheduler.policy_kit import standing
+from scheduler.policy.drift import Group, contrast, estimate, newest, scatter_within
+from scheduler.policy.explain import describe_undecided
+from scheduler.policy.stats import effect_of, lab_noise, make_claim, undecided_below, without_suspects
+from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
 
 RUN_S = 300.0
 SCALE_S = 8 * RUN_S
@@ -148,3 +150,100 @@ def test_slow_and_equal_for_both_adds_nothing() -> None:
     one_node = [replace(run, slot_id="n/a") for run in (*our_runs, *their_runs)]
     se = contrast(measured(ours, one_node[:2]), measured(theirs, one_node[2:]), slow)[1]
     assert se == pytest.approx(0.001 * math.sqrt(1 / 2 + 1 / 3), rel=1e-3)
+
+
+def drawn_groups(rng: np.random.Generator, noise: Noise) -> list[Group]:
+    """Repeats of programs on four slots, spread over 100 run lengths, drawn from the model itself."""
+    runs = []
+    for size in (3, *[2] * 12, *[6] * 5):
+        begin = rng.uniform(0, 100)
+        at = [begin + k for k in range(size)] if size < 6 else sorted(rng.uniform(0, 100, size))
+        runs.append(occasions(*at, slots=[f"n/{k}" for k in rng.integers(4, size=size)]))
+    every = [run for group in runs for run in group]
+    scores = rng.multivariate_normal(np.ones(len(every)), np.eye(len(every)) * noise.sigma**2 + shared(every, noise))
+    left = iter(scores.tolist())
+    return [(tuple(next(left) for _ in group), group) for group in runs]
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(0.0, 0.0, 0.5), (3.0, 2.0, 4.0), (10.0, 7.0, 13.0)])
+def test_the_drift_is_found_in_its_size(size: float, least: float, most: float) -> None:
+    rng, truth = np.random.default_rng(4), Noise(0.001, 0, drift=0.001 * size, scale_s=SCALE_S)
+    found = [estimate(tuple(drawn_groups(rng, truth)), 0.001, 4.0, SCALE_S) for _ in range(25)]
+    assert least <= np.median([noise.drift for noise in found]) / 0.001 <= most
+    assert 0.8 < np.median([noise.sigma for noise in found]) / 0.001 < 1.4
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 3.0, 10.0])
+def test_two_errors_hold_the_truth_in_93_of_100_comparisons(size: float) -> None:
+    """A candidate run once against a baseline run thrice, up to eight run lengths apart; true difference 0."""
+    rng, truth = np.random.default_rng(5), Noise(0.001, 0, drift=0.001 * size, offset=0.0005, scale_s=SCALE_S)
+    held = []
+    for _ in range(50):
+        (theirs, their_runs), *others = drawn_groups(rng, truth)
+        noise, base = estimate(((theirs, their_runs), *others), 0.001, 4.0, SCALE_S), measured(theirs, their_runs, 1)
+        every = [(score, run) for group in others for score, run in zip(*group, strict=True)]
+        near = [(score, run) for score, run in every if abs(run.at - their_runs[-1].at) <= SCALE_S]
+        for score, run in near:
+            diff, se = contrast(measured((score,), (run,)), base, noise)
+            held.append(abs(diff) <= 2 * se)
+    assert len(held) > 100 and np.mean(held) >= 0.93
+
+
+def test_a_lab_begins_in_doubt_and_runs_that_agree_over_hours_settle_it() -> None:
+    side_by_side = measured((1.0, 1.0003, 0.9997), occasions(0, 0, 0, slots=("n/a", "n/b", "n/c")), 1)
+    young = replace(board(side_by_side), run_s=RUN_S)
+    assert lab_noise(young).drift > 0
+    fresh, later = (measured((1.0,), occasions(at)) for at in (0.2, 16.0))
+    assert (
+        effect_of(later, side_by_side, lab_noise(young)).se > 1.2 * effect_of(fresh, side_by_side, lab_noise(young)).se
+    )
+    rng = random.Random(3)
+    steady = [
+        measured([rng.gauss(1, SIGMA0) for _ in range(4)], occasions(k, k + 9, k + 30, k + 50)) for k in range(19)
+    ]
+    steady = [replace(stats, candidate_id=f"c{k}") for k, stats in enumerate(steady)]
+    old = replace(board(side_by_side, *steady), run_s=RUN_S)
+    assert lab_noise(old) == lab_noise(replace(old, run_s=None)) and lab_noise(old).drift == 0
+
+
+def test_only_the_newest_repeats_are_looked_at() -> None:
+    old, new = ((1.0, 2.0), occasions(0, 1)), [((1.0, 1.0), occasions(50 + k, 60 + k)) for k in range(40)]
+    assert newest([old, *new]) == tuple(new)
+    straddles = ((1.0, 2.0, 3.0), occasions(1, 70, 71))
+    assert newest([straddles, *new[2:]])[0] == straddles
+    assert newest([straddles, *new[1:]])[0] == ((2.0, 3.0), straddles[1][1:])
+
+
+def test_a_claims_own_scatter_is_taken_out_of_its_drift() -> None:
+    """Two baselines rise and fall together: the interval is that of the pairs, not of the swing."""
+    noise, swing = Noise(0.001, 40, drift=0.02, scale_s=SCALE_S), (0.0, 0.03, -0.02, 0.01)
+    first = measured([1.0 + s for s in swing], occasions(0, 20, 40, 60), 1)
+    final = measured([0.99 + s for s in swing], occasions(0.01, 20.01, 40.01, 60.01))
+    claim = make_claim(first, final, noise)
+    assert claim.diff == pytest.approx(-0.01, abs=2e-4) and claim.se < 0.002
+    assert scatter_within((first, final), noise) < 0.01 * scatter_within((first, final), Noise(0.001, 40))
+    assert make_claim(replace(first, occasions=()), replace(final, occasions=()), noise).se > 0.003
+
+
+def test_what_a_suspect_score_was_measured_on_goes_with_it() -> None:
+    runs = occasions(1, 2, 3)
+    trusted = without_suspects(replace(measured((1.0, 0.5, 0.9), runs), suspect_scores=1))
+    assert dict(zip(trusted.scores, trusted.occasions, strict=True)) == {1.0: runs[0], 0.9: runs[2]}
+
+
+@pytest.mark.parametrize("moved", [0.0, 2.9, 3.1, 10.0])
+def test_a_machine_too_noisy_to_decide_small_results_says_so(moved: float) -> None:
+    below = undecided_below(Noise(SIGMA0, 9, drift=0.8 * moved * SIGMA0, offset=0.6 * moved * SIGMA0), SIGMA0)
+    assert below == (pytest.approx(2 * moved * SIGMA0) if moved > 3 else None)
+
+
+def test_its_sentence_has_both_figures() -> None:
+    assert describe_undecided(0.06) == "load moves scores by 0.0300 here: results under 0.0600 are not decided"
+
+
+def test_the_contracts_seed_part_is_believed_before_repeats_and_shifted_by_them() -> None:
+    young = replace(board(measured((1.0,), occasions(0), 1)), run_s=RUN_S, noise_prior_seed_bpb=0.002)
+    assert lab_noise(young).seed_sd == 0.002
+    common = [measured([1.0 + s for s in (0.01, -0.01, 0.0)], occasions(k, k, k), 2 + k) for k in range(6)]
+    noise = lab_noise(replace(board(baseline(), *common), run_s=RUN_S, noise_prior_seed_bpb=0.002))
+    assert noise.seed_sd > 0.002 and noise.sigma < 0.002
