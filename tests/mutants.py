@@ -214,6 +214,20 @@ FAULTS = (
         "if probes.holdout_gap_nats > math.inf:",
         ("tests/harness/test_probes.py",),
     ),
+    Fault(
+        "a promotion waits for siblings however long they take",
+        "scheduler/policy/siblings.py",
+        "    if not measured <= now < bound:\n",
+        "    if not measured <= now:\n",
+        ("tests/scheduler/test_policy_siblings.py",),
+    ),
+    Fault(
+        "runs begin while a promotion waits",
+        "scheduler/queue/place.py",
+        "        if is_holding(board):\n",
+        "        if is_holding(board) and not queued:\n",
+        ("tests/scheduler/test_app_siblings.py",),
+    ),
 )
 
 
