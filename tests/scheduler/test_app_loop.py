@@ -64,8 +64,10 @@ def test_a_promotion_is_one_commit_on_the_branch_that_changes_train_py_alone(pla
     assert git(root, "diff", "--name-only", f"{branch}~1", branch).split() == ["train.py"]
     assert git(root, "rev-parse", f"{branch}~1").strip() == played.candidate("baseline").commit
     message = git(root, "log", "-1", "--format=%B", branch)
-    for trailer in ("Candidate: c0002", "Val-bpb: 1.7", "Effect: -0.2", "Error: ", "Runs: 1 vs 3"):
+    for trailer in ("Candidate: c0002", "Val-bpb: 1.7", "Effect: -0.", "Error: ", "Runs: 1 vs 3"):
         assert trailer in message
+    effect = next(line for line in message.splitlines() if line.startswith("Effect: "))
+    assert float(effect.split()[1]) == pytest.approx(-0.2, abs=0.001)
     assert message.startswith("a better idea (c0002)")
 
 
