@@ -45,6 +45,9 @@ def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderab
     yield ""
     yield "effect ± error on the baseline it was made from (negative is better), P that it"
     yield "is truly better. Decided against the baseline of its time: arsched explain ID"
+    if board.noise_parts is not None:
+        yield "An effect weighs runs near in time, on one slot or with one seed more: it is not"
+        yield "the plain difference of the means."
 
 
 def _candidate_cells(row: Row, places: int) -> tuple[str | Text, ...]:
