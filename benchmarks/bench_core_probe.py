@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ |= {"ARSCHED_CONTRACT": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-from benchmarks.machine_load import KINDS
+from benchmarks.machine_load import start
 from harness.core_probe import CoreProbe
 from harness.judge.launch import let_judge_read
 
@@ -145,7 +145,7 @@ def _reader(path: Path, core: int) -> Iterator[Path]:
 
 @contextmanager
 def _pinned(load: Sequence[tuple[str, str]], cores: dict[str, int]) -> Iterator[None]:
-    running = [subprocess.Popen([sys.executable, "-c", KINDS[kind]]) for kind, _ in load]
+    running = [start(kind) for kind, _ in load]
     for process, (_, where) in zip(running, load, strict=True):
         os.sched_setaffinity(process.pid, {cores[where]})
     try:

@@ -54,7 +54,7 @@ def machine_load(seed: int | None) -> Iterator[None]:
 
 def _follow(seed: int | None, over: threading.Event) -> None:
     for seconds, kinds in schedule(seed or 0):
-        running = [_start(kind) for kind in kinds]
+        running = [start(kind) for kind in kinds]
         over.wait(seconds)
         for process in running:
             process.kill()
@@ -63,7 +63,8 @@ def _follow(seed: int | None, over: threading.Event) -> None:
             return
 
 
-def _start(kind: str) -> subprocess.Popen[bytes]:
+def start(kind: str) -> subprocess.Popen[bytes]:
+    """A neighbour of that kind, which ends with the thread that calls this."""
     # The thread that starts them lives as long as they shall: PR_SET_PDEATHSIG is about the thread.
     return subprocess.Popen(
         [sys.executable, "-c", KINDS[kind]],
