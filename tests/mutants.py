@@ -228,6 +228,34 @@ FAULTS = (
         "        if is_holding(board) and not queued:\n",
         ("tests/scheduler/test_app_siblings.py",),
     ),
+    Fault(
+        "nodes drift together",
+        "scheduler/policy/drift.py",
+        "near * (node[:, None] == node)",
+        "near * (node[:, None] == node[0])",
+        ("tests/scheduler/test_policy_drift.py",),
+    ),
+    Fault(
+        "a drifting machine is believed to be steady",
+        "scheduler/policy/drift.py",
+        "if weight[steady].sum() >= STEADY * weight.sum():",
+        "if weight[steady].sum() >= 0:",
+        ("tests/scheduler/test_policy_drift.py",),
+    ),
+    Fault(
+        "controls know no share",
+        "scheduler/policy/controls.py",
+        "if bought >= allowed or not is_drifting(noise):",
+        "if not is_drifting(noise):",
+        ("tests/scheduler/test_policy_controls.py",),
+    ),
+    Fault(
+        "a suspect score's occasion stays behind",
+        "scheduler/policy/stats.py",
+        "tuple(candidate.occasions[i] for i in order)",
+        "candidate.occasions[candidate.suspect_scores :]",
+        ("tests/scheduler/test_policy_drift.py",),
+    ),
 )
 
 
