@@ -33,12 +33,12 @@ MOST_RUNS = 80  # the newest repeated runs that the drift is judged by
 LEAST_DF = 2  # of repeats; one pair says nothing of what it differs by
 
 # Standard deviations as multiples of sigma, each with its prior weight: most machines do not drift, and a few a lot.
-DRIFTS = ((0.0, 0.65), (1.0, 0.14), (2.0, 0.105), (4.0, 0.07), (10.0, 0.035))
+DRIFTS = ((0.0, 0.89), (1.0, 0.06), (2.0, 0.03), (4.0, 0.015), (10.0, 0.005))
 OFFSETS = ((0.0, 0.90), (1.0, 0.07), (4.0, 0.03))
 # Times the contract's seed_sd: none is found where it states none, because first runs that earned a repeat are lucky
 # ones of one seed, and that looks the same.
 SEEDS = ((0.0, 0.05), (0.5, 0.20), (1.0, 0.50), (2.0, 0.25))
-# Posterior mass of "no drift, no offset" that counts as none. The prior's is less: a lab begins in doubt.
+# Posterior mass of "no drift, no offset" that counts as none; the prior has no more, so evidence of drift brings doubt.
 STEADY = 0.8
 
 

@@ -189,21 +189,21 @@ def test_two_errors_hold_the_truth_in_93_of_100_comparisons(size: float) -> None
     assert len(held) > 100 and np.mean(held) >= 0.93
 
 
-def test_a_lab_begins_in_doubt_and_runs_that_agree_over_hours_settle_it() -> None:
-    side_by_side = measured((1.0, 1.0003, 0.9997), occasions(0, 0, 0, slots=("n/a", "n/b", "n/c")), 1)
-    young = replace(board(side_by_side), run_s=RUN_S)
-    assert lab_noise(young).drift > 0
-    fresh, later = (measured((1.0,), occasions(at)) for at in (0.2, 16.0))
-    assert (
-        effect_of(later, side_by_side, lab_noise(young)).se > 1.2 * effect_of(fresh, side_by_side, lab_noise(young)).se
-    )
+def test_runs_that_disagree_over_hours_bring_doubt_and_runs_that_agree_settle_it() -> None:
+    begin, slots = occasions(0, 0, 0, slots=("n/a", "n/b", "n/c")), ("n/a", "n/b", "n/c", "n/d")
+    young = replace(board(measured((1.0, 1.0003, 0.9997), begin, 1)), run_s=RUN_S)
+    assert lab_noise(young) == lab_noise(replace(young, run_s=None))
+    apart = measured((1.0, 1.0003, 0.9997, 1.0 + 4 * SIGMA0), (*begin, *occasions(16)), 1)
+    doubt = lab_noise(replace(board(apart), run_s=RUN_S))
+    assert doubt.drift > doubt.sigma / 2
+    near, far = (effect_of(measured((1.0,), occasions(at)), young.baseline, doubt) for at in (0.2, 16.0))
+    assert far.se > 1.2 * near.se
     rng = random.Random(3)
     steady = [
-        measured([rng.gauss(1, SIGMA0) for _ in range(4)], occasions(k, k + 9, k + 30, k + 50)) for k in range(19)
+        measured([rng.gauss(1, SIGMA0) for _ in range(4)], occasions(k, k + 9, k + 30, k + 50, slots=slots), k)
+        for k in range(2, 20)
     ]
-    steady = [replace(stats, candidate_id=f"c{k}") for k, stats in enumerate(steady)]
-    old = replace(board(side_by_side, *steady), run_s=RUN_S)
-    assert lab_noise(old) == lab_noise(replace(old, run_s=None)) and lab_noise(old).drift == 0
+    assert lab_noise(replace(board(apart, *steady), run_s=RUN_S)).drift == 0
 
 
 def test_only_the_newest_repeats_are_looked_at() -> None:
