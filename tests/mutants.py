@@ -238,8 +238,8 @@ FAULTS = (
     Fault(
         "a drifting machine is believed to be steady",
         "scheduler/policy/drift.py",
-        "if weight[steady].sum() >= STEADY * weight.sum():",
-        "if weight[steady].sum() >= 0:",
+        "weight[steady].sum() >= STEADY * weight.sum()",
+        "weight[steady].sum() >= 0",
         ("tests/scheduler/test_policy_drift.py",),
     ),
     Fault(

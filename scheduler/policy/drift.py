@@ -104,7 +104,7 @@ def estimate(
 
     sigma² has a scaled inverse χ² prior and is integrated out; the other deviations are summed over a grid of ratios to
     it, weighed by prior and likelihood, and the posterior means of the variances returned. Where "no drift, no offset"
-    has the mass STEADY both are exactly 0.
+    has the mass STEADY both are exactly 0; otherwise the means are those of a machine that drifts.
     """
     import numpy as np
 
@@ -116,8 +116,8 @@ def estimate(
     log_weight = np.log(prior) - log_det / 2 - df / 2 * np.log(total)
     weight = np.exp(log_weight - log_weight.max())
     steady = ~ratios[:, :2].any(axis=1)
-    if weight[steady].sum() >= STEADY * weight.sum():
-        weight = weight * steady
+    is_steady = weight[steady].sum() >= STEADY * weight.sum()
+    weight = np.where(steady == is_steady, weight, 0.0)
     variance = weight * total / df / weight.sum()
     drift, offset, seed_sd = (sigma0 * math.sqrt(float(v)) for v in variance @ ratios**2)
     return Noise(sigma0 * math.sqrt(float(variance.sum())), len(z), drift, offset, scale_s, seed_sd)
