@@ -131,7 +131,6 @@ class JudgedSession(Session):
         self._socket.set_inheritable(False)
         self._rows: Rows | None = None
         self._work: WorkReader | None = None
-        self._most_elapsed_s = 0.0
         self._last_report_at = -_REPORT_INTERVAL_S
         self._unsent_report: Message | None = None
         self._send(Message(Op.HELLO))
@@ -157,12 +156,8 @@ class JudgedSession(Session):
         return self._rows
 
     def elapsed_s(self) -> float:
-        elapsed_s = super().elapsed_s()
-        if self._work is None:
-            return elapsed_s
-        # What the judge wrote may be a moment ahead of what this process has counted of itself.
-        self._most_elapsed_s = max(self._most_elapsed_s, self._work.read().used_at(elapsed_s))
-        return self._most_elapsed_s
+        counted_s = super().elapsed_s()
+        return counted_s if self._work is None else self._work.used_s(counted_s)
 
     def report_step(self, step: int, loss: float, tokens: int) -> None:
         self._unsent_report = Message(Op.STEP, count=step, integer=tokens, real=loss)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 _VALUES = struct.Struct("=ddd")
 _CHECK = struct.Struct("=I")
 _LOOKS = 1000  # at a page that is being written; a writer that died in the middle is not waited for
+_LEAST_PACE = 0.5  # of the rate: a step that took time is seen to, however far the clocks are apart
 _F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; the module fcntl does not name it
 
 
@@ -64,6 +65,7 @@ class WorkReader:
         self._memory = mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
         os.close(fd)
         self._last = WorkDone()
+        self._behind_s = self._cpu_s = self._used_s = 0.0
 
     def read(self) -> WorkDone:
         """What the judge wrote last; while it writes, what it wrote before."""
@@ -73,3 +75,15 @@ class WorkReader:
                 self._last = WorkDone(*_VALUES.unpack(values))
                 break
         return self._last
+
+    def used_s(self, cpu_s: float) -> float:
+        """Budget seconds used when this process has counted `cpu_s` CPU seconds of itself since START; never standing.
+
+        The judge's clock counts what interrupts take and this process's does not: on a busy machine it falls behind, by
+        tenths of a second over a run. By how much is seen whenever the judge has just written.
+        """
+        done = self.read()
+        self._behind_s = max(self._behind_s, done.cpu_s - cpu_s)
+        least_s = self._used_s + _LEAST_PACE * done.rate * (cpu_s - self._cpu_s)
+        self._used_s, self._cpu_s = max(done.used_at(cpu_s + self._behind_s), least_s), cpu_s
+        return self._used_s

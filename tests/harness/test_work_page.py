@@ -80,3 +80,21 @@ def test_what_is_read_while_it_is_written_is_one_of_the_things_written(page: Wor
         writer.join()
     assert all(done.used_s == done.cpu_s == done.rate for done in seen)
     assert seen[-1].used_s >= seen[0].used_s
+
+
+@pytest.mark.parametrize("pace", [0.9, 0.98, 1.0, 1.002])
+def test_a_clock_that_falls_behind_the_judges_goes_on_at_its_pace(page: WorkPage, pace: float) -> None:
+    """Steps of 0.1 s in which the judge may not have written: each is seen to take time, and the end is not missed."""
+    reader, used_s, rate, last_s, seen = reader_of(page), 0.0, 1.0, 0.0, []
+    for step in range(1, 2001):
+        judge_s = step / 100
+        used_s += rate / 100
+        if step % 12 == 0:
+            rate = 0.85 + 0.1 * (step % 7) / 7
+            page.write(WorkDone(used_s, judge_s, rate))
+        if step % 10 == 0:
+            elapsed_s = reader.used_s(pace * judge_s)
+            seen.append(elapsed_s - last_s)
+            last_s = elapsed_s
+    assert min(seen) > 0.04
+    assert abs(last_s - used_s) < 0.04
