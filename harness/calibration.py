@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.core_probe import Reading
 
 FOLDER = "calibrations"  # below the cache root
-MOST_SPREAD = 0.15  # (90th - 10th percentile) / median of the readings of a round on a quiet machine
+MOST_SPREAD = 0.25  # (90th - 10th percentile) / median of the readings of a round on a quiet machine
 MOST_SHARED = 0.05  # of a round, when another process had the core
 _READINGS, _BETWEEN_S = 20, 0.08  # of a round, which takes about 2 s
 _PATIENCE_S = 30.0

@@ -81,7 +81,7 @@ def test_three_hundred_seeds_win_little_and_greedy_promotes_luck_more_often() ->
     default, greedy = (
         [promotions(seeds_alone(preset, seed, 300)) for seed in range(10)] for preset in ("default", "greedy")
     )
-    assert sum(default) <= 2 * len(default) < sum(greedy)
+    assert sum(default) <= 2.5 * len(default) < sum(greedy)
 
 
 def test_what_luck_promoted_is_not_claimed() -> None:
