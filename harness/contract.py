@@ -114,8 +114,8 @@ class Contract:
     `tokenizer_chars`: text the tokenizer is trained on, at most. `pack_*`: the best-fit packer's buffer, and how many
     documents enter it at a time. `*_tokens`: length of each prepared stream. `train_constants`: constants of train.py
     under this contract. `noise_prior_bpb`: standard deviation of val_bpb over runs of one program and seed at one time
-    on one machine, as believed before any run; `noise_prior_seed_bpb`: of what a seed does to every program alike;
-    `noise_prior_df`: how sure that is, as if it came from so many repeats.
+    on one machine, as believed before any run; `noise_prior_seed_bpb`: of what a seed does to every program alike,
+    None where nothing is known of it; `noise_prior_df`: how sure that is, as if it came from so many repeats.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Contract:
     limits: Limits
     threads: Annotated[int, Between(1, 4096)]
     noise_prior_bpb: Annotated[float, Between(1e-9, 10)]
-    noise_prior_seed_bpb: Annotated[float, Between(0, 10)] = 0.0
+    noise_prior_seed_bpb: Annotated[float, Between(0, 10)] | None = None
     noise_prior_df: Annotated[float, Between(0.5, 1000)] = 4.0
     pack_buffer_documents: Annotated[int, Between(1, 10**6)] = 1000
     pack_refill_documents: Annotated[int, Between(1, 10**6)] = 128

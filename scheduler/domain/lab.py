@@ -35,8 +35,12 @@ class Lab:
 
     @property
     def noise_prior_seed_bpb(self) -> float:
-        """The contract's; 0 for one that states none."""
-        return float(json.loads(self.contract_json).get("noise_prior_seed_bpb", 0.0))
+        """The contract's; as much as the noise of runs side by side where it states none.
+
+        Candidates have their seeds in common, so a part that is taken for none would move all of them the same way.
+        """
+        stated = json.loads(self.contract_json).get("noise_prior_seed_bpb")
+        return self.noise_prior_bpb if stated is None else float(stated)
 
     @property
     def contract_words(self) -> str:

@@ -99,6 +99,8 @@ def test_the_digest_feels_every_field() -> None:
             changed = (*value, ("NEW", 1))
         elif isinstance(value, str):
             changed = value + "x"
+        elif value is None:
+            changed = 0.5
         else:
             changed = dataclasses.replace(value, **{dataclasses.fields(value)[0].name: "x"})
         assert dataclasses.replace(base, **{field.name: changed}).digest != base.digest, field.name

@@ -16,7 +16,7 @@ import pytest
 
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats, Occasion
 from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard, Merge, Promote, Replicate, Shelve
-from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
 from scheduler.policy.gates import judge_candidate
@@ -182,11 +182,11 @@ def _with_boards(path: Path) -> list[tuple[DecisionRecord, LabSnapshot]]:
     with open_ledger(path) as ledger:
         candidates, history = ledger.candidates.list("t"), ledger.decisions.history("t")
         merges = ledger.board("t").merges
-        prior = ledger.labs.get("t").noise_prior_bpb
+        lab = ledger.labs.get("t")
     past = Past(path, candidates)
     merged, boards = 0, []
     for record in history:
-        boards.append((record, past.board(record, merges[:merged], prior)))
+        boards.append((record, past.board(record, merges[:merged], lab)))
         merged += isinstance(record.decision, Combine)
     return boards
 
@@ -211,7 +211,7 @@ class Past:
                 " WHERE result.val_bpb IS NOT NULL ORDER BY result.number"
             ).fetchall()
 
-    def board(self, record: DecisionRecord, merges: Sequence[Merge], prior: float) -> LabSnapshot:
+    def board(self, record: DecisionRecord, merges: Sequence[Merge], lab: Lab) -> LabSnapshot:
         states = {subject: to for at, subject, to in self._events if at < record.decided_at}
         there = [candidate for candidate in self._candidates if candidate.id in states]
         standings = tuple(self._standing(candidate, states, record.result_mark) for candidate in there)
@@ -221,7 +221,8 @@ class Past:
             baseline_id=baseline.candidate_id,
             first_baseline=baseline.base_id is None,
             standings=standings,
-            noise_prior_bpb=prior,
+            noise_prior_bpb=lab.noise_prior_bpb,
+            noise_prior_seed_bpb=lab.noise_prior_seed_bpb,
             gates=record.gates,
             merges=tuple(merges),
             run_s=statistics.median(lengths) if lengths else None,
