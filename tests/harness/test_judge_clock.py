@@ -16,7 +16,7 @@ import pytest
 
 from harness import processes
 from harness.contract import Budget
-from harness.core_probe import Reading
+from harness.core_probe import FOLLOWS, Reading
 from harness.judge import clock as clock_module
 from harness.judge.clock import BudgetClock, CoreSpeed, PhaseTimeline, SpeedRange
 from harness.judge.cpu_time import PolledClock
@@ -243,7 +243,8 @@ class FakeProbe:
         self.looks += 1
         cut_in = self.cut_in(self.looks)
         self.tree.seconds += 0.001 * cut_in
-        return Reading((10.0 if cut_in else 1.0) / self.speed, cut_in or self.crowded)
+        reading_s = max(0.0, 1 + (1 / self.speed - 1) / FOLLOWS)
+        return Reading((10.0 if cut_in else 1.0) * reading_s, cut_in or self.crowded)
 
 
 def work_clock(tree: FakeTree, probe: FakeProbe) -> BudgetClock:
