@@ -5,7 +5,9 @@
 Steps of the `cpu` contract's baseline on one core; a second process there reads the parts of harness.core_probe every
 0.1 s, as the judge does. Loads are pinned, to the same core or to another. Prints, for each part and for the whole
 reading, the slope of log(CPU seconds a step) on log(reading) over all windows and what is left: a perfect probe has
-slope 1 and leaves nothing. Then the same with fewer readings, and with their median for their mean.
+slope 1 and leaves nothing. Then the same with fewer readings, and with their median for their mean; and the cost of a
+step, 1 without load, as a sum: a constant, a share that goes with the reading, and one with the share of the core that
+others have.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ |= {"ARSCHED_CONTRACT": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+import numpy as np
+
 from benchmarks.machine_load import start
 from harness.core_probe import CoreProbe
 from harness.judge.launch import let_judge_read
@@ -45,6 +49,7 @@ LOADS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("random", SAME),),
     (("random", OTHER), ("random", SAME), ("memory", OTHER)),
 )
+NOTHING = "nothing"
 INTERVAL_S = 0.1
 SETTLE_S = 0.7
 
@@ -85,8 +90,6 @@ def read_until_orphaned(path: Path) -> int:
 
 
 def _copy(probe: CoreProbe) -> None:
-    import numpy as np
-
     np.copyto(probe._copy, probe._source)
 
 
@@ -111,7 +114,7 @@ def measure(rounds: int, window_s: float, cores: dict[str, int]) -> list[Window]
                     step()
                     costs.append(time.process_time() - before)
                 readings = tuple(one for one in _read(path) if one["at"] >= began)
-            name = ", ".join(f"{kind} on the {where}" for kind, where in load) or "nothing"
+            name = ", ".join(f"{kind} on the {where}" for kind, where in load) or NOTHING
             windows.append(Window(name, statistics.fmean(costs), readings))
             print(f"{name}: {1e3 * windows[-1].step_s:.1f} ms a step, {len(readings)} readings", file=sys.stderr)
     return windows
@@ -171,6 +174,22 @@ def show(windows: Sequence[Window]) -> None:
     for every in (2, 4):
         _line(windows, costs, "whole", every, mean)
     _line(windows, costs, "whole", 1, ("median", statistics.median))
+    _show_sum(windows)
+
+
+def _show_sum(windows: Sequence[Window]) -> None:
+    quiet = [window for window in windows if window.load == NOTHING]
+    others = np.array([window.load.count(SAME) for window in windows])
+    costs = np.array([window.step_s for window in windows]) / statistics.fmean(window.step_s for window in quiet)
+    print("\n| reading | constant | with the reading | with others' share of the core | left |\n|---|---|---|---|---|")
+    for part in ("copy", "whole"):
+        readings = np.array([statistics.fmean(one[part] for one in window.readings) for window in windows])
+        readings /= statistics.fmean(statistics.fmean(one[part] for one in window.readings) for window in quiet)
+        for shares in (np.zeros_like(costs), others / (others + 1)):
+            terms = np.column_stack([np.ones_like(costs), readings, shares])
+            weights = np.linalg.lstsq(terms, costs, rcond=None)[0]
+            left = float(np.std(np.log(costs / (terms @ weights))))
+            print(f"| {part} | {weights[0]:.2f} | {weights[1]:.2f} | {weights[2]:.2f} | {left:.1%} |")
 
 
 def _line(windows: Sequence[Window], costs: Sequence[float], part: str, every: int, taken: tuple[str, Any]) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SLOWEST, FASTEST = 0.2, 2.0  # a speed outside is a fault of the measurement
-FOLLOWS = 0.5  # measured: in runs of one program log(steps per CPU second) has slope 0.4 to 0.6 on log(reading)
+SLOWEST, FASTEST = 0.2, 1.6  # a speed outside is a fault of the measurement
+FOLLOWS = 0.4  # of a training step's time goes with the reading: 0.35 to 0.42 by benchmarks/bench_core_probe.py
 _PRODUCTS, _SIDE = 20, 64  # float32; too small for BLAS to wake threads
 _SUMS, _SUMMED = 10, 32_768  # float64: 256 KiB
 _LOOP = 2000
