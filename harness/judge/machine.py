@@ -86,6 +86,11 @@ class MachineWatch:
         if self._gpu is not None:
             self._gpu.look(time.monotonic())
 
+    def look_if_never(self) -> None:
+        """For a training that was over before the first look."""
+        if not self._loads:
+            self.look()
+
     def shown(self, speed: SpeedRange | None, calibration: str | None) -> dict[str, Any]:
         """The result's "machine".
 

@@ -62,6 +62,7 @@ class CandidateMonitor:
         """Watch until something decides the run; after its score a candidate may finish within the teardown time."""
         verdict = self._until_verdict()
         self._session.stop_clock()
+        self._machine.look_if_never()
         hidden = self._candidate.cpu.hidden()
         if verdict.status == "ok" and self._contract.budget.counts_cpu and hidden > _MOST_HIDDEN:
             return JudgeVerdict("suspect: hidden-cpu", f"{hidden} processes came and went without being counted")
