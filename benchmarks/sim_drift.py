@@ -50,9 +50,7 @@ def main() -> int:
     promises = check_drift_promises(table)
     print(f"\n{asked.searches} searches in every cell\n")
     for promise in promises:
-        print(f"{'PASS' if promise.kept else 'FAIL'}  {promise.text}")
-        for line in promise.cells:
-            print(f"      {line}")
+        print(promise)
     if asked.json:
         figures = [{**asdict(cell), "rules": {name: row.mean for name, row in table[cell].items()}} for cell in table]
         asked.json.write_text(json.dumps({"searches": asked.searches, "cells": figures}, indent=1), encoding="utf-8")

@@ -49,9 +49,7 @@ def main() -> int:
     promises = check_promises(table)
     print(f"\n{asked.searches} searches in every cell\n")
     for promise in promises:
-        print(f"{'PASS' if promise.kept else 'FAIL'}  {promise.text}")
-        for line in promise.cells:
-            print(f"      {line}")
+        print(promise)
     if asked.json:
         figures = {
             "searches": asked.searches,

@@ -156,6 +156,19 @@ class Promise:
     kept: bool
     cells: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return "\n      ".join((f"{'PASS' if self.kept else 'FAIL'}  {self.text}", *self.cells))
+
+
+def promises_of(found: Mapping[str, Iterable[tuple[bool, str]]]) -> list[Promise]:
+    """Text -> what was found in each cell; promises without a cell to look at are left out."""
+    lines = {text: sorted(findings) for text, findings in found.items()}
+    return [
+        Promise(text, all(kept for kept, _ in cells), tuple(line for _, line in cells))
+        for text, cells in lines.items()
+        if cells
+    ]
+
 
 def check_promises(table: Table) -> list[Promise]:
     """Promises without a cell to look at are left out."""
@@ -167,12 +180,7 @@ def check_promises(table: Table) -> list[Promise]:
         "noise 0.001, 8 and 16 slots: at least 5 % more than greedy in rounds": _rounds(gainful),
         "no idea is better: the claim's interval covers zero in at least 93 % of searches": _null(table),
     }
-    promises = []
-    for text, findings in found.items():
-        lines = sorted(findings)
-        if lines:
-            promises.append(Promise(text, all(kept for kept, _ in lines), tuple(line for _, line in lines)))
-    return promises
+    return promises_of(found)
 
 
 def _false(table: Table) -> Iterator[tuple[bool, str]]:

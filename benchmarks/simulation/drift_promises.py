@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.simulation.comparison import BEFORE, SHIPPED, Cell, Promise, Row, Table
+from benchmarks.simulation.comparison import BEFORE, SHIPPED, Cell, Promise, Row, Table, promises_of
 from benchmarks.simulation.drift import STEADY
 
 SIZE = 3.0  # σ: the drift that promises are about
@@ -23,12 +23,7 @@ def check_drift_promises(table: Table) -> list[Promise]:
         "a drift of 3 σ: at least 93 % of claims hold the truth": _claims(table),
         "a drift of 3 σ: at most as many false promotions as without drift": _false(table),
     }
-    promises = []
-    for text, findings in found.items():
-        lines = sorted(findings)
-        if lines:
-            promises.append(Promise(text, all(kept for kept, _ in lines), tuple(line for _, line in lines)))
-    return promises
+    return promises_of(found)
 
 
 def _gain(table: Table) -> Iterator[Finding]:
