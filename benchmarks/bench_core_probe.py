@@ -35,6 +35,7 @@ import numpy as np
 
 from benchmarks.machine_load import start
 from harness.core_probe import CoreProbe
+from harness.judge.cpu_time import OthersShare
 from harness.judge.launch import let_judge_read
 
 SAME, OTHER = "same core", "other core"
@@ -55,11 +56,12 @@ SETTLE_S = 0.7
 
 
 class Window(NamedTuple):
-    """CPU seconds of a step, mean over the window; the readings in it, CPU seconds by part."""
+    """CPU seconds of a step, mean over the window; CPU seconds by part of the readings; others' share of the core."""
 
     load: str
     step_s: float
     readings: tuple[dict[str, float], ...]
+    others: float
 
 
 def main() -> int:
@@ -84,7 +86,7 @@ def read_until_orphaned(path: Path) -> int:
     with path.open("w", encoding="utf-8", buffering=1) as file:
         while os.getppid() == parent:
             reading = {"whole": probe.read().seconds} | {name: _timed(part) for name, part in parts.items()}
-            file.write(json.dumps({"at": time.monotonic(), **reading}) + "\n")
+            file.write(json.dumps({"at": time.monotonic(), "spent": time.process_time(), **reading}) + "\n")
             time.sleep(INTERVAL_S)
     return 0
 
@@ -108,16 +110,25 @@ def measure(rounds: int, window_s: float, cores: dict[str, int]) -> list[Window]
         for load in order:
             with _pinned(load, cores):
                 time.sleep(SETTLE_S)
+                others = OthersShare([cores[SAME]], looks=1)
+                others.look(_own_s(path))
                 began, costs = time.monotonic(), []
                 while time.monotonic() - began < window_s:
                     before = time.process_time()
                     step()
                     costs.append(time.process_time() - before)
+                share = others.look(_own_s(path))
                 readings = tuple(one for one in _read(path) if one["at"] >= began)
             name = ", ".join(f"{kind} on the {where}" for kind, where in load) or NOTHING
-            windows.append(Window(name, statistics.fmean(costs), readings))
-            print(f"{name}: {1e3 * windows[-1].step_s:.1f} ms a step, {len(readings)} readings", file=sys.stderr)
+            windows.append(Window(name, statistics.fmean(costs), readings, share))
+            said = f"{1e3 * windows[-1].step_s:.1f} ms a step, {len(readings)} readings, others have {share:.0%}"
+            print(f"{name}: {said}", file=sys.stderr)
     return windows
+
+
+def _own_s(path: Path) -> float:
+    """CPU seconds of this process and of the reader."""
+    return time.process_time() + max((one["spent"] for one in _read(path)), default=0.0)
 
 
 def _training_step() -> Callable[[], object]:
@@ -179,13 +190,13 @@ def show(windows: Sequence[Window]) -> None:
 
 def _show_sum(windows: Sequence[Window]) -> None:
     quiet = [window for window in windows if window.load == NOTHING]
-    others = np.array([window.load.count(SAME) for window in windows])
+    others = np.array([window.others for window in windows])
     costs = np.array([window.step_s for window in windows]) / statistics.fmean(window.step_s for window in quiet)
     print("\n| reading | constant | with the reading | with others' share of the core | left |\n|---|---|---|---|---|")
     for part in ("copy", "whole"):
         readings = np.array([statistics.fmean(one[part] for one in window.readings) for window in windows])
         readings /= statistics.fmean(statistics.fmean(one[part] for one in window.readings) for window in quiet)
-        for shares in (np.zeros_like(costs), others / (others + 1)):
+        for shares in (np.zeros_like(costs), others):
             terms = np.column_stack([np.ones_like(costs), readings, shares])
             weights = np.linalg.lstsq(terms, costs, rcond=None)[0]
             left = float(np.std(np.log(costs / (terms @ weights))))

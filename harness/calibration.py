@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     answer: dict[str, object] = {"calibration": None}
     if found is not None:
         now = measure_round(CoreProbe())
-        speed = speed_of(statistics.fmean(now.readings_s), found.reference_s)
+        speed = speed_of(statistics.fmean(now.readings_s), found.reference_s, now.shared)
         answer = {
             "calibration": found.name,
             "quiet": found.quiet,

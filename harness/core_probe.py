@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 SLOWEST, FASTEST = 0.2, 1.6  # a speed outside is a fault of the measurement
-FOLLOWS = 0.4  # of a training step's time goes with the reading: 0.35 to 0.42 by benchmarks/bench_core_probe.py
+# What a training step takes more than on a quiet core, by benchmarks/bench_core_probe.py.
+FOLLOWS = 0.45  # of what a reading takes more
+SHARING = 0.15  # of its time, times the share of the core that others have: they use the caches meanwhile
 _PRODUCTS, _SIDE = 20, 64  # float32; too small for BLAS to wake threads
 _SUMS, _SUMMED = 10, 32_768  # float64: 256 KiB
 _LOOP = 2000
@@ -63,12 +65,14 @@ class CoreProbe:
             np.add(self._sum, self._terms, out=self._sum)
 
 
-def speed_of(reading_s: float, reference_s: float) -> float:
+def speed_of(reading_s: float, reference_s: float, others: float = 0.0) -> float:
     """The core's speed as a share of the calibrated one, within SLOWEST and FASTEST.
 
-    FOLLOWS of a training step takes longer as a reading does, the rest as long as ever.
+    FOLLOWS of a training step takes longer as a reading does, the rest as long as ever, and all of it longer by SHARING
+    where it is alone for no time. `others`: the share of the core that others have, 0 to 1.
     """
-    return min(max(1 / (1 - FOLLOWS + FOLLOWS * reading_s / reference_s), SLOWEST), FASTEST)
+    step = 1 - FOLLOWS + FOLLOWS * reading_s / reference_s + SHARING * others
+    return min(max(1 / step, SLOWEST), FASTEST)
 
 
 def _interruptions() -> int:

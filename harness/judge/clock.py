@@ -14,14 +14,14 @@ from typing import Literal
 
 from harness.contract import Budget
 from harness.core_probe import Reading, speed_of
-from harness.judge.cpu_time import CpuClock
+from harness.judge.cpu_time import CpuClock, OthersShare
 from harness.work_page import WorkDone
 
 Phase = Literal["import", "context", "compile", "train", "evaluate", "teardown"]
 PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate", "teardown")
 
 
-_SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, and single disturbances with it
+SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, and single disturbances with it
 _ATTEMPTS = 3  # at a reading in which the candidate does not run
 _UNNOTICED_S = 5e-5  # of its running: less than the clock can be trusted with
 CPU_S_PER_READING = 0.12  # a reading costs 1.3 to 2 ms
@@ -37,11 +37,16 @@ class SpeedRange:
 
 
 class CoreSpeed:
-    """The core's speed as a share of the calibrated one: by the mean of the last readings of a probe."""
+    """The core's speed as a share of the calibrated one: by the mean of the last readings of a probe, and by how much
+    of the core `others` have. To be made before the candidate is: what others had until it starts is the first share.
+    """
 
-    def __init__(self, read_probe: Callable[[], Reading], reference_s: float) -> None:
-        self._read_probe, self._reference_s = read_probe, reference_s
-        self._readings: deque[float] = deque(maxlen=_SMOOTHED)
+    def __init__(
+        self, read_probe: Callable[[], Reading], reference_s: float, others: OthersShare | None = None
+    ) -> None:
+        self._read_probe, self._reference_s, self._others = read_probe, reference_s, others
+        self._share(0.0)
+        self._readings: deque[float] = deque(maxlen=SMOOTHED)
         self.speeds: list[float] = []  # after each look
 
     def look(self, cpu: CpuClock) -> float:
@@ -49,10 +54,14 @@ class CoreSpeed:
 
         `cpu`: the candidate's clock.
         """
-        for _ in range(1 if self._readings else _SMOOTHED):
+        for _ in range(1 if self._readings else SMOOTHED):
             self._readings.append(self._reading_s(cpu))
-        self.speeds.append(speed_of(sum(self._readings) / len(self._readings), self._reference_s))
+        reading_s = sum(self._readings) / len(self._readings)
+        self.speeds.append(speed_of(reading_s, self._reference_s, self._share(cpu.read_s())))
         return self.speeds[-1]
+
+    def _share(self, candidate_s: float) -> float:
+        return 0.0 if self._others is None else self._others.look(candidate_s + time.process_time())
 
     def _reading_s(self, cpu: CpuClock) -> float:
         """A candidate that cuts in can empty the caches to look slow: it is not believed slower than calibrated."""

@@ -1,4 +1,4 @@
-"""CPU seconds of a candidate and of all that it starts, as the judge counts them.
+"""CPU seconds of a candidate and of all that it starts, as the judge counts them, and of the cores that it runs on.
 
 The kernel counts where it allows that: a perf task clock that every process and thread inherits, or a control group.
 Elsewhere the tree is looked at a few times a second, which misses short-lived processes that none waits for; then
@@ -13,6 +13,9 @@ import os
 import platform
 import secrets
 import struct
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +28,8 @@ _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 1, 1 << 5, 1 << 6  # bits of perf_
 _FLAGS_OFFSET = 40
 _FD_CLOEXEC = 1 << 3  # PERF_FLAG_FD_CLOEXEC
 _CGROUPS = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+_IDLE, _IO_WAIT, _STEAL, _FIELDS = 3, 4, 7, 8  # of a line of /proc/stat; the guests' share after them is in the first
 
 
 class CpuClock(Protocol):
@@ -182,3 +187,49 @@ class PolledClock:
 
 def _last_id() -> int:
     return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class CoreTimes:
+    """Seconds since boot of some cores together: spent on processes and interrupts, stolen by the host, and all."""
+
+    busy_s: float
+    stolen_s: float
+    total_s: float
+
+
+def read_core_times(cpus: Sequence[int], proc: Path = _PROC) -> CoreTimes:
+    """Of these cores, all when none is named; in steps of 10 ms. Raises OSError, ValueError or IndexError."""
+    names = {f"cpu{number}" for number in cpus} or {"cpu"}
+    lines = [line.split() for line in (proc / "stat").read_text(encoding="ascii").splitlines()]
+    ticks = [[int(word) for word in words[1 : 1 + _FIELDS]] for words in lines if words and words[0] in names]
+    total, stolen = sum(map(sum, ticks)), sum(line[_STEAL] for line in ticks)
+    idle = sum(line[_IDLE] + line[_IO_WAIT] for line in ticks)
+    per_s = os.sysconf("SC_CLK_TCK")
+    return CoreTimes((total - stolen - idle) / per_s, stolen / per_s, total / per_s)
+
+
+class OthersShare:
+    """How much of a run's core goes to others: processes, interrupts, the host's other guests. From 0 to 1.
+
+    By the kernel's count for the core, less what the run has used; 0 for a run with several cores or none of its own,
+    of which nothing says where its threads meet others. Of a candidate's doing only what the kernel's own threads do
+    for it passes for others'.
+    """
+
+    def __init__(self, cpus: Sequence[int], looks: int, proc: Path = _PROC) -> None:
+        """`looks`: how many of them a share is over."""
+        self._cpus, self._proc = cpus, proc
+        self._seen: deque[tuple[float, float]] = deque(maxlen=looks + 1)
+
+    def look(self, own_s: float) -> float:
+        """The share since `looks` looks ago; `own_s`: CPU seconds of the judge and the candidate up to now."""
+        if len(self._cpus) != 1:
+            return 0.0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            times = read_core_times(self._cpus, self._proc)
+            self._seen.append((times.busy_s + times.stolen_s, own_s))
+            (used_s, ours_s), (used_before_s, ours_before_s) = self._seen[-1], self._seen[0]
+            if used_s > used_before_s:
+                return min(max(1 - (ours_s - ours_before_s) / (used_s - used_before_s), 0.0), 1.0)
+        return 0.0

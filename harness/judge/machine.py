@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.judge.clock import SpeedRange
+from harness.judge.cpu_time import CoreTimes, read_core_times
 
 _PROC = Path("/proc")
 _GPU_INTERVAL_S = 1.0
-_STEAL, _TICKS = 7, 8  # of a line of /proc/stat: the eighth field, and how many there are before the guests' share
 _OWN_PROCESSES = 2  # the judge, which runs when it looks, and the candidate, which waits for it or computes
 _SM, _MEMORY, _ON_DIE = 1, 2, 0  # NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU
 # NVML's reasons for a clock below the highest. Left out: idle, and clocks that were set by hand.
@@ -71,14 +71,13 @@ class MachineWatch:
     """Looks at the machine a few times a second while a run trains. `cpus`: the run's cores; all when it is empty."""
 
     def __init__(self, cpus: Sequence[int], gpu: GpuWatch | None, proc: Path = _PROC) -> None:
-        self._names = {f"cpu{number}" for number in cpus} or {"cpu"}
-        self._gpu, self._proc = gpu, proc
-        self._first = self._last = (0.0, 0.0)
+        self._cpus, self._gpu, self._proc = cpus, gpu, proc
+        self._first = self._last = CoreTimes(0.0, 0.0, 0.0)
         self._loads: list[int] = []
 
     def look(self) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            self._last = self._ticks()
+            self._last = read_core_times(self._cpus, self._proc)
             self._first = self._first if self._loads else self._last
         with contextlib.suppress(OSError, ValueError, IndexError):
             running = int((self._proc / "loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
@@ -98,23 +97,15 @@ class MachineWatch:
         `steal`: share of the wall time of the run's cores that the host gave to others. `load`: mean number of running
         and waiting threads of the machine, the run's own not counted. Of a GPU: [mean, lowest, highest].
         """
-        stolen, ticks = self._last[0] - self._first[0], self._last[1] - self._first[1]
+        stolen_s, total_s = self._last.stolen_s - self._first.stolen_s, self._last.total_s - self._first.total_s
         gpu = None if self._gpu is None or not self._gpu.seen else self._gpu.seen
         return {
             "speed": speed and round(speed.mean, 4),
             "speed_low": speed and round(speed.low, 4),
             "speed_high": speed and round(speed.high, 4),
             "calibration": calibration,
-            "steal": round(stolen / ticks, 4) if ticks > 0 else None,
+            "steal": round(stolen_s / total_s, 4) if total_s > 0 else None,
             "load": round(sum(self._loads) / len(self._loads), 2) if self._loads else None,
             "gpu": gpu and {name: [round(sum(x) / len(x), 1), min(x), max(x)] for name, x in gpu.items() if x},
             "throttled": [] if self._gpu is None else sorted(self._gpu.throttled),
         }
-
-    def _ticks(self) -> tuple[float, float]:
-        """(stolen, all) of the run's cores since boot."""
-        lines = [line.split() for line in (self._proc / "stat").read_text(encoding="ascii").splitlines()]
-        fields = [
-            [float(word) for word in words[1 : 1 + _TICKS]] for words in lines if words and words[0] in self._names
-        ]
-        return sum(line[_STEAL] for line in fields), sum(sum(line) for line in fields)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from harness.cache import Cache, CacheError, CacheMissing, open_cache, require_calibration
 from harness.containment import FORWARDED_SIGNALS, Containment, keep_open_until_all_dead
-from harness.contract import Contract
 from harness.core_probe import CoreProbe
 from harness.judge.arguments import JudgeArgs
-from harness.judge.clock import CoreSpeed
+from harness.judge.clock import SMOOTHED, CoreSpeed
 from harness.judge.compile_caches import keep_caches, seed_caches
+from harness.judge.cpu_time import OthersShare
 from harness.judge.data import JudgeData, judge_data
 from harness.judge.launch import Scratch, launch
 from harness.judge.monitor import CandidateMonitor
@@ -65,7 +65,7 @@ def _judge(args: JudgeArgs, result: JudgeResult, interrupt: JudgeInterrupt, outp
             result.cache = _open_cache(args)
             if interrupt.own_namespace:  # descriptors of training rows lead the candidate to the judge's own mounts
                 make_read_only(str(result.cache.directory))
-            speed = _core_speed(args.contract, result)
+            speed = _core_speed(args, result)
             with judge_data(result.cache) as data:
                 return _run_candidate(args, data, result, interrupt, output, lock_fd, speed)
     except InfraFailure as failure:
@@ -111,16 +111,16 @@ def _run_candidate(
     return verdict
 
 
-def _core_speed(contract: Contract, result: JudgeResult) -> CoreSpeed | None:
+def _core_speed(args: JudgeArgs, result: JudgeResult) -> CoreSpeed | None:
     """What a work clock measures the core with; None for other clocks. Raises InfraFailure."""
-    if contract.budget.clock != "work":
+    if args.contract.budget.clock != "work":
         return None
     try:
-        calibration = require_calibration(contract)
+        calibration = require_calibration(args.contract)
     except CacheMissing as missing:
         raise InfraFailure("calibration", f"{missing} ({missing.hint})") from None
     result.calibration = calibration.name
-    return CoreSpeed(CoreProbe().read, calibration.reference_s)
+    return CoreSpeed(CoreProbe().read, calibration.reference_s, OthersShare(args.cpus, SMOOTHED))
 
 
 def _open_cache(args: JudgeArgs) -> Cache:

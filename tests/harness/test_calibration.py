@@ -29,7 +29,7 @@ from harness.calibration import (
     write_calibration,
 )
 from harness.contract import Contract, load_contract
-from harness.core_probe import FASTEST, FOLLOWS, SLOWEST, CoreProbe, speed_of
+from harness.core_probe import FASTEST, FOLLOWS, SHARING, SLOWEST, CoreProbe, speed_of
 from harness.prepare import build
 from harness.prepare.cli import main
 from harness.prepare.tokenizer import train_tokenizer
@@ -89,6 +89,7 @@ def test_a_machine_that_is_never_quiet_is_given_up() -> None:
 def test_a_speed_is_within_its_range(reading_s: float) -> None:
     assert SLOWEST <= speed_of(reading_s, 1e-3) <= FASTEST
     assert speed_of(1e-3, 1e-3) == 1.0 and speed_of(2e-3, 1e-3) == pytest.approx(1 / (1 + FOLLOWS))
+    assert speed_of(1e-3, 1e-3, others=0.5) == pytest.approx(1 / (1 + SHARING / 2))
 
 
 def test_prepare_calibrates_once(contract: Contract, tmp_path: Path, machine: Callable[[Round], None]) -> None:

@@ -16,10 +16,10 @@ import pytest
 
 from harness import processes
 from harness.contract import Budget
-from harness.core_probe import FASTEST, FOLLOWS, Reading
+from harness.core_probe import FASTEST, FOLLOWS, SHARING, Reading
 from harness.judge import clock as clock_module
 from harness.judge.clock import BudgetClock, CoreSpeed, PhaseTimeline, SpeedRange
-from harness.judge.cpu_time import PolledClock
+from harness.judge.cpu_time import OthersShare, PolledClock
 from harness.judge.evaluation import Transports
 from harness.judge.launch import CandidateProcess
 from harness.judge.protocol_session import ProtocolSession
@@ -315,6 +315,29 @@ def test_a_candidate_that_always_cuts_in_is_never_slower_than_calibrated(speed: 
     before_s = clock.used_s()
     tree.seconds += 1.0
     assert clock.used_s() - before_s == pytest.approx(rate)
+
+
+class FakeShare(OthersShare):
+    """What others have of the core, and what it was asked with."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__((), looks=1)
+        self.share, self.own_s = share, list[float]()
+
+    def look(self, own_s: float) -> float:
+        self.own_s.append(own_s)
+        return self.share
+
+
+def test_a_core_that_others_have_too_is_slower_by_their_share(now: Callable[[float], None]) -> None:
+    tree, others = FakeTree(), FakeShare(0.5)
+    clock = BudgetClock(WORK, tree, CoreSpeed(FakeProbe(tree), 1.0, others))
+    tree.seconds += 2.0
+    clock.begin()
+    tree.seconds += 3.0
+    assert clock.used_s() == pytest.approx(3.0 / (1 + SHARING / 2))
+    before_s, at_begin_s = others.own_s
+    assert 102.0 <= at_begin_s - before_s < 103.0, "the judge's own seconds and the candidate's, from before its birth"
 
 
 def test_a_neighbour_that_cuts_in_counts() -> None:

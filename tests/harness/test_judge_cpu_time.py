@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.judge import cpu_time
-from harness.judge.cpu_time import CgroupClock, PolledClock, TaskClock, open_cpu_clock
+from harness.judge.cpu_time import CgroupClock, OthersShare, PolledClock, TaskClock, open_cpu_clock, read_core_times
 from tests.harness.judging import CANDIDATES, Rig, with_limits
 from tests.waiting import wait_until
 
@@ -139,3 +139,45 @@ def test_work_before_the_start_is_charged(tmp_path: Path) -> None:
     judged = rig.judge(rig.write(burn + (CANDIDATES / "bigram.py").read_text()))
     assert judged.result["status"] == "invalid: over-budget"
     assert judged.result["budget"]["used_s"] > 0.7
+
+
+def write_stat(folder: Path, *, user: int = 0, system: int = 0, idle: int = 0, irq: int = 0, steal: int = 0) -> None:
+    """Ticks of the second of two cores; the first is busy all the time, the guests' share is in the user's."""
+    second = f"cpu1 {user} 0 {system} {idle} {idle} {irq} 0 {steal} {user} 0"
+    (folder / "stat").write_text(f"cpu  9999 0 0 0 0 0 0 0 0 0\ncpu0 9000 0 0 0 0 0 0 0 0 0\n{second}\nintr 1\n")
+
+
+def test_the_times_of_cores_are_what_the_kernel_counts(tmp_path: Path) -> None:
+    write_stat(tmp_path, user=300, system=100, idle=200, irq=50, steal=150)
+    second = read_core_times([1], tmp_path)
+    assert (second.busy_s, second.stolen_s, second.total_s) == (4.5, 1.5, 10.0)
+    both = read_core_times([0, 1], tmp_path)
+    assert (both.busy_s, both.total_s) == (94.5, 100.0)
+    assert read_core_times([], tmp_path).busy_s == 99.99
+    here = read_core_times([])
+    assert 0 < here.busy_s <= here.total_s
+
+
+def test_others_have_what_the_run_does_not_use_of_its_core(tmp_path: Path) -> None:
+    others = OthersShare([1], looks=2, proc=tmp_path)
+    seen = []
+    for busy_s, own_s in [(10, 0.0), (12, 2.0), (14, 3.0), (18, 3.0), (18, 3.0), (20, 9.0)]:
+        write_stat(tmp_path, user=75 * busy_s, irq=15 * busy_s, steal=10 * busy_s, idle=1000 * busy_s)
+        seen.append(others.look(own_s))
+    assert seen == [0.0, 0.0, 0.25, pytest.approx(5 / 6), 1.0, 0.0]
+
+
+@pytest.mark.parametrize("cpus", [(), (0, 1), (7,)])
+def test_a_run_without_one_core_of_its_own_shares_none(tmp_path: Path, cpus: tuple[int, ...]) -> None:
+    others = OthersShare(cpus, looks=1, proc=tmp_path)
+    for busy_s in (1, 5):
+        write_stat(tmp_path, user=100 * busy_s)
+        assert others.look(0.0) == 0.0
+
+
+@pytest.mark.parametrize("text", [None, "", "cpu1 x y z\n", "cpu1 1 2\n"])
+def test_where_the_kernel_says_nothing_others_have_nothing(tmp_path: Path, text: str | None) -> None:
+    others = OthersShare([1], looks=1, proc=tmp_path)
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    assert (others.look(0.0), others.look(1.0)) == (0.0, 0.0)
