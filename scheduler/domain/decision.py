@@ -18,7 +18,7 @@ class GateSettings:
     name: str = "default"
     promote_now: float = 0.98  # after a first run
     repeat_from: float = 0.80  # earns a repeat
-    promote: float = 0.80  # over at least two runs
+    promote: float = 0.90  # over at least two runs
     drop: float = 0.30
     max_runs: int = 3
     first_baseline_runs: int = 3

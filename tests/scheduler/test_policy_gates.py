@@ -57,12 +57,12 @@ WORKED = [
     ("default", -0.9, 1, "open", "drop"),  #  0.779  0.7821 < 0.80
     ("default", -0.9, 1, "contender", "repeat"),  #  0.779  0.7821 ≥ 0.30: it passed before
     ("default", 0.7, 1, "contender", "drop"),  # −0.606  0.2722 < 0.30
-    ("default", -0.8, 2, "contender", "promote"),  #  0.876  0.8096 ≥ 0.80 over two runs
-    ("default", -0.7, 2, "contender", "repeat"),  #  0.767  0.7784 < 0.80 and ≥ 0.30
+    ("default", -1.2, 2, "contender", "promote"),  #  1.314  0.9057 ≥ 0.90 over two runs
+    ("default", -1.1, 2, "contender", "repeat"),  #  1.205  0.8859 < 0.90 and ≥ 0.30
     ("default", 0.4, 2, "contender", "repeat"),  # −0.438  0.3306 ≥ 0.30
     ("default", 0.5, 2, "contender", "drop"),  # −0.548  0.2919 < 0.30
-    ("default", -0.7, 3, "contender", "promote"),  #  0.857  0.8044 ≥ 0.80
-    ("default", -0.6, 3, "contender", "shelve"),  #  0.735  0.7688 < 0.80, ≥ 0.65 and three runs are the most
+    ("default", -1.1, 3, "contender", "promote"),  #  1.347  0.9110 ≥ 0.90
+    ("default", -1.0, 3, "contender", "shelve"),  #  1.225  0.8897 < 0.90, ≥ 0.65 and three runs are the most
     ("default", -0.4, 3, "contender", "shelve"),  #  0.490  0.6879 ≥ 0.65
     ("default", -0.3, 3, "contender", "drop"),  #  0.367  0.6433 < 0.65
     ("bold", -1.5, 1, "open", "promote"),  #  1.299  0.9030 ≥ 0.90
@@ -94,8 +94,9 @@ REMOVALS = [
     # mbpb, runs, verdict    z       P(not worse)
     (-0.48, 1, "repeat"),  # 0.849  0.8020 ≥ 0.80
     (-0.46, 1, "drop"),  #   0.831  0.7971 < 0.80
-    (-0.20, 3, "promote"),  # 0.857  0.8044 ≥ 0.80 over three runs, although P(better) is 0.5968
-    (-0.18, 3, "drop"),  #   0.833  0.7975 < 0.80, and P(better) 0.5872 < 0.65
+    (-0.56, 3, "promote"),  # 1.298  0.9029 ≥ 0.90 over three runs, although P(better) is 0.7536
+    (-0.54, 3, "shelve"),  # 1.274  0.8986 < 0.90, and P(better) 0.7458 ≥ 0.65
+    (-0.18, 3, "drop"),  #   0.833  0.7975 < 0.90, and P(better) 0.5872 < 0.65
     (0.48, 2, "repeat"),  #  0.022  0.5087 ≥ 0.50, although P(better) 0.2995 < 0.30
     (0.52, 2, "drop"),  #   −0.022  0.4913 < 0.50
 ]
@@ -117,12 +118,12 @@ def test_a_worked_removal_ends_as_it_does_by_hand(mbpb: float, runs: int, verdic
         (0.801, 1, Replicate),
         (0.799, 1, Discard),
         (0.10, 1, Discard),
-        (0.801, 2, Promote),
-        (0.799, 2, Replicate),
+        (0.901, 2, Promote),
+        (0.899, 2, Replicate),
         (0.301, 2, Replicate),
         (0.299, 2, Discard),
-        (0.801, 3, Promote),
-        (0.799, 3, Shelve),
+        (0.901, 3, Promote),
+        (0.899, 3, Shelve),
         (0.651, 3, Shelve),
         (0.649, 3, Discard),
     ],
