@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,8 +40,12 @@ from harness.judge.cpu_time import OthersShare
 from harness.judge.launch import let_judge_read
 
 SAME, OTHER = "same core", "other core"
+TRAINING = "training"  # what runs in the other slot
 LOADS: tuple[tuple[tuple[str, str], ...], ...] = (
     (),
+    ((TRAINING, OTHER),),
+    ((TRAINING, OTHER), ("spin", SAME)),
+    ((TRAINING, OTHER), ("memory", SAME), ("memory", OTHER)),
     (("memory", OTHER),),
     (("memory", SAME),),
     (("memory", OTHER), ("memory", SAME)),
@@ -70,11 +75,14 @@ def main() -> int:
     parser.add_argument("--window-s", type=float, default=7.0)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--read-to", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     others = sorted(os.sched_getaffinity(0) - {asked.core}) or [asked.core]
     os.sched_setaffinity(0, {asked.core})
     if asked.read_to:
         return read_until_orphaned(asked.read_to)
+    if asked.train:
+        return train_until_killed()
     show(measure(asked.rounds, asked.window_s, {SAME: asked.core, OTHER: others[0]}))
     return 0
 
@@ -89,6 +97,13 @@ def read_until_orphaned(path: Path) -> int:
             file.write(json.dumps({"at": time.monotonic(), "spent": time.process_time(), **reading}) + "\n")
             time.sleep(INTERVAL_S)
     return 0
+
+
+def train_until_killed() -> int:
+    step = _training_step()
+    while True:
+        step()
+        print("trains", flush=True)
 
 
 def _copy(probe: CoreProbe) -> None:
@@ -159,7 +174,7 @@ def _reader(path: Path, core: int) -> Iterator[Path]:
 
 @contextmanager
 def _pinned(load: Sequence[tuple[str, str]], cores: dict[str, int]) -> Iterator[None]:
-    running = [start(kind) for kind, _ in load]
+    running = [_start(kind) for kind, _ in load]
     for process, (_, where) in zip(running, load, strict=True):
         os.sched_setaffinity(process.pid, {cores[where]})
     try:
@@ -168,6 +183,16 @@ def _pinned(load: Sequence[tuple[str, str]], cores: dict[str, int]) -> Iterator[
         for process in running:
             process.kill()
             process.wait()
+
+
+def _start(kind: str) -> subprocess.Popen[bytes]:
+    if kind != TRAINING:
+        return start(kind)
+    process = subprocess.Popen([sys.executable, __file__, "--train"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    return process
 
 
 def _read(path: Path) -> list[dict[str, float]]:
