@@ -36,6 +36,7 @@ def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWo
     path, branch = space.paths.candidates / name, f"arsched/{space.tag}/{name}"
     made = NewWorktree(path, branch, space.baseline(), space.baseline_commit())
     if not dry_run:
+        space.repo.exclude((f"/{path.parent.name}/*",))  # the folder may have become a link since
         space.repo.add_worktree(made.path, made.commit, made.branch)
     return made
 

@@ -105,6 +105,7 @@ def _refuse_existing(ledger: Ledger, tag: str) -> None:
 def _write(
     repo: Repo, paths: LabPaths, request: InitRequest, lab: Lab, first: FirstBaseline, clock: Callable[[], float]
 ) -> Created:
+    repo.keep_main()
     ignored = repo.exclude(IGNORED)
     with exclusive(paths.submit_lock, INIT_LOCK_S), Ledger.open(paths.ledger, clock) as ledger:
         _refuse_existing(ledger, request.tag)

@@ -28,6 +28,7 @@ from scheduler.git.nothing_else import (
 TRAIN_PY = "train.py"
 MOST_CONFLICTS = 127  # git counts no further; a higher status of merge-file is a failure
 _TRAILER_KEY = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_NO_WORK_TREE = "must be run in a work tree"
 _NO_USER = re.compile("auto-detection is disabled|empty ident name")
 _ARSCHED = {
     **{"GIT_AUTHOR_NAME": "arsched", "GIT_AUTHOR_EMAIL": "arsched@localhost"},
@@ -186,20 +187,35 @@ def try_git(
     return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
 
 
-def check_access(git_folder: Path) -> None:
-    """Raises GitProblem for git's own objections to a repository, such as a foreign owner.
+def find_top(folder: Path) -> Path | None:
+    """The top of the work tree that `folder` is in, by git's own word; None where there is no work tree.
 
-    Without GitPython, whose import takes longer than most commands do.
+    Raises GitProblem for git's objections to a repository, such as a foreign owner. Without GitPython, whose import
+    takes longer than most commands do.
     """
+    status, output, errors = _ask(folder, "rev-parse", "--show-toplevel")
+    if status != 0 and _NO_WORK_TREE not in errors:
+        raise git_problem("rev-parse", errors)
+    return Path(line(output)) if status == 0 else None
+
+
+def work_tree_settings(git_folder: Path) -> tuple[bool, str]:
+    """`core.bare` and `core.worktree` ("" when not set) of a repository, asked for from outside its git folder."""
+    what = ("config", "-z", "--get-regexp", r"^core\.(bare|worktree)$")
+    _, output, _ = _ask(git_folder.parent, f"--git-dir={git_folder}", *what)
+    values = dict(setting.partition("\n")[::2] for setting in names(output))
+    return values.get("core.bare", "").lower() in ("true", "1", "yes", "on"), values.get("core.worktree", "")
+
+
+def _ask(folder: Path, *arguments: str) -> tuple[int, bytes, str]:
     forget_inherited()
     environment = {**os.environ, **ENVIRONMENT, "LC_ALL": "C", "LANGUAGE": "C"}
-    command = ["git", *OPTIONS, "rev-parse", "--git-dir"]
+    command = ["git", *OPTIONS, *arguments]
     try:
-        done = subprocess.run(command, cwd=git_folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise _no_git() from None
-    if done.returncode != 0:
-        raise git_problem("rev-parse", done.stderr.decode("utf-8", "replace"))
+    return done.returncode, done.stdout, done.stderr.decode("utf-8", "replace")
 
 
 def git_version() -> str:

@@ -1,4 +1,4 @@
-"""What keeps git from starting any other program, whatever a repository's configuration and attributes ask for.
+"""What every git command runs under: no other program is started, and no setting of the user's changes an answer.
 
 A candidate that is not sandboxed may write to .git/config, .git/info/attributes and a worktree's .gitattributes, and
 git would run what they name as the user, outside every sandbox. Not covered: programs of that name before git on PATH,
@@ -16,6 +16,9 @@ from scheduler.domain.errors import GitProblem
 _INHERITED = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
     *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CEILING_DIRECTORIES", "GIT_EXTERNAL_DIFF"),
+    *("GIT_CONFIG", "GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_QUARANTINE_PATH"),
+    *("GIT_REPLACE_REF_BASE", "GIT_NO_REPLACE_OBJECTS", "GIT_ATTR_SOURCE", "GIT_DEFAULT_HASH", "GIT_DIFF_OPTS"),
+    *("GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"),
 )
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -41,7 +44,22 @@ _SETTINGS = {
     "gc.recentObjectsHook": "",
     "maintenance.auto": "false",
     "advice.detachedHead": "false",
+    "safe.bareRepository": "all",  # no command is led into a bare repository: each runs in a work tree
     "core.quotePath": "false",
+    "core.safecrlf": "false",  # line ends are git's business here, and no reason to refuse a file
+    "color.ui": "false",
+    "color.diff": "false",
+    "color.status": "false",
+    "column.ui": "never",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "merge.conflictStyle": "merge",
+    "diff.relative": "false",
+    "commit.template": "",
+    "commit.cleanup": "default",
+    "commit.verbose": "false",
+    "core.commentChar": "#",
+    "init.templateDir": "",
     "user.useConfigOnly": "true",  # a commit without a configured user fails, rather than guess one
 }
 OPTIONS = ("--no-pager", *(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")))

@@ -28,7 +28,7 @@ class Repo:
 
     @classmethod
     def open(cls, start: Path) -> Repo:
-        """Find the repository that `start` is in. Raises LabProblem when there is none, or it is bare."""
+        """Find the repository that `start` is in. Raises LabProblem when there is none, or it has no work tree."""
         start = start.resolve()
         for folder in (start, *start.parents):
             git_folder = git_folder_of(folder)
@@ -39,13 +39,15 @@ class Repo:
             hint = "run arsched inside a clone of autoresearch (or `git init` first)"
             raise LabProblem(f"no git repository at {start}", hint)
         common = common_folder_of(git_folder or folder)
-        commits.check_access(common)
-        if git_folder == common:
-            return cls(folder, common)
-        main = worktrees.list_worktrees(common)[0]  # seen from a linked worktree, or from inside the git folder
-        if main.bare or not (main.path / ".git").exists():
-            raise LabProblem(f"the repository of {start} is bare", "arsched needs a clone with a working tree")
-        return cls(main.path.resolve(), common)
+        top = commits.find_top(folder) if git_folder else None
+        if top is None or git_folder != common:  # seen from a linked worktree, or from inside the git folder
+            top = worktrees.find_main(common, start)
+            commits.find_top(top)
+        return cls(top.resolve(), common)
+
+    def keep_main(self) -> None:
+        """Have the work tree found from every other worktree, where git alone does not know it."""
+        worktrees.keep_main(self.root, self.common_dir)
 
     def head_commit(self) -> str:
         """The commit checked out in the main worktree. Raises LabProblem before the first commit."""
@@ -190,7 +192,8 @@ class Repo:
 
         Returns those it did not ignore already. The user's own .gitignore stays as it is.
         """
-        new = tuple(pattern for pattern in patterns if not self._is_ignored(pattern))
+        fitting = (self._of_link(pattern) for pattern in patterns)
+        new = tuple(pattern for pattern in fitting if not self._is_ignored(pattern))
         if new:
             path = self.common_dir / "info" / "exclude"
             try:
@@ -201,6 +204,11 @@ class Repo:
             except OSError as problem:
                 raise GitProblem(f"cannot write {path}: {problem.strerror}", "is the repository writable?") from None
         return new
+
+    def _of_link(self, pattern: str) -> str:
+        """A pattern for what is in a folder does not match a link in its place; the link's name does."""
+        name = pattern.strip("/*")
+        return f"/{name}" if (self.root / name).is_symlink() else pattern
 
     def _is_ignored(self, pattern: str) -> bool:
         """Asked of a file the pattern would match; the index is left out: tracked files would hide the answer."""

@@ -12,10 +12,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scheduler.domain.errors import CandidateRejected, GitProblem
+from harness.files import write_atomic
+from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
 from scheduler.git import commits
 
 LOCK_TIMEOUT_S = 120.0
@@ -59,17 +60,73 @@ def worktrees_lock(common_dir: Path) -> Iterator[None]:
         yield
 
 
-def list_worktrees(folder: Path) -> tuple[Worktree, ...]:
-    """All worktrees of a repository, the main one first, deleted ones included."""
-    status, output, _ = commits.try_git(folder, "worktree", "list", "--porcelain", "-z")
+def list_worktrees(root: Path) -> tuple[Worktree, ...]:
+    """All worktrees of the repository whose main one is `root`, that one first, deleted ones included.
+
+    In a bare repository, which has no main one, the repository itself comes first.
+    """
+    status, output, _ = commits.try_git(root, "worktree", "list", "--porcelain", "-z")
     if status != 0:  # before git 2.36: a newline in a path is then misread, nothing else
-        output = commits.run_git(folder, "worktree", "list", "--porcelain").replace(b"\n", b"\0")
+        output = commits.run_git(root, "worktree", "list", "--porcelain").replace(b"\n", b"\0")
     found = []
     for block in filter(None, output.split(b"\0\0")):
         values = dict(field.partition(" ")[::2] for field in commits.names(block))
         branch = values["branch"].removeprefix(_BRANCHES) if "branch" in values else None
         found.append(Worktree(Path(values["worktree"]), branch, "bare" in values))
+    if not found[0].bare:  # of a submodule, or a git folder kept elsewhere, git names that folder instead
+        found[0] = replace(found[0], path=root)
     return tuple(found)
+
+
+MAIN = Path("arsched", "worktree")  # in the git folder: the lab's work tree, where git itself does not know it
+
+
+def find_main(common: Path, start: Path) -> Path:
+    """The work tree of a lab, from its repository's git folder and a folder in one of its worktrees.
+
+    In this order: where git says that it is, where `keep_main` says, the outermost worktree around `start`. Each only
+    if its .git leads back. Raises LabProblem when there is none.
+    """
+    bare, configured = commits.work_tree_settings(common)
+    own = () if bare else (common / configured if configured else common.parent,)
+    for top in own:
+        if git_folder_of(top) == common:
+            return top
+    around = (start, *start.parents)[::-1]
+    for top in (*_kept_main(common), *around):
+        git_folder = git_folder_of(top)
+        if git_folder and common_folder_of(git_folder) == common and not (bare and git_folder == common):
+            return top
+    raise LabProblem(f"the repository of {start} is bare", _no_work_tree(common))
+
+
+def keep_main(root: Path, common: Path) -> None:
+    """Note the work tree of a lab in the git folder, where git does not know it. Raises GitProblem."""
+    bare, configured = commits.work_tree_settings(common)
+    if not bare and git_folder_of(common / configured if configured else common.parent) == common:
+        return
+    path = common / MAIN
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, os.fsencode(root), durable=False)
+    except OSError as problem:
+        raise GitProblem(f"cannot write {path}: {problem.strerror}", "is the repository writable?") from None
+
+
+def _kept_main(common: Path) -> tuple[Path, ...]:
+    try:
+        return (Path(os.fsdecode((common / MAIN).read_bytes())),)
+    except OSError:
+        return ()
+
+
+def _no_work_tree(common: Path) -> str:
+    """Worktrees of a bare repository, as they note themselves in it."""
+    noted = [entry.read_text(errors="replace").strip() for entry in sorted(common.glob("worktrees/*/gitdir"))]
+    there = [str(Path(path).parent) for path in noted if Path(path).exists()]
+    if there:
+        return f"run arsched in one of its worktrees: {', '.join(there[:3])}"
+    return "arsched needs a work tree: git worktree add ../main, or a clone"
 
 
 def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> None:

@@ -151,7 +151,7 @@ def inspected(hostile: Hostile) -> None:
 
 
 CALLS: dict[str, Callable[[Hostile], object]] = {
-    "open": lambda h: (Repo.open(h.root), Repo.open(h.idea), git_version()),
+    "open": lambda h: (Repo.open(h.root), Repo.open(h.idea), git_version(), h.repo.keep_main()),
     "read": lambda h: (h.repo.read(h.new, "train.py"), h.repo.subject(h.new), h.repo.head_commit()),
     "branches": lambda h: (h.repo.current_branch(), h.repo.branch_commit("main"), h.repo.create_branch("b", h.new)),
     "refs": lambda h: (h.repo.keep_ref("t", "c0001", h.new), h.repo.kept_tags()),
@@ -178,7 +178,7 @@ def test_every_function_of_the_repository_is_tried() -> None:
     """A new one has to be added above."""
     public = {name for name in vars(Repo) if not name.startswith("_")} - {"root", "common_dir"}
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
-    tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect"}
+    tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
     assert public == tried | {"commit_worktree", "move_branch", "add_worktree", "drop_worktree"}
 
 

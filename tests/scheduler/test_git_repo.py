@@ -77,13 +77,6 @@ def test_a_bare_repository_is_refused(root: Path, tmp_path: Path) -> None:
         Repo.open(tmp_path / "bare")
 
 
-def test_a_worktree_of_a_bare_repository_is_refused(root: Path, tmp_path: Path) -> None:
-    git(tmp_path, "clone", "--quiet", "--bare", str(root), "bare")
-    git(tmp_path / "bare", "worktree", "add", "--quiet", str(tmp_path / "tree"), "main")
-    with pytest.raises(LabProblem, match="bare"):
-        Repo.open(tmp_path / "tree")
-
-
 def test_a_missing_git_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = Repo.open(root)
     monkeypatch.setenv("PATH", "/nowhere")
