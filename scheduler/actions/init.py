@@ -1,7 +1,7 @@
 """A lab is created: contract, cache, first baseline, ledger, branch. Its runs are queued, not run.
 
-The ledger is written before the branch, so a crash in between is finished by the same command. The user's checkout is
-neither switched nor changed.
+All is checked before anything is written; the branch is made last, so a crash before that is finished by the same
+command. The user's checkout is neither switched nor changed.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
     known: tuple[str, ...] = ()
     if paths.ledger.is_file():
         with Ledger.open(paths.ledger, clock) as ledger:
-            _refuse_existing(ledger, request.tag)
+            _refuse_existing(repo, ledger, request.tag)
             known = tuple(lab.tag for lab in ledger.labs.all())
     if request.tag not in known:
         _refuse_record(repo, request.tag)
+        _check_refs(repo, request.tag)
     _check_sandbox(request.sandbox)
     choice = choose_contract(request.contract)
     digest = prepared_digest(choice)
@@ -94,12 +95,19 @@ def sandbox_here() -> SandboxFacts:
     return ask_sandbox(Commands().sandbox, os.environ)
 
 
-def _refuse_existing(ledger: Ledger, tag: str) -> None:
-    if all(lab.tag != tag for lab in ledger.labs.all()):
+def _refuse_existing(repo: Repo, ledger: Ledger, tag: str) -> None:
+    """Raises LabProblem for a lab that is there and whole."""
+    if all(lab.tag != tag for lab in ledger.labs.all()) or repo.branch_commit(_branch(tag)) is None:
         return
-    if any(one.state is CandidateState.BASELINE for one in ledger.candidates.list(tag)):
+    if _find_baseline(ledger, tag) is not None:
         hint = f"go on with it (arsched submit --tag {tag} runs what is queued), or choose another tag"
         raise LabProblem(f"lab {tag!r} exists already", hint)
+
+
+def _check_refs(repo: Repo, tag: str) -> None:
+    """Raises GitProblem where git could not make what a lab of this tag will need."""
+    wanted = (f"refs/heads/{_branch(tag)}", f"refs/heads/arsched/{tag}/arsched-probe", f"refs/arsched/{tag}/c0")
+    repo.check_free(repo.head_commit(), *wanted)
 
 
 def _write(
@@ -108,19 +116,23 @@ def _write(
     repo.keep_main()
     ignored = repo.exclude(IGNORED)
     with exclusive(paths.submit_lock, INIT_LOCK_S), Ledger.open(paths.ledger, clock) as ledger:
-        _refuse_existing(ledger, request.tag)
+        _refuse_existing(repo, ledger, request.tag)
         known = {existing.tag: existing for existing in ledger.labs.all()}
         lab = known.get(request.tag, lab)
         if lab.tag not in known:
             _refuse_record(repo, lab.tag)
             ledger.labs.create(lab)
-        baseline = _add_baseline(repo, ledger, lab, first, request.author)
-        follow_ledger(Workspace(repo, paths, ledger, lab))
+        baseline = _find_baseline(ledger, lab.tag) or _add_baseline(repo, ledger, lab, first, request.author)
         repo.keep_ref(lab.tag, baseline.id, baseline.commit)
         ledger.labs.set_current(lab.tag)
-    write_whole(paths.contract, lab.contract_json)
+        write_whole(paths.contract, lab.contract_json)
+        follow_ledger(Workspace(repo, paths, ledger, lab))
     notes = (*first.notes, *((f"git ignores {', '.join(ignored)} in this clone from now on",) if ignored else ()))
     return Created(lab, baseline, notes)
+
+
+def _find_baseline(ledger: Ledger, tag: str) -> Candidate | None:
+    return next((one for one in ledger.candidates.list(tag) if one.state is CandidateState.BASELINE), None)
 
 
 def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, author: str) -> Candidate:
@@ -196,10 +208,19 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
     try:
         data = repo.read(parent, TRAIN_PY)
     except GitProblem:
-        hint = "commit one (git add train.py && git commit), or name a file: --train FILE"
-        raise LabProblem(f"the commit {parent[:12]} has no train.py", hint) from None
+        raise no_train_py(repo, parent) from None
     source, note = _with_constants(data, choice)
     return FirstBaseline(parent, source, (*notes, note))
+
+
+def no_train_py(repo: Repo, commit: str) -> LabProblem:
+    """What to do about a commit without a train.py at the root."""
+    inside = repo.find_files(commit, TRAIN_PY)
+    if not inside:
+        hint = "commit one (git add train.py && git commit), or name a file: --train FILE"
+        return LabProblem(f"the commit {commit[:12]} has no train.py", hint)
+    what = f"the commit {commit[:12]} has no train.py at the root of the repository, where a lab has it"
+    return LabProblem(f"{what}; it is in {inside[0]}", f"name it (arsched init --train {inside[0]}), or move it there")
 
 
 def _with_constants(data: bytes, choice: ContractChoice) -> tuple[Source, str]:

@@ -47,6 +47,16 @@ class SubmitRequest:
 
 
 class Refusal(NamedTuple):
+    """The candidate breaks a rule."""
+
+    path: Path
+    reason: str
+    hint: str
+
+
+class NotSubmitted(NamedTuple):
+    """The machine failed: git, a disk, rights. Nothing is held against the candidate, and nothing of it recorded."""
+
     path: Path
     reason: str
     hint: str
@@ -63,12 +73,13 @@ class Submitted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of every path: queued now, known before, refused, or no candidate at all (`skipped`, a note each)."""
+    """What became of every path: queued, known, refused, no candidate at all (`skipped`, a note each), failed."""
 
     queued: tuple[Submitted, ...]
     known: tuple[Candidate, ...]
     refused: tuple[Refusal, ...]
     skipped: tuple[str, ...]
+    failed: tuple[NotSubmitted, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -78,13 +89,14 @@ class Submission:
     @property
     def matched_nothing(self) -> bool:
         """Whether no path led to anything that could have been a candidate: a slip on the command line."""
-        return not self.queued and not self.known and not any(refusal.path.exists() for refusal in self.refused)
+        found = self.queued or self.known or self.failed
+        return not found and not any(refusal.path.exists() for refusal in self.refused)
 
 
 def submit(space: Workspace, request: SubmitRequest) -> Submission:
-    """Check every path and queue the good ones. Raises LabProblem, LedgerProblem; a bad candidate is a Refusal."""
+    """Check every path and queue the good ones, each whole or not at all. Raises LabProblem, LedgerProblem."""
     seen: dict[str, str] = {}
-    outcomes: list[Submitted | Candidate | Refusal | str] = []
+    outcomes: list[Submitted | Candidate | Refusal | NotSubmitted | str] = []
     with exclusive(space.paths.submit_lock, SUBMIT_LOCK_S) as lock:
         lineage = space.lineage()
         places: dict[Path, Path] = {}
@@ -96,13 +108,19 @@ def submit(space: Workspace, request: SubmitRequest) -> Submission:
                 outcomes.append(_submit_path(space, request, read_path(space, path, lineage), seen))
             except NotACandidate as note:
                 outcomes.append(str(note))
-            except (CandidateRejected, GitProblem) as problem:
+            except CandidateRejected as problem:
                 outcomes.append(Refusal(path, problem.message, problem.hint))
+            except GitProblem as problem:
+                outcomes.append(NotSubmitted(path, problem.message, problem.hint))
+            except OSError as problem:
+                what = f"{problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
+                outcomes.append(NotSubmitted(path, what, "see to that, then submit it again"))
     return Submission(
         queued=tuple(one for one in outcomes if isinstance(one, Submitted)),
         known=tuple(one for one in outcomes if isinstance(one, Candidate)),
         refused=tuple(one for one in outcomes if isinstance(one, Refusal)),
         skipped=tuple(one for one in outcomes if isinstance(one, str)),
+        failed=tuple(one for one in outcomes if isinstance(one, NotSubmitted)),
     )
 
 
@@ -143,8 +161,9 @@ def _queue(space: Workspace, request: SubmitRequest, file: SourceFile, source: S
     title = " ".join(title.split())[:TITLE_CHARACTERS] or name
     commit, source = _commit(space, file, source, name, title)
     new = NewCandidate(source, name, commit, file.base_id, title, request.author)
-    candidate = space.ledger.candidates.add(space.tag, new)
-    space.repo.keep_ref(space.tag, candidate.id, commit)
+    with space.ledger.transaction():  # a candidate whose commit git does not keep is not recorded
+        candidate = space.ledger.candidates.add(space.tag, new)
+        space.repo.keep_ref(space.tag, candidate.id, commit)
     return candidate
 
 
@@ -252,7 +271,7 @@ def reads_like_an_id(name: str) -> bool:
 
 
 def read_train_py(path: Path) -> bytes:
-    """The bytes of a source file. Raises CandidateRejected when it is too large or cannot be read."""
+    """The bytes of a source file. Raises CandidateRejected when it is too large or not readable, OSError."""
     if not path.is_file():
         raise CandidateRejected(f"{path} is no regular file", "a candidate is one file, train.py")
     try:
@@ -261,7 +280,7 @@ def read_train_py(path: Path) -> bytes:
             hint = "weights and data do not belong in the source"
             raise CandidateRejected(f"train.py has {size:,} bytes, the limit is {MAX_BYTES:,}", hint)
         return path.read_bytes()
-    except OSError as problem:
+    except PermissionError as problem:
         raise CandidateRejected(f"{path} cannot be read: {problem.strerror}", "check its permissions") from None
 
 

@@ -43,7 +43,7 @@ VERBS = {
     "demo": "A real parallel hill climb on this machine.",
 }
 # 0 done, 1 failed and 2 usage are those of the errors themselves.
-ANSWER_IS_NO, STOP_LOOPING, INTERRUPTED = 3, 4, 130
+FAILED, ANSWER_IS_NO, STOP_LOOPING, INTERRUPTED = 1, 3, 4, 130
 
 
 def log(text: str) -> None:

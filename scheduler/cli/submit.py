@@ -14,7 +14,7 @@ import click
 from scheduler.actions.candidate import pending_runs
 from scheduler.actions.submit import Submission, SubmitRequest, describe_outcome, last_sentence, submit
 from scheduler.cli import options
-from scheduler.cli.output import ANSWER_IS_NO, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
+from scheduler.cli.output import ANSWER_IS_NO, FAILED, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.text import one_line
@@ -38,7 +38,8 @@ def command(
     """Queue every candidate among PATHS: worktrees, folders with a train.py, single Python files.
 
     Then run the queue until all is decided, or watch whoever runs it. Without PATHS: run what is queued.
-    Exit code 3 when a path was refused; the good ones are queued all the same. 4 when the lab is paused.
+    Exit code 3 when a path was refused, 1 when the machine failed for one (git, disk); the good ones are queued all the
+    same. 4 when the lab is paused.
     """
     if not paths and (no_wait or dry_run):
         raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
@@ -53,7 +54,7 @@ def command(
         _print(space, submission, waited=wait, as_json=as_json)
     if no_wait and submission.queued:
         log("queued; run the queue with: arsched submit")
-    return code or (ANSWER_IS_NO if submission.refused else 0)
+    return code or (FAILED if submission.failed else ANSWER_IS_NO if submission.refused else 0)
 
 
 def _log(submission: Submission, *, dry_run: bool) -> None:
@@ -68,6 +69,10 @@ def _log(submission: Submission, *, dry_run: bool) -> None:
         log(f"refused   {refusal.path}: {one_line(refusal.reason)}")
         if refusal.hint:
             log(f"          hint: {one_line(refusal.hint)}")
+    for failure in submission.failed:
+        log(f"failed    {failure.path}: {one_line(failure.reason)}; the candidate is not at fault, and not queued")
+        if failure.hint:
+            log(f"          hint: {one_line(failure.hint)}")
 
 
 def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: bool) -> None:
@@ -79,6 +84,7 @@ def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: b
             "dry_run": [{"path": str(one.path), "name": one.name} for one in submission.queued if not one.candidate],
             "refused": [{"path": str(no.path), "error": no.reason, "hint": no.hint} for no in submission.refused],
             "skipped": list(submission.skipped),
+            "failed": [{"path": str(no.path), "error": no.reason, "hint": no.hint} for no in submission.failed],
             "waited": waited,
         })  # fmt: skip
         return

@@ -145,10 +145,12 @@ def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, st
 
 
 _HINTS = {
-    "dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
-    "index.lock": "another git command is at work in this repository, or one was killed: remove the file if none is",
-    "No space left": "the disk is full: make room and try again",
+    r"dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
+    r"'([^']+\.lock)': File exists": "another git command is at work, or one was killed: if none runs, delete {0}",
+    r"No space left|Disk quota": "the disk is full: make room and run the command again",
+    r"Permission denied|Read-only file system": "see who owns the files in .git, and whether they can be written",
 }
+_IN_THE_WAY = re.compile(r"'refs/heads/([^']+)' exists; cannot create 'refs/heads/([^']+)'")
 
 
 def run_git(folder: Path, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
@@ -184,6 +186,9 @@ def try_git(
             )
         except git.exc.GitCommandNotFound:
             raise _no_git() if folder.is_dir() else GitProblem(f"the folder {folder} is gone") from None
+    if status < 0:  # killed, which is never an answer
+        what = f"git {arguments[0]} was killed by signal {-status}"
+        raise GitProblem(what, "see that the machine has memory and disk left, and run the command again")
     return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
 
 
@@ -239,7 +244,12 @@ def _no_git() -> GitProblem:
 
 def git_problem(command: str, errors: str) -> GitProblem:
     """What git said when a command failed, with a hint where there is one."""
+    if found := _IN_THE_WAY.search(errors):
+        there, wanted = found.groups()
+        hint = f"rename that one, nothing of it is lost: git branch -m {there} NEWNAME; then run the command again"
+        return GitProblem(f"the branch {there!r} is in the way: git makes no branch {wanted!r} next to it", hint)
     reasons = [text for text in errors.strip().splitlines() if text.strip()]
-    hint = next((hint for sign, hint in _HINTS.items() if sign in errors), "")
+    signs = ((re.search(sign, errors), hint) for sign, hint in _HINTS.items())
+    hint = next((hint.format(*sign.groups()) for sign, hint in signs if sign), "")
     what = "; ".join(text.removeprefix("fatal: ").removeprefix("error: ") for text in reasons[:3])
     return GitProblem(f"git {command} failed: {what or 'no reason given'}", hint)

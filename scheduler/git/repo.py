@@ -73,6 +73,11 @@ class Repo:
         """First line of a commit's message."""
         return commits.run_git(self.root, "log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip()
 
+    def find_files(self, commit: str, name: str) -> tuple[str, ...]:
+        """Paths of the files of that name in a commit, at the root or in any folder."""
+        paths = commits.names(commits.run_git(self.root, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit))
+        return tuple(path for path in paths if path.rpartition("/")[2] == name)
+
     def commit_train_py(self, parent: str, data: bytes, message: str, trailers: Mapping[str, str]) -> str:
         """A commit on `parent` with this train.py and nothing else changed; no branch, index or file is touched."""
         blob = commits.line(commits.run_git(self.root, "hash-object", "-w", "--stdin", data=data))
@@ -101,6 +106,13 @@ class Repo:
         if self.branch_commit(name) is not None:
             raise LabProblem(f"the branch {name!r} exists already", "choose another tag: arsched init --tag NAME")
         raise self._refused(ref, errors)
+
+    def check_free(self, commit: str, *refs: str) -> None:
+        """Raises GitProblem with the way out unless git could make all these refs now. Writes nothing."""
+        steps = ["start", *(f"create {ref} {commit}" for ref in refs), "prepare", "abort", ""]
+        status, _, errors = commits.try_git(self.root, "update-ref", "--stdin", data="\n".join(steps).encode())
+        if status != 0 and "unknown command" not in errors:  # which git before 2.27 says of `start`
+            raise commits.git_problem("update-ref", errors)
 
     def move_branch(self, name: str, new: str, old: str) -> str:
         """Move a branch from `old` to `new` if it still is at `old`. Returns the folder that followed, or "".

@@ -107,7 +107,6 @@ def keep_main(root: Path, common: Path) -> None:
         return
     path = common / MAIN
     try:
-        path.parent.mkdir(exist_ok=True)
         write_atomic(path, os.fsencode(root), durable=False)
     except OSError as problem:
         raise GitProblem(f"cannot write {path}: {problem.strerror}", "is the repository writable?") from None

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from scheduler.actions import init
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.decision import PRESETS
-from scheduler.domain.errors import ArschedError, CacheProblem, CandidateRejected, LabProblem, UsageProblem
+from scheduler.domain.errors import CacheProblem, CandidateRejected, GitProblem, LabProblem, UsageProblem
+from scheduler.git import Repo
 from scheduler.lab import open_workspace
 from scheduler.ledger import Ledger
 from tests.harness.judging import TINY, build_cache
@@ -172,6 +174,70 @@ def test_a_branch_of_that_name_without_a_lab_is_not_touched(root: Path, contract
     assert git(root, "rev-parse", "autoresearch/t") == git(root, "rev-parse", "HEAD")
 
 
+@pytest.mark.parametrize(
+    "there", ["autoresearch", "arsched", "arsched/t", "autoresearch/t/mine", "arsched/t/arsched-probe/x"]
+)
+def test_a_branch_in_the_way_of_the_labs_is_refused_before_anything_is_written(
+    root: Path, contract: ContractFile, there: str
+) -> None:
+    git(root, "branch", there)
+    before, path = git(root, "for-each-ref"), contract()
+    for dry_run in (True, False):
+        with pytest.raises(GitProblem, match=f"branch '{there}' is in the way") as raised:
+            create_lab(InitRequest("t", path, dry_run=dry_run), root)
+        assert f"git branch -m {there} NEWNAME" in raised.value.hint and "delete" not in raised.value.hint
+        assert git(root, "for-each-ref") == before and not (root / ".arsched").exists()
+    git(root, "branch", "-m", there, "renamed")
+    assert create_lab(InitRequest("t", path), root).baseline is not None
+
+
+@pytest.mark.parametrize("lock", ["refs/heads/autoresearch/t.lock", "refs/arsched/t/c0.lock"])
+def test_a_lock_that_git_left_is_named_before_anything_is_written(
+    root: Path, contract: ContractFile, lock: str
+) -> None:
+    left = root / ".git" / lock
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with pytest.raises(GitProblem) as raised:
+        create_lab(InitRequest("t", contract()), root)
+    assert str(left) in raised.value.hint
+    assert not (root / ".arsched").exists() and "refs/" not in git(root, "for-each-ref", "refs/arsched")
+
+
+@pytest.mark.parametrize("obstacle", ["refs/heads/autoresearch/t.lock", "refs/arsched/t/c0001.lock"])
+def test_trouble_after_the_first_write_is_finished_by_the_same_command(
+    root: Path, contract: ContractFile, obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, path, write = root / ".git" / obstacle, contract(), Repo.commit_train_py
+
+    def lock_first(*given: Any) -> str:
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+        return write(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repo, "commit_train_py", lock_first)
+        with pytest.raises(GitProblem, match="lock"):
+            create_lab(InitRequest("t", path), root)
+    left.unlink()
+    created = create_lab(InitRequest("t", path), root)
+    assert created.baseline is not None
+    assert git(root, "rev-parse", "autoresearch/t", "refs/arsched/t/c0001").split() == [created.baseline.commit] * 2
+    with open_workspace(start=root) as space:
+        assert len(space.ledger.candidates.list("t")) == 1 and len(space.ledger.runs.queued("t")) == 3
+
+
+def test_a_train_py_in_a_folder_is_named(root: Path, contract: ContractFile) -> None:
+    path = contract()
+    (root / "pkg").mkdir()
+    git(root, "mv", "train.py", "pkg/train.py")
+    git(root, "commit", "-qm", "one product of several")
+    with pytest.raises(LabProblem, match=r"at the root of the repository.* in pkg/train\.py") as raised:
+        create_lab(InitRequest("t", path), root)
+    assert "--train pkg/train.py" in raised.value.hint
+    assert create_lab(InitRequest("t", path, train=root / "pkg/train.py"), root).baseline is not None
+
+
 @pytest.mark.parametrize("where", ["_add_baseline", "follow_ledger", "write_whole"])
 def test_a_crash_in_the_middle_is_finished_by_the_same_command(
     root: Path, contract: ContractFile, monkeypatch: pytest.MonkeyPatch, where: str
@@ -184,10 +250,10 @@ def test_a_crash_in_the_middle_is_finished_by_the_same_command(
         patch.setattr(init, where, crash)
         with pytest.raises(KeyboardInterrupt):
             create_lab(InitRequest("t", path), root)
-    try:
+    create_lab(InitRequest("t", path), root)
+    with pytest.raises(LabProblem, match="exists already"):
         create_lab(InitRequest("t", path), root)
-    except ArschedError as complete:
-        assert "exists already" in complete.message
+    assert (root / ".arsched" / "contract.json").is_file()
     with Ledger.open(root / ".arsched" / "ledger.db") as ledger:
         (baseline,) = ledger.candidates.list("t")
         assert baseline.state is CandidateState.BASELINE and len(ledger.runs.queued("t")) == 3

@@ -177,6 +177,21 @@ def test_variables_that_git_sets_for_its_hooks_change_no_answer(
     assert first_hour(root, contract) == plain
 
 
+def test_a_signature_is_no_part_of_a_title(tmp_path: Path, configured: Callable[..., None]) -> None:
+    root = make_repository(tmp_path / "lab")
+    checker = tmp_path / "gpg"
+    checker.write_text("#!/bin/sh\necho Good signature >&2\n")
+    checker.chmod(0o755)
+    head, _, rest = git(root, "cat-file", "commit", "HEAD").partition("\ncommitter ")
+    signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n abc\n -----END PGP SIGNATURE-----"
+    who, _, _ = rest.partition("\n")
+    (tmp_path / "signed").write_text(f"{head}\ncommitter {who}\n{signature}\n\n{TITLE}\n")
+    signed = git(root, "hash-object", "-t", "commit", "-w", str(tmp_path / "signed")).strip()
+    configured({"log.showSignature": "true", "gpg.program": str(checker)})
+    assert "Good signature" in git(root, "log", "-1", "--format=%s", signed)
+    assert Repo.open(root).subject(signed) == TITLE
+
+
 # Where the work tree is
 
 
