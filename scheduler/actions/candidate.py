@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from scheduler.actions.submit import can_name_branch, reads_like_an_id
+from scheduler.actions.sources import can_name_branch, reads_like_an_id
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
 from scheduler.domain.decision import Promote
 from scheduler.domain.errors import CandidateRejected, NotYet

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from scheduler.actions.submit import can_name_branch, read_train_py
+from scheduler.actions.sources import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
@@ -71,7 +71,7 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
             known = tuple(lab.tag for lab in ledger.labs.all())
     if request.tag not in known:
         _refuse_record(repo, request.tag)
-        _check_refs(repo, request.tag)
+        check_refs(repo, request.tag)
     _check_sandbox(request.sandbox)
     choice = choose_contract(request.contract)
     digest = prepared_digest(choice)
@@ -104,7 +104,7 @@ def _refuse_existing(repo: Repo, ledger: Ledger, tag: str) -> None:
         raise LabProblem(f"lab {tag!r} exists already", hint)
 
 
-def _check_refs(repo: Repo, tag: str) -> None:
+def check_refs(repo: Repo, tag: str) -> None:
     """Raises GitProblem where git could not make what a lab of this tag will need."""
     wanted = (f"refs/heads/{_branch(tag)}", f"refs/heads/arsched/{tag}/arsched-probe", f"refs/arsched/{tag}/c0")
     repo.check_free(repo.head_commit(), *wanted)

@@ -76,11 +76,12 @@ def _log(submission: Submission, *, dry_run: bool) -> None:
 
 
 def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: bool) -> None:
-    """The candidates this was about, as they stand now, on stdout."""
+    """The candidates this was about, as they stand now, on stdout. Of one measured again only a new verdict counts."""
+    earlier = {one.candidate.id: one.verdicts for one in submission.queued if one.candidate}
     if as_json:
         print_json({
             "tag": space.tag,
-            "candidates": [_candidate_json(space, candidate) for candidate in submission.candidates],
+            "candidates": [_candidate_json(space, one, earlier.get(one.id, 0)) for one in submission.candidates],
             "dry_run": [{"path": str(one.path), "name": one.name} for one in submission.queued if not one.candidate],
             "refused": [{"path": str(no.path), "error": no.reason, "hint": no.hint} for no in submission.refused],
             "skipped": list(submission.skipped),
@@ -90,18 +91,18 @@ def _print(space: Workspace, submission: Submission, *, waited: bool, as_json: b
         return
     for candidate in submission.candidates:
         now = space.ledger.candidates.get(candidate.id, space.tag)
-        sentence = last_sentence(space, now) if waited else ""
+        sentence = last_sentence(space, now, earlier.get(now.id, 0)) if waited else ""
         print_text(tidy(sentence) or f"{now.id} {now.name}  {describe_outcome(space, now)}")
 
 
-def _candidate_json(space: Workspace, candidate: Candidate) -> dict[str, object]:
+def _candidate_json(space: Workspace, candidate: Candidate, earlier: int) -> dict[str, object]:
     now = space.ledger.candidates.get(candidate.id, space.tag)
     standing = space.ledger.board(space.tag).of(now.id)
     return {
         "candidate": now.id, "name": now.name, "title": one_line(now.title), "state": now.state.value,
         "commit": now.commit, "base": now.base_id, "val_bpb": standing.mean if standing.n else None,
         "runs": [run.id for run in space.ledger.runs.of_candidate(now.id)],
-        "decision": one_line(last_sentence(space, now)),
+        "decision": one_line(last_sentence(space, now, earlier)),
     }  # fmt: skip
 
 

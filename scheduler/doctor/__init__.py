@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scheduler.doctor import checks, gpu, machine
+from scheduler.doctor import checks, gpu, machine, repository
 from scheduler.doctor.checks import CheckResult
 from scheduler.lab import choose_contract
 from scheduler.node.gpu import read_driver, read_states
@@ -29,6 +29,7 @@ def run_checks(
     yield from checks.check_disk(start)
     context = checks.find_lab(tag, given, start)
     yield context.result
+    yield from repository.check_repository(tag, start)
     result, cache = checks.check_cache(context, full=full)
     yield result
     choice, address = context.choice, options.address

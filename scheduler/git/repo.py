@@ -181,6 +181,11 @@ class Repo:
         git_folder = git_folder_of(path)
         return git_folder is not None and common_folder_of(git_folder) == self.common_dir
 
+    @staticmethod
+    def is_cut_off(path: Path) -> bool:
+        """Whether `path` is the top of a worktree whose .git leads nowhere, as after its clone was moved."""
+        return (path / ".git").is_file() and git_folder_of(path) is None
+
     def inspect(self, path: Path, *bases: str) -> WorktreeState:
         """What a worktree holds, against the last of the commits `bases` that it descends from.
 

@@ -33,6 +33,7 @@ class WorktreeState:
     base: str
     changed: tuple[str, ...]
     dirty: bool  # anything uncommitted, untracked files included
+    others_committed: bool = False  # HEAD differs from `base` in more than train.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,8 @@ def inspect(path: Path, bases: Sequence[str]) -> WorktreeState:
         ancestors = set(commits.run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
         base = next((base for base in reversed(bases) if base in ancestors), base)
     committed = _differing(path, base, head) if head != base else ()
-    return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted))
+    others = bool(set(committed) - {commits.TRAIN_PY})
+    return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted), others)
 
 
 def commit_train_py(path: Path, message: str) -> tuple[str, bytes]:

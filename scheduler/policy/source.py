@@ -27,6 +27,13 @@ _BOM = b"\xef\xbb\xbf"
 _SHOWN_PATHS, _SHOWN_CHARACTERS = 5, 80
 _LIKE_AN_ID = re.compile(r"[a-z]?[0-9]+|last")
 _NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+_LEFT_BY_TOOLS = {
+    *("__pycache__", ".venv", "venv", "uv.lock", ".python-version", ".cache", ".ipynb_checkpoints", ".gitignore"),
+    *(".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", ".idea", ".vscode", ".DS_Store", "node_modules"),
+    *(".claude", ".codex", ".gemini", ".opencode", ".cursor", ".continue", ".goose"),
+    *("results.tsv", "progress.png"),  # of an upstream loop
+}
+_LEFT_NAME = re.compile(r"\.aider.*|.*\.(log|swp|swo|orig|rej|bak)|.*~")
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -65,13 +72,19 @@ def parse_source(text: str) -> ast.Module:
 
 
 def check_changed_paths(paths: Iterable[str]) -> None:
-    """Raises CandidateRejected when anything but train.py differs from the baseline."""
-    others = sorted(set(paths) - {TRAIN_PY})
+    """Raises CandidateRejected when anything but train.py differs from the baseline, but for what tools leave."""
+    others = sorted(path for path in set(paths) - {TRAIN_PY} if not left_by_tools(path))
     if others:
         shown = ", ".join(map(_printable, others[:_SHOWN_PATHS]))
         more = f" and {len(others) - _SHOWN_PATHS} more" if len(others) > _SHOWN_PATHS else ""
         hint = "only train.py may differ from the baseline: take the other changes back, then submit again"
         raise CandidateRejected(f"it also changes {shown}{more}", hint)
+
+
+def left_by_tools(path: str) -> bool:
+    """Whether a path is what editors, agents and package managers leave: it never travels with a candidate."""
+    parts = path.rstrip("/").split("/")
+    return not _LEFT_BY_TOOLS.isdisjoint(parts) or any(_LEFT_NAME.fullmatch(part) for part in parts)
 
 
 def slug(title: str) -> str:

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, ProposerProblem
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
@@ -217,10 +217,6 @@ def _log(path: Path) -> Path:
 NOTES, IDEA = "NOTES.md", "IDEA.json"
 KEPT = ".kept"
 _IDEA_BYTES = 64 * 1024
-_LEFT_BY_TOOLS = {
-    *("__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".ipynb_checkpoints", ".cache"),
-    *(".claude", ".codex", ".gemini", ".opencode"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +238,7 @@ class AskWorktree:
         """What the agent made of it."""
         try:
             state = self.repo.inspect(self.path, ask.base_commit)
-            kept = (path for path in state.changed if path not in (NOTES, IDEA))
-            check_changed_paths(path for path in kept if _LEFT_BY_TOOLS.isdisjoint(PurePosixPath(path).parts))
+            check_changed_paths(path for path in state.changed if path not in (NOTES, IDEA))
             data = read_regular(self.path / TRAIN_PY, MAX_BYTES)
             if data is None:
                 raise CandidateRejected("train.py is gone, is no regular file, or is far too long")

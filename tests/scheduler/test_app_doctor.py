@@ -17,13 +17,14 @@ from scheduler.cli.main import main
 from scheduler.doctor import checks, gpu, machine
 from scheduler.doctor.checks import CheckContext, CheckResult, Grade, check_cache, find_lab, ok
 from scheduler.doctor.machine import Ticks, read_ticks
+from scheduler.doctor.repository import check_repository
 from scheduler.domain.errors import PoolProblem
 from scheduler.lab import ContractChoice, choose_contract
 from scheduler.node.gpu import Gpu, GpuProcess
 from scheduler.node.machine import Machine
 from scheduler.queue.runtime import PoolOptions
 from tests.harness.judging import TINY, build_cache
-from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
+from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.memory_pool import MemoryPool, memory_slots
 
 GPU = Gpu(0, "GPU-1234", "Test GPU", "550.1")
@@ -299,3 +300,41 @@ def test_the_capabilities_of_a_machine_are_graded(
     monkeypatch.setattr(gpu, "read_states", lambda: ())
     monkeypatch.setattr(gpu, "read_driver", lambda: None)
     assert [one.grade.value for one in gpu.check_capabilities(device)] == grades
+
+
+def of_repository(root: Path) -> dict[str, CheckResult]:
+    return {one.subject: one for one in check_repository(None, root)}
+
+
+def test_a_branch_that_is_not_at_the_baseline_is_noted_with_the_way_out(lab: Path) -> None:
+    assert of_repository(lab)["branch"].grade is Grade.OK
+    git(lab, "branch", "-f", "autoresearch/t", "main")
+    found = of_repository(lab)["branch"]
+    assert found.grade is Grade.NOTE and "moved by hand" in found.message
+    assert "git branch -f autoresearch/t" in found.hint
+    git(lab, "branch", "-m", "autoresearch/t", "autoresearch")
+    found = of_repository(lab)["branch"]
+    assert found.grade is Grade.NOTE and "'autoresearch' is in the way" in found.message and "branch -m" in found.hint
+    git(lab, "branch", "-m", "autoresearch", "other")
+    assert "arsched submit makes it" in of_repository(lab)["branch"].hint
+
+
+def test_what_is_in_the_way_of_a_first_lab_is_a_problem(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "fresh")
+    assert of_repository(root)["repository"].grade is Grade.OK
+    git(root, "branch", "autoresearch")
+    found = of_repository(root)["repository"]
+    assert found.grade is Grade.PROBLEM and "git branch -m autoresearch NEWNAME" in found.hint
+    git(root, "mv", "train.py", "harness/train.py")
+    git(root, "commit", "-qm", "in a folder")
+    assert "--train harness/train.py" in of_repository(root)["repository"].hint
+
+
+def test_worktrees_of_a_clone_that_was_moved_are_a_problem(lab: Path) -> None:
+    git(lab, "worktree", "add", "-q", "candidates/a")
+    assert "worktrees" not in of_repository(lab)
+    there = lab.rename(lab.with_name("moved"))
+    found = of_repository(there)["worktrees"]
+    assert found.grade is Grade.PROBLEM and f"cd {there} && git worktree repair candidates/*" in found.hint
+    git(there, "worktree", "repair", "candidates/a")
+    assert "worktrees" not in of_repository(there)

@@ -243,7 +243,7 @@ def test_a_promotion_reaches_the_work_tree_not_the_git_folder(tmp_path: Path, la
     assert (root / "train.py").read_bytes() == IDEA and git(root, "status", "--porcelain") == ""
 
 
-def test_the_lab_of_a_bare_repository_is_found_from_a_worktree_beside_it(tmp_path: Path, contract: str) -> None:
+def test_the_lab_of_a_bare_repository_is_found_from_another_worktree(tmp_path: Path, contract: str) -> None:
     root = bare_with_worktrees(tmp_path)
     with pytest.raises(LabProblem, match="bare") as raised:
         Repo.open(root.parent)
