@@ -170,8 +170,11 @@ def _combine(
         log(f"          nothing came of it: {made}")
         return
     candidate = space.ledger.candidates.get(made.name, space.tag)
-    space.repo.keep_ref(space.tag, candidate.id, candidate.commit)
     log(f"          {candidate.id} {candidate.name} is queued: {candidate.title}")
+    try:
+        space.repo.keep_ref(space.tag, candidate.id, candidate.commit)
+    except GitProblem as problem:  # made up for when the queue is next run (keep_refs)
+        log(f"note: git does not keep the commit of {candidate.id} yet: {problem.message}; {problem.hint}")
     for part, why in made.skipped:
         log(f"          {part} was left out: {why}")
 

@@ -276,8 +276,9 @@ class ProposalPipeline:
         try:
             candidate, is_new = admit(self._space, ask, answer, state.name)
         except (CandidateRejected, GitProblem) as problem:
-            refused = NoIdea(ask.id, ProposalFailure.REFUSED, problem.message, answer.log)
-            self._take_failure(state, ask, asked_at, refused, title)
+            rejected = isinstance(problem, CandidateRejected)  # else git or its disk failed, not the idea
+            kind = ProposalFailure.REFUSED if rejected else ProposalFailure.CRASHED
+            self._take_failure(state, ask, asked_at, NoIdea(ask.id, kind, problem.message, answer.log), title)
         else:
             if is_new:
                 state.record_idea()
@@ -360,5 +361,5 @@ def _add_candidate(
     with space.ledger.transaction():
         candidate = space.ledger.candidates.add(space.tag, new)
         space.ledger.proposals.queued(ask.id, candidate.id, title, log=answer.log, warning=warning)
-    space.repo.keep_ref(space.tag, candidate.id, commit)
+        space.repo.keep_ref(space.tag, candidate.id, commit)  # without it nothing is recorded
     return candidate

@@ -229,6 +229,18 @@ def test_a_crash_before_the_ref_is_healed(played: PlayedLab, monkeypatch: pytest
     assert git(root, "rev-parse", f"refs/arsched/t/{union.id}").strip() == union.commit
 
 
+def test_a_lock_that_git_left_does_not_end_the_queue(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(1)), submitted(played, "two", turned(6))
+    left = played.space.repo.root / ".git" / "refs" / "arsched" / "t" / "c0004.lock"
+    left.touch()
+    union = combined(played, one, two)
+    assert union is not None and union.id == "c0004"
+    left.unlink()
+    keep_refs(played.space)
+    root = played.space.repo.root
+    assert git(root, "rev-parse", "refs/arsched/t/c0004").strip() == union.commit
+
+
 def test_a_program_submitted_meanwhile_is_seen_when_the_merge_is_written(
     played: PlayedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from scheduler.queue.runtime import StopReason
 from scheduler.search.session import run_search
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import RUN_S
+from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.search_kit import BrokenProposer, SearchLab, idea, scores, settings, trouble
 
 
@@ -261,3 +262,22 @@ def test_a_plug_in_goes_by_the_name_it_was_chosen_by(lab: SearchLab) -> None:
     fake.name = "what its author calls it"
     run_search(lab.space, lab.screen, lab.means, settings("mine", runs=6), {"mine": fake})
     assert {one.proposer for one in lab.proposals} == {"mine"} and lab.candidate("c0002").proposer == "mine"
+
+
+def test_trouble_of_git_is_no_refusal_of_the_idea_and_leaves_no_half_candidate(lab: SearchLab) -> None:
+    left = lab.space.repo.root / ".git" / "refs" / "arsched" / "t" / "c0002.lock"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+
+    def answer(ask: Ask) -> Answer:
+        if any(one.trouble for one in lab.proposals):
+            left.unlink(missing_ok=True)
+        return idea(1.9)(ask)
+
+    lab.search(settings(runs=5, claim_runs=0), lab.fake(answer, capacity=1))
+    failed = [one for one in lab.proposals if one.trouble]
+    assert failed and {one.trouble for one in failed} == {ProposalFailure.CRASHED}
+    assert "c0002.lock" in failed[0].reason
+    candidates = lab.space.ledger.candidates.list("t")
+    assert len(candidates) > 1 and not broken_invariants(lab.space.paths.ledger)
+    assert {one.candidate_id for one in lab.proposals if not one.trouble} == {one.id for one in candidates[1:]}
