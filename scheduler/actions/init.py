@@ -18,7 +18,7 @@ from typing import NamedTuple
 from scheduler.actions.sources import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
 from scheduler.domain.decision import PRESETS
-from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, UsageProblem
+from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, NameTaken, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
@@ -27,7 +27,7 @@ from scheduler.ledger import WHAT_IS_LEFT, Ledger
 from scheduler.node.harness_client import SandboxFacts, ask_sandbox
 from scheduler.node.judge_process import Commands
 from scheduler.policy.constants import read_constants, rewrite_constants
-from scheduler.policy.source import TRAIN_PY, read_source
+from scheduler.policy.source import TRAIN_PY, left_by_tools, read_source
 from scheduler.queue.decide import follow_ledger
 from scheduler.queue.runtime import exclusive
 
@@ -96,12 +96,12 @@ def sandbox_here() -> SandboxFacts:
 
 
 def _refuse_existing(repo: Repo, ledger: Ledger, tag: str) -> None:
-    """Raises LabProblem for a lab that is there and whole."""
+    """Raises NameTaken for a lab that is there and whole."""
     if all(lab.tag != tag for lab in ledger.labs.all()) or repo.branch_commit(_branch(tag)) is None:
         return
     if _find_baseline(ledger, tag) is not None:
         hint = f"go on with it (arsched submit --tag {tag} runs what is queued), or choose another tag"
-        raise LabProblem(f"lab {tag!r} exists already", hint)
+        raise NameTaken(f"lab {tag!r} exists already", hint)
 
 
 def check_refs(repo: Repo, tag: str) -> None:
@@ -158,7 +158,7 @@ def _refuse_record(repo: Repo, tag: str) -> None:
     numbered = (f"{tag[:36]}-{number}" for number in count(2))
     free = next(one for one in numbered if one not in kept and repo.branch_commit(_branch(one)) is None)
     hint = f"choose another tag: arsched init --tag {free}; or, to go on with the earlier lab: {WHAT_IS_LEFT}"
-    raise LabProblem(f"{what}, and the ledger here has no such lab", hint)
+    raise NameTaken(f"{what}, and the ledger here has no such lab", hint)
 
 
 def _branch(tag: str) -> str:
@@ -194,7 +194,7 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
     notes = []
     if repo.current_branch() is None:
         notes.append(f"HEAD is detached: the lab starts from the commit {parent[:12]}")
-    others = [path for path in changed if path != TRAIN_PY]
+    others = [path for path in changed if path != TRAIN_PY and not left_by_tools(path)]
     if others:
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         notes.append(f"uncommitted: {shown}; the lab starts from the last commit, without them")

@@ -15,6 +15,7 @@ from scheduler.domain.errors import ArschedError
 from scheduler.git import Repo
 from scheduler.lab import LabPaths, Workspace, open_workspace
 from scheduler.policy.source import TRAIN_PY
+from scheduler.queue.decide import moved_by_hand
 
 SAMPLE_TAG = "a-new-lab"
 
@@ -60,8 +61,7 @@ def _check_branch(space: Workspace) -> CheckResult:
         return note("branch", f"there is no branch {branch}", "arsched submit makes it, at the baseline")
     if at in commits:
         return note("branch", f"{branch} is at an earlier baseline {at[:12]}", "arsched submit moves it")
-    hint = f"put it back when you can: git branch -f {branch} {commits[-1][:12]}; the lab itself goes on"
-    return note("branch", f"{branch} was moved by hand to {at[:12]}", hint)
+    return from_error("branch", moved_by_hand(branch, at, commits[-1]), Grade.NOTE)
 
 
 def _check_worktrees(paths: LabPaths) -> Iterator[CheckResult]:

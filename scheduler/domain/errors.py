@@ -27,6 +27,12 @@ class LabProblem(ArschedError):
     """No repository, no `arsched init`, a branch in the wrong state."""
 
 
+class NameTaken(LabProblem):
+    """A tag, a branch or a folder of that name is there already."""
+
+    exit_code = 2
+
+
 class GitProblem(ArschedError):
     """Git refused."""
 

@@ -119,9 +119,15 @@ def follow_ledger(space: Workspace) -> str:
         space.repo.create_branch(branch, commits[-1])
         return ""
     if at not in commits:
-        hint = f"put it back when you can: git branch -f {branch} {commits[-1][:12]}; the lab itself goes on"
-        raise LabProblem(f"the branch {branch!r} was moved by hand to {at[:12]}, it stays there", hint)
+        raise moved_by_hand(branch, at, commits[-1])
     return space.repo.move_branch(branch, commits[-1], at)
+
+
+def moved_by_hand(branch: str, at: str, baseline_commit: str) -> LabProblem:
+    """The way back keeps what is there now."""
+    kept = f"git branch NEWNAME {branch} && git branch -f {branch} {baseline_commit[:12]}"
+    hint = f"put it back when you can: {kept}; the lab itself goes on"
+    return LabProblem(f"the branch {branch!r} was moved by hand to {at[:12]}, it stays there", hint)
 
 
 def keep_refs(space: Workspace) -> None:

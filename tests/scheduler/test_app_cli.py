@@ -68,8 +68,9 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
         (["init", "--tag", "x", "--preset", "wild"], 2, ["wild", "bold"]),
         (["init", "--tag", "x", "--contract", "cpuu"], 2, ["cpuu", "cpu"]),
         (["init", "--tag", "x"], 1, ["not prepared", "arsched prepare --contract cpu"]),
-        (["init", "--tag", "t"], 1, ["exists already", "arsched submit --tag t"]),
-        (["new", "c7"], 3, ["reads like an id"]),
+        (["init", "--tag", "t"], 2, ["exists already", "arsched submit --tag t"]),
+        (["new", "c7"], 2, ["reads like an id"]),
+        (["new", "My Idea"], 2, ["cannot name a candidate", "wider-mlp"]),
         (["submit", "nowhere"], 2, ["nothing to submit in nowhere", "arsched new NAME"]),
         (["submit", "README.md"], 2, ["nothing to submit"]),
         (["submit", "--no-wait"], 2, ["no paths"]),
@@ -122,7 +123,9 @@ def test_new_makes_a_worktree_and_says_the_next_steps(lab: Path) -> None:
     said = json.loads(done.stdout)
     assert (lab / "candidates" / "wider" / "train.py").is_file()
     assert said["branch"] == "arsched/t/wider" and said["base"] == "c0001"
-    assert arsched("new", "wider").exit_code == 1
+    for more in ([], ["--dry-run"]):
+        again = arsched("new", "wider", *more)
+        assert again.exit_code == 2 and "arsched submit wider" in again.stderr
     shown = arsched("new", "other", "--dry-run")
     assert "arsched submit candidates/other" in shown.stderr
     assert not (lab / "candidates" / "other").exists()

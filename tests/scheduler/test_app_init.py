@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import scheduler
 from harness.contract import Contract, load_contract
 from scheduler.actions import init
 from scheduler.actions.init import InitRequest, create_lab
@@ -104,8 +106,12 @@ def test_what_is_uncommitted_is_refused_for_train_py_and_said_for_the_rest(root:
     assert "git commit" in raised.value.hint and "--train" in raised.value.hint
 
 
+def no_lab(root: Path) -> bool:
+    return not any(root.rglob("ledger.db")) and not (root / ".arsched").exists()
+
+
 def nothing_was_made(root: Path) -> bool:
-    return not (root / ".arsched").exists() and "autoresearch" not in git(root, "branch", "--list")
+    return no_lab(root) and "autoresearch" not in git(root, "branch", "--list")
 
 
 def test_each_missing_thing_is_named_and_nothing_is_made(root: Path, contract: ContractFile, tmp_path: Path) -> None:
@@ -186,7 +192,7 @@ def test_a_branch_in_the_way_of_the_labs_is_refused_before_anything_is_written(
         with pytest.raises(GitProblem, match=f"branch '{there}' is in the way") as raised:
             create_lab(InitRequest("t", path, dry_run=dry_run), root)
         assert f"git branch -m {there} NEWNAME" in raised.value.hint and "delete" not in raised.value.hint
-        assert git(root, "for-each-ref") == before and not (root / ".arsched").exists()
+        assert git(root, "for-each-ref") == before and no_lab(root)
     git(root, "branch", "-m", there, "renamed")
     assert create_lab(InitRequest("t", path), root).baseline is not None
 
@@ -201,7 +207,7 @@ def test_a_lock_that_git_left_is_named_before_anything_is_written(
     with pytest.raises(GitProblem) as raised:
         create_lab(InitRequest("t", contract()), root)
     assert str(left) in raised.value.hint
-    assert not (root / ".arsched").exists() and "refs/" not in git(root, "for-each-ref", "refs/arsched")
+    assert no_lab(root) and not git(root, "for-each-ref", "refs/arsched")
 
 
 @pytest.mark.parametrize("obstacle", ["refs/heads/autoresearch/t.lock", "refs/arsched/t/c0001.lock"])
@@ -253,7 +259,8 @@ def test_a_crash_in_the_middle_is_finished_by_the_same_command(
     create_lab(InitRequest("t", path), root)
     with pytest.raises(LabProblem, match="exists already"):
         create_lab(InitRequest("t", path), root)
-    assert (root / ".arsched" / "contract.json").is_file()
+    with open_workspace(start=root) as space:
+        assert space.paths.contract.is_file()
     with Ledger.open(root / ".arsched" / "ledger.db") as ledger:
         (baseline,) = ledger.candidates.list("t")
         assert baseline.state is CandidateState.BASELINE and len(ledger.runs.queued("t")) == 3
@@ -314,3 +321,10 @@ def test_init_takes_no_tag_that_git_has_a_record_of_and_advises_to_delete_nothin
     assert {line for line in before.splitlines() if "refs/arsched/" in line} <= set(
         git(root, "for-each-ref").splitlines()
     )
+
+
+def test_no_message_advises_to_delete_a_branch_or_a_ref() -> None:
+    deleting = re.compile(r"branch (-d|-D|--delete)\b|update-ref -d|worktree prune|push --delete|reset --hard")
+    assert deleting.search("git branch -D autoresearch/t")
+    for path in Path(scheduler.__file__).parent.rglob("*.py"):
+        assert not deleting.search(path.read_text()), path

@@ -15,7 +15,7 @@ import pytest
 from scheduler.actions.candidate import new_worktree
 from scheduler.actions.submit import Submission, SubmitRequest, submit
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.errors import CandidateRejected, GitProblem
+from scheduler.domain.errors import NameTaken, UsageProblem
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
 from scheduler.queue.decide import keep_refs
@@ -340,16 +340,25 @@ def test_a_ref_that_a_crash_left_out_is_made_up_for(played: PlayedLab) -> None:
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a b", "../up", "c7", "r12", "last", "x.lock", "a..b", "-flag", "ü"])
 def test_a_name_that_cannot_be_one_is_refused(played: PlayedLab, name: str) -> None:
-    with pytest.raises(CandidateRejected):
+    with pytest.raises(UsageProblem):
         new_worktree(played.space, name)
     assert not played.space.paths.candidates.exists()
 
 
 def test_a_folder_that_is_there_is_not_touched(played: PlayedLab) -> None:
     path = worktree(played, "wider", "SCORE = 1.8\n")
-    with pytest.raises(GitProblem, match="exists already"):
+    with pytest.raises(NameTaken, match="exists already"):
         new_worktree(played.space, "wider")
     assert (path / "train.py").read_text() == "SCORE = 1.8\n"
+
+
+def test_an_earlier_idea_of_that_name_is_not_taken_up_by_accident(played: PlayedLab) -> None:
+    path = worktree(played, "wider", "SCORE = 1.8\n")
+    send(played, path)
+    shutil.rmtree(path)
+    with pytest.raises(NameTaken, match="earlier idea") as raised:
+        new_worktree(played.space, "wider")
+    assert "git worktree add" in raised.value.hint and not path.exists()
 
 
 def test_files_named_like_ids_get_a_name_of_their_own(played: PlayedLab) -> None:
