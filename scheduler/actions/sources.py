@@ -6,6 +6,7 @@ Reads only. Whether the bytes make a candidate is policy.source's question.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def find_place(paths: LabPaths, given: Path) -> Path:
     """The path as typed, or the folder of candidates/ that it names."""
     named = paths.candidates / given
     is_name = not given.is_absolute() and len(given.parts) == 1
-    return named if is_name and not is_there(given) and named.is_dir() else given
+    return Path(os.path.relpath(named)) if is_name and not is_there(given) and named.is_dir() else given
 
 
 def distinct(places: Iterable[Path]) -> list[Path]:
@@ -120,7 +121,7 @@ def _read_folder(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
 def _refuse_foreign_worktree(space: Workspace, folder: Path) -> None:
     """A worktree that is not of this repository is no plain folder: all its files would count as changes."""
     if space.repo.is_cut_off(folder):
-        what = f"{folder} is a worktree that has lost its repository, as after a clone was moved"
+        what = "it is a worktree that has lost its repository, as after a clone was moved"
         raise GitProblem(what, repair_hint(space.paths, [folder]))
     if (folder / ".git").is_file():
         hint = f"submit it there; or here: arsched new {name_for(folder)}-2, and copy its train.py"

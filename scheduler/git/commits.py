@@ -146,10 +146,10 @@ def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, st
 
 _HINTS = {
     r"dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
-    r"'([^']+\.lock)': File exists": "another git command is at work, or one was killed: if none runs, delete {0}",
     r"No space left|Disk quota": "the disk is full: make room and run the command again",
     r"Permission denied|Read-only file system": "see who owns the files in .git, and whether they can be written",
 }
+_LOCKED = re.compile(r"'([^']+\.lock)': File exists")
 _IN_THE_WAY = re.compile(r"'refs/heads/([^']+)' exists; cannot create 'refs/heads/([^']+)'")
 
 
@@ -248,6 +248,9 @@ def git_problem(command: str, errors: str) -> GitProblem:
         there, wanted = found.groups()
         hint = f"rename that one, nothing of it is lost: git branch -m {there} NEWNAME; then run the command again"
         return GitProblem(f"the branch {there!r} is in the way: git makes no branch {wanted!r} next to it", hint)
+    if found := _LOCKED.search(errors):
+        hint = f"if no git command is at work, one was killed and left it: delete {found[1]}"
+        return GitProblem(f"git {command} failed: {found[1]} exists", hint)
     reasons = [text for text in errors.strip().splitlines() if text.strip()]
     signs = ((re.search(sign, errors), hint) for sign, hint in _HINTS.items())
     hint = next((hint.format(*sign.groups()) for sign, hint in signs if sign), "")
