@@ -211,15 +211,25 @@ def _map_rows(rows: Any, epochs: Any, sequence_length: int) -> Rows:
 
 
 def _contract_reference() -> str:
-    """ARSCHED_CONTRACT, else the lab's `.arsched/contract.json` above the working directory, else `cpu`."""
+    """ARSCHED_CONTRACT, else that of the lab in the repository above the working directory, else `cpu`."""
     if reference := os.environ.get(CONTRACT_ENV):
         return reference
     with contextlib.suppress(FileNotFoundError):
         here = Path.cwd()
         for folder in (here, *here.parents):
-            if (folder / ".arsched" / "contract.json").is_file():
-                return str(folder / ".arsched" / "contract.json")
+            contract = _common_git_folder(folder / ".git") / "arsched" / "contract.json"
+            if contract.is_file():
+                return str(contract)
     return "cpu"
+
+
+def _common_git_folder(entry: Path) -> Path:
+    """Where git keeps what all worktrees share, from the `.git` of one: a folder, or a file that names one."""
+    with contextlib.suppress(OSError):
+        if entry.is_file():
+            entry = entry.parent / entry.read_text().strip().removeprefix("gitdir: ")
+        return entry / (entry / "commondir").read_text().strip()
+    return entry
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The lab a command is about: paths, contract, repository and ledger opened together, and what an id means in it.
 
 Covers also the live file, where the process that runs the queue shows what every slot does. It is for display only: it
-may be a second old and is left behind when its writer is killed. Opening reads only and makes no ledger.
+may be a second old and is left behind when its writer is killed. Opening makes no ledger; an earlier version's is moved
+over first.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,26 +28,40 @@ from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, Run, Running
 from scheduler.domain.text import id_order, one_line
 from scheduler.git import Repo
-from scheduler.ledger import WHAT_IS_LEFT, Ledger
+from scheduler.ledger import WHAT_IS_LEFT, Ledger, move_database
+from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive
 
 
 class LabPaths:
-    """Every path of a lab, below `root`, the main worktree of the user's repository. Nothing is read or made."""
+    """Every path of a lab. Nothing is read or made.
 
-    def __init__(self, root: Path) -> None:
+    `root` is the main worktree of the user's repository, `common` git's common directory (None: `root`/.git). What must
+    not be lost is below `truth`, where neither git nor an agent cleans up; what is below `state` may go at any time.
+    """
+
+    def __init__(self, root: Path, common: Path | None = None) -> None:
         self.root, self.candidates, self.report = root, root / "candidates", root / "report"
+        self.truth = (common or root / ".git") / "arsched"
+        self.ledger = self.truth / "ledger.db"
+        self.scheduler_lock = self.truth / "scheduler.lock"  # held by the one process that runs the queue
+        self.submit_lock = self.truth / "submit.lock"  # held while candidates are queued: two cannot both be the first
+        self.live = self.truth / "live.json"  # what the slots do, about once a second; for display only
+        self.contract = self.truth / "contract.json"  # as `python train.py` finds it when it runs alone
+        self.runs = self.truth / "runs"
         self.state = root / ".arsched"
-        self.ledger = self.state / "ledger.db"
-        self.scheduler_lock = self.state / "scheduler.lock"  # held by the one process that runs the queue
-        self.submit_lock = self.state / "submit.lock"  # held while candidates are queued: two cannot both be the first
+        self.shown_runs = self.state / "runs"  # a link to `runs`, for people
         self.stop = self.state / "stop"  # asks a search to end as by Ctrl-C: `touch .arsched/stop`
         self.proposals = self.state / "proposals"  # what proposers write: worktrees and scratch files
-        self.live = self.state / "live.json"  # what the slots do, about once a second; for display only
-        self.contract = self.state / "contract.json"  # as `python train.py` finds it when it runs alone
+        self.old_ledger = self.state / "ledger.db"  # where versions before 0.2 kept it
+
+    @property
+    def has_ledger(self) -> bool:
+        """Here, or still where an earlier version kept it."""
+        return self.ledger.is_file() or self.old_ledger.is_file()
 
     def run(self, run_id: str, attempt: int) -> Path:
         """Folder of one attempt's artefacts: result.json and run.log."""
-        return self.state / "runs" / f"{run_id}.{attempt}"
+        return self.runs / f"{run_id}.{attempt}"
 
     def result(self, run_id: str, attempt: int) -> Path:
         return self.run(run_id, attempt) / "result.json"
@@ -95,7 +112,7 @@ def open_workspace(
     Raises LabProblem without a repository or a lab, LedgerProblem when the ledger cannot be used.
     """
     repo = Repo.open(start or Path.cwd())
-    paths = LabPaths(repo.root)
+    paths = paths_of(repo)
     if not paths.ledger.is_file():
         raise _no_lab(repo, f"the ledger {paths.ledger} is gone")
     with Ledger.open(paths.ledger, clock) as ledger:
@@ -103,6 +120,62 @@ def open_workspace(
         if lab is None:
             raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
         yield Workspace(repo, paths, ledger, lab)
+
+
+def paths_of(repo: Repo) -> LabPaths:
+    """The paths of a repository's labs, with what an earlier version kept in the checkout moved over.
+
+    Raises LabProblem while a command of that version is at work, LedgerProblem when its ledger cannot be read.
+    """
+    paths = LabPaths(repo.root, repo.common_dir)
+    if paths.old_ledger.is_file():
+        with exclusive(paths.submit_lock, SUBMIT_LOCK_S), _earlier_locks(paths):
+            _move_over(paths)
+    return paths
+
+
+@contextmanager
+def _earlier_locks(paths: LabPaths) -> Iterator[None]:
+    """Those of a version that kept everything in the checkout."""
+    with ExitStack() as held:
+        for name in (paths.scheduler_lock.name, paths.submit_lock.name):
+            lock = SchedulerLock(paths.state / name, with_folder=False)
+            if not lock.try_take():
+                hint = "wait for it or end it, and run this command again: it moves the lab into git's own folder"
+                raise LabProblem(f"a command of an earlier arsched is at work on {paths.old_ledger}", hint)
+            held.callback(lock.release)
+        yield
+
+
+def _move_over(paths: LabPaths) -> None:
+    """The ledger by one rename; a ledger in the new place is the lab's, whatever lies in the old one. Holds the locks.
+
+    Killed anywhere, the next call goes on.
+    """
+    if not paths.old_ledger.is_file():  # another process was first
+        return
+    is_new = not paths.ledger.exists()
+    if is_new:
+        with suppress(FileNotFoundError):
+            write_whole(paths.contract, (paths.state / paths.contract.name).read_bytes())
+    kept = move_database(paths.old_ledger, paths.ledger)
+    show_runs(paths)
+    done = f"the lab lies in {paths.truth} now" if is_new else f"the lab lies in {paths.truth}, this was another ledger"
+    sys.stderr.write(f"note: {done}; what was {paths.old_ledger} is kept as {kept.name}\n")
+
+
+def show_runs(paths: LabPaths) -> None:
+    """See that the folder for people is there, with a link to what the runs left. It may be deleted at any time."""
+    with suppress(OSError):  # nothing depends on it
+        paths.state.mkdir(exist_ok=True)
+        if paths.shown_runs.is_symlink():
+            return
+        paths.runs.mkdir(parents=True, exist_ok=True)
+        if paths.shown_runs.is_dir():
+            for folder in paths.shown_runs.iterdir():
+                shutil.move(folder, paths.runs / folder.name)
+            paths.shown_runs.rmdir()
+        paths.shown_runs.symlink_to(os.path.relpath(paths.runs, paths.state))
 
 
 def _no_lab(repo: Repo, what: str) -> LabProblem:

@@ -22,7 +22,16 @@ from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, N
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
-from scheduler.lab import ContractChoice, LabPaths, Workspace, choose_contract, prepared_digest, write_whole
+from scheduler.lab import (
+    ContractChoice,
+    LabPaths,
+    Workspace,
+    choose_contract,
+    paths_of,
+    prepared_digest,
+    show_runs,
+    write_whole,
+)
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
 from scheduler.node.harness_client import SandboxFacts, ask_sandbox
 from scheduler.node.judge_process import Commands
@@ -62,7 +71,7 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
         hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
         raise UsageProblem(f"{request.tag!r} cannot be a tag", hint)
     repo = Repo.open(start or Path.cwd())
-    paths = LabPaths(repo.root)
+    paths = paths_of(repo)
     repo.head_commit()
     known: tuple[str, ...] = ()
     if paths.ledger.is_file():
@@ -127,6 +136,7 @@ def _write(
         ledger.labs.set_current(lab.tag)
         write_whole(paths.contract, lab.contract_json)
         follow_ledger(Workspace(repo, paths, ledger, lab))
+    show_runs(paths)
     notes = (*first.notes, *((f"git ignores {', '.join(ignored)} in this clone from now on",) if ignored else ()))
     return Created(lab, baseline, notes)
 

@@ -62,7 +62,7 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
         if code:
             return code
         log("2/5 the lab: a branch, a ledger, and its first baseline")
-        if not LabPaths(place.root).ledger.is_file():
+        if not LabPaths(place.root).has_ledger:
             sandbox = sandbox_here()
             if weaker := sandbox.problem("full"):
                 log(f"    {weaker}; candidates run in the sandbox: {sandbox.best}")
@@ -154,7 +154,7 @@ def demo_place(parent: Path, checkout: Path) -> Iterator[Place]:
         raise LabProblem(message, "run it from a clone: git clone …, make demo")
     root, lock = _take_folder(parent)
     try:
-        resumed = LabPaths(root).ledger.is_file()
+        resumed = LabPaths(root).has_ledger
         for name in COPIED:
             if not (root / name).exists():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,18 @@
 """The connection to the ledger's SQLite file: write-ahead log, one kind of transaction, errors translated.
 
-Several processes may hold the file open at once, and others may delete it: that is noticed. Every write happens inside
-`transaction()`, which takes the write lock at its start, so what is read inside it cannot change before the commit.
+Several processes may hold the file open at once, and others may delete it: that is noticed, and a copy saved. Every
+write happens inside `transaction()`, which takes the write lock at its start, so what is read inside it cannot change.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -21,10 +23,10 @@ RETRY_S = 0.01
 DESCRIPTORS = Path("/dev/fd")  # one entry for each descriptor of this process
 HEADER_BYTES = 100
 SUFFIXES = ("", "-wal", "-shm")
+SAVED = "ledger-saved-"  # how the name of every copy begins that was saved of a ledger whose files went
 WHAT_IS_LEFT = (
-    "keep the branch autoresearch/<tag> (it has every promotion) and refs/arsched/<tag>/ (they have every candidate); "
-    "if the file is in `git stash list` or in a backup, end every arsched, put it back with the ledger.db-wal of the "
-    "same time and no other, and run the same command again"
+    "`arsched restore` puts the lab together again, from a saved copy and from what git keeps: every candidate in "
+    "refs/arsched/<tag>/, every promotion on the branch autoresearch/<tag>"
 )
 Inode = tuple[int, int]  # device, number
 Stamp = tuple[int, int]  # commits by other connections, rows changed by this one
@@ -42,6 +44,7 @@ class Database:
         self.is_writing = False  # inside a transaction that may yet be undone
         self._busy_timeout_s = busy_timeout_s
         self._presence: Presence | None = None
+        self._saved: str | None = None
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
@@ -74,8 +77,24 @@ class Database:
         Every read and every change asks by itself; this is for one that waits without either.
         """
         if self._presence is not None and (loss := self._presence.loss()):
-            hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm); {WHAT_IS_LEFT}"
-            raise LedgerProblem(f"{loss} while this command ran: nothing is recorded any more", hint)
+            saved = self._save(self._presence.database_id)
+            hint = f"stop whatever deletes files there, then go on: {WHAT_IS_LEFT}"
+            raise LedgerProblem(f"{loss} while this command ran: nothing is recorded any more; {saved}", hint)
+
+    def _save(self, database_id: int) -> str:
+        """Copy what the open files hold to a new one, once; an unfinished change is undone first. What came of it."""
+        if self._saved is None:
+            self._saved = "no copy of what was recorded could be saved"
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+            name = f"{SAVED}{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.db"
+            for folder in (self.path.parent, Path(tempfile.gettempdir())):
+                with suppress(sqlite3.Error, OSError):
+                    folder.mkdir(exist_ok=True)
+                    copy_database(self._connection, folder / name, database_id)
+                    self._saved = f"what was recorded until then is saved as {folder / name}"
+                    break
+        return self._saved
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run one statement. sqlite3.IntegrityError passes through: it is the caller's to name."""
@@ -210,7 +229,7 @@ class Database:
         if isinstance(problem, sqlite3.OperationalError):
             hint = "check that the folder is writable and the disk is not full"
             return LedgerProblem(f"cannot use the ledger {self.path}: {problem}", hint)
-        hint = "restore a copy of it, or move it away and run `arsched init` again; every candidate is still in git"
+        hint = "move it away (it may still be of use), then run `arsched restore`; every candidate is still in git"
         return LedgerProblem(f"the ledger {self.path} is damaged: {problem}", hint)
 
 
@@ -221,6 +240,46 @@ def storable(value: object) -> object:
 
 def _is_busy(problem: sqlite3.DatabaseError) -> bool:
     return isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
+
+
+def copy_database(source: sqlite3.Connection, target: Path, database_id: int | None = None) -> None:
+    """Copy to a single file, there by one rename, or not at all. Raises sqlite3.Error, OSError.
+
+    `database_id` is the user version the copy must have: what was overwritten may be another database by now.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            if copy.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("the copy is damaged")
+            if database_id not in (None, copy.execute("PRAGMA user_version").fetchone()[0]):
+                raise sqlite3.DatabaseError("it is another database")
+        temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move_database(old: Path, new: Path) -> Path:
+    """Copy a database that others may have open to `new`, by one rename, and then put the old file out of their way.
+
+    Where `new` is there already only the latter. Others cannot write meanwhile. Returns where the old file is kept, in
+    its folder. Raises LedgerProblem.
+    """
+    kept = next(path for n in count(1) if not (path := old.with_name(f"{old.stem}-moved-{n}{old.suffix}")).exists())
+    try:
+        with closing(sqlite3.connect(old, isolation_level=None)) as still, closing(sqlite3.connect(old)) as source:
+            still.execute("BEGIN IMMEDIATE")
+            if not new.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                copy_database(source, new)
+            old.rename(kept)
+    except (sqlite3.Error, OSError) as problem:
+        hint = "see that no other arsched runs here, that the disk has room and the folders can be written"
+        raise LedgerProblem(f"the ledger {old} cannot be moved to {new}: {problem}", hint) from None
+    return kept
 
 
 class Header(NamedTuple):
@@ -253,7 +312,7 @@ class Presence:
     """
 
     def __init__(self, path: Path, database_id: int) -> None:
-        self._path, self._database_id = path, database_id
+        self._path, self.database_id = path, database_id
         self._inodes: dict[Path, Inode] = {}
         for one in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
             with suppress(OSError):
@@ -276,7 +335,7 @@ class Presence:
             if path == self._path and (found.st_size, found.st_mtime_ns) != self._written:
                 earlier, now = self._header, self._read_header()
                 if earlier is not None:  # otherwise descriptors cannot be listed here
-                    if now is None or not now.may_follow(earlier, self._database_id):
+                    if now is None or not now.may_follow(earlier, self.database_id):
                         return f"{path} was overwritten"  # by another than this database's own checkpoints
                     self._header = now
                 self._written = found.st_size, found.st_mtime_ns

@@ -13,7 +13,7 @@ from typing import Protocol
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
-from scheduler.lab import Live, Workspace, is_paused, write_live
+from scheduler.lab import Live, Workspace, is_paused, show_runs, write_live
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import lab_noise, undecided_below
 from scheduler.queue.collect import Collector
@@ -154,6 +154,7 @@ class Loop:
         stopping = self._interrupt.finishing
         live = Live(now, os.getpid(), self._space.tag, pool_name, queued, stopping, slots, note, search)
         write_live(self._space.paths.live, live)
+        show_runs(self._space.paths)  # a cleaned folder could take no stop file
         self._screen.show(live)
         self._show_unsteady()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
-from scheduler.lab import Workspace, is_paused, read_live, write_whole
+from scheduler.lab import Workspace, is_paused, read_live, show_runs, write_whole
 from scheduler.queue.decide import follow_ledger, is_decision_due, keep_refs
 from scheduler.queue.loop import Loop, LoopHook
 from scheduler.queue.progress import Screen, heartbeat
@@ -84,6 +84,7 @@ def recover(space: Workspace, screen: Screen) -> None:
     if space.paths.stop.exists():
         space.paths.stop.unlink(missing_ok=True)
         screen.say(f"note: removed {space.paths.stop}, left behind by an earlier run of the queue")
+    show_runs(space.paths)
     if not space.paths.contract.exists():
         write_whole(space.paths.contract, space.lab.contract_json)
     try:

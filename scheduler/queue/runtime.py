@@ -1,7 +1,7 @@
 """What a process needs to run a queue: pool, clock, intervals, timeouts, Ctrl-C as a question, and its locks.
 
 Ray is known to `connect_ray` alone. Locks are released by the kernel when their process dies; one holds as long as its
-file is at its path, for where that was replaced another process can lock the new one.
+file is at its path. The queue's is on the file's folder as well: with the file replaced no other process gets it.
 """
 
 from __future__ import annotations
@@ -141,25 +141,33 @@ POLL_S = 0.05
 
 
 class SchedulerLock:
-    """Acquired with `try_take`, freed by `release` and by the death of its process."""
+    """Acquired with `try_take`, freed by `release` and by the death of its process.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `with_folder`: the folder of the file is locked as well, so that who deletes the file opens the lock to no other.
+    """
+
+    def __init__(self, path: Path, *, with_folder: bool = True) -> None:
+        self._path, self._with_folder = path, with_folder
         self._descriptor: int | None = None
+        self._folder: int | None = None
 
     def try_take(self) -> bool:
         """Whether the lock is ours now; never waits. Raises LabProblem when the disk refuses the lock."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._descriptor is None and self._with_folder and not self._take_folder():
+                return False
             while self._descriptor is None:
-                descriptor = _lock(self._path)
+                descriptor = _lock(self._path, os.O_RDWR | os.O_CREAT)
                 if descriptor is None:
+                    self.release()
                     return False
                 if self._is_at_path(descriptor):
                     self._descriptor = descriptor
                 else:  # deleted between opening and locking
                     os.close(descriptor)
         except OSError as problem:
+            self.release()
             hint = "is the repository writable?"
             raise LabProblem(f"{self._path} cannot be locked: {problem.strerror or problem}", hint) from None
         return True
@@ -172,13 +180,22 @@ class SchedulerLock:
         """Raises LabProblem when the file was deleted, moved or replaced: another process may have the lock, too."""
         if not self.is_held():
             again = "and run the same command again: what was recorded is in the ledger next to it"
-            hint = f"stop whatever cleans up there (git clean -x, git stash --all, rm), {again}"
+            hint = f"stop whatever cleans up there, {again}"
             raise LabProblem(f"{self._path} was deleted or replaced while this command held its lock", hint)
 
     def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in (self._descriptor, self._folder):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._folder = None
+
+    def _take_folder(self) -> bool:
+        """True as well where the file system locks no folders (NFS): the file alone must do."""
+        try:
+            self._folder = _lock(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return True
+        return self._folder is not None
 
     def _is_at_path(self, descriptor: int) -> bool:
         """An inode that is open is not used again, so the comparison cannot be fooled."""
@@ -194,7 +211,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[SchedulerLock]:
 
     Raises LabProblem when they take longer than `timeout_s`, and at the end when the lock was lost meanwhile.
     """
-    lock, deadline = SchedulerLock(path), time.monotonic() + timeout_s
+    lock, deadline = SchedulerLock(path, with_folder=False), time.monotonic() + timeout_s
     while not lock.try_take():
         if time.monotonic() >= deadline:
             hint = "see which arsched commands run, and try again"
@@ -207,9 +224,9 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[SchedulerLock]:
         lock.release()
 
 
-def _lock(path: Path) -> int | None:
+def _lock(path: Path, how: int) -> int | None:
     """An open descriptor with the lock on its file; None while another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, how, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException as problem:

@@ -113,7 +113,7 @@ def test_outside_a_repository_and_without_a_lab_the_next_step_is_said(
 
 
 def test_a_ledger_of_a_newer_program_or_none_at_all_is_a_sentence(lab: Path) -> None:
-    (lab / ".arsched" / "ledger.db").write_bytes(b"not a database, for sure\n" * 100)
+    (lab / ".git" / "arsched" / "ledger.db").write_bytes(b"not a database, for sure\n" * 100)
     done = arsched("new", "x")
     assert done.exit_code == 1 and "ledger.db" in done.stderr and "hint:" in done.stderr
 

@@ -261,7 +261,7 @@ def test_a_crash_in_the_middle_is_finished_by_the_same_command(
         create_lab(InitRequest("t", path), root)
     with open_workspace(start=root) as space:
         assert space.paths.contract.is_file()
-    with Ledger.open(root / ".arsched" / "ledger.db") as ledger:
+    with Ledger.open(root / ".git" / "arsched" / "ledger.db") as ledger:
         (baseline,) = ledger.candidates.list("t")
         assert baseline.state is CandidateState.BASELINE and len(ledger.runs.queued("t")) == 3
 
@@ -285,14 +285,14 @@ def test_afterwards_a_command_says_what_git_still_keeps(tmp_path: Path) -> None:
     played.submit("better", "SCORE = 1.7\n")
     played.run()
     played.space.ledger.close()
-    shutil.rmtree(played.space.paths.state)
+    shutil.rmtree(played.space.paths.truth)
     with (
         pytest.raises(LabProblem, match=r"ledger\.db is gone; git still keeps .* of: t$") as raised,
         open_workspace(start=played.space.repo.root),
     ):
         pass
-    assert "git stash list" in raised.value.hint and "arsched init --tag" in raised.value.hint
-    assert not played.space.paths.state.exists()
+    assert "arsched restore" in raised.value.hint and "arsched init --tag" in raised.value.hint
+    assert not played.space.paths.truth.exists()
 
 
 def test_without_a_trace_in_git_there_is_just_no_lab(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_init_takes_no_tag_that_git_has_a_record_of_and_advises_to_delete_nothin
     played.run()
     root, branch = played.space.repo.root, played.space.lab.branch
     played.space.ledger.close()
-    shutil.rmtree(played.space.paths.state)
+    shutil.rmtree(played.space.paths.truth)
     before = git(root, "for-each-ref")
     git(root, "branch", "autoresearch/t-2", branch)
     for remove_branch in (False, True):
@@ -315,9 +315,9 @@ def test_init_takes_no_tag_that_git_has_a_record_of_and_advises_to_delete_nothin
             git(root, "branch", "-D", branch)
         with pytest.raises(LabProblem, match="ledger here has no such lab") as raised:
             create_lab(InitRequest("t"), start=root)
-        assert "arsched init --tag t-3" in raised.value.hint
+        assert "arsched restore" in raised.value.hint and "arsched init --tag t-3" in raised.value.hint
         assert "branch -D" not in raised.value.hint and "delete" not in raised.value.hint
-        assert not played.space.paths.state.exists()  # so that a backup can be put there
+        assert not played.space.paths.truth.exists()  # so that a backup can be put there
     assert {line for line in before.splitlines() if "refs/arsched/" in line} <= set(
         git(root, "for-each-ref").splitlines()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,11 @@ import pytest
 from scheduler.actions import submit as submission
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.actions.submit import SubmitRequest, submit
-from scheduler.domain.candidate import Candidate, Source
+from scheduler.domain.candidate import Candidate, CandidateState, Source
 from scheduler.domain.errors import ArschedError, LabProblem, LedgerProblem
 from scheduler.domain.run import Finished, RunKind, Running
 from scheduler.lab import Live, Workspace, open_workspace, write_live
+from scheduler.ledger.db import SAVED
 from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import SchedulerLock, StopReason, exclusive
 from scheduler.queue.wait import wait_for
@@ -25,7 +27,7 @@ from scheduler.search import pipeline
 from scheduler.views.status import Watcher
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
-from tests.scheduler.ledger_kit import broken_invariants
+from tests.scheduler.ledger_kit import broken_invariants, open_ledger
 from tests.scheduler.search_kit import SearchLab, idea, scores, settings
 from tests.scheduler.test_app_init import ContractFile, contract  # noqa: F401
 
@@ -42,22 +44,35 @@ def lab(tmp_path: Path) -> SearchLab:
     return SearchLab(tmp_path)
 
 
+def remove(space: Workspace) -> None:
+    shutil.rmtree(space.paths.truth)
+
+
+def move_away(space: Workspace) -> None:
+    space.paths.truth.rename(space.repo.root / "moved")
+
+
+LEDGER_LOSSES: list[Callable[[Workspace], None]] = [remove, move_away]
+
+
 def clean(space: Workspace) -> None:
-    """As `git clean -fdxq` in the main checkout does."""
-    git(space.repo.root, "clean", "-fdxq", "-e", "candidates")
-    assert not space.paths.ledger.exists()
+    git(space.repo.root, "clean", "-fdxq")
 
 
 def stash(space: Workspace) -> None:
     git(space.repo.root, "stash", "push", "--quiet", "--all")
-    assert not space.paths.ledger.exists()
 
 
-def move_away(space: Workspace) -> None:
-    space.paths.state.rename(space.repo.root / "moved")
+def check_out(space: Workspace) -> None:
+    git(space.repo.root, "checkout", "--quiet", "--force", space.lab.branch)
+    git(space.repo.root, "checkout", "--quiet", "--force", "main", ".")
 
 
-LEDGER_LOSSES: list[Callable[[Workspace], None]] = [clean, stash, move_away]
+def remove_state(space: Workspace) -> None:
+    shutil.rmtree(space.paths.state, ignore_errors=True)
+
+
+CLEANING: list[Callable[[Workspace], None]] = [clean, stash, check_out, remove_state]
 
 
 def unlink_turn(space: Workspace) -> None:
@@ -65,7 +80,7 @@ def unlink_turn(space: Workspace) -> None:
 
 
 def replace_turn(space: Workspace) -> None:
-    space.paths.scheduler_lock.rename(space.paths.state / "gone")
+    space.paths.scheduler_lock.rename(space.paths.truth / "gone")
     space.paths.scheduler_lock.touch()
 
 
@@ -104,8 +119,33 @@ def test_a_queue_whose_ledger_goes_ends_in_the_next_round(
         played.run()
     assert len(later) == 1 and played.pool.closed
     assert not played.screen.lines[lines[0] :]
-    assert "git clean" in raised.value.hint and "same command again" in raised.value.hint
+    assert "arsched restore" in raised.value.hint
     assert not played.space.paths.live.exists()
+    (saved,) = played.space.paths.truth.glob(f"{SAVED}*.db")
+    assert str(saved) in raised.value.message and not broken_invariants(saved)
+    with open_ledger(saved) as copy:
+        assert [one.name for one in copy.candidates.list("t")] == ["baseline", "better"]
+        assert len([run for run in copy.runs.list("t") if isinstance(run.state, Finished)]) == len(
+            played.screen.said("result ")
+        )
+
+
+@pytest.mark.parametrize("act", CLEANING)
+def test_what_agents_do_to_a_checkout_loses_nothing(played: PlayedLab, act: Callable[[Workspace], None]) -> None:
+    """Whenever it is done; the stop file works, and what runs left is there for people, afterwards too."""
+    played.submit("better", "SCORE = 1.7\n")
+    played.each_round = lambda: act(played.space)
+    assert played.run() is StopReason.DONE
+    assert played.state("better") is CandidateState.BASELINE
+    assert not broken_invariants(played.space.paths.ledger)
+    logs = [played.space.paths.log(run.id, 1) for run in played.space.ledger.runs.list("t")]
+    assert all(log.is_file() for log in logs)
+    act(played.space)
+    played.each_round = lambda: None
+    played.submit("more", "SCORE = 1.5\n")
+    at(played, 20, lambda space: space.paths.stop.touch())
+    assert played.run() is StopReason.INTERRUPTED
+    assert all(os.path.samefile(log, played.space.paths.state / "runs" / log.parent.name / log.name) for log in logs)
 
 
 def test_a_new_lab_in_the_place_of_the_lost_one_gets_nothing_of_its_runs(
@@ -117,7 +157,7 @@ def test_a_new_lab_in_the_place_of_the_lost_one_gets_nothing_of_its_runs(
     wish = InitRequest("other", write_contract())
 
     def init_again(space: Workspace) -> None:
-        shutil.rmtree(space.paths.state)
+        shutil.rmtree(space.paths.truth)
         (played.folder / "train.py").write_text("DEPTH = 2\n")
         create_lab(replace(wish, train=played.folder / "train.py"), space.repo.root)
 
@@ -131,20 +171,15 @@ def test_a_new_lab_in_the_place_of_the_lost_one_gets_nothing_of_its_runs(
         assert not [run for run in new.ledger.runs.list("other") if isinstance(run.state, Finished | Running)]
 
 
-@pytest.mark.parametrize("back", [stash, move_away])
-def test_put_back_the_queue_goes_on_and_every_candidate_is_decided(
-    played: PlayedLab, back: Callable[[Workspace], None]
-) -> None:
+def test_put_back_the_queue_goes_on_and_every_candidate_is_decided(played: PlayedLab) -> None:
     played.submit("better", "SCORE = 1.7\n")
-    at(played, 30, back)
+    at(played, 30, move_away)
     with pytest.raises(LedgerProblem):
         played.run()
     played.space.ledger.close()
-    root, state = played.space.repo.root, played.space.paths.state
-    if back is stash:
-        git(root, "stash", "pop", "--quiet")
-    else:
-        (root / "moved").rename(state)
+    root, truth = played.space.repo.root, played.space.paths.truth
+    shutil.rmtree(truth)
+    (root / "moved").rename(truth)
     with open_workspace(start=root, clock=played.clock) as again:
         played.each_round = lambda: None
         assert run_queue(again, played.screen, played.means, lambda: False) is StopReason.DONE
@@ -157,28 +192,37 @@ def test_put_back_the_queue_goes_on_and_every_candidate_is_decided(
 def test_a_queue_whose_turn_is_lost_ends_and_leaves_its_runs_to_the_next(
     played: PlayedLab, lose: Callable[[Workspace], None]
 ) -> None:
-    """Another process may have the turn by now, so nothing is queued again by the one that lost it."""
+    """No other process has the turn meanwhile; one that took it in another way would find runs where they are."""
     played.submit("better", "SCORE = 1.7\n")
-    later = at(played, 30, lose)
+    others: list[bool] = []
+
+    def act(space: Workspace) -> None:
+        lose(space)
+        others.append(SchedulerLock(space.paths.scheduler_lock).try_take())
+
+    later = at(played, 30, act)
     with pytest.raises(LabProblem, match=r"scheduler\.lock was deleted or replaced") as raised:
         played.run()
-    assert len(later) == 1 and played.pool.closed and "git clean" in raised.value.hint
+    assert others == [False]
+    assert len(later) == 1 and played.pool.closed and "same command again" in raised.value.hint
     assert [run for run in played.space.ledger.runs.list("t") if isinstance(run.state, Running)]
     played.each_round = lambda: None
     assert played.run() is StopReason.DONE
     assert not broken_invariants(played.space.paths.ledger)
 
 
-def test_a_turn_of_a_deleted_file_is_not_held_and_another_may_take_the_new_one(tmp_path: Path) -> None:
+def test_a_turn_of_a_deleted_file_is_not_held_and_no_other_gets_it_before_it_is_released(tmp_path: Path) -> None:
     path = tmp_path / "turn.lock"
     first, second = SchedulerLock(path), SchedulerLock(path)
     assert first.try_take() and first.is_held() and not second.try_take() and not second.is_held()
     path.unlink()
-    assert not first.is_held() and second.try_take() and second.is_held()
+    assert not first.is_held() and not second.try_take() and not second.is_held()
+    path.touch()
+    assert not second.try_take()
     with pytest.raises(LabProblem, match=r"turn\.lock was deleted or replaced"):
         first.ensure_held()
     first.release()
-    assert second.is_held() and not SchedulerLock(path).try_take()
+    assert second.try_take() and second.is_held() and not SchedulerLock(path).try_take()
     second.release()
     assert first.try_take()
     first.release()
@@ -234,7 +278,7 @@ def test_who_watches_the_queue_of_another_notices_too(played: PlayedLab) -> None
     other = SchedulerLock(played.space.paths.scheduler_lock)
     assert other.try_take()
     write_live(played.space.paths.live, Live(played.clock(), 4711, "t", "memory", 0, False, ()))
-    later = at(played, 5, clean)
+    later = at(played, 5, remove)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
         run_queue(played.space, played.screen, played.means, lambda: False)
     assert len(later) == 1 and not played.space.paths.scheduler_lock.exists()
@@ -244,7 +288,7 @@ def test_who_watches_the_queue_of_another_notices_too(played: PlayedLab) -> None
 def test_a_search_that_waits_for_its_turn_notices_too(lab: SearchLab) -> None:
     other = SchedulerLock(lab.space.paths.scheduler_lock)
     assert other.try_take()
-    later = at(lab, 5, clean)
+    later = at(lab, 5, remove)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
         lab.search(settings(runs=6), lab.fake(idea(1.95)))
     assert len(later) == 1
@@ -254,7 +298,7 @@ def test_a_search_that_waits_for_its_turn_notices_too(lab: SearchLab) -> None:
 def test_who_waits_or_watches_notices_too(played: PlayedLab) -> None:
     watcher = Watcher(played.space.ledger, "t", played.space.paths.live)
     watcher.look(played.clock())
-    later = at(played, 5, clean)
+    later = at(played, 5, remove)
     with pytest.raises(LedgerProblem, match=LEDGER_LOST):
         wait_for(
             played.space,

@@ -16,7 +16,7 @@ import pytest
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LedgerProblem
 from scheduler.ledger import Ledger
-from scheduler.ledger.db import Header
+from scheduler.ledger.db import SAVED, Header
 from tests.scheduler.ledger_kit import (
     SLOT,
     add_candidate,
@@ -110,6 +110,17 @@ def replace_wal(path: Path) -> None:
     sibling(path, "-wal2").rename(sibling(path, "-wal"))
 
 
+GONE = (
+    unlink,
+    unlink_all,
+    rename,
+    remove_folder,
+    move_folder,
+    rename_a_copy_over_it,
+    make_a_new_one,
+    unlink_wal,
+    unlink_shm,
+)
 LOSSES: list[Callable[[Path], None]] = [
     *(unlink, unlink_all, rename, remove_folder, move_folder, put_a_file_in_the_folders_place),
     *(rename_a_copy_over_it, make_a_new_one, overwrite_with_another, overwrite_with_an_older_copy, truncate),
@@ -150,8 +161,14 @@ def test_whatever_is_done_after_the_loss_is_refused_with_what_where_and_what_nex
     with pytest.raises(LedgerProblem, match=LOST) as problem:
         action(ledger)
     assert str(path) in problem.value.message
-    for words in ("git clean", "autoresearch/<tag>", "refs/arsched/<tag>/", "git stash list", "same command again"):
+    for words in ("arsched restore", "autoresearch/<tag>", "refs/arsched/<tag>/"):
         assert words in problem.value.hint
+    for saved in path.parent.parent.rglob(f"{SAVED}*.db"):
+        assert not broken_invariants(saved) and str(saved) in problem.value.message
+        with closing(sqlite3.connect(saved)) as copy:
+            assert copy.execute("SELECT count(*) FROM candidate").fetchone()[0] == 31
+    if lose in GONE:
+        assert "is saved as" in problem.value.message
     with pytest.raises(LedgerProblem, match=LOST):  # and it stays refused
         action(ledger)
     ledger.close()

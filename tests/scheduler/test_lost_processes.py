@@ -110,7 +110,7 @@ def test_a_queue_whose_lock_is_deleted_ends_with_an_error_and_the_next_finishes_
     path = lab.write("slow", f"SCORE = 1.8\nGATE = {str(gate)!r}\n")
     first = lab.start("submit", path)
     wait_until(lambda: lab.attempts("c0002") > 0 and bool(lab.judges()))
-    (lab.root / ".arsched" / "scheduler.lock").unlink()
+    (lab.root / ".git" / "arsched" / "scheduler.lock").unlink()
     second = lab.start("submit", path)  # has the turn at once
     _, err = refused(first)
     assert "scheduler.lock was deleted or replaced" in err

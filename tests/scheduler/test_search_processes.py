@@ -104,7 +104,7 @@ def test_two_submits_during_a_search_are_served_by_it_and_recorded_once(lab: Lab
 def test_a_second_search_is_refused_while_the_first_runs(lab: Lab) -> None:
     search = lab.start("search", *BUDGET, *IDEAS)
     printed = wait_for_line(search, "idea ")
-    wait_until(lambda: (lab.root / ".arsched" / "live.json").exists())
+    wait_until(lambda: (lab.root / ".git" / "arsched" / "live.json").exists())
     refused = arsched("search", *BUDGET, *IDEAS)
     assert refused.exit_code == 1 and "search 1 of lab 't' is run by another arsched" in refused.stderr, printed
     assert lab.finish(search)[0] == 0

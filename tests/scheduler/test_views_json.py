@@ -42,10 +42,10 @@ def test_json_is_a_promise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = make_repository(tmp_path / "lab")
-    played = searched_lab(root / ".arsched" / "ledger.db", ended=ended)
+    played = searched_lab(root / ".git" / "arsched" / "ledger.db", ended=ended)
     if not ended:
         played.idea("late")
-        write_live(root / ".arsched" / "live.json", slots_of(played))
+        write_live(root / ".git" / "arsched" / "live.json", slots_of(played))
     played.ledger.close()
     monkeypatch.chdir(root)
     monkeypatch.setattr(time, "time", played.clock)

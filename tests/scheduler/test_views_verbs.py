@@ -49,7 +49,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def play(root: Path) -> Iterator[Play]:
-    played = demo_lab(root / ".arsched" / "ledger.db")
+    played = demo_lab(root / ".git" / "arsched" / "ledger.db")
     yield played
     played.ledger.close()
 
@@ -151,7 +151,7 @@ def test_report_to_a_place_that_cannot_be_written(arsched: Arsched, play: Play, 
 
 
 def log_of(root: Path, key: str, data: bytes) -> Path:
-    path = root / ".arsched" / "runs" / key / "run.log"
+    path = root / ".git" / "arsched" / "runs" / key / "run.log"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     return path

@@ -172,7 +172,7 @@ def test_ideas_grow_older_between_reads(played: SearchedLab, tmp_path: Path) -> 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = make_repository(tmp_path / "lab")
-    searched_lab(made / ".arsched" / "ledger.db").ledger.close()
+    searched_lab(made / ".git" / "arsched" / "ledger.db").ledger.close()
     monkeypatch.chdir(made)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("LINES", raising=False)

@@ -77,7 +77,7 @@ class UsersLab:
         """Run id -> how many results the history holds for it."""
         from scheduler.ledger import Ledger
 
-        with Ledger.open(self.root / ".arsched" / "ledger.db") as ledger:
+        with Ledger.open(self.root / ".git" / "arsched" / "ledger.db") as ledger:
             events = ledger.events.list("search")
         counts: dict[str, int] = {}
         for event in events:

@@ -80,7 +80,7 @@ def test_ctrl_c_twice_loses_nothing_and_leaves_nothing(lab: UsersLab) -> None:
     begin(lab)
     path = lab.candidate("patient", COUNTING.replace("TIME_BUDGET:", "TIME_BUDGET - 0.1:"))
     driver = lab.start("submit", path, "--slots", "2")
-    live = lab.root / ".arsched" / "live.json"
+    live = lab.root / ".git" / "arsched" / "live.json"
     wait_until(lambda: live.exists() and json.loads(live.read_text())["pid"] == driver.pid, "the queue to be run")
     os.kill(driver.pid, signal.SIGINT)
     os.kill(driver.pid, signal.SIGINT)
