@@ -158,8 +158,8 @@ def _move_over(paths: LabPaths) -> None:
     if is_new:
         with suppress(FileNotFoundError):
             write_whole(paths.contract, (paths.state / paths.contract.name).read_bytes())
-    kept = move_database(paths.old_ledger, paths.ledger)
     show_runs(paths)
+    kept = move_database(paths.old_ledger, paths.ledger)
     done = f"the lab lies in {paths.truth} now" if is_new else f"the lab lies in {paths.truth}, this was another ledger"
     sys.stderr.write(f"note: {done}; what was {paths.old_ledger} is kept as {kept.name}\n")
 

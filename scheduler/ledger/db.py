@@ -275,11 +275,21 @@ def move_database(old: Path, new: Path) -> Path:
             if not new.exists():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 copy_database(source, new)
+            flush_folder(new.parent)  # a power cut shall not find the old file renamed and the new one not yet there
             old.rename(kept)
     except (sqlite3.Error, OSError) as problem:
         hint = "see that no other arsched runs here, that the disk has room and the folders can be written"
         raise LedgerProblem(f"the ledger {old} cannot be moved to {new}: {problem}", hint) from None
     return kept
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in it on disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Header(NamedTuple):

@@ -21,7 +21,7 @@ from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.slot import RunOrder, Slot
 from scheduler.git import Repo
-from scheduler.lab import LabPaths, Live, Workspace
+from scheduler.lab import LabPaths, Live, Workspace, show_runs
 from scheduler.ledger import Ledger
 from scheduler.policy.source import read_source
 from scheduler.queue.runner import run_queue
@@ -85,6 +85,7 @@ def make_space(folder: Path, clock: Callable[[], float], lab: Lab | None = None,
     commit = repo.commit_train_py(repo.head_commit(), baseline.encode(), "baseline", {})
     add(ledger, lab.tag, "baseline", commit, baseline)
     repo.create_branch(lab.branch, commit)
+    show_runs(paths)
     return Workspace(repo, paths, ledger, lab)
 
 

@@ -25,7 +25,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cache/tiny/judge").mkdir(parents=True)
     (tmp_path / "cache/tiny/judge/val.u16").write_text("rows")
     (tmp_path / "repo/.arsched").mkdir(parents=True)
-    (tmp_path / "repo/.arsched/ledger.sqlite").write_text("truth")
+    (tmp_path / "repo/.git/arsched").mkdir(parents=True)
+    (tmp_path / "repo/.git/arsched/ledger.db").write_text("truth")
     (tmp_path / "repo/train.py").write_text("x = 1\n")
     for command in (
         "init -q -b main", "add train.py", "-c user.name=a -c user.email=a@b commit -qm first",
@@ -45,7 +46,7 @@ def run(lab: Path, level: str, command: str) -> tuple[EndKind, int, str, str]:
 
 
 ATTACKS = {
-    "the ledger": "echo lie > {lab}/repo/.arsched/ledger.sqlite",
+    "the ledger": "echo lie > {lab}/repo/.git/arsched/ledger.db",
     "a new file in the lab": "touch {lab}/repo/.arsched/planted",
     "the user's checkout": "echo 'x = 2' > {lab}/repo/train.py",
     "another worktree": "touch {lab}/other/planted",
@@ -78,7 +79,7 @@ def test_what_is_not_its_own_stays_as_it_is(lab: Path, level: str, attack: str) 
 def test_without_a_view_the_same_attack_succeeds(lab: Path) -> None:
     """Else the test above could not fail."""
     assert run(lab, "off", ATTACKS["the ledger"].format(lab=lab))[1] == 0
-    assert "lie" in (lab / "repo/.arsched/ledger.sqlite").read_text()
+    assert "lie" in (lab / "repo/.git/arsched/ledger.db").read_text()
 
 
 @pytest.mark.parametrize("level", ["full", "weak"])
@@ -95,7 +96,7 @@ def test_its_own_worktree_home_and_commits_work(lab: Path, level: str) -> None:
 def test_rows_of_every_cache_are_out_of_sight(lab: Path) -> None:
     if HERE["full"]:
         pytest.skip(str(HERE["full"]))
-    _, code, _, printed = run(lab, "full", f"ls -A {lab}/cache/tiny/judge; cat {lab}/repo/.arsched/ledger.sqlite")
+    _, code, _, printed = run(lab, "full", f"ls -A {lab}/cache/tiny/judge; cat {lab}/repo/.git/arsched/ledger.db")
     assert (code, printed.strip()) == (0, "truth")
 
 
