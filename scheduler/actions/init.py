@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from scheduler.actions.sources import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
-from scheduler.domain.decision import PRESETS
+from scheduler.domain.decision import PRESETS, GateSettings
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, NameTaken, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
@@ -85,7 +85,8 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
     choice = choose_contract(request.contract)
     digest = prepared_digest(choice)
     first = read_first_baseline(repo, choice, request.train)
-    lab = _lab(request, choice, digest, clock())
+    gates = replace(PRESETS[request.preset], prior_df=choice.contract.noise_prior_df)
+    lab = new_lab(request.tag, choice, digest, gates, request.sandbox, clock())
     if request.dry_run:
         return Created(lab, None, first.notes)
     return _write(repo, paths, request, lab, first, clock)
@@ -147,7 +148,8 @@ def _find_baseline(ledger: Ledger, tag: str) -> Candidate | None:
 
 def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, author: str) -> Candidate:
     message = f"baseline of {lab.tag}: contract {lab.contract_name}"
-    trailers = {"Contract": f"{lab.contract_name} {lab.contract_digest[:12]}"}
+    contract = f"{lab.contract_name} {lab.contract_digest[:12]}"
+    trailers = {"Contract": contract, "Sandbox": lab.sandbox, "Preset": lab.gates.name}  # for `arsched restore`
     commit = repo.commit_train_py(first.parent, first.source.data, message, trailers)
     new = NewCandidate(
         first.source, "baseline", commit, base_id=None, title="baseline", author=author, kind=RunKind.BASELINE,
@@ -158,16 +160,16 @@ def _add_baseline(repo: Repo, ledger: Ledger, lab: Lab, first: FirstBaseline, au
 
 def _refuse_record(repo: Repo, tag: str) -> None:
     """A branch or refs without a lab are the record of one whose ledger is gone: they are never written over."""
-    kept = repo.kept_tags()
+    kept, rebuild = repo.kept_tags(), ""
     if tag in kept:
-        what = f"git keeps the candidates of an earlier lab {tag!r} (refs/arsched/{tag}/)"
+        what, rebuild = f"git keeps the record of an earlier lab {tag!r}", f"go on with it: {WHAT_IS_LEFT}; or "
     elif repo.branch_commit(_branch(tag)) is not None:
         what = f"the branch {_branch(tag)!r} exists already"
     else:
         return
     numbered = (f"{tag[:36]}-{number}" for number in count(2))
     free = next(one for one in numbered if one not in kept and repo.branch_commit(_branch(one)) is None)
-    hint = f"choose another tag: arsched init --tag {free}; or, to go on with the earlier lab: {WHAT_IS_LEFT}"
+    hint = f"{rebuild}choose another tag: arsched init --tag {free}"
     raise NameTaken(f"{what}, and the ledger here has no such lab", hint)
 
 
@@ -175,14 +177,14 @@ def _branch(tag: str) -> str:
     return f"autoresearch/{tag}"
 
 
-def _lab(request: InitRequest, choice: ContractChoice, cache_digest: str, now: float) -> Lab:
+def new_lab(tag: str, choice: ContractChoice, cache_digest: str, gates: GateSettings, sandbox: str, now: float) -> Lab:
+    """With an id of its own. `now` in seconds since the epoch."""
     contract = choice.contract
     return Lab(
-        tag=request.tag, lab_id=f"{request.tag}-{uuid.uuid4().hex[:12]}", branch=_branch(request.tag),
+        tag=tag, lab_id=f"{tag}-{uuid.uuid4().hex[:12]}", branch=_branch(tag),
         contract_name=contract.name, contract_digest=contract.digest, contract_json=contract.to_json(),
         cache_digest=cache_digest, device=contract.device, noise_prior_bpb=contract.noise_prior_bpb,
-        gates=replace(PRESETS[request.preset], prior_df=contract.noise_prior_df), created_at=now,
-        sandbox=request.sandbox,
+        gates=gates, created_at=now, sandbox=sandbox,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ VERBS = {
     "promote": "Make a candidate the baseline by hand.",
     "audit": "Score a run's candidate again from scratch and compare.",
     "cancel": "Take a candidate or a run out of the queue.",
+    "restore": "Put a lab whose ledger is gone together again, as far as copies and git reach.",
     "demo": "A real parallel hill climb on this machine.",
 }
 # 0 done, 1 failed and 2 usage are those of the errors themselves.

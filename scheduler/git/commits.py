@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,6 +190,40 @@ def try_git(
         what = f"git {arguments[0]} was killed by signal {-status}"
         raise GitProblem(what, "see that the machine has memory and disk left, and run the command again")
     return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
+
+
+class CommitFacts(NamedTuple):
+    """What a commit says of itself. `parent` is its first, "" without one; `at` in seconds since the epoch."""
+
+    id: str
+    parent: str
+    at: float
+    author: str
+    message: str
+
+    @property
+    def subject(self) -> str:
+        return self.message.partition("\n")[0].strip()
+
+    @property
+    def trailers(self) -> dict[str, str]:
+        """Those that `compose` wrote: the last paragraph, where every line of it is one."""
+        pairs = [text.partition(": ") for text in self.message.strip().rpartition("\n\n")[2].splitlines()]
+        return (
+            {key: value for key, _, value in pairs} if all(_TRAILER_KEY.fullmatch(key) for key, _, _ in pairs) else {}
+        )
+
+
+def read_history(folder: Path, heads: Sequence[str]) -> dict[str, CommitFacts]:
+    """Id -> facts of these commits and of all they descend from by first parents."""
+    form = "--format=%H%x00%P%x00%ct%x00%an%x00%B"
+    data = "".join(f"{head}\n" for head in heads).encode()
+    output = run_git(folder, "log", "--first-parent", "-z", form, "--stdin", data=data) if heads else b""
+    fields = output.decode("utf-8", "replace").split("\0")[:-1]
+    rows = zip(*[iter(fields)] * 5, strict=True)
+    return {
+        commit: CommitFacts(commit, parents.partition(" ")[0], float(at), *rest) for commit, parents, at, *rest in rows
+    }
 
 
 def find_top(folder: Path) -> Path | None:

@@ -151,9 +151,29 @@ class Repo:
         return ref
 
     def kept_tags(self) -> tuple[str, ...]:
-        """Tags of the labs that have kept a commit here, whether or not there is a ledger that knows them; sorted."""
-        refs = commits.run_git(self.root, "for-each-ref", "--format=%(refname)", "refs/arsched/").decode().split()
-        return tuple(sorted({ref.split("/")[2] for ref in refs}))
+        """Tags of the labs that git has a record of, by refs or by a branch, whatever a ledger knows; sorted."""
+        where = ("refs/arsched/", "refs/heads/autoresearch/")
+        refs = commits.run_git(self.root, "for-each-ref", "--format=%(refname)", *where).decode().split()
+        kept = {ref.split("/")[2] for ref in refs if ref.startswith("refs/arsched/")}
+        branches = {ref.removeprefix("refs/heads/autoresearch/"): ref for ref in refs if ref.startswith("refs/heads/")}
+        return tuple(
+            sorted(kept | {tag for tag, ref in branches.items() if tag not in kept and self._begins(tag, ref)})
+        )
+
+    def _begins(self, tag: str, ref: str) -> bool:
+        """Whether a branch has the commit that `arsched init` makes."""
+        sought = ("--fixed-strings", f"--grep=baseline of {tag}: contract ")
+        return bool(commits.run_git(self.root, "log", "--first-parent", "-1", "--format=%H", *sought, ref, "--"))
+
+    def kept_refs(self, tag: str) -> dict[str, str]:
+        """Candidate id -> commit, of all that `keep_ref` kept for a lab."""
+        form = "--format=%(refname) %(objectname)"
+        refs = commits.run_git(self.root, "for-each-ref", form, f"refs/arsched/{tag}/").decode().splitlines()
+        return {name.rpartition("/")[2]: commit for name, _, commit in (ref.partition(" ") for ref in refs)}
+
+    def history(self, heads: Sequence[str]) -> dict[str, commits.CommitFacts]:
+        """Id -> facts of these commits and of all they descend from by first parents."""
+        return commits.read_history(self.root, heads)
 
     def _refused(self, ref: str, errors: str) -> GitProblem:
         if commits.try_git(self.root, "check-ref-format", ref)[0] != 0:

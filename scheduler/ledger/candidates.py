@@ -28,8 +28,8 @@ class Candidates(Table):
         super().__init__(database, events, clock)
         self._runs = runs
 
-    def add(self, tag: str, new: NewCandidate) -> Candidate:
-        """Add a candidate, its source and its queued runs, all or nothing.
+    def add(self, tag: str, new: NewCandidate, number: int | None = None) -> Candidate:
+        """Add a candidate, its source and its queued runs, all or nothing. `number`: the one it had, when restored.
 
         Raises CandidateRejected when the name is taken or reads like an id, LedgerProblem when the base is of no lab
         like this or a second baseline would arise.
@@ -42,7 +42,7 @@ class Candidates(Table):
             columns |= {"tag": tag, "commit_id": new.commit, "base": new.base_id and number_of(new.base_id, "c")}
             columns |= {"submitted_at": self._clock(), "state": new.state.value, "origin": new.origin.value}
             columns |= {"train_sha256": source.sha256, "fingerprint": source.fingerprint}
-            number = self._database.insert("candidate", **columns, code_lines=source.code_lines)
+            number = self._database.insert("candidate", number=number, **columns, code_lines=source.code_lines)
             self._database.insert("source", candidate=number, train_py=source.data)
             self._events.write(tag, candidate_id(number), "", new.state.value, new.title)
             for _ in range(new.runs):

@@ -121,6 +121,28 @@ class Decisions:
                 case Combine():
                     self._combine(tag, number, decision, board, assembled, problem)
 
+    def restore_promotion(self, tag: str, decision: Promote, *, noise: Noise, sentence: str, commit: str) -> None:
+        """Put a promotion on record that only git knows of: its scores are lost, its effect is what was said then.
+
+        The candidate is in any other state than that of a baseline. Raises LedgerProblem when the base is not in it.
+        """
+        with self._database.transaction():
+            board = self._board(tag)
+            candidate, base = board.of(decision.candidate_id), board.of(decision.base_id)
+            about = {"candidate": number_of(decision.candidate_id, "c"), "base": number_of(decision.base_id, "c")}
+            what = {"kind": KINDS[Promote], "reason": decision.reason, "sentence": sentence}
+            when = {"decided_at": self._clock(), "result_mark": 0, "p_better": decision.effect.p_better}
+            taken_from = encode(TakenFrom(candidate, base, None, noise, board.gates))
+            whole = {"decision": encode(decision), "taken_from": taken_from}
+            number = self._database.insert("decision", tag=tag, **about, **what, **when, **whole)
+            self._leave(base.candidate_id, CandidateState.BASELINE, CandidateState.PROMOTED, decision.reason)
+            self._leave(candidate.candidate_id, candidate.state, CandidateState.BASELINE, decision.reason)
+            for ref in (base.candidate_id, candidate.candidate_id):
+                self._cancel_queued(ref, decision.reason)
+            self._database.insert(
+                "promotion", decision=number, tag=tag, **about, commit_id=commit, promoted_at=self._clock()
+            )
+
     def history(self, tag: str) -> tuple[DecisionRecord, ...]:
         """Every decision of a lab, oldest first."""
         return self._records("tag = ?", tag)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import SANDBOX_LEVELS, Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, P, T
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, P, T, copy_database
 from scheduler.ledger.decisions import Decisions
 from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
@@ -147,6 +147,36 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+
+def latest_copy(paths: Iterable[Path]) -> Path | None:
+    """Of the files that are whole ledgers, the one with the longest history."""
+    found = {path: _history_of(path) for path in paths}
+    return max(filter(found.get, found), key=lambda path: found[path], default=None)
+
+
+def _history_of(path: Path) -> int:
+    """Number of its last event; 0 for what is no whole ledger."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
+        (kind,), (check,) = (
+            source.execute("PRAGMA application_id").fetchone(),
+            source.execute("PRAGMA quick_check").fetchone(),
+        )
+        if kind == APPLICATION_ID and check == "ok":
+            return int(source.execute("SELECT coalesce(max(number), 0) FROM event").fetchone()[0])
+    return 0
+
+
+def put_back(copy: Path, path: Path) -> None:
+    """Make a copy the ledger at `path`, where none is; the copy stays. Raises LedgerProblem."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name in (f"{path.name}-wal", f"{path.name}-shm"):  # of one that is gone
+            path.with_name(name).unlink(missing_ok=True)
+        with closing(sqlite3.connect(copy)) as source:
+            copy_database(source, path)
+    except (sqlite3.Error, OSError) as problem:
+        raise LedgerProblem(f"{copy} cannot be copied to {path}: {problem}", "has the disk room?") from None
 
 
 APPLICATION_ID = 0x4152534C  # "ARSL": marks a ledger among SQLite files
