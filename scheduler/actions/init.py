@@ -33,6 +33,7 @@ from scheduler.lab import (
     write_whole,
 )
 from scheduler.ledger import WHAT_IS_LEFT, Ledger
+from scheduler.ledger.rows import number_of
 from scheduler.node.harness_client import SandboxFacts, ask_sandbox
 from scheduler.node.judge_process import Commands
 from scheduler.policy.constants import read_constants, rewrite_constants
@@ -131,6 +132,7 @@ def _write(
         lab = known.get(request.tag, lab)
         if lab.tag not in known:
             _refuse_record(repo, lab.tag)
+            ledger.candidates.skip_to(max((number_of(ref, "c") or 0 for ref in repo.kept_refs()), default=0))
             ledger.labs.create(lab)
         baseline = _find_baseline(ledger, lab.tag) or _add_baseline(repo, ledger, lab, first, request.author)
         repo.keep_ref(lab.tag, baseline.id, baseline.commit)

@@ -33,6 +33,7 @@ from scheduler.lab import (
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import SAVED
 from scheduler.ledger.ledger import latest_copy, put_back
+from scheduler.ledger.rows import number_of
 from scheduler.policy.explain import explain_decision
 from scheduler.policy.source import TRAIN_PY, free_name, read_source, slug
 from scheduler.policy.stats import lab_noise
@@ -180,7 +181,7 @@ def _is_promotion(commit: CommitFacts) -> bool:
 
 
 def _number(ref: str) -> int:
-    return int(ref[1:]) if ref[1:].isdecimal() else 0
+    return number_of(ref, "c") or 0
 
 
 class _Restorer:

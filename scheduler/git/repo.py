@@ -165,10 +165,10 @@ class Repo:
         sought = ("--fixed-strings", f"--grep=baseline of {tag}: contract ")
         return bool(commits.run_git(self.root, "log", "--first-parent", "-1", "--format=%H", *sought, ref, "--"))
 
-    def kept_refs(self, tag: str) -> dict[str, str]:
-        """Candidate id -> commit, of all that `keep_ref` kept for a lab."""
+    def kept_refs(self, tag: str = "") -> dict[str, str]:
+        """Candidate id -> commit, of all that `keep_ref` kept for a lab, or for any."""
         form = "--format=%(refname) %(objectname)"
-        refs = commits.run_git(self.root, "for-each-ref", form, f"refs/arsched/{tag}/").decode().splitlines()
+        refs = commits.run_git(self.root, "for-each-ref", form, f"refs/arsched/{tag}").decode().splitlines()
         return {name.rpartition("/")[2]: commit for name, _, commit in (ref.partition(" ") for ref in refs)}
 
     def history(self, heads: Sequence[str]) -> dict[str, commits.CommitFacts]:

@@ -49,6 +49,16 @@ class Candidates(Table):
                 self._runs.add(candidate_id(number), new.kind, "submitted")
             return self._all("number = ?", number)[0]
 
+    def skip_to(self, number: int) -> None:
+        """Give no id up to this number from here on: git keeps candidates of a lost ledger by them."""
+        with self._database.transaction():
+            if (
+                self._database.one("SELECT 1 FROM sqlite_sequence WHERE name = 'candidate' AND seq >= ?", number)
+                is None
+            ):
+                self._database.execute("DELETE FROM sqlite_sequence WHERE name = 'candidate'")
+                self._database.insert("sqlite_sequence", name="candidate", seq=number)
+
     def get(self, ref: str, tag: str) -> Candidate:
         """By id, name or "last". Raises UsageProblem naming the nearest when there is none in this lab."""
         number = number_of(ref, "c")

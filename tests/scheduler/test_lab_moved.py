@@ -1,4 +1,4 @@
-"""A lab that an earlier version kept in the checkout's `.arsched`: moved over once, whole wherever that is killed."""
+"""Where a lab lies: in git's common directory, however the clone was made; an earlier version's is moved there once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from typing import Any
 import pytest
 
 from scheduler import lab as lab_module
+from scheduler.actions.candidate import new_worktree
+from scheduler.actions.init import InitRequest, create_lab
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.lab import LabPaths, open_workspace, show_runs
 from scheduler.ledger import db
 from scheduler.queue.runtime import SchedulerLock
-from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
+from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants, open_ledger
+from tests.scheduler.test_app_init import ContractFile, contract  # noqa: F401
 
 TRACED = {lab_module.__file__, db.__file__}
 
@@ -156,3 +159,21 @@ def test_an_old_ledger_that_is_put_back_changes_nothing_and_is_kept(
     check_whole(root)
     assert "another ledger" in capsys.readouterr().err
     assert sorted(path.name for path in paths.state.glob("ledger*.db")) == ["ledger-moved-1.db", "ledger-moved-2.db"]
+
+
+def test_the_lab_of_a_clone_whose_git_folder_is_elsewhere_lies_there(tmp_path: Path, contract: ContractFile) -> None:  # noqa: F811
+    root = make_repository(tmp_path / "clone")
+    git(root, "init", "--quiet", "--separate-git-dir", str(tmp_path / "elsewhere"))
+    create_lab(InitRequest("t", contract()), root)
+    with open_workspace(start=root) as space:
+        assert space.paths.ledger == tmp_path / "elsewhere" / "arsched" / "ledger.db"
+        new_worktree(space, "wide")
+        contract_json = space.lab.contract_json
+    assert sorted(path.name for path in (root / ".arsched").iterdir()) == ["runs"]
+    code = "from harness.session import _contract_reference; print(_contract_reference())"
+    for folder in (root, root / "harness", root / "candidates" / "wide"):
+        found = subprocess.run(
+            [sys.executable, "-P", "-c", code], cwd=folder, text=True, capture_output=True, check=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        )  # fmt: skip
+        assert Path(found.stdout.strip()).read_text() == contract_json

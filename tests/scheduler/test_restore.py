@@ -67,7 +67,7 @@ def rig(tmp_path: Path, contract: ContractFile) -> Rig:  # noqa: F811
 
 def facts(root: Path) -> dict[str, tuple[object, ...]]:
     """What git can say of every candidate."""
-    with open_workspace(start=root) as space:
+    with open_workspace("t", start=root) as space:
         return {
             one.id: (one.name, one.commit, one.base_id, one.fingerprint, one.title, one.origin)
             for one in space.ledger.candidates.list("t")
@@ -233,3 +233,15 @@ def test_all_commands_name_it_and_none_says_to_delete_a_branch(rig: Rig, monkeyp
     done = CliRunner().invoke(main, ["restore", "--contract", rig.contract, "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["labs"][0]["tag"] == "t", done.stderr
     assert CliRunner().invoke(main, ["status"]).exit_code == 0
+
+
+def test_a_lab_made_instead_leaves_the_ids_of_the_lost_one_free(rig: Rig) -> None:
+    before = facts(rig.root)
+    rig.lose_ledger()
+    created = create_lab(InitRequest("u", rig.contract, train=rig.folder / "baseline.py"), rig.root)
+    assert created.baseline is not None and created.baseline.id == "c0005"
+    restore(rig.root, contract=rig.contract)
+    assert facts(rig.root) == before
+    with open_workspace(start=rig.root) as space:
+        assert space.tag == "u" and space.baseline().id == "c0005"
+    assert not broken_invariants(rig.paths.ledger)
