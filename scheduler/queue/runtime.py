@@ -48,7 +48,7 @@ class PoolHandle:
 
 
 class PoolOptions(NamedTuple):
-    """`address` None: RAY_ADDRESS, else this machine alone. `slots` None: all there are."""
+    """`address` None: this machine alone. `slots` None: all there are."""
 
     address: str | None = None
     slots: int | None = None

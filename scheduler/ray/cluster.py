@@ -22,6 +22,7 @@ from typing import Any
 from scheduler.domain.errors import ArschedError, PoolProblem
 from scheduler.node.code import CODE_ROOT
 from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
+from scheduler.ray.failures import check_address, first_words, join_failure, silent_failure, start_failure
 from scheduler.ray.sentinel import start_sentinel
 
 NAMESPACE = "arsched"
@@ -29,10 +30,11 @@ OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
 SENTINEL_WAIT_S = 20.0
 LISTENS_S = 5.0
 RETIRE_ANSWER_S = 5.0
-JOIN_HINT = (
-    "check it with `ray status`; start one with `ray up cluster.yaml` or `ray start --head`, "
-    "or leave --address away to use this machine alone"
-)
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty SETTINGS
+SETTINGS_FRAME = 4  # the type of the first frame, its fourth byte (RFC 9113, 3.4 and 4.1)
+# Longest path of a Unix socket, less the longest that Ray makes of one below its folder.
+LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+FOLDER_PREFIX = "arsched-ray-"  # mkdtemp adds eight letters
 # Below any `uv run` (an agent's loop, a notebook) Ray would start its workers by that command line, in a copy of the
 # current folder: with another Python, or none. Ours need this program's own. Ray reads it when it is imported.
 OWN_PYTHON = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
@@ -141,6 +143,10 @@ class RayCluster:
         left, all_of_it = self._ray.available_resources(), self._ray.cluster_resources()
         return ", ".join(f"{left.get(kind, 0):g} of {all_of_it.get(kind, 0):g} {kind} free" for kind in ("GPU", "CPU"))
 
+    def offers(self, device: str) -> bool:
+        """Whether Ray could still hand out a GPU ("cuda") or a core ("cpu")."""
+        return bool(self._ray.available_resources().get("GPU" if device == "cuda" else "CPU", 0) >= 1)
+
     def leave(self) -> None:
         """Disconnect; an embedded Ray ends with everything it started."""
         try:
@@ -172,7 +178,7 @@ def start_embedded(ray: Any, cores: int, gpus: int) -> RayCluster:
     It keeps its files, its address and its token to itself: nothing lands in the home folder, and no other driver on
     this machine takes it for a cluster.
     """
-    folder = tempfile.mkdtemp(prefix="arsched-ray-")
+    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=short_temporary_folder())
     cluster = RayCluster(ray, start_sentinel(Path(folder)))
     settings = {
         **OWN_PYTHON,
@@ -188,19 +194,31 @@ def start_embedded(ray: Any, cores: int, gpus: int) -> RayCluster:
                 include_dashboard=False, _temp_dir=folder, **QUIET,
             )  # fmt: skip
         except Exception as problem:  # Ray raises whatever went wrong inside
-            hint = "look for other Ray processes on this machine, and for room in /tmp and /dev/shm"
-            raise PoolProblem(f"Ray could not be started on this machine: {first_line(problem)}", hint) from None
+            raise start_failure(str(problem) or type(problem).__name__) from None
     return cluster
 
 
+def short_temporary_folder() -> str:
+    """The folder of temporary files, or another where its path is too long for Ray's sockets. Raises PoolProblem."""
+    own = tempfile.gettempdir()
+    for place in (own, "/tmp", "/var/tmp", f"/run/user/{os.getuid()}", "/dev/shm"):
+        short = len(os.fsencode(os.path.abspath(place))) + 1 + len(FOLDER_PREFIX) + 8 <= LONGEST_FOLDER
+        if short and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise start_failure(f"AF_UNIX path length: {own}")
+
+
 def join_cluster(ray: Any, address: str) -> RayCluster:
-    """Become a driver of a running cluster. Raises PoolProblem."""
-    if address.startswith("ray://"):
-        raise PoolProblem(f"{address} is a Ray Client address", "run arsched on the head node, with --address auto")
-    where = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    """Become a driver of a running cluster; "auto" is RAY_ADDRESS, else the one on this machine.
+
+    Raises UsageProblem for what cannot be an address, PoolProblem for a cluster that is not there.
+    """
+    check_address(address)
+    where = (os.environ.get("RAY_ADDRESS") or "auto") if address == "auto" else address
+    check_address(where)
     if where == "auto":
         with suppress(Exception):  # private to Ray, and only there to fail sooner
-            where = str(ray._private.utils.read_ray_address() or "")
+            where = str(ray._private.utils.read_ray_address() or "auto")
     _refuse_unless_listening(where)
     cluster = RayCluster(ray)
     known = OWN_PYTHON if address == "auto" else {**OWN_PYTHON, "RAY_ADDRESS": address}
@@ -209,8 +227,8 @@ def join_cluster(ray: Any, address: str) -> RayCluster:
         try:
             ray.init(address="auto", **QUIET)
         except Exception as problem:
-            where = os.environ.get("RAY_ADDRESS") or "this machine"
-            raise PoolProblem(f"no Ray cluster could be joined at {where}: {first_line(problem)}", JOIN_HINT) from None
+            named = "" if where == "auto" else where
+            raise join_failure(named, str(problem) or type(problem).__name__) from None
     return cluster
 
 
@@ -231,7 +249,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def first_line(problem: BaseException) -> str:
     """The first line of an exception's text, or its type."""
-    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+    return first_words(str(problem)) if str(problem).strip() else type(problem).__name__
 
 
 def _use_token(ray: Any) -> None:
@@ -243,15 +261,25 @@ def _use_token(ray: Any) -> None:
 
 
 def _refuse_unless_listening(where: str) -> None:
-    """Ray itself would try for minutes. Raises PoolProblem when nothing listens at that "host:port"."""
+    """Ray itself would try for minutes. Raises PoolProblem when no Ray head listens at that "host:port"."""
     host, _, port = where.rpartition(":")
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), LISTENS_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), LISTENS_S) as there:
+            answer = None if os.environ.get("RAY_USE_TLS") == "1" else _greet(there)
     except OSError as problem:
-        why = problem.strerror or first_line(problem)
-        raise PoolProblem(f"no Ray cluster could be joined at {where}: {why}", JOIN_HINT) from None
+        raise join_failure(where, problem.strerror or first_line(problem)) from None
+    if answer is not None and answer[3:4] != bytes((SETTINGS_FRAME,)):
+        raise silent_failure(where, answer)
+
+
+def _greet(there: socket.socket) -> bytes:
+    """The first bytes of what answers as HTTP/2, which Ray's heads speak; empty where nothing comes in time."""
+    with suppress(OSError):
+        there.sendall(HTTP2_GREETING)
+        return there.recv(9)
+    return b""
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from scheduler.node.machine import read_machine
 from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray import cluster
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
+from scheduler.ray.failures import slots_failure
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
@@ -38,7 +39,6 @@ SILENT_AFTER_S = 30.0
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
 NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
-BUSY_HINT = "something else on this Ray cluster holds them: see `ray status`"
 
 
 class PendingReports:
@@ -132,13 +132,14 @@ class RayPool:
         log: Callable[[str], None] = lambda line: None,
         placement_s: float | None = None,
     ) -> RayPool:
-        """Join the cluster at `address` ("auto", "host:port", else RAY_ADDRESS), or start Ray on this machine.
+        """Join the cluster at `address` ("auto": RAY_ADDRESS or this machine's; "host:port"), or start Ray here.
 
         `slots` limits how many are used; None takes every GPU, or every physical core. Returns when every slot has
-        answered or `placement_s` has passed. Raises PoolProblem when none did.
+        answered or `placement_s` has passed. Raises PoolProblem when none did, UsageProblem for a wrong address.
         """
         settings = settings or NodeSettings()
-        address = address or os.environ.get("RAY_ADDRESS") or None
+        if not address and os.environ.get("RAY_ADDRESS"):
+            log(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used: this machine alone; --address auto joins it")
         size = None if address else embedded_size(contract_device(contract_json), slots)
         log(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
         with cluster.environment(cluster.OWN_PYTHON):
@@ -262,7 +263,8 @@ class RayPool:
             )
         if all(handle.gone for handle in handles):
             return PoolProblem(f"no slot came up: {handles[0].slot.problem}", NODES_HINT)
-        return PoolProblem(f"Ray gave none of {len(handles)} slots a place in time ({free})", BUSY_HINT)
+        embedded, any_free = self._cluster.embedded, self._cluster.offers(self._device)
+        return slots_failure(len(handles), free, embedded=embedded, any_free=any_free)
 
     def _handle_of(self, slot_id: str) -> ActorHandle:
         """Raises PoolProblem naming the slots there are."""

@@ -64,11 +64,6 @@ def test_nothing_listening_is_a_problem_with_a_way_out() -> None:
     assert "ray start --head" in caught.value.hint
 
 
-def test_ray_client_addresses_are_refused() -> None:
-    with pytest.raises(PoolProblem, match="Ray Client"):
-        RayPool.connect("ray://127.0.0.1:10001", None, CONTRACT_JSON, "lab-1")
-
-
 def test_a_contract_for_gpus_on_a_cluster_without_any_says_what_there_is(cluster: TestCluster) -> None:
     with pytest.raises(PoolProblem, match="no node of this Ray cluster offers a GPU") as caught:
         RayPool.connect(cluster.head.address, None, '{"name": "big", "device": "cuda"}', "lab-1", placement_s=0.5)

@@ -42,8 +42,9 @@ STARTED = "dump\nchild\nhang"  # every run's train.py
 class Driver:
     """One driver program; everything it ever started is known, to be looked for afterwards."""
 
-    def __init__(self, folder: Path, *arguments: str, below: Sequence[str] = ()) -> None:
-        self.spool, self.tmp, self.home = folder / "spool", Path(tempfile.mkdtemp(prefix="ars-")), folder / "home"
+    def __init__(self, folder: Path, *arguments: str, below: Sequence[str] = (), tmp: Path | None = None) -> None:
+        self.spool, self.home = folder / "spool", folder / "home"
+        self.tmp = tmp or Path(tempfile.mkdtemp(prefix="ars-"))
         self.home.mkdir()
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environ |= {"TMPDIR": str(self.tmp), "HOME": str(self.home)}
@@ -111,8 +112,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, uv_run: list[str]) -> Itera
 def start_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     made: list[Driver] = []
 
-    def start(*arguments: str) -> Driver:
-        made.append(Driver(tmp_path, *arguments))
+    def start(*arguments: str, tmp: Path | None = None) -> Driver:
+        made.append(Driver(tmp_path, *arguments, tmp=tmp))
         return made[-1]
 
     yield start
@@ -165,6 +166,14 @@ def test_ctrl_c_while_ray_starts_is_clean(start_driver: Callable[..., Driver], s
     assert "Traceback" not in errors
     wait_until(lambda: not driver.left())
     assert list(driver.tmp.glob("arsched-ray-*")) == []
+
+
+def test_below_a_long_tmpdir_ray_starts_in_a_short_place(start_driver: Callable[..., Driver], tmp_path: Path) -> None:
+    long = tmp_path / "slurm_jobdir" / "1355700" / "a-batch-system-s-own-folder" / "tmp.node0016"
+    long.mkdir(parents=True)
+    assert len(str(long)) > 92
+    driver = start_driver("--slots", "1", tmp=long)
+    assert driver.wait_for_event("connected")["problems"] == [""]
 
 
 def test_a_killed_driver_leaves_no_process(start_driver: Callable[..., Driver]) -> None:
