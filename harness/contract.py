@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def load_contract(ref: str) -> Contract:
     """
     if ref in shipped_names():
         return _load_shipped(ref)
-    path = Path(ref).expanduser()
+    path = Path(os.path.expanduser(ref))
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ContractError(f"no contract {ref!r}", f"{nearest(ref, shipped_names())} or give the path of a .yaml file")
     return _load_file(path)
@@ -249,7 +250,7 @@ def _with_absolute_folder(fields: object, folder: Path | None) -> object:
     corpus: Any = fields.get("corpus") if isinstance(fields, Mapping) else None
     if folder is None or not isinstance(corpus, Mapping) or corpus.get("kind") != "folder":
         return fields
-    root = (folder / Path(str(corpus.get("root", ""))).expanduser()).resolve()
+    root = (folder / os.path.expanduser(str(corpus.get("root", "")))).resolve()
     return {**fields, "corpus": {**corpus, "root": str(root)}}  # type: ignore[dict-item]
 
 

@@ -7,24 +7,54 @@ which files there are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import pwd
 import shutil
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
+HOMELESS = Path("/var/tmp")  # on a disk, and kept over a restart
 _COPIED_AT_ONCE = 1 << 30
 
 
-def cache_root() -> Path:
-    """Folder of all caches: $ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched."""
-    if own := os.environ.get("ARSCHED_CACHE"):
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "arsched"
+def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Folder of all caches: $ARSCHED_CACHE, else $XDG_CACHE_HOME/arsched, else ~/.cache/arsched.
+
+    A relative XDG_CACHE_HOME is ignored, as its specification says. A user without a home has a private folder in
+    /var/tmp, which is made. Raises PermissionError where that is another's.
+    """
+    if own := environ.get("ARSCHED_CACHE"):
+        return Path(os.path.expanduser(own)).absolute()
+    if os.path.isabs(shared := environ.get("XDG_CACHE_HOME", "")):
+        return Path(shared, "arsched")
+    home = home_folder(environ)
+    return home / ".cache" / "arsched" if home else _private_folder(HOMELESS / f"arsched-{os.geteuid()}")
+
+
+def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """HOME, else what the system knows of this user; None for a user id without a name. Never a relative path."""
+    if os.path.isabs(home := environ.get("HOME", "")):
+        return Path(home)
+    with contextlib.suppress(KeyError):
+        if os.path.isabs(home := pwd.getpwuid(os.getuid()).pw_dir):
+            return Path(home)
+    return None
+
+
+def _private_folder(path: Path) -> Path:
+    """Anyone may write next to it, so what another user made there first is refused."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(errno.EACCES, "not a folder of this user's alone", str(path))
+    return path
 
 
 @contextmanager

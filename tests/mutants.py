@@ -128,7 +128,7 @@ FAULTS = (
     Fault(
         "bytecode next to the sources is run",
         "scheduler/node/code.py",
-        '"-X", f"pycache_prefix={bytecode_folder(cache_root(os.environ))}", ',
+        '"-X", f"pycache_prefix={bytecode_folder(cache_root())}", ',
         "",
         ("tests/scheduler/test_node_code.py",),
     ),

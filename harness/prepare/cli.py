@@ -103,7 +103,8 @@ def _verify(contract: Contract, as_json: bool) -> int:
 def _report_disk(contract: Contract, error: OSError) -> int:
     where = error.filename or cache_root()
     if error.errno not in _FULL_DISK:
-        return _complain(_FAILED, f"{where}: {error.strerror or error}", "check the folder and its rights")
+        hint = "let this user write there, or set ARSCHED_CACHE to a folder where it may"
+        return _complain(_FAILED, f"{where}: {error.strerror or error}", hint)
     discard_build(contract)
     return _complain(
         _FAILED,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from harness.cache import FA3_REPOSITORY, FA3_VERSION, KERNEL_NOTE_NAME, kernel_directory, sha256_of
 from harness.contract import Corpus
-from harness.files import PARTIAL_SUFFIX, cache_root, remove_tree, whole_folder, write_atomic
+from harness.files import PARTIAL_SUFFIX, cache_root, home_folder, remove_tree, whole_folder, write_atomic
 from harness.gpu_record import torch_version
 from harness.prepare.corpus import Shard, Split, readable
 from harness.prepare.stage import PrepareError, PrepareProgress, held, interruptible, run_in_threads, size
@@ -101,7 +101,8 @@ def _store(corpus: Corpus) -> Path:
 
 
 def _upstream_folder(corpus: Corpus) -> Path | None:
-    return Path.home() / ".cache" / "autoresearch" / "data" if corpus.root == _UPSTREAM_REPOSITORY else None
+    home = home_folder()
+    return home / ".cache" / "autoresearch" / "data" if home and corpus.root == _UPSTREAM_REPOSITORY else None
 
 
 def shard_file(number: int) -> str:
@@ -226,7 +227,7 @@ class Download:
         return self._part.stat().st_size if self._part.is_file() else 0
 
     def _attempt(self) -> None:
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the library at its import
+        _set_up_hub()
         from huggingface_hub import get_hf_file_metadata
 
         try:
@@ -328,11 +329,17 @@ def fetch_kernel(progress: PrepareProgress) -> bool:
     return True
 
 
+def _set_up_hub() -> None:
+    """Read by the hub's libraries at their import; without a home they would write to a folder called "~"."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if home_folder() is None:
+        os.environ.setdefault("HF_HOME", str(cache_root() / "huggingface"))
+
+
 def _install(place: Path) -> None:
-    # Read by the libraries at their import.
     os.environ.setdefault("KERNELS_CACHE", str(place.parent / "hub"))
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _set_up_hub()
     from kernels import install_kernel
 
     # The name is ours, not a user's: whether the hub lists its publisher as trusted need not be asked.

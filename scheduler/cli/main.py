@@ -12,11 +12,14 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from harness.files import cache_root
 from scheduler.cli.output import INTERRUPTED, VERBS, log, print_problem
 from scheduler.domain.errors import ArschedError, UsageProblem
 
@@ -30,6 +33,7 @@ _OS_HINTS = {
     errno.EMFILE: "this process may not open more files: raise the limit (ulimit -n)",
     errno.ENFILE: "this machine is out of open files: see what else runs",
 }
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class Arsched(click.Group):
@@ -95,9 +99,20 @@ def _named(problem: Exception) -> ArschedError:
         raise problem
     if isinstance(problem, OSError) and problem.errno in _OS_HINTS:
         where = f": {problem.filename}" if problem.filename else ""
-        return ArschedError(f"{problem.strerror}{where}", _OS_HINTS[problem.errno])
+        return ArschedError(f"{problem.strerror}{where}", _os_hint(problem))
     what = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
     return ArschedError(f"arsched has a defect: {what}", "ARSCHED_DEBUG=1 shows where; nothing recorded is lost")
+
+
+def _os_hint(problem: OSError) -> str:
+    """Where a disk refuses a file of the cache, the hint names the variable that moves the cache."""
+    hint = _OS_HINTS[problem.errno or 0]
+    if problem.errno not in _DISK_REFUSES or not isinstance(problem.filename, str):
+        return hint
+    with suppress(OSError):  # then it is the cache's folder that is refused
+        if not Path(problem.filename).is_relative_to(cache_root()):
+            return hint
+    return f"{hint}; ARSCHED_CACHE=FOLDER puts the cache elsewhere"
 
 
 @click.group(cls=Arsched, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -13,22 +13,15 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import scheduler
+from harness.files import cache_root
 
 CODE_ROOT = Path(scheduler.__file__).resolve().parents[1]
 NODE_PACKAGES = ("harness", "scheduler/domain", "scheduler/node")  # nothing else is imported on a node
 _MOST_FOLDERS = 4  # of bytecode, for the latest versions of the code
-
-
-def cache_root(environ: Mapping[str, str]) -> Path:
-    """ARSCHED_CACHE, else `arsched` in the XDG cache folder."""
-    return Path(
-        environ.get("ARSCHED_CACHE") or Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "arsched")
-    )
 
 
 @cache
@@ -55,7 +48,7 @@ def python_command(module: str) -> tuple[str, ...]:
 
     -P: it starts in folders that candidates may write to. pycache_prefix: bytecode from a folder of this user's own.
     """
-    return sys.executable, "-P", "-X", f"pycache_prefix={bytecode_folder(cache_root(os.environ))}", "-m", module
+    return sys.executable, "-P", "-X", f"pycache_prefix={bytecode_folder(cache_root())}", "-m", module
 
 
 def bytecode_folder(root: Path) -> Path:

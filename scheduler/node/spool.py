@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.files import cache_root
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import ResultError, parse_result
 from scheduler.domain.slot import Progress, RunOrder
-from scheduler.node.code import cache_root
 
 ACKNOWLEDGED = "acknowledged"
 LOCKS = "locks"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import shlex
 from collections.abc import Generator, Iterator, Mapping
@@ -118,13 +119,13 @@ def _login_problems(auth: Mapping[str, Any]) -> Iterator[str]:
     key = auth.get("ssh_private_key")
     if not key:
         yield "auth.ssh_private_key is missing: the head needs it to set up the workers"
-    elif not Path(str(key)).expanduser().is_file():
+    elif not Path(os.path.expanduser(str(key))).is_file():
         yield f"auth.ssh_private_key {key} does not exist here: make one with ssh-keygen, or name yours"
 
 
 def _mount_problems(mounts: Mapping[str, Any], folder: Path) -> Iterator[str]:
     for there, here in mounts.items():
-        source = Path(str(here)).expanduser()
+        source = Path(os.path.expanduser(str(here)))
         if (folder / source).exists():
             continue
         if source.name == "auth_token":

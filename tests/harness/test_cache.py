@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from harness import cache as caches
 from harness.cache import Cache, CacheError, CacheMismatch, CacheMissing, open_cache, verify_cache
 from harness.contract import Contract, load_contract
-from harness.files import cache_root
+from harness.files import cache_root, home_folder
 from harness.prepare.cli import main as prepare
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -47,6 +48,47 @@ def test_the_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_root() == Path("/caches/arsched")
     monkeypatch.setenv("ARSCHED_CACHE", "~/own")
     assert cache_root() == Path("/home/someone/own")
+
+
+def test_relative_folders_of_the_environment_are_ignored() -> None:
+    """The XDG specification says so; and a cache that moves with the current folder is prepared again and again."""
+    known = Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "arsched")
+    assert cache_root({"HOME": "/h", "XDG_CACHE_HOME": "caches"}) == Path("/h/.cache/arsched")
+    assert cache_root({"HOME": "h", "XDG_CACHE_HOME": "../c"}) == known
+    assert cache_root({}) == known
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user id without a name; where its cache goes."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("harness.files.HOMELESS", tmp_path)
+    return tmp_path / f"arsched-{os.geteuid()}"
+
+
+def test_without_a_home_the_cache_is_in_a_folder_of_this_users_alone(homeless: Path) -> None:
+    assert home_folder({}) is None
+    assert cache_root({}) == cache_root({}) == homeless
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    assert cache_root({"ARSCHED_CACHE": "/own"}) == Path("/own")
+
+
+@pytest.mark.parametrize("made", ["link", "file", "open"])
+def test_without_a_home_what_others_may_have_made_there_is_refused(homeless: Path, tmp_path: Path, made: str) -> None:
+    if made == "link":
+        (tmp_path / "theirs").mkdir()
+        homeless.symlink_to(tmp_path / "theirs")
+    elif made == "file":
+        homeless.write_text("")
+    else:
+        homeless.mkdir()
+        homeless.chmod(0o777)
+    with pytest.raises(PermissionError):
+        cache_root({})
 
 
 def test_a_contract_never_prepared_says_what_to_run(contract: Contract) -> None:

@@ -186,6 +186,21 @@ def test_a_machine_that_says_no_is_quoted(lab: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == 1 and f"error: {os.strerror(number)}: /some/place" in done.stderr
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_refuses_the_cache_is_named_with_the_variable_that_moves_it(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: str) -> str:
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number), path)
+
+        monkeypatch.setattr("scheduler.cli.new.new_worktree", fail)
+        return arsched("new", "x").stderr
+
+    assert "ARSCHED_CACHE=" in refuse(os.environ["ARSCHED_CACHE"] + "/spool/x")
+    assert "ARSCHED_CACHE" not in refuse("/some/place")
+
+
 def test_a_defect_is_named_as_one_and_the_trace_is_there_on_request(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
