@@ -267,6 +267,29 @@ def test_a_file_holds_one_subject_and_the_house_stays_small() -> None:
     assert too_long({"a": "\n" * 401, "b": "\n" * 400}) == ["a"]
 
 
+# The command line's output, the entry that flushes it, and the terminal that measures it.
+WRITES_STDOUT = {"scheduler.cli.output", "scheduler.cli.main", "scheduler.screens.terminal"}
+
+
+def second_ways_to_stdout(sources: dict[str, str]) -> list[str]:
+    """Where else than in cli.output something is printed: there every sign has a spelling in every encoding."""
+    found = []
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            said = ast.unparse(node) if isinstance(node, ast.Call | ast.Attribute) else ""
+            prints = said.startswith("print(") and "file=sys.stderr" not in said
+            if prints or said.startswith("click.echo(") or said == "sys.stdout" or said.startswith("Console()"):
+                found.append(f"{module}: {said}")
+    return [line for line in found if line.partition(":")[0] not in WRITES_STDOUT]
+
+
+def test_nothing_writes_to_stdout_but_the_command_lines_own_output() -> None:
+    sources = {name: text for name, text in product_sources().items() if inside(name, "scheduler")}
+    assert second_ways_to_stdout(sources) == []
+    breaches = ("print('x')", "click.echo('x')", "sys.stdout.write('x')", "Console()", "print('x', file=sys.stderr)")
+    assert [len(second_ways_to_stdout({"a": breach})) for breach in breaches] == [1, 1, 1, 1, 0]
+
+
 def test_the_projects_texts_use_the_words_of_the_field() -> None:
     assert retired_words(prose()) == []
     assert retired_words({"a": "hold_court overnight", "b": "kept for ever\nTwoNights"}) == [

@@ -6,7 +6,7 @@ import click
 
 from scheduler.actions.audit import queue_audit
 from scheduler.cli import options
-from scheduler.cli.output import ANSWER_IS_NO, log, print_json
+from scheduler.cli.output import ANSWER_IS_NO, log, print_json, print_screen
 from scheduler.cli.submit import run_and_watch
 from scheduler.domain.errors import NotYet
 from scheduler.domain.run import Finished
@@ -43,7 +43,6 @@ def command(
         print_json(view.to_json())
     else:
         from scheduler.screens.details import audit_screen
-        from scheduler.screens.terminal import paint
 
-        paint(audit_screen(view))
+        print_screen(audit_screen(view))
     return 0 if view.consistent else ANSWER_IS_NO

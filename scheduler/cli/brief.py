@@ -6,7 +6,7 @@ import click
 
 from scheduler.brief import read_brief_facts, write_brief
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_text
 from scheduler.lab import open_workspace
 
 
@@ -20,4 +20,4 @@ def command(ask: int, tag: str | None, as_json: bool) -> None:
     """
     with open_workspace(tag) as space:
         text = write_brief(read_brief_facts(space.ledger, space.lab), ask)
-    print_json({"text": text, "lines": text.count("\n")}) if as_json else click.echo(text, nl=False)
+    print_json({"text": text, "lines": text.count("\n")}) if as_json else print_text(text, end="")

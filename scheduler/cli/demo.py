@@ -21,7 +21,7 @@ from scheduler.actions.candidate import new_worktree
 from scheduler.actions.init import InitRequest, create_lab, sandbox_here
 from scheduler.actions.submit import SubmitRequest, submit
 from scheduler.cli import options
-from scheduler.cli.output import log, print_json, program
+from scheduler.cli.output import log, print_json, print_screen, program
 from scheduler.cli.prepare import prepare_command, run_program
 from scheduler.cli.submit import EXIT_CODES
 from scheduler.domain.candidate import Candidate
@@ -35,7 +35,6 @@ from scheduler.queue.runner import has_work, run_queue
 from scheduler.queue.runtime import Connect, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason, connect_ray
 from scheduler.report.page import write_report
 from scheduler.screens.tables import leaderboard_screen, summary_screen
-from scheduler.screens.terminal import paint
 from scheduler.views.candidates import leaderboard
 from scheduler.views.facts import LabFacts
 
@@ -83,7 +82,7 @@ def _play(space: Workspace, slots: int, as_json: bool) -> int:
     if as_json:
         print_json({"leaderboard": board.to_json(), "report": report.to_json()})
     else:
-        paint([*leaderboard_screen(board), "", *summary_screen(report.summary)])
+        print_screen([*leaderboard_screen(board), "", *summary_screen(report.summary)])
     log(f"\nthe plot: {os.path.relpath(report.progress_png)}")
     log(f"the page: {os.path.relpath(report.index_html)}, everything that was tried and why it won or lost")
     log("look around:\n  " + "\n  ".join(look_around(space.paths.root)))

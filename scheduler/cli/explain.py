@@ -7,7 +7,7 @@ import time
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_screen
 from scheduler.domain.run import Run
 from scheduler.lab import find, open_workspace, read_live
 from scheduler.views.candidate import explain_candidate, explain_run
@@ -29,6 +29,5 @@ def command(ref: str, tag: str | None, as_json: bool) -> None:
         print_json(about.to_json())
     else:
         from scheduler.screens.details import explanation_screen
-        from scheduler.screens.terminal import paint
 
-        paint(explanation_screen(about))
+        print_screen(explanation_screen(about))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_screen
 from scheduler.lab import open_workspace
 from scheduler.views.candidates import leaderboard
 from scheduler.views.facts import LabFacts
@@ -17,7 +17,7 @@ SHOWN = 30
 @click.option("--limit", type=click.IntRange(0), default=SHOWN, show_default=True, help="Rows to show; 0: all.")
 @options.reading
 def command(limit: int, tag: str | None, as_json: bool) -> None:
-    """Rank candidates by mean val_bpb, each with its effect ± error on the baseline it was made from.
+    """Rank candidates by mean val_bpb, each with its effect and its error on the baseline it was made from.
 
     --json prints all candidates, whatever the limit.
     """
@@ -29,6 +29,5 @@ def command(limit: int, tag: str | None, as_json: bool) -> None:
         print_json(view.to_json())
     else:
         from scheduler.screens.tables import leaderboard_screen
-        from scheduler.screens.terminal import paint
 
-        paint(leaderboard_screen(view, len(facts.standings) - len(view.candidates)))
+        print_screen(leaderboard_screen(view, len(facts.standings) - len(view.candidates)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import log, print_json
+from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.run import Queued, Run, Running
 from scheduler.lab import Workspace, find_run, open_workspace
@@ -42,7 +41,7 @@ def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: 
         print_json(said | {"words_of": "the candidate"})
     else:
         log(f"what {run.candidate_id} printed: the candidate's words, until the end of this output")
-        click.echo(text, nl=not text.endswith("\n"))
+        print_text(text, end="" if text.endswith("\n") else "\n")
 
 
 def _follow(space: Workspace, run: Run) -> None:
@@ -54,8 +53,7 @@ def _follow(space: Workspace, run: Run) -> None:
 
     with log_path(space, space.ledger.runs.get(run.id, space.tag)).open("rb") as file:
         for text in follow_log(file, is_over, lambda: time.sleep(LOOK_S)):
-            click.echo(text, nl=False)
-            sys.stdout.flush()
+            print_text(text, end="")
 
 
 def _begun(space: Workspace, run: Run) -> Run:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from harness.files import cache_root
-from scheduler.cli.output import INTERRUPTED, VERBS, log, print_problem
+from scheduler.cli.output import INTERRUPTED, VERBS, guard_streams, log, print_problem
 from scheduler.domain.errors import ArschedError, UsageProblem
 
 _OS_HINTS = {
@@ -63,6 +63,7 @@ class Arsched(click.Group):
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         given = list(sys.argv[1:] if args is None else args)
+        guard_streams()
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
         try:
             code = super().main(given, **extra)

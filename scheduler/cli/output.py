@@ -1,4 +1,4 @@
-"""The verbs there are; printing: data on stdout, notes on stderr, problems in one form; and the exit codes.
+"""The verbs there are; printing: data on stdout, the only way there, notes on stderr, problems in one form; exit codes.
 
 Names, titles and reasons come from candidates and are cleaned before they are printed (domain.text). On stderr, command
 lines of ours are spelt as they can be typed, whether or not the .venv is active; tables and pages say `arsched`.
@@ -6,16 +6,23 @@ lines of ours are spelt as they can be typed, whether or not the .venv is active
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-
-import click
+from typing import TYPE_CHECKING
 
 from scheduler.domain.errors import ArschedError
+from scheduler.domain.text import plain, spelt
+
+if TYPE_CHECKING:
+    from scheduler.screens.terminal import Renderable
 
 NAME = "arsched"
 # In the order of a lab's life; the order of `arsched --help`.
@@ -47,21 +54,50 @@ VERBS = {
 FAILED, ANSWER_IS_NO, STOP_LOOPING, INTERRUPTED = 1, 3, 4, 130
 
 
+def guard_streams() -> None:
+    """From here on, what the encoding of stdout or stderr lacks is spelt plainly, whoever writes there."""
+    codecs.register_error("plain", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _spell(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    return plain(problem.object[problem.start : problem.end]), problem.end
+
+
 def log(text: str) -> None:
     """One line or several on stderr. Commands of ours in it can be typed as they stand."""
-    click.echo(typable(text), err=True)
+    sys.stderr.write(f"{typable(text)}\n")
+    sys.stderr.flush()
 
 
 def print_json(value: object) -> None:
-    """The one JSON value of a command on stdout. NaN and infinity are no JSON and become null."""
+    """The one JSON value of a command on stdout. NaN and infinity are no JSON and become null.
+
+    What the encoding of stdout lacks is escaped as JSON does, so that the value stays the same.
+    """
     from msgspec.json import encode, format  # json's own is slow: a leaderboard may have thousands of rows
 
-    click.echo(format(encode(value), indent=2).decode())
+    text = format(encode(value), indent=2).decode()
+    if spelt(text, sys.stdout.encoding or "utf-8") != text:
+        text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+    print_text(text)
 
 
-def print_text(text: str) -> None:
+def print_text(text: str, end: str = "\n") -> None:
     """Data for people on stdout."""
-    click.echo(text)
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def print_screen(screen: Iterable[Renderable]) -> None:
+    """A drawn screen on stdout."""
+    from scheduler.screens.terminal import paint  # rich: a tenth of a second
+
+    paint(screen, sys.stdout)
 
 
 def print_problem(problem: ArschedError, *, as_json: bool) -> None:

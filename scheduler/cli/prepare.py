@@ -17,7 +17,7 @@ import click
 
 from harness.contract import describe_references
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_text
 from scheduler.domain.errors import LabProblem
 from scheduler.lab import contract_ref, open_workspace
 from scheduler.node.code import CODE_ROOT, python_command
@@ -43,7 +43,7 @@ def command(
     ref = contract or _of_lab(tag)
     program = prepare_command(ref, brought, as_json=as_json, verify=verify) + ["--calibrate"] * calibrate
     if dry_run:
-        print_json({"contract": ref, "command": program}) if as_json else click.echo(" ".join(program))
+        print_json({"contract": ref, "command": program}) if as_json else print_text(" ".join(program))
         return 0
     code = run_program(program)
     if code and as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import log, print_json
+from scheduler.cli.output import log, print_json, print_screen
 from scheduler.lab import open_workspace
 
 
@@ -23,14 +23,13 @@ def command(out: Path | None, tag: str | None, as_json: bool) -> None:
     """
     from scheduler.report.page import write_report
     from scheduler.screens.tables import summary_screen
-    from scheduler.screens.terminal import paint
 
     with open_workspace(tag) as space:
         report = write_report(space, out or space.paths.report)
     if as_json:
         print_json(report.to_json())
         return
-    paint(summary_screen(report.summary))
+    print_screen(summary_screen(report.summary))
     log("")
     for path in (report.index_html, report.progress_png, report.timeline_png, report.results_tsv):
         log(f"wrote {os.path.relpath(path)}")

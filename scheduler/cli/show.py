@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_screen
 from scheduler.domain.run import Run
 from scheduler.lab import find, open_workspace
 from scheduler.views.candidate import candidate_view
@@ -26,6 +26,5 @@ def command(ref: str, tag: str | None, as_json: bool) -> None:
         print_json(view.to_json())
     else:
         from scheduler.screens.details import candidate_screen, run_screen
-        from scheduler.screens.terminal import paint
 
-        paint(run_screen(view) if isinstance(view, RunView) else candidate_screen(view))
+        print_screen(run_screen(view) if isinstance(view, RunView) else candidate_screen(view))

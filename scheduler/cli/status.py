@@ -7,7 +7,7 @@ import time
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import print_json
+from scheduler.cli.output import print_json, print_screen
 from scheduler.lab import open_workspace, read_live
 from scheduler.views.facts import LabFacts
 from scheduler.views.status import read_status
@@ -24,6 +24,5 @@ def command(tag: str | None, as_json: bool) -> None:
         print_json(view.to_json())
     else:
         from scheduler.screens.tables import status_screen
-        from scheduler.screens.terminal import paint
 
-        paint(status_screen(view))
+        print_screen(status_screen(view))

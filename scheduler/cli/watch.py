@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import log, print_json
+from scheduler.cli.output import log, print_json, print_screen
 from scheduler.domain.errors import UsageProblem
 from scheduler.lab import open_workspace
 from scheduler.views.status import Watcher
@@ -33,16 +32,16 @@ def command(once: bool, tag: str | None, as_json: bool) -> None:
         if as_json:
             print_json(watcher.look(time.time()).to_json())
         else:
-            _draw(watcher, once or not sys.stdout.isatty())
+            _draw(watcher, once)
 
 
 def _draw(watcher: Watcher, once: bool) -> None:
     """Once, or until Ctrl-C, with the terminal left as it was."""
-    from scheduler.screens.terminal import paint, redrawing, terminal_size
+    from scheduler.screens.terminal import on_terminal, redrawing, terminal_size
     from scheduler.screens.watch import watch_frame
 
-    if once:
-        paint([watch_frame(watcher.look(time.time()), *terminal_size(LINES))])
+    if once or not on_terminal():
+        print_screen([watch_frame(watcher.look(time.time()), *terminal_size(LINES))])
         return
     try:
         with redrawing() as draw:

@@ -1,4 +1,5 @@
-"""Text as a reader may see it: no control characters, cut to a length; probabilities never rounded up; ids in order.
+"""Text as a reader may see it: no control characters, cut to a length, spelt plainly where an encoding lacks a sign;
+probabilities never rounded up; ids in order.
 
 Names, titles and logs come from candidates, so they are data: whatever could move a cursor, recolour a terminal or
 turn the direction of writing is taken out. Not covered: other numbers and times.
@@ -14,6 +15,11 @@ from decimal import ROUND_FLOOR, Decimal
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -~]?", re.DOTALL)
 # Control, format (bidirectional overrides among them), surrogate, private and separator characters.
 NO_QUOTES = str.maketrans("`“”", "'''")  # what could end a quotation
+PLAIN = str.maketrans({
+    "−": "-", "–": "-", "±": "+/-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "←": "<-", "▶": ">", "·": ".",
+    "…": "...", "“": '"', "”": '"', "²": "^2", "°": "", "σ": "sigma", "Φ": "Phi", "√": "sqrt", "\u0302": "",
+    "─": "-", "━": "=", "│": "|", "┃": "|", "┓": "+", "├": "|", "┤": "|", "┊": ":", "█": "#", "●": "o",
+})  # fmt: skip
 _CONTROL = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
@@ -33,6 +39,30 @@ def one_line(text: str) -> str:
 def candidates_words(text: str, longest: int = 400) -> str:
     """Text that a candidate or its author wrote, marked as that: on one line, in “quotes” that it cannot end."""
     return f"the candidate's words: “{shorten(one_line(text).translate(NO_QUOTES), longest)}”"
+
+
+def plain(text: str) -> str:
+    """The text in ASCII: signs in plain spellings, letters without their marks, else as \\u and their number."""
+    letters = unicodedata.normalize("NFKD", text.translate(PLAIN))
+    bare = "".join(c for c in letters if not unicodedata.combining(c))
+    return bare.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def spelt(text: str, encoding: str) -> str:
+    """The text with whatever the encoding lacks spelt plainly; the rest as it is."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(c if _is_in(c, encoding) else plain(c) for c in text)
+    return text
+
+
+def _is_in(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flat(text: str) -> str:

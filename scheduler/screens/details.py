@@ -23,7 +23,7 @@ DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def run_screen(run: RunView) -> Iterator[Renderable]:
-    rows: list[tuple[str, Renderable]] = [
+    rows: list[tuple[str, Text | str]] = [
         ("run", f"{run.run}   {run.kind} run of {run.candidate} {run.name}   seed {run.seed}"),
         ("state", f"{run.state} since {run.since}" + (f" on {run.slot}" if run.slot else "")),
         *_lab_sandbox(run.sandbox),
@@ -72,7 +72,7 @@ def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     yield from _diff(view.diff)
 
 
-def _lab_sandbox(level: str) -> list[tuple[str, Renderable]]:
+def _lab_sandbox(level: str) -> list[tuple[str, Text | str]]:
     return [] if level == "full" else [("lab", f"sandbox: {level}")]
 
 
@@ -97,7 +97,7 @@ def _idea(view: CandidateView) -> Iterator[tuple[str, str]]:
         yield "hypothesis", candidates_words(view.hypothesis)
 
 
-def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
+def _figures(figures: Measurements) -> list[tuple[str, Text | str]]:
     phases = "  ".join(f"{one_line(name)} {text.seconds(value)}" for name, value in figures.phases_s)
     phases += f"   (compile cache {figures.compile_cache})" if figures.compile_cache else ""
     speed = f", {figures.tokens_per_s:,.0f} tokens/s" if figures.tokens_per_s else ""
@@ -125,7 +125,7 @@ def _figures(figures: Measurements) -> list[tuple[str, Renderable]]:
     ]
 
 
-def _machine(figures: Measurements) -> Iterator[tuple[str, Renderable]]:
+def _machine(figures: Measurements) -> Iterator[tuple[str, Text | str]]:
     if said := text.machine_text(figures.machine):
         yield "machine", said
 

@@ -11,12 +11,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderResult, RichCast
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from scheduler.domain.text import spelt
 
 Renderable = ConsoleRenderable | RichCast | str
 Frame = Callable[[int, int], Renderable]  # columns and lines -> what to draw
@@ -34,12 +37,17 @@ STYLES = {
 }
 
 
-def paint(renderables: Iterable[Renderable]) -> None:
-    """Print on stdout. What its encoding lacks is replaced rather than an error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH
-    _paint(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False), renderables)
+def paint(renderables: Iterable[Renderable], stream: TextIO) -> None:
+    """Print on a stream; into a pipe or a file without blanks at the ends of lines."""
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH
+    console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    if stream.isatty():
+        _paint(console, renderables)
+        return
+    with console.capture() as captured:
+        _paint(console, renderables)
+    stream.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    stream.flush()
 
 
 def painted(renderables: Iterable[Renderable], width: int = 80) -> str:
@@ -52,13 +60,20 @@ def painted(renderables: Iterable[Renderable], width: int = 80) -> str:
 
 def _paint(console: Console, renderables: Iterable[Renderable]) -> None:
     for renderable in renderables:
+        if isinstance(renderable, str | Text):
+            renderable = _spelt(renderable, console.encoding)
         verbatim = isinstance(renderable, Text) and renderable.no_wrap is True
         console.print(renderable, soft_wrap=verbatim)
 
 
+def on_terminal() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
 def terminal_size(lines: int) -> tuple[int, int]:
     """Columns and lines of stdout; `lines` where it is no terminal and LINES says nothing."""
-    width = PIPED_WIDTH if not sys.stdout.isatty() else 80
+    width = 80 if on_terminal() else PIPED_WIDTH
     size = shutil.get_terminal_size((width, lines))
     return size.columns, size.lines
 
@@ -73,6 +88,15 @@ def redrawing() -> Iterator[Callable[[Frame], None]]:
         yield lambda frame: live.update(frame(*console.size), refresh=True)
 
 
+def _spelt(text: str | Text, encoding: str) -> Text:
+    """As it can be printed, before places are counted: a plain spelling may be longer than the sign."""
+    line = Text(text) if isinstance(text, str) else text
+    plainly = spelt(line.plain, encoding)
+    if plainly == line.plain:
+        return line
+    return Text(plainly, style=line.style, no_wrap=line.no_wrap)
+
+
 class Columns:
     """A table without lines. Only the flexible column gives way when the terminal is narrow: it ends in …"""
 
@@ -84,7 +108,8 @@ class Columns:
         self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [max([cell_len(head), *(row[i].cell_len for row in self._rows)]) for i, head in enumerate(self._heads)]
+        rows = [[_spelt(cell, options.encoding) for cell in row] for row in self._rows]
+        widths = [max([cell_len(head), *(row[i].cell_len for row in rows)]) for i, head in enumerate(self._heads)]
         if self._flexible:  # rich's own shrinking takes from every column that may wrap
             place = self._heads.index(self._flexible)
             over = sum(widths) + len(widths) - 1 - options.max_width
@@ -93,24 +118,39 @@ class Columns:
         for head, width in zip(self._heads, widths, strict=True):
             justify: JustifyMethod = "right" if head in self._right else "left"
             table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
-        for row in self._rows:
+        for row in rows:
             table.add_row(*row)
         yield table
 
 
-def indented(text: str) -> Padding:
+class Spelt:
+    """Something made of texts, laid out once the encoding they are printed in is known."""
+
+    def __init__(self, lay_out: Callable[[Callable[[str | Text], Text]], ConsoleRenderable]) -> None:
+        self._lay_out = lay_out
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._lay_out(lambda text: _spelt(text, options.encoding))
+
+
+def indented(text: str) -> Spelt:
     """A sentence that goes on below its own beginning."""
-    return Padding(Text(text), (0, 0, 0, 2))
+    return Spelt(lambda spell: Padding(spell(text), (0, 0, 0, 2)))
 
 
-def pairs(rows: Iterable[tuple[str, Renderable | str]]) -> Table:
+def pairs(rows: Iterable[tuple[str, Text | str]]) -> Spelt:
     """Names on the left, what they are on the right, wrapped below itself."""
-    table = Table(box=None, pad_edge=False, show_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
-    return table
+    shown = list(rows)
+
+    def lay_out(spell: Callable[[str | Text], Text]) -> Table:
+        table = Table(box=None, pad_edge=False, show_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(overflow="fold")
+        for name, value in shown:
+            table.add_row(name, spell(value))
+        return table
+
+    return Spelt(lay_out)
 
 
 def verbatim(line: str, style: str = "") -> Text:
