@@ -18,12 +18,12 @@ from scheduler.domain.decision import Effect, Noise
 from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.search import Proposal, ProposalState
-from scheduler.domain.text import NO_QUOTES, one_line, probability, shorten
+from scheduler.domain.text import NO_QUOTES, count, one_line, probability, shorten, signed
 from scheduler.lab import contract_of
 from scheduler.ledger import Ledger
 from scheduler.policy.constants import read_constants
 from scheduler.policy.drift import mean_error
-from scheduler.policy.explain import THEMES, signed, suggested_theme
+from scheduler.policy.explain import THEMES, suggested_theme
 from scheduler.policy.source_notes import read_notes
 from scheduler.policy.stats import effect_of
 from scheduler.views.candidates import MergeRow, merge_rows, undecided_state
@@ -157,7 +157,7 @@ def baseline_lines(facts: BriefFacts) -> list[str]:
     base = board.baseline
     score = "not measured yet"
     if base.n:
-        score = f"val_bpb {base.mean:.4f} ± {mean_error(base, noise):.4f} ({_runs(base.n)})"
+        score = f"val_bpb {base.mean:.4f} ± {mean_error(base, noise):.4f} ({count(base.n, 'run')})"
     notes = "; ".join(facts.source_notes[:MOST_NOTES])
     constants = ", ".join(f"{name}={value}" for name, value in facts.constants)
     wrapped = [f"  {line}" for line in textwrap.wrap(constants, CONSTANTS_WIDTH)][:MOST_CONSTANT_LINES]
@@ -268,12 +268,8 @@ def _named(candidate: Candidate, longest: int = LONGEST_QUOTE) -> str:
     return f"{candidate.id} {quote(candidate.title or candidate.name, longest)}"
 
 
-def _runs(count: int) -> str:
-    return f"{count} run{'s' if count > 1 else ''}"
-
-
 def _describe_gain(effect: Effect) -> str:
-    measured = f"{signed(effect.diff)} ± {effect.se:.4f} ({_runs(effect.n_candidate)} vs {effect.n_base})"
+    measured = f"{signed(effect.diff)} ± {effect.se:.4f} ({count(effect.n_candidate, 'run')} vs {effect.n_base})"
     return f"{measured}, expect about {signed(effect.shrunken)}"
 
 

@@ -15,6 +15,7 @@ from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, 
 from scheduler.domain.decision import MeasureBaseline, Retry
 from scheduler.domain.errors import CandidateRejected, GitProblem, UsageProblem
 from scheduler.domain.run import RunKind
+from scheduler.domain.text import count
 from scheduler.lab import Workspace
 from scheduler.policy.source import TITLE_CHARACTERS, TRAIN_PY, check_changed_paths, free_name, read_source
 from scheduler.queue.runtime import SUBMIT_LOCK_S, exclusive
@@ -218,7 +219,7 @@ def describe_outcome(space: Workspace, candidate: Candidate) -> str:
     standing = space.ledger.board(space.tag).of(candidate.id)
     word = _OUTCOMES.get(standing.state, standing.state.value)
     if standing.n:
-        return f"{word}, val_bpb {standing.mean:.4f} over {standing.n} run{'s' if standing.n > 1 else ''}"
+        return f"{word}, val_bpb {standing.mean:.4f} over {count(standing.n, 'run')}"
     return f"{word}: {standing.failure}" if standing.failure else word
 
 

@@ -10,6 +10,7 @@ from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text, typable
 from scheduler.doctor import run_checks
 from scheduler.doctor.checks import Grade
+from scheduler.domain.text import count
 from scheduler.queue.progress import tidy
 from scheduler.queue.runtime import PoolOptions
 
@@ -40,5 +41,5 @@ def command(
             for one in results
         ]})  # fmt: skip
     else:
-        log("all is well" if not problems else f"{problems} problem{'s' if problems > 1 else ''} to solve first")
+        log("all is well" if not problems else f"{count(problems, 'problem')} to solve first")
     return 1 if problems else 0

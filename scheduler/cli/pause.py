@@ -6,6 +6,7 @@ import click
 
 from scheduler.cli import options
 from scheduler.cli.output import print_json, print_text
+from scheduler.domain.text import count
 from scheduler.lab import is_paused, open_workspace
 
 
@@ -23,6 +24,6 @@ def command(reason: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
             space.ledger.labs.pause(space.tag, reason or "by hand")
         running = len(space.ledger.runs.running(space.tag))
     done = "is paused already" if already else "would be paused" if dry_run else "is paused"
-    text = f"lab {space.tag} {done}; {running} run{'s' if running != 1 else ''} going on. Go on with: arsched resume"
+    text = f"lab {space.tag} {done}; {count(running, 'run')} going on. Go on with: arsched resume"
     value = {"tag": space.tag, "paused": not dry_run or already, "already": already, "running": running}
     print_json(value | {"dry_run": dry_run}) if as_json else print_text(text)

@@ -15,7 +15,7 @@ from scheduler.cli.submit import EXIT_CODES, author
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import LabProblem, UsageProblem
 from scheduler.domain.search import SearchSettings
-from scheduler.domain.text import clean
+from scheduler.domain.text import clean, count
 from scheduler.lab import Workspace, choose_contract, open_workspace
 from scheduler.proposers.agent import PRESETS as AGENTS
 from scheduler.queue.progress import open_screen
@@ -152,14 +152,18 @@ def _run(space: Workspace, settings: SearchSettings | None, means: Runtime) -> S
         "search": view.to_json() if view else None,
     }
     idle = ending.ending is StopReason.PAUSED and ending.number is None  # what the last search did is not asked for
-    return SearchOutcome(code, value, tuple(_lines(view, utilisation)) if view and not idle else (), hint)
+    return SearchOutcome(
+        code, value, tuple(_lines(view, utilisation, ending.ending)) if view and not idle else (), hint
+    )
 
 
-def _lines(view: SearchView, utilisation: float) -> list[str]:
+def _lines(view: SearchView, utilisation: float, ending: StopReason) -> list[str]:
     spent = view.spent
+    state = view.state if ending is StopReason.DONE else f"{ending.value}, not over"
     lines = [
-        f"search {view.number} {view.state}{f': {clean(view.reason)}' if view.reason else ''}",
-        f"spent        {spent.hours:.2f} hours, {spent.runs} runs, {spent.ideas} ideas, {view.unions} unions and ports",
+        f"search {view.number} {state}{f': {clean(view.reason)}' if view.reason else ''}",
+        f"spent        {spent.hours:.2f} hours, {count(spent.runs, 'run')}, {count(spent.ideas, 'idea')}, "
+        f"{count(view.unions, 'union or port', 'unions and ports')}",
         f"slots        {utilisation:.1%} busy",
         f"promotions   {view.promotions}",
     ]

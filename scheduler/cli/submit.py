@@ -17,7 +17,7 @@ from scheduler.cli import options
 from scheduler.cli.output import ANSWER_IS_NO, FAILED, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import UsageProblem
-from scheduler.domain.text import one_line
+from scheduler.domain.text import count, one_line
 from scheduler.lab import Workspace, open_workspace
 from scheduler.queue.progress import open_screen, tidy
 from scheduler.queue.runner import run_queue
@@ -121,7 +121,7 @@ def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: st
         reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), settled)
     if reason is StopReason.INTERRUPTED:
         waiting = len(space.ledger.runs.queued(space.tag))
-        log(f"stopped; {waiting} run{'s' if waiting != 1 else ''} queued, nothing is lost. Go on with: arsched submit")
+        log(f"stopped; {count(waiting, 'run')} queued, nothing is lost. Go on with: arsched submit")
     elif reason is StopReason.PAUSED:
         log("paused: nothing new begins. Go on with: arsched resume, then: arsched submit")
     return EXIT_CODES[reason]

@@ -19,6 +19,7 @@ from typing import Any
 from harness.files import home_folder
 from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.slot import Slot
+from scheduler.domain.text import count
 from scheduler.git import Repo, git_version
 from scheduler.lab import ContractChoice, choose_contract, contract_of, open_workspace
 from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
@@ -245,7 +246,7 @@ def check_cluster_file(folder: Path) -> Iterator[CheckResult]:
 def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> CheckResult:
     """Against the folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; else nothing."""
     nodes = {slot.node for slot in slots}
-    found = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {len(slots)} slots"
+    found = f"{count(len(nodes), 'node')} with {count(len(slots), 'slot')}"
     paths = [path for path in (folder / CLUSTER_FILE, (home_folder() or folder) / BOOTSTRAP_FILE) if path.is_file()]
     try:
         config = next((config for config in map(read_cluster_config, paths) if not config.is_example), None)

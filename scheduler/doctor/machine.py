@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from scheduler.doctor.checks import CheckResult, from_error, note, ok
 from scheduler.domain.errors import ArschedError
+from scheduler.domain.text import count
 from scheduler.lab import ContractChoice
 from scheduler.node.harness_client import ask_work_clock
 
@@ -40,7 +41,7 @@ def read_ticks(path: Path = Path("/proc/stat")) -> Ticks | None:
 def check_load(before: Ticks | None, now: Ticks | None, load: float, cores: int) -> CheckResult:
     """`before` and `now`: the time between them is what steal is a share of."""
     busy = load > BUSY_LOAD * cores
-    said = f"load {load:.1f} on {cores} core{'s' if cores > 1 else ''}"
+    said = f"load {load:.1f} on {count(cores, 'core')}"
     if before and now and now.total > before.total:
         steal = (now.stolen - before.stolen) / (now.total - before.total)
         said, busy = f"{said}, steal {100 * steal:.0f} %", busy or steal > MUCH_STEAL

@@ -80,6 +80,17 @@ def tail(text: str, characters: int) -> str:
     return text if len(text) <= characters else "…" + text[-(characters - 1) :]
 
 
+def count(number: int, noun: str, many: str = "") -> str:
+    """`1 run`, `3 runs`; `many` where the plural is another word."""
+    return f"{number} {noun}" if number == 1 else f"{number} {many or noun + 's'}"
+
+
+def signed(bpb: float, places: int = 4) -> str:
+    """`−0.0130`, `+0.0001`; never a signed zero."""
+    text = f"{bpb:+.{places}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
+
+
 def probability(p: float, places: int = 2) -> str:
     """P cut, never rounded up: 0.979 must not read as the 0.98 that promotes, nor 0.999 as certainty."""
     return f"{Decimal(repr(float(p))).quantize(Decimal(1).scaleb(-places), ROUND_FLOOR):f}"

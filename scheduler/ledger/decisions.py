@@ -32,6 +32,7 @@ from scheduler.domain.decision import (
 from scheduler.domain.errors import CandidateRejected, LedgerProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Queued, RunKind
+from scheduler.domain.text import signed
 from scheduler.ledger.candidates import Candidates
 from scheduler.ledger.db import Database
 from scheduler.ledger.rows import candidate_id, decode, encode, from_row, number_of
@@ -200,13 +201,12 @@ class Decisions:
         if known is not None:
             raise LedgerProblem(f"the merged program is {known.id} by now", _LATE)
         names = " + ".join(part.name for part in parts)
-        predicted = f"{decision.predicted:+.4f}".replace("-", "−")
         source = Source(made.train_py, made.train_sha256, made.fingerprint, made.code_lines)
         new = NewCandidate(
             *(source, made.name, made.commit, decision.base_id, made.title, AUTHOR, RunKind.UNION),
             state=CandidateState.CONTENDER,
             origin=Origin.UNION if len(made.merged) > 1 else Origin.PORT,
-            hypothesis=f"{names}: effects add up to {predicted} bpb",
+            hypothesis=f"{names}: effects add up to {signed(decision.predicted)} bpb",
         )
         try:
             return self._candidates.add(tag, new)

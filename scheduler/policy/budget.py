@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from scheduler.domain.search import SearchBudget
+from scheduler.domain.text import count
 
 HOUR_S = 3600.0
 TARGET_RUNS = 2  # runs of a baseline before its mean can end a search
@@ -52,9 +53,9 @@ def why_over(spent: Spent, budget: SearchBudget, ideas_per_round: int, claim_s: 
         return f"{hours}, the rest is the claim's" if spent.active_s < budget.hours * HOUR_S else hours
     begun, wanted = spent.runs + spent.running, ideas_wanted(budget, ideas_per_round)
     if budget.runs is not None and begun >= budget.runs:
-        return f"{begun} of {budget.runs} runs are spent"
+        return f"{begun} of {count(budget.runs, 'run')} {'is' if budget.runs == 1 else 'are'} spent"
     if wanted is not None and spent.ideas >= wanted and not spent.undecided:
-        return f"{spent.ideas} of {wanted} ideas are decided"
+        return f"{spent.ideas} of {count(wanted, 'idea')} {'is' if wanted == 1 else 'are'} decided"
     return None
 
 

@@ -20,7 +20,7 @@ from scheduler.domain.decision import (
     Rule,
     Shelve,
 )
-from scheduler.domain.text import one_line, probability
+from scheduler.domain.text import count, one_line, probability, signed
 
 CLEAR = 2.0  # standard errors; less is called noise
 SAME_SPEED = {"wall": 0.03, "cpu": 0.15, "work": 0.15}  # by the contract's clock: runs of one program differ by less
@@ -68,7 +68,7 @@ def explain_decision(decision: Decision, name: str) -> str:
 
 def describe_effect(effect: Effect) -> str:
     """`−0.0130 ± 0.0050 (2 runs vs 3)  P(better)=0.99`"""
-    runs = f"{effect.n_candidate} run{'' if effect.n_candidate == 1 else 's'} vs {effect.n_base}"
+    runs = f"{count(effect.n_candidate, 'run')} vs {effect.n_base}"
     return f"{signed(effect.diff)} ± {effect.se:.4f} ({runs})  P(better)={probability(effect.p_better)}"
 
 
@@ -84,12 +84,6 @@ def describe_claim(claim: Claim) -> str:
 def describe_undecided(below_bpb: float) -> str:
     """`load moves scores by 0.0300 here: results under 0.0600 are not decided`, of stats.undecided_below(…)."""
     return f"load moves scores by {below_bpb / 2:.4f} here: results under {below_bpb:.4f} are not decided"
-
-
-def signed(bpb: float) -> str:
-    """`−0.0130`, `+0.0001`; never a signed zero."""
-    text = f"{bpb:+.4f}"
-    return "0.0000" if text.strip("+-") == "0.0000" else text.replace("-", "−")
 
 
 def why_dead(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
-from scheduler.domain.text import probability
+from scheduler.domain.text import count, probability
 from scheduler.policy.controls import explain_unlike, is_drifting, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
@@ -93,7 +93,7 @@ def _simplicity(
     p = p_not_worse(effect, gates.simpler_margin * effect.sigma)
     about = (candidate.candidate_id, base.candidate_id, effect)
     reason = f"simpler by {lines} line{'s' if lines > 1 else ''}, P(not worse) {probability(p, 3)}"
-    reason += f" after {candidate.n} run{'s' if candidate.n > 1 else ''}"
+    reason += f" after {count(candidate.n, 'run')}"
     bar = _promotion_bar(candidate.n, noise, gates)
     if candidate.n > 1 and p >= bar:
         return Promote(*about, f"{reason} ≥ {bar:.2f}", Rule.SIMPLICITY)
@@ -147,5 +147,5 @@ def _p(effect: Effect) -> str:
 
 
 def _runs(candidate: CandidateStats) -> str:
-    runs = f"{candidate.n} run{'s' if candidate.n > 1 else ''}"
+    runs = f"{count(candidate.n, 'run')}"
     return f"{runs} and {candidate.failed_runs} failed" if candidate.failed_runs else runs

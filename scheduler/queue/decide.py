@@ -14,6 +14,7 @@ from scheduler.domain.candidate import Candidate, Source
 from scheduler.domain.decision import Assembled, Combine, Decision, MeasureBaseline, Promote
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, LedgerProblem
 from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.text import count
 from scheduler.lab import Workspace
 from scheduler.policy.decide import baseline_is_hopeless, decide
 from scheduler.policy.explain import explain_decision
@@ -140,7 +141,9 @@ def keep_refs(space: Workspace) -> None:
 def _due(board: LabSnapshot) -> Decision | None:
     if baseline_is_hopeless(board):
         base = board.baseline
-        message = f"the baseline {base.candidate_id} has no score after {base.failed_runs} runs: {base.failure}"
+        message = (
+            f"the baseline {base.candidate_id} has no score after {count(base.failed_runs, 'run')}: {base.failure}"
+        )
         raise LabProblem(message, f"see `arsched logs {base.candidate_id}`; mend train.py and init another tag")
     return decide(board)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot
+from scheduler.domain.text import count
 from scheduler.lab import Live, Workspace, is_paused, show_runs, write_live
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import lab_noise, undecided_below
@@ -173,5 +174,5 @@ class Loop:
         if self._interrupt.stopping:
             self._screen.say("stopping what runs; it goes back to the queue")
         else:
-            what = f"{running} run{'s' if running != 1 else ''}"
-            self._screen.say(f"finishing {what}, placing no more; Ctrl-C again stops them and queues them again")
+            what = count(running, "run")
+            self._screen.say(f"finishing {what}, placing no more; Ctrl-C now stops them and queues them again")

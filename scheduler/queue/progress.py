@@ -128,7 +128,7 @@ def slots_line(live: Live) -> str:
 
 def slots_table(live: Live) -> Group:
     """One row for every slot, and what waits below them."""
-    ending = ", finishing what runs; Ctrl-C again stops it now" if live.stopping else ""
+    ending = ", finishing what runs; Ctrl-C stops it now" if live.stopping else ""
     note = f", {tidy(live.note)}" if live.note else ""
     return Group(*slots_screen(live.slots), Text(f"{live.queued} queued{note}{ending}"))
 

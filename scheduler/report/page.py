@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scheduler.domain.text import clean, one_line, shorten
+from scheduler.domain.text import clean, count, one_line, shorten
 from scheduler.lab import Workspace, write_whole
 from scheduler.policy.explain import describe_undecided
 from scheduler.report.plots import render_progress
@@ -83,7 +83,7 @@ def render_page(data: ReportData, progress_png: bytes, timeline_png: bytes) -> s
         "signed": lambda value: text.effect(value, 0.0, places).partition(" ")[0],
         "p": text.probability,
         "seconds": text.seconds,
-        "count": text.count,
+        "count": count,
         "hours": text.hours,
         "share": text.share,
         "utc": utc,

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.domain.text import shorten
-from scheduler.screens import text
+from scheduler.domain.text import count, shorten
 from scheduler.views.candidates import CandidatePoint, History, Step
 from scheduler.views.facts import describe_noise
 
@@ -364,8 +363,8 @@ def note_nothing(axes: Any) -> None:
 
 def _counts(history: History) -> str:
     counts = (
-        text.count(max(0, len(history.candidates) - 1), "candidate"),
-        text.count(len(history.runs), "run"),
-        text.count(max(0, len(history.baselines) - 1), "promotion"),
+        count(max(0, len(history.candidates) - 1), "candidate"),
+        count(len(history.runs), "run"),
+        count(max(0, len(history.baselines) - 1), "promotion"),
     )
     return "  ·  ".join(counts)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.domain.text import count
 from scheduler.report.plots import (
     BLUE,
     GREEN,
@@ -27,7 +28,6 @@ from scheduler.report.plots import (
     settle,
     to_png,
 )
-from scheduler.screens import text
 from scheduler.views.report import Bar, Timeline
 
 KINDS = {
@@ -59,7 +59,7 @@ def render_timeline(timeline: Timeline, contract: str) -> bytes:
         axes.set_xlabel("")  # the strip has it
         _draw_paces(strip, timeline, paces)
     runs = len({bar.run for bar in timeline.bars})
-    set_title(axes, timeline.tag, contract, f"{text.count(runs, 'run')}  ·  {text.count(len(timeline.slots), 'slot')}")
+    set_title(axes, timeline.tag, contract, f"{count(runs, 'run')}  ·  {count(len(timeline.slots), 'slot')}")
     if not timeline.bars:
         note_nothing(axes)
     settle(figure)

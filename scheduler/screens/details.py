@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scheduler.domain.decision import Combine
 from scheduler.domain.run import Measurements
-from scheduler.domain.text import candidates_words, flat, one_line
+from scheduler.domain.text import candidates_words, count, flat, one_line
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.views import utc
@@ -45,7 +45,7 @@ def run_screen(run: RunView) -> Iterator[Renderable]:
 
 def candidate_screen(view: CandidateView) -> Iterator[Renderable]:
     row = view.standing
-    score = f"{text.bpb(row.val_bpb, row.val_bpb_se)} ({text.count(row.runs, 'run')})" if row.runs else "none"
+    score = f"{text.bpb(row.val_bpb, row.val_bpb_se)} ({count(row.runs, 'run')})" if row.runs else "none"
     yield pairs(
         [
             ("candidate", f"{row.candidate} {row.name}"),
@@ -131,7 +131,8 @@ def _machine(figures: Measurements) -> Iterator[tuple[str, Text | str]]:
 
 
 def _attempts(run: RunView) -> Iterator[Renderable]:
-    table = Columns("attempt", "slot", "started", "ended", "outcome", right=("attempt",), flexible="outcome")
+    table = Columns("attempt", "slot", "started", "ended", "outcome", right=("attempt",), flexible="outcome",
+                    drop=("ended", "started"))  # fmt: skip
     for attempt in run.attempts:
         ended = text.UNKNOWN if attempt.ended_at is None else utc(attempt.ended_at)
         outcome = one_line(attempt.outcome) or "running"
@@ -141,7 +142,8 @@ def _attempts(run: RunView) -> Iterator[Renderable]:
 
 def _runs(view: CandidateView) -> Renderable:
     table = Columns("run", "kind", "seed", "slot", "val_bpb", "steps", "memory", "status",
-                    right=("seed", "val_bpb", "steps", "memory"), flexible="status")  # fmt: skip
+                    right=("seed", "val_bpb", "steps", "memory"), flexible="status",
+                    drop=("memory", "seed", "steps", "kind", "slot"))  # fmt: skip
     for run in view.runs:
         memory = run.figures.peak_memory_mb if run.figures else None
         table.add(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from scheduler.domain.decision import Claim
-from scheduler.domain.text import shorten
+from scheduler.domain.text import count, shorten
 from scheduler.lab import LiveSlot
 from scheduler.policy.explain import describe_undecided
 from scheduler.screens import text
@@ -21,13 +21,21 @@ from scheduler.views.status import Status
 
 SHOWN_QUEUE = 10  # runs
 SHOWN_NAME = 28  # characters
+LEGEND = (
+    "effect ± error on the baseline it was made from (negative is better), P that it is truly better. "
+    "Decided against the baseline of its time: arsched explain ID"
+)
+WEIGHED = (
+    "An effect weighs runs near in time, on one slot or with one seed more: it is not the plain difference "
+    "of the means."
+)
 
 
 def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderable]:
     """`hidden`: how many candidates more there are."""
     sd_bpb = board.noise_sd_bpb
     noise = f"noise {describe_noise(sd_bpb, board.noise_parts)}" if sd_bpb is not None else "noise unknown"
-    yield f"lab {board.tag}   contract {board.contract}   {noise} ({text.count(board.noise_repeats, 'repeat')})"
+    yield f"lab {board.tag}   contract {board.contract}   {noise} ({count(board.noise_repeats, 'repeat')})"
     yield ""
     if not board.candidates:
         yield "no candidate yet"
@@ -36,6 +44,7 @@ def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderab
     table = Columns(
         "#", "id", "name", "val_bpb", "n", "effect on its base", "P", "status",
         right=("#", "val_bpb", "n", "effect on its base", "P"), flexible="name",
+        drop=("n", "P", "#", "status", "name", "val_bpb"),
     )  # fmt: skip
     for row in board.candidates:
         table.add(*_candidate_cells(row, places))
@@ -43,11 +52,9 @@ def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderab
     if hidden:
         yield f"and {hidden} more: --limit 0 shows all"
     yield ""
-    yield "effect ± error on the baseline it was made from (negative is better), P that it"
-    yield "is truly better. Decided against the baseline of its time: arsched explain ID"
+    yield LEGEND
     if board.noise_parts is not None:
-        yield "An effect weighs runs near in time, on one slot or with one seed more: it is not"
-        yield "the plain difference of the means."
+        yield WEIGHED
 
 
 def _candidate_cells(row: Row, places: int) -> tuple[str | Text, ...]:
@@ -73,7 +80,7 @@ def status_screen(status: Status) -> Iterator[Renderable]:
             *_undecided(status.undecided_below_bpb),
             ("queue", _queue(status)),
             ("running it", _runner(status)),
-            *search_rows(status.search, status.claim),
+            *search_rows(status.search, status.claim, run=status.runner is not None),
             *_ideas(status),
             ("used", text.efficiency_text(status.efficiency)),
         )
@@ -83,7 +90,7 @@ def status_screen(status: Status) -> Iterator[Renderable]:
         yield from slots_screen(status.slots)
     if status.queued:
         yield ""
-        table = Columns("waits", "kind", "candidate", "why", flexible="why")
+        table = Columns("waits", "kind", "candidate", "why", flexible=("why", "candidate"), drop=("kind",))
         for row in status.queued[:SHOWN_QUEUE]:
             table.add(row.run, row.kind, shorten(f"{row.candidate} {row.name}", SHOWN_NAME), row.why)
         yield table
@@ -98,7 +105,7 @@ def status_screen(status: Status) -> Iterator[Renderable]:
 def slots_screen(slots: Sequence[LiveSlot]) -> Iterator[Renderable]:
     """One row for every slot, and below them what is wrong with which."""
     table = Columns("slot", "run", "candidate", "phase", "progress", "step", "loss", right=("step", "loss"),
-                    flexible="candidate")  # fmt: skip
+                    flexible="candidate", drop=("step", "loss", "phase", "progress"))  # fmt: skip
     for slot in slots:
         said = text.slot_text(slot)
         free = Text("broken", "red") if said.problem else Text("free", "dim")
@@ -108,12 +115,14 @@ def slots_screen(slots: Sequence[LiveSlot]) -> Iterator[Renderable]:
     yield from (indented(f"{slot.slot}: {text.slot_text(slot).problem}") for slot in slots if slot.problem)
 
 
-def search_rows(search: SearchView | None, claim: Claim | None) -> Iterator[tuple[str, str]]:
-    """Nothing for a lab that was never searched."""
+def search_rows(search: SearchView | None, claim: Claim | None, *, run: bool) -> Iterator[tuple[str, str]]:
+    """Nothing for a lab that was never searched. `run`: a process runs the queue."""
     if search is not None:
+        not_run = "not over" if search.paused else text.NOT_RUN
+        state = search.state if run or search.state == "ended" else not_run
         reason = f": {search.reason}" if search.reason else ""
         paused = ", paused" if search.paused and search.state != "ended" else ""
-        yield "search", f"{search.number}, {search.state}{paused}{reason}"
+        yield "search", f"{search.number}, {state}{paused}{reason}"
         yield "spent", text.spent_text(search)
         for tally in search.proposers:
             yield "proposer", text.proposer_text(tally)
@@ -125,15 +134,17 @@ def _queue(status: Status) -> str:
     counts = [f"{status.queued_runs} queued", f"{status.running_runs} running", f"{status.finished_runs} finished"]
     if status.cancelled_runs:
         counts.append(f"{status.cancelled_runs} cancelled")
-    return f"{', '.join(counts)}; {text.count(status.undecided_candidates, 'candidate')} undecided"
+    return f"{', '.join(counts)}; {count(status.undecided_candidates, 'candidate')} undecided"
 
 
 def _runner(status: Status) -> str:
     if status.runner is not None:
         stopping = ", stopping: it places nothing new" if status.runner.stopping else ""
-        said = f"yes, process {status.runner.pid} on {text.count(len(status.slots), 'slot')}{stopping}"
+        said = f"yes, process {status.runner.pid} on {count(len(status.slots), 'slot')}{stopping}"
     elif status.queued_runs or status.running_runs or status.undecided_candidates:
-        said = "no: no process runs the queue; start it with `arsched submit`"
+        unfinished = status.search is not None and status.search.state != "ended"
+        verb = "search" if unfinished else "submit"
+        said = f"no: no process runs the queue; start it with `arsched {verb}`"
     else:
         said = "no, and nothing waits"
     return said + ("; paused: nothing new begins before `arsched resume`" if status.paused else "")
@@ -159,7 +170,7 @@ def summary_screen(view: Summary) -> Iterator[Renderable]:
             _gain(view),
             ("noise", text.noise_text(view.noise_sd_bpb, view.noise_parts, view.noise_repeats)),
             *_undecided(view.undecided_below_bpb),
-            *search_rows(view.search, None),
+            *search_rows(view.search, None, run=True),
             ("used", text.efficiency_text(view.efficiency)),
         ]
     )
@@ -172,7 +183,7 @@ def summary_screen(view: Summary) -> Iterator[Renderable]:
 
 def _slot_table(time: SlotTime) -> Renderable:
     figures = ("runs", "busy", "in budgets", "utilisation", "gap median", "gap max")
-    table = Columns("slot", *figures, right=figures, flexible="slot")
+    table = Columns("slot", *figures, right=figures, drop=("in budgets", "gap median", "gap max", "busy"))
     for use in time.slots:
         table.add(
             use.slot,
@@ -190,7 +201,7 @@ def _slot_rows(time: SlotTime) -> Iterator[tuple[str, str]]:
     """Wall time against what the slots could have done at best."""
     over = time.wall_s / time.ideal_s - 1 if time.ideal_s else 0.0
     yield "wall time", f"{text.seconds(time.wall_s)} while the queue was run, {100 * over:.1f} % more than the least"
-    slots = text.count(len(time.slots), "slot")
+    slots = count(len(time.slots), "slot")
     yield "least", f"{text.seconds(time.ideal_s)}: the sum of the runs, {text.seconds(time.busy_s)}, over {slots}"
     if time.gap_median_s is not None:
         gaps = f"median {text.seconds(time.gap_median_s)}, longest {text.seconds(time.gap_max_s)}"
@@ -208,12 +219,12 @@ def _candidates(view: Summary) -> str:
         "undecided": view.undecided,
     }
     said = ", ".join(f"{count} {word}" for word, count in parts.items() if count)
-    merged = f"; {text.count(view.merged, 'union or port', 'unions or ports')} among them" if view.merged else ""
+    merged = f"; {count(view.merged, 'union or port', 'unions or ports')} among them" if view.merged else ""
     return f"{view.candidates}" + (f": {said}" if said else "") + merged
 
 
 def _runs(view: Summary) -> str:
-    repeats = f", {text.count(view.repeat_runs, 'repeat')} among them" if view.repeat_runs else ""
+    repeats = f", {count(view.repeat_runs, 'repeat')} among them" if view.repeat_runs else ""
     claim = f", {view.claim_runs} for a claim" if view.claim_runs else ""
     return f"{view.runs}: {view.scored_runs} scored, {view.failed_runs} without a score{repeats}{claim}"
 

@@ -98,10 +98,16 @@ def _spelt(text: str | Text, encoding: str) -> Text:
 
 
 class Columns:
-    """A table without lines. Only the flexible column gives way when the terminal is narrow: it ends in …"""
+    """A table without lines. On a narrow terminal only flexible columns are cut, with …, down to their heads.
 
-    def __init__(self, *heads: str, right: Sequence[str] = (), flexible: str = "") -> None:
-        self._heads, self._right, self._flexible = heads, right, flexible
+    Then those in `drop` are left out, in that order, and a line below says which; what is still too wide is wrapped.
+    """
+
+    def __init__(
+        self, *heads: str, right: Sequence[str] = (), flexible: str | Sequence[str] = (), drop: Sequence[str] = ()
+    ) -> None:
+        self._heads, self._right, self._drop = heads, right, drop
+        self._flexible = (flexible,) if isinstance(flexible, str) else flexible
         self._rows: list[list[Text]] = []
 
     def add(self, *cells: str | Text) -> None:
@@ -109,18 +115,35 @@ class Columns:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = [[_spelt(cell, options.encoding) for cell in row] for row in self._rows]
-        widths = [max([cell_len(head), *(row[i].cell_len for row in rows)]) for i, head in enumerate(self._heads)]
-        if self._flexible:  # rich's own shrinking takes from every column that may wrap
-            place = self._heads.index(self._flexible)
-            over = sum(widths) + len(widths) - 1 - options.max_width
-            widths[place] = max(cell_len(self._flexible), widths[place] - max(0, over))
+        wanted = {head: max([cell_len(head), *(row[i].cell_len for row in rows)]) for i, head in enumerate(self._heads)}
+        widths = self._fitted(wanted, options.max_width)
         table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for head, width in zip(self._heads, widths, strict=True):
+        for head, width in widths.items():  # rich's own shrinking takes from every column
             justify: JustifyMethod = "right" if head in self._right else "left"
-            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+            cut = head in self._flexible
+            table.add_column(head, justify=justify, no_wrap=cut, overflow="ellipsis" if cut else "fold", width=width)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(cell for head, cell in zip(self._heads, row, strict=True) if head in widths))
         yield table
+        if left_out := [head for head in self._heads if head not in widths]:
+            yield Text(f"left out at this width: {', '.join(left_out)}", style="dim")
+
+    def _fitted(self, wanted: dict[str, int], most: int) -> dict[str, int]:
+        """Cells of the columns that are shown, by their heads."""
+        least = {head: cell_len(head) if head in self._flexible else width for head, width in wanted.items()}
+        for head in self._drop:
+            if _table_width(least) > most:
+                del least[head]
+        fitted = {head: wanted[head] for head in least}
+        for head in self._flexible:
+            if head in fitted:
+                over = max(0, _table_width(fitted) - most)
+                fitted[head] = max(least[head], fitted[head] - over)
+        return fitted
+
+
+def _table_width(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + len(widths) - 1
 
 
 class Spelt:

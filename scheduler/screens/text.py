@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from scheduler.domain import text
 from scheduler.domain.run import MachineReadings
-from scheduler.domain.text import one_line
+from scheduler.domain.text import count, one_line
 from scheduler.lab import LiveSlot
 from scheduler.queue.wait import Wait
 from scheduler.views.candidates import Row
@@ -20,6 +20,7 @@ from scheduler.views.search import ProposerTally, SearchView
 from scheduler.views.slots import Efficiency
 
 UNKNOWN = "–"
+NOT_RUN = "not over, go on with `arsched search`"  # a search that no process runs
 QUIET_SD_BPB = 0.002  # below this noise a fourth decimal is not enough
 BAR = 10  # cells
 SHOWN_WAITS = 3
@@ -47,7 +48,7 @@ def effect(diff: float | None, se: float | None, places: int = 4) -> str:
     """`−0.0630 ± 0.0072`, with its sign."""
     if diff is None or se is None:
         return UNKNOWN
-    return f"{diff:+.{places}f} ± {se:.{places}f}".replace("-", "−")
+    return f"{text.signed(diff, places)} ± {se:.{places}f}"
 
 
 def probability(p: float | None) -> str:
@@ -70,11 +71,6 @@ def seconds(value: float | None) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
-def count(number: int, noun: str, many: str = "") -> str:
-    """`1 run`, `3 runs`; `many` where the plural is another word."""
-    return f"{number} {noun}" if number == 1 else f"{number} {many or noun + 's'}"
 
 
 def hours(value: float) -> str:
@@ -177,18 +173,24 @@ def totals(search: SearchView) -> Iterator[tuple[str, str, float, float | None]]
     """What a search has spent: noun, amount in words, amount, limit (None: there is none)."""
     budget, spent = search.budget, search.spent
     ideas = budget.rounds * budget.ideas if budget.rounds is not None and budget.ideas is not None else None
-    yield "hours", hours(spent.hours), spent.hours, budget.hours
-    yield "runs", str(spent.runs), spent.runs, budget.runs
-    yield "ideas", str(spent.ideas), spent.ideas, ideas
+    yield "hour", hours(spent.hours), spent.hours, budget.hours
+    yield "run", str(spent.runs), spent.runs, budget.runs
+    yield "idea", str(spent.ideas), spent.ideas, ideas
 
 
 def spent_text(search: SearchView) -> str:
     """`3.20 of 8 hours, 61 of 80 runs, 40 ideas in round 5`"""
-    parts = [f"{amount}{'' if limit is None else f' of {limit:g}'} {noun}" for noun, amount, _, limit in totals(search)]
+    parts = [_of(amount, noun, limit) for noun, amount, _, limit in totals(search)]
     parts[-1] += f" in round {search.round}" if search.round else ""
     if search.budget.target_bpb is not None and search.spent.val_bpb is not None:
         parts.append(f"baseline at {search.spent.val_bpb:.4f}, target {search.budget.target_bpb:g} bpb")
     return ", ".join(parts)
+
+
+def _of(amount: str, noun: str, limit: float | None) -> str:
+    """`3 runs`, `0.25 of 1 hour`: the last number says which form the noun has."""
+    last = amount if limit is None else f"{limit:g}"
+    return f"{amount}{'' if limit is None else f' of {last}'} {noun}{'' if last == '1' else 's'}"
 
 
 def proposer_text(tally: ProposerTally) -> str:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 
 from rich.text import Text
 
+from scheduler.domain.text import count
 from scheduler.lab import LiveSlot
 from scheduler.policy.explain import describe_undecided
 from scheduler.screens import text
@@ -68,7 +69,7 @@ def _head(view: Watch, width: int) -> list[Text]:
     if seen.undecided_below_bpb is not None:
         lines.append(Text(describe_undecided(seen.undecided_below_bpb), style="yellow"))
     if seen.search is not None:
-        lines.append(_budget(seen.search))
+        lines.append(_budget(seen.search, seen.runner is not None or seen.search.state == "ended"))
     lines.append(Text(text.efficiency_text(seen.efficiency), style="dim"))
     return lines
 
@@ -92,12 +93,12 @@ def _total(view: Watch) -> Text:
     return Text.assemble("baseline ", (baseline, "bold green"), "  no claim yet")
 
 
-def _budget(search: SearchView) -> Text:
+def _budget(search: SearchView, running: bool) -> Text:
     """`search 1 running  hours ████······ 3.2/8  runs ██········ 10/40`"""
-    line = Text(f"search {search.number} {search.state}")
+    line = Text(f"search {search.number} {search.state if running else text.NOT_RUN}")
     for noun, amount, value, limit in text.totals(search):
         gauge = f"{text.bar(value / limit)} {amount}/{limit:g}" if limit else amount
-        line.append(f"  {noun} {gauge}")
+        line.append(f"  {noun}s {gauge}")
     if search.reason:
         line.append(f"  {search.reason}", style="dim")
     return line
@@ -133,7 +134,7 @@ def _queue(seen: Status, width: int) -> list[Text]:
     lines = [row([Text(", ".join(words)), Text(names, style="dim")], width)]
     if seen.ideas:
         ideas = ", ".join(f"{one.proposer} {one.id} {text.seconds(one.age_s)}" for one in seen.ideas)
-        lines.append(row([Text(f"{text.count(len(seen.ideas), 'idea')} being written:"), Text(ideas)], width))
+        lines.append(row([Text(f"{count(len(seen.ideas), 'idea')} being written:"), Text(ideas)], width))
     elif seen.note:
         lines.append(fit(seen.note, width))
     return lines

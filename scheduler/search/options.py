@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import Proposer, ProposerChoice, Search, SearchBudget, SearchSettings, SearchState
+from scheduler.domain.text import count
 from scheduler.lab import Workspace
 from scheduler.policy.budget import HOUR_S
 from scheduler.proposers.registry import UNION, ProposerSetup, check_name, make
@@ -172,12 +173,12 @@ def extended(old: SearchSettings, new: SearchSettings, gates: GateSettings) -> t
 
 def describe_budget(budget: SearchBudget) -> str:
     """Like "8 hours or 300 runs"."""
-    rounds = "" if budget.rounds is None else f"{budget.rounds} rounds"
+    rounds = "" if budget.rounds is None else count(budget.rounds, "round")
     if rounds and budget.ideas is not None:
-        rounds += f" of {budget.ideas} ideas"
+        rounds += f" of {count(budget.ideas, 'idea')}"
     parts = (
-        "" if budget.hours is None else f"{budget.hours:g} hours",
-        "" if budget.runs is None else f"{budget.runs} runs",
+        "" if budget.hours is None else f"{budget.hours:g} hour{'' if budget.hours == 1 else 's'}",
+        "" if budget.runs is None else count(budget.runs, "run"),
         rounds,
         "" if budget.target_bpb is None else f"{budget.target_bpb:g} bpb",
     )
@@ -185,10 +186,11 @@ def describe_budget(budget: SearchBudget) -> str:
 
 
 def describe_proposers(proposers: tuple[ProposerChoice, ...]) -> str:
-    """Like "agent 3 : tpe 1, and union"."""
+    """Like "agent (3 of 4), tpe (1 of 4) and union"."""
     weighed = [choice for choice in proposers if choice.name != UNION]
-    names = [f"{one.name} {one.weight:g}" if len(weighed) > 1 else one.name for one in weighed]
-    return ", and ".join(filter(None, (" : ".join(names), UNION if len(weighed) < len(proposers) else "")))
+    total = sum(one.weight for one in weighed)
+    names = [f"{one.name} ({one.weight:g} of {total:g})" if len(weighed) > 1 else one.name for one in weighed]
+    return " and ".join(filter(None, (", ".join(names), UNION if len(weighed) < len(proposers) else "")))
 
 
 def make_proposers(

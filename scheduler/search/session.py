@@ -18,6 +18,7 @@ from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Run
 from scheduler.domain.search import Proposer, Search, SearchSettings, SearchState
+from scheduler.domain.text import count
 from scheduler.lab import Workspace, is_paused, read_live
 from scheduler.policy.budget import ideas_per_round, ideas_wanted, why_over
 from scheduler.policy.explain import describe_claim
@@ -92,7 +93,7 @@ def run_search(
             proposers = {} if silent else make_proposers(space, plan.settings, slots, means.clock, screen.say)
         lost = space.ledger.proposals.lose_open(space.tag, PROCESS_ENDED)
         if lost:
-            screen.say(f"note: {lost} idea{'s' if lost != 1 else ''} of an earlier process never came back")
+            screen.say(f"note: {count(lost, 'idea')} of an earlier process never came back")
         search = plan.begin(space, screen.say)
         pipeline = ProposalPipeline(
             space,
@@ -178,7 +179,7 @@ class SearchSession:
         if self.state is SearchState.CLAIMING:
             return "measuring the claim" if self._drained else "the budget is over, deciding what is undecided"
         asks = self._pipeline.open
-        return f"{asks} idea{'s' if asks != 1 else ''} being written" if asks else ""
+        return f"{count(asks, 'idea')} being written" if asks else ""
 
     def close(self, reason: str) -> None:
         """The process leaves: what is asked for is lost, the search itself goes on at its next start."""
@@ -212,7 +213,7 @@ class SearchSession:
     def _close_down(self) -> None:
         cancelled = cancel_unbegun(self._space, self._read_board())
         if cancelled:
-            self._report(f"cancelled {cancelled} idea{'s' if cancelled != 1 else ''} that had not begun")
+            self._report(f"cancelled {count(cancelled, 'idea')} that had not begun")
         board = self._read_board()
         drained = is_drained(self._space, board)
         if drained and not self._drained:

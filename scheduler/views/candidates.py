@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from scheduler.domain.candidate import Candidate, CandidateState
 from scheduler.domain.decision import Merge
 from scheduler.domain.run import Finished, Run, Running, Scored
-from scheduler.domain.text import id_order, one_line
-from scheduler.policy.explain import signed
+from scheduler.domain.text import id_order, one_line, signed
 from scheduler.views import View
 from scheduler.views.facts import LabFacts, NoiseParts
 

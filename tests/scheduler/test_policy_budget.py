@@ -30,6 +30,7 @@ HOUR = 3600.0
     [
         (SearchBudget(hours=8), Spent(active_s=8 * HOUR), "8.00 of 8 hours are spent"),
         (SearchBudget(runs=40), Spent(runs=33, running=7), "40 of 40 runs are spent"),
+        (SearchBudget(runs=1), Spent(runs=1), "1 of 1 run is spent"),
         (SearchBudget(rounds=3, ideas=4), Spent(ideas=12), "12 of 12 ideas are decided"),
         (SearchBudget(rounds=3), Spent(ideas=24), "24 of 24 ideas are decided"),
         (SearchBudget(target_bpb=1.7), Spent(baseline_mean=1.7, baseline_runs=2), "the baseline is at 1.7000 bpb"),

@@ -21,7 +21,8 @@ from scheduler.domain.decision import (
     Retry,
     Shelve,
 )
-from scheduler.policy.explain import describe_claim, describe_effect, explain_decision, signed
+from scheduler.domain.text import signed
+from scheduler.policy.explain import describe_claim, describe_effect, explain_decision
 from scheduler.policy.gates import judge_candidate
 from scheduler.policy.stats import effect_of
 from tests.scheduler.policy_kit import baseline, standing

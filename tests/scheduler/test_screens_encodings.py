@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,3 +112,26 @@ def test_letters_keep_what_they_can() -> None:
 @pytest.mark.parametrize("words", READING)
 def test_no_line_into_a_pipe_ends_in_blanks(arsched: Run, words: str) -> None:
     assert [line for line in arsched(words).out.splitlines() if line != line.rstrip()] == []
+
+
+IDS = re.compile(r"\b[cr]\d{4}\b")
+FIGURE = re.compile(r"[−\d.]+ ± [\d.]+")
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("words", ["status", "leaderboard", "show depth-1", "explain depth-1", "wait", "report"])
+def test_a_narrow_screen_cuts_names_and_never_ids_or_figures(arsched: Run, words: str, columns: int) -> None:
+    wide, narrow = arsched(words, columns=200).out, arsched(words, columns=columns).out
+    diff = wide.find("--- ")  # verbatim lines
+    wide, narrow = wide[: diff if diff > 0 else None], narrow[: narrow.find("--- ") if diff > 0 else None]
+    assert max((len(line) for line in narrow.splitlines()), default=0) <= columns
+    assert set(IDS.findall(narrow)) == set(IDS.findall(wide))
+    figures = " ".join(narrow.split())
+    assert [figure for figure in FIGURE.findall(wide) if figure not in figures and words == "leaderboard"] == []
+    assert not re.search(r"\d…", narrow)
+
+
+def test_what_a_narrow_table_leaves_out_is_said_and_nothing_at_80(arsched: Run) -> None:
+    assert "left out" not in arsched("leaderboard").out
+    assert "left out at this width: n, P" in arsched("leaderboard", columns=60).out
+    assert "left out" in arsched("leaderboard", columns=40).out

@@ -70,9 +70,11 @@ def test_a_dry_run_says_what_would_begin_and_begins_nothing(lab: Path) -> None:
         "search", "--runs", "9", "--hours", "1.5", "--proposer", "tpe:2", "--proposer", "lines", "--dry-run"
     )
     assert result.exit_code == 0
-    assert "would begin a search: 1.5 hours or 9 runs; ideas from tpe 2 : lines 1, and union" in result.output
+    assert (
+        "would begin a search: 1.5 hours or 9 runs; ideas from tpe (2 of 3), lines (1 of 3) and union" in result.output
+    )
     value = json.loads(arsched("search", "--runs", "9", "--dry-run", "--json").output)
-    assert value["dry_run"] and value["proposers"] == "tpe, and union"
+    assert value["dry_run"] and value["proposers"] == "tpe and union"
     with Ledger.open(lab) as ledger:
         assert not ledger.searches.list("t")
 
@@ -114,13 +116,16 @@ def test_wait_on_a_paused_lab_gives_up_with_4_and_says_why(lab: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "proposers"),
     [
-        (SearchOptions(proposers=("tpe",)), "tpe, and union"),
-        (SearchOptions(agent_command="make idea"), "agent, and union"),
-        (SearchOptions(agent="claude", workers=3, proposers=("tpe", "agent:3")), "tpe 1 : agent 3, and union"),
+        (SearchOptions(proposers=("tpe",)), "tpe and union"),
+        (SearchOptions(agent_command="make idea"), "agent and union"),
+        (
+            SearchOptions(agent="claude", workers=3, proposers=("tpe", "agent:3")),
+            "tpe (1 of 4), agent (3 of 4) and union",
+        ),
         (SearchOptions(no_union=True), "tpe"),
-        (SearchOptions(plugin_options=("tpe.only=DEPTH",)), "tpe, and union"),
+        (SearchOptions(plugin_options=("tpe.only=DEPTH",)), "tpe and union"),
         (SearchOptions(proposers=("union",)), "union"),
-        (SearchOptions(proposers=("lines", "tpe"), no_union=True), "lines 1 : tpe 1"),
+        (SearchOptions(proposers=("lines", "tpe"), no_union=True), "lines (1 of 2), tpe (1 of 2)"),
     ],
 )
 def test_which_proposers_the_options_choose(options: SearchOptions, proposers: str) -> None:

@@ -136,7 +136,11 @@ def test_status_tells_the_search(played: SearchedLab, tmp_path: Path) -> None:
     running = searched_lab(tmp_path / "other.db", ended=False)
     running.ledger.labs.pause(running.tag, "lunch")
     said = painted(status_screen(read_status(running.facts(), None, running.clock.now)), 100)
-    assert "1, running, paused" in said and "arsched resume" in said and "ideas       1 being written: agent" in said
+    assert "1, not over, paused" in said and "arsched resume" in said and "ideas       1 being written: agent" in said
+    assert "start it with `arsched search`" in said and "arsched submit" not in said
+    running.ledger.labs.resume(running.tag)
+    said = painted(status_screen(read_status(running.facts(), None, running.clock.now)), 100)
+    assert "1, not over, go on with `arsched search`" in said and "1, running" not in said
 
 
 def test_hours_worked_out_by_hand() -> None:
