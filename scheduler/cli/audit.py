@@ -6,9 +6,9 @@ import click
 
 from scheduler.actions.audit import queue_audit
 from scheduler.cli import options
-from scheduler.cli.output import ANSWER_IS_NO, log, print_json, print_screen
+from scheduler.cli.output import log, print_json, print_screen
 from scheduler.cli.submit import run_and_watch
-from scheduler.domain.errors import NotYet
+from scheduler.domain.errors import ExitCode, NotYet
 from scheduler.domain.run import Finished
 from scheduler.lab import open_workspace
 from scheduler.views.audit import audit_view
@@ -16,7 +16,7 @@ from scheduler.views.facts import LabFacts
 
 
 @click.command(short_help="Score a run's candidate again from scratch and compare.")
-@click.argument("ref", metavar="RUN")
+@click.argument("ref", metavar="RUN", shell_complete=options.ids)
 @click.option("--seed", type=click.IntRange(1, 10**9), metavar="N", help="Seed of the new run. Default: a fresh one.")
 @options.pool
 @options.reading
@@ -45,4 +45,4 @@ def command(
         from scheduler.screens.details import audit_screen
 
         print_screen(audit_screen(view))
-    return 0 if view.consistent else ANSWER_IS_NO
+    return 0 if view.consistent else ExitCode.ANSWER_IS_NO

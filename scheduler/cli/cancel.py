@@ -11,7 +11,7 @@ from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Take a candidate or a run out of the queue.")
-@click.argument("ref", metavar="CANDIDATE|RUN")
+@click.argument("ref", metavar="CANDIDATE|RUN", shell_complete=options.ids)
 @options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Cancel an undecided CANDIDATE (id, name or last) with all its runs, or one RUN. What runs is stopped."""

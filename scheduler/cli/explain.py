@@ -16,7 +16,7 @@ from scheduler.views.status import usable_slots
 
 
 @click.command(short_help="Why it waits, or why it was promoted, repeated or dropped.")
-@click.argument("ref", metavar="ID")
+@click.argument("ref", metavar="ID", shell_complete=options.ids)
 @options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Explain a candidate's decisions with the numbers they were taken from, or why a run is not running."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import click
@@ -19,18 +20,18 @@ YOUNG_S = 20.0
 
 
 @click.command(short_help="What a run printed.")
-@click.argument("ref", metavar="ID")
+@click.argument("ref", metavar="ID", shell_complete=options.ids)
 @click.option("-f", "--follow", is_flag=True, help="Go on as it prints, until the run is over.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="The last N lines only.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
 @options.reading
 def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: bool) -> None:
     """Print the log of a run (r0012, or `last`) or of a candidate's latest run."""
-    if follow and (as_json or tail is not None):
-        raise UsageProblem("--follow goes with neither --json nor --tail", "leave one of them out")
+    if follow and as_json:
+        raise UsageProblem("--json prints one value, and --follow goes on", "leave one of them out")
     with open_workspace(tag) as space:
         run = find_run(space, ref)
         if follow:
-            _follow(space, run)
+            _follow(space, run, tail)
             return
         path = log_path(space, run)
         text = read_log(path)
@@ -44,7 +45,7 @@ def command(ref: str, follow: bool, tail: int | None, tag: str | None, as_json: 
         print_text(text, end="" if text.endswith("\n") else "\n")
 
 
-def _follow(space: Workspace, run: Run) -> None:
+def _follow(space: Workspace, run: Run, tail: int | None) -> None:
     attempt = _begun(space, run).attempts
 
     def is_over() -> bool:
@@ -52,8 +53,18 @@ def _follow(space: Workspace, run: Run) -> None:
         return not (isinstance(state, Running) and state.attempt == attempt)
 
     with log_path(space, space.ledger.runs.get(run.id, space.tag)).open("rb") as file:
+        if tail is not None:
+            file.seek(start_of_tail(file.read(), tail))
         for text in follow_log(file, is_over, lambda: time.sleep(LOOK_S)):
             print_text(text, end="")
+
+
+def start_of_tail(data: bytes, lines: int) -> int:
+    """Where the last lines of a log begin, an unfinished one among them. A lone carriage return ends a line, too."""
+    if not lines:
+        return len(data)
+    ends = [found.end() for found in re.finditer(rb"\r\n|\r|\n", data) if found.end() < len(data)]
+    return ends[-lines] if len(ends) >= lines else 0
 
 
 def _begun(space: Workspace, run: Run) -> Run:

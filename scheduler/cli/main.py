@@ -1,6 +1,5 @@
 """The `arsched` command: finds the verb's file, runs it, and turns whatever goes wrong into one message and a code.
 
-Exit codes: 0 done · 1 failed · 2 usage · 3 ran and the answer is no · 4 stop looping · 130 interrupted.
 A verb is a file of its name here with a click command called `command`; it returns its exit code or None, and raises
 ArschedError. Only the verb that is asked for is imported.
 """
@@ -11,7 +10,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any, NoReturn
 import click
 
 from harness.files import cache_root
-from scheduler.cli.output import INTERRUPTED, VERBS, guard_streams, log, print_problem
-from scheduler.domain.errors import ArschedError, UsageProblem
+from scheduler.cli.output import EXAMPLES, VERBS, guard_streams, log, print_problem
+from scheduler.domain.errors import MEANINGS, ArschedError, ExitCode, UsageProblem
 
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk and try again",
@@ -33,6 +32,8 @@ _OS_HINTS = {
     errno.EMFILE: "this process may not open more files: raise the limit (ulimit -n)",
     errno.ENFILE: "this machine is out of open files: see what else runs",
 }
+_OF_MANY_VERBS = ("--json", "--tag", "--dry-run", "--address", "--slots")
+_FIRST = ("arsched demo", "arsched init --tag nov23", "arsched new wider-mlp", "arsched submit candidates/*")
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -46,6 +47,7 @@ class Arsched(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"scheduler.cli.{cmd_name}").command
+        command.epilog = _as_typed("Examples:", EXAMPLES[cmd_name])
         return command
 
     def resolve_command(
@@ -62,7 +64,9 @@ class Arsched(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
-        given = list(sys.argv[1:] if args is None else args)
+        given = list(sys.argv[1:] if args is None else args) or ["--help"]
+        if given[0] == "help":
+            given = [*given[1:2], "--help"]
         guard_streams()
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
         try:
@@ -81,7 +85,7 @@ class Arsched(click.Group):
             return 1
         if isinstance(problem, click.Abort):
             log("\ninterrupted; nothing is lost, and what is queued stays queued")
-            return INTERRUPTED
+            return ExitCode.INTERRUPTED
         named = _named(problem)
         print_problem(named, as_json=as_json)
         return named.exit_code
@@ -91,6 +95,11 @@ def _named(problem: Exception) -> ArschedError:
     """Any exception as one of ours. ARSCHED_DEBUG lets a defect of the program through with its trace."""
     if isinstance(problem, ArschedError):
         return problem
+    if isinstance(problem, click.NoSuchOption) and problem.ctx is not None and problem.ctx.parent is None:
+        near = difflib.get_close_matches(problem.option_name, (*_OF_MANY_VERBS, "--help", "--version"), 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"{meant}Options of a command come after it: arsched status --json"
+        return UsageProblem(f"no option {problem.option_name!r}", hint)
     if isinstance(problem, click.UsageError):
         where = problem.ctx.command_path if problem.ctx else "arsched"
         return UsageProblem(problem.format_message().rstrip("."), f"{where} --help")  # click names near options itself
@@ -116,8 +125,24 @@ def _os_hint(problem: OSError) -> str:
     return f"{hint}; ARSCHED_CACHE=FOLDER puts the cache elsewhere"
 
 
-@click.group(cls=Arsched, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="arsched", prog_name="arsched")
+def _as_typed(title: str, lines: Iterable[str]) -> str:
+    r"""A block below a help page that click does not wrap: \b says so."""
+    return "\n".join(["\b", title, *(f"  {line}" for line in lines)])
+
+
+_ENDINGS = _as_typed("Exit codes:", (f"{code.value:<3}  {meaning}" for code, meaning in MEANINGS.items()))
+_COMPLETION = _as_typed(
+    "Completion of commands, options and ids, for bash (zsh: zsh_source; fish: fish_source | source):",
+    ['eval "$(_ARSCHED_COMPLETE=bash_source arsched)"'],
+)
+
+
+@click.group(
+    cls=Arsched,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"{_as_typed('Examples:', _FIRST)}\n\n{_ENDINGS}\n\n{_COMPLETION}",
+)
+@click.version_option(None, "-V", "--version", package_name="arsched", prog_name="arsched")
 def main() -> None:
     """Run autoresearch on every slot you have, and believe the result.
 

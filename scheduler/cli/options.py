@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
@@ -10,8 +11,32 @@ import click
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+
+def ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell may complete to a candidate or a run: ids, names and `last`; nothing where there is no lab."""
+    from scheduler.domain.errors import ArschedError
+    from scheduler.lab import open_workspace
+
+    with suppress(ArschedError, OSError), open_workspace(ctx.params.get("tag")) as space:
+        candidates = space.ledger.candidates.list(space.tag)
+        runs = [run.id for run in space.ledger.runs.list(space.tag)] if incomplete.startswith("r") else []
+        known = ["last", *(one.id for one in candidates), *(one.name for one in candidates), *runs]
+        return [name for name in known if name.startswith(incomplete)]
+    return []
+
+
+def tags(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell may complete to a lab."""
+    from scheduler.domain.errors import ArschedError
+    from scheduler.lab import open_workspace
+
+    with suppress(ArschedError, OSError), open_workspace() as space:
+        return [lab.tag for lab in space.ledger.labs.all() if lab.tag.startswith(incomplete)]
+    return []
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout, nothing else there.")
-tag = click.option("--tag", metavar="TAG", help="The lab, when it is not the current one.")
+tag = click.option("--tag", metavar="TAG", shell_complete=tags, help="The lab, when it is not the current one.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would happen, change nothing.")
 address = click.option(
     "--address", metavar="ADDRESS", help="Ray cluster to run on: auto, or host:port. Default: this machine alone."

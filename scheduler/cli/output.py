@@ -48,10 +48,35 @@ VERBS = {
     "audit": "Score a run's candidate again from scratch and compare.",
     "cancel": "Take a candidate or a run out of the queue.",
     "restore": "Put a lab whose ledger is gone together again, as far as copies and git reach.",
+    "labs": "List the labs here, or switch to one.",
     "demo": "A real parallel hill climb on this machine.",
 }
-# 0 done, 1 failed and 2 usage are those of the errors themselves.
-FAILED, ANSWER_IS_NO, STOP_LOOPING, INTERRUPTED = 1, 3, 4, 130
+# At least one for every verb; each is tried by the parser of its verb in the tests.
+EXAMPLES = {
+    "doctor": ("arsched doctor", "arsched doctor --contract standard --quick"),
+    "prepare": ("arsched prepare --contract cpu", "arsched prepare --contract standard --from SHARDS"),
+    "init": ("arsched init --tag nov23", "arsched init --tag nov24 --contract standard --no-wait"),
+    "new": ("arsched new wider-mlp",),
+    "submit": ("arsched submit candidates/*", "arsched submit idea.py --title 'Wider MLP' --no-wait", "arsched submit"),
+    "search": ("arsched search --hours 8 --agent claude", "arsched search --runs 40 --proposer tpe --dry-run"),
+    "pause": ("arsched pause --reason 'the driver is updated'",),
+    "resume": ("arsched resume",),
+    "status": ("arsched status", "arsched status --json"),
+    "watch": ("arsched watch", "arsched watch --once"),
+    "show": ("arsched show last", "arsched show c0007", "arsched show r0012 --json"),
+    "logs": ("arsched logs last --tail 40", "arsched logs r0012 --follow --tail 5"),
+    "wait": ("arsched wait", "arsched wait wider-mlp r0012 --timeout 500"),
+    "explain": ("arsched explain wider-mlp", "arsched explain last"),
+    "brief": ("arsched brief",),
+    "leaderboard": ("arsched leaderboard", "arsched leaderboard --limit 0"),
+    "report": ("arsched report", "arsched report --out /tmp/report"),
+    "promote": ("arsched promote c0007 --dry-run",),
+    "audit": ("arsched audit last",),
+    "cancel": ("arsched cancel c0007", "arsched cancel r0012"),
+    "labs": ("arsched labs", "arsched labs nov23"),
+    "restore": ("arsched restore", "arsched restore --tag nov23"),
+    "demo": ("arsched demo", "arsched demo --slots 2"),
+}
 
 
 def guard_streams() -> None:

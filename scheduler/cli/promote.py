@@ -11,7 +11,7 @@ from scheduler.lab import open_workspace
 
 
 @click.command(short_help="Make a candidate the baseline by hand.")
-@click.argument("ref", metavar="CANDIDATE")
+@click.argument("ref", metavar="CANDIDATE", shell_complete=options.ids)
 @options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:
     """Make CANDIDATE (id, name or last) the baseline, whatever the rule says of it. The record says it was by hand."""

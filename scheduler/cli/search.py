@@ -10,10 +10,10 @@ import click
 
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.cli import options
-from scheduler.cli.output import STOP_LOOPING, log, print_json, print_text
+from scheduler.cli.output import log, print_json, print_text
 from scheduler.cli.submit import EXIT_CODES, author
 from scheduler.domain.decision import PRESETS
-from scheduler.domain.errors import LabProblem, UsageProblem
+from scheduler.domain.errors import ExitCode, LabProblem, UsageProblem
 from scheduler.domain.search import SearchSettings
 from scheduler.domain.text import clean, count
 from scheduler.lab import Workspace, choose_contract, open_workspace
@@ -69,7 +69,7 @@ def command(
     """Search until a budget is over, then measure the claim. An unfinished search goes on where it was.
 
     Ctrl-C once (or touch .arsched/stop, or `arsched pause`): finish what runs and leave; the same command goes on.
-    Exit code 4: there was nothing to do, because the budget is spent or the lab is paused.
+    Exit code 4: it was stopped by that file or a pause, or there was nothing to do because the budget is spent.
     """
     settings = SearchOptions(**given).settings()
     lab_tag = _find_or_create_lab(tag, contract, preset, settings, dry_run=dry_run)
@@ -136,12 +136,12 @@ def _run(space: Workspace, settings: SearchSettings | None, means: Runtime) -> S
     with open_screen() as screen:
         ending = run_search(space, screen, means, settings)
     code, hint = EXIT_CODES[ending.ending], ""
-    if ending.ending is StopReason.INTERRUPTED:
+    if ending.ending in (StopReason.INTERRUPTED, StopReason.STOPPED):
         hint = "stopped; nothing is lost. The same search goes on with: arsched search"
     elif ending.ending is StopReason.PAUSED:
         hint = "paused; go on with: arsched resume, then: arsched search"
     elif ending.nothing_to_do:
-        code = STOP_LOOPING
+        code = ExitCode.STOP_LOOPING
         hint = f"budget spent: {ending.reason}. Another search: arsched search --hours H (or --runs N …)"
     facts = LabFacts(space.ledger, space.ledger.labs.get(space.tag))
     view, utilisation = read_search(facts), facts.slot_time.utilisation
@@ -183,7 +183,9 @@ def _dry_run(space: Workspace, settings: SearchSettings | None) -> SearchOutcome
     if unfinished is not None:
         return _would(f"would go on with search {unfinished.number}, {unfinished.state}", unfinished.settings)
     if settings is None and space.ledger.searches.list(space.tag):
-        return SearchOutcome(STOP_LOOPING, {"tag": space.tag, "dry_run": True, "would": "nothing"}, ("budget spent",))
+        return SearchOutcome(
+            ExitCode.STOP_LOOPING, {"tag": space.tag, "dry_run": True, "would": "nothing"}, ("budget spent",)
+        )
     return _would("would begin a search", complete(settings or NO_SETTINGS, space.lab.gates))
 
 

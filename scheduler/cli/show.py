@@ -14,7 +14,7 @@ from scheduler.views.runs import RunView, run_view
 
 
 @click.command(short_help="Everything about a candidate or a run.")
-@click.argument("ref", metavar="ID")
+@click.argument("ref", metavar="ID", shell_complete=options.ids)
 @options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:
     """Show a candidate (c0007, its name, or `last`) or a run (r0012): figures, decisions, the diff of its train.py."""

@@ -14,9 +14,9 @@ import click
 from scheduler.actions.candidate import pending_runs
 from scheduler.actions.submit import Submission, SubmitRequest, describe_outcome, last_sentence, submit
 from scheduler.cli import options
-from scheduler.cli.output import ANSWER_IS_NO, FAILED, INTERRUPTED, STOP_LOOPING, log, print_json, print_text
+from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.errors import UsageProblem
+from scheduler.domain.errors import ExitCode, UsageProblem
 from scheduler.domain.text import count, one_line
 from scheduler.lab import Workspace, open_workspace
 from scheduler.queue.progress import open_screen, tidy
@@ -54,7 +54,7 @@ def command(
         _print(space, submission, waited=wait, as_json=as_json)
     if no_wait and submission.queued:
         log("queued; run the queue with: arsched submit")
-    return code or (FAILED if submission.failed else ANSWER_IS_NO if submission.refused else 0)
+    return code or (ExitCode.FAILED if submission.failed else ExitCode.ANSWER_IS_NO if submission.refused else 0)
 
 
 def _log(submission: Submission, *, dry_run: bool) -> None:
@@ -106,7 +106,12 @@ def _candidate_json(space: Workspace, candidate: Candidate, earlier: int) -> dic
     }  # fmt: skip
 
 
-EXIT_CODES = {StopReason.DONE: 0, StopReason.INTERRUPTED: INTERRUPTED, StopReason.PAUSED: STOP_LOOPING}
+EXIT_CODES = {
+    StopReason.DONE: ExitCode.DONE,
+    StopReason.INTERRUPTED: ExitCode.INTERRUPTED,
+    StopReason.STOPPED: ExitCode.STOP_LOOPING,
+    StopReason.PAUSED: ExitCode.STOP_LOOPING,
+}
 
 
 def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> int:
@@ -119,7 +124,7 @@ def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: st
 
     with open_screen() as screen:
         reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), settled)
-    if reason is StopReason.INTERRUPTED:
+    if reason in (StopReason.INTERRUPTED, StopReason.STOPPED):
         waiting = len(space.ledger.runs.queued(space.tag))
         log(f"stopped; {count(waiting, 'run')} queued, nothing is lost. Go on with: arsched submit")
     elif reason is StopReason.PAUSED:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import click
 
 from scheduler.cli import options
-from scheduler.cli.output import ANSWER_IS_NO, STOP_LOOPING, log, print_json, print_text
+from scheduler.cli.output import log, print_json, print_text
+from scheduler.domain.errors import ExitCode
 from scheduler.lab import Workspace, open_workspace, read_live
 from scheduler.queue.wait import Wait, undecided, wait_for
 from scheduler.screens.text import wait_lines, waiting_line
@@ -19,7 +20,7 @@ REPORT_S = 8.0
 
 
 @click.command(short_help="Wait until a candidate or a run is over.")
-@click.argument("refs", nargs=-1, metavar="[IDS]...")
+@click.argument("refs", nargs=-1, metavar="[IDS]...", shell_complete=options.ids)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up after so long.")
 @options.reading
 def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_json: bool) -> int:
@@ -37,8 +38,8 @@ def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_
     print_json(ended.to_json()) if as_json else print_text("\n".join(wait_lines(ended)))
     if ended.paused:
         log("paused: nothing more will come of it before: arsched resume")
-        return STOP_LOOPING
-    return 0 if ended.all_ok else ANSWER_IS_NO
+        return ExitCode.STOP_LOOPING
+    return 0 if ended.all_ok else ExitCode.ANSWER_IS_NO
 
 
 def _reporter(space: Workspace) -> Callable[[Wait], None]:

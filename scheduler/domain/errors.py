@@ -1,15 +1,41 @@
-"""Everything that can go wrong in a way a user should read about. Printed in one place, the command line's main.
+"""What a command ends with: exit codes, and everything that can go wrong in a way a user should read about.
+
+Problems are printed in one place, the command line's main.
 
 Does not cover defects of the program: those stay ordinary exceptions. `ResultError` is scheduler.domain.run's.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Of every command; each means one thing (MEANINGS)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    ANSWER_IS_NO = 3
+    STOP_LOOPING = 4
+    INTERRUPTED = 130
+
+
+# As README.md and program.md show them.
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "something is in the way: disk, git, cache, lab, slots",
+    ExitCode.USAGE: "the command was wrong",
+    ExitCode.ANSWER_IS_NO: "it ran and the answer is no: refused, no score, not yet",
+    ExitCode.STOP_LOOPING: "stop looping: the lab is paused, its budget is spent, or it was stopped by .arsched/stop",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C or a signal; nothing is lost",
+}
+
 
 class ArschedError(Exception):
     """A problem with a message (what, where) and a hint (what to do next). The command exits with `exit_code`."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -20,7 +46,7 @@ class ArschedError(Exception):
 class UsageProblem(ArschedError):
     """The command itself cannot be carried out as typed."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class LabProblem(ArschedError):
@@ -30,7 +56,7 @@ class LabProblem(ArschedError):
 class NameTaken(LabProblem):
     """A tag, a branch or a folder of that name is there already."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class GitProblem(ArschedError):
@@ -56,10 +82,10 @@ class ProposerProblem(ArschedError):
 class CandidateRejected(ArschedError):
     """A candidate breaks a rule of the game."""
 
-    exit_code = 3
+    exit_code = ExitCode.ANSWER_IS_NO
 
 
 class NotYet(ArschedError):
     """The answer is no: a run failed, a wait ran out."""
 
-    exit_code = 3
+    exit_code = ExitCode.ANSWER_IS_NO

@@ -75,7 +75,7 @@ def serve(
                     loop.stop_all()
             raise
     if interrupt.finishing:
-        return StopReason.INTERRUPTED
+        return StopReason.INTERRUPTED if interrupt.signalled else StopReason.STOPPED
     return StopReason.PAUSED if loop.paused else StopReason.DONE
 
 

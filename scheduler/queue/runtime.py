@@ -28,10 +28,14 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopReason(Enum):
-    """Why a process left the queue it ran or watched. PAUSED: the lab is paused, and what ran is finished."""
+    """Why a process left the queue it ran or watched. PAUSED: the lab is paused, and what ran is finished.
+
+    STOPPED: it was asked to end by the stop file, and what ran is finished. INTERRUPTED: by Ctrl-C or another signal.
+    """
 
     DONE = "done"
     INTERRUPTED = "interrupted"
+    STOPPED = "stopped"
     PAUSED = "paused"
 
 
@@ -105,6 +109,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.level = 0
+        self.signalled = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -129,6 +134,7 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
+        self.signalled = True
         self.level = self.level + 1 if number == signal.SIGINT else max(STOP, self.level + 1)
         if self.level >= LEAVE:
             if sys.stderr.isatty():

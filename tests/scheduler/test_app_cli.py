@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,10 +19,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scheduler.cli.main import main
-from scheduler.cli.output import VERBS
+from scheduler.cli.output import EXAMPLES, VERBS
+from scheduler.domain.errors import MEANINGS
+from scheduler.lab import open_workspace
 from scheduler.queue.runtime import SchedulerLock
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -49,6 +57,91 @@ def test_every_verb_that_changes_something_has_a_dry_run(verb: str) -> None:
     assert any("--dry-run" in option.opts for option in command.params)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_shows_examples_that_can_be_typed(verb: str) -> None:
+    shown = arsched(verb, "--help").stdout
+    for line in EXAMPLES[verb]:
+        assert f"\n    {line}\n" in shown
+        words = shlex.split(line)
+        assert words[:2] == ["arsched", verb]
+        command = main.get_command(click.Context(main), verb)  # type: ignore[arg-type]
+        assert command is not None
+        command.make_context(verb, words[2:])  # raises for what its parser refuses
+    assert len(EXAMPLES[verb]) >= 1 and "Examples:" in shown
+
+
+def test_help_and_version_are_there_under_every_usual_name() -> None:
+    assert arsched().stdout == arsched("help").stdout == arsched("--help").stdout == arsched("-h").stdout
+    assert arsched().exit_code == 0
+    assert arsched("help", "logs").stdout == arsched("logs", "--help").stdout
+    assert arsched("-V").stdout == arsched("--version").stdout and "arsched" in arsched("-V").stdout
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-m", "scheduler", "-V"], capture_output=True, text=True, env=environ)
+    assert said.returncode == 0 and said.stdout == arsched("-V").stdout
+
+
+def rows_of(document: str) -> dict[int, str]:
+    """The table of exit codes in a document: code -> meaning."""
+    rows = re.findall(r"^\| (\d+) \| ([^|]+?) \|", (ROOT / document).read_text(encoding="utf-8"), re.M)
+    return {int(code): meaning.replace("`", "") for code, meaning in rows}
+
+
+@pytest.mark.parametrize("document", ["README.md", "program.md"])
+def test_the_documents_show_the_exit_codes_as_the_program_has_them(document: str) -> None:
+    assert rows_of(document) == {int(code): meaning for code, meaning in MEANINGS.items()}
+    shown = arsched("--help").stdout
+    assert all(f"    {code.value:<3}  {meaning}\n" in shown for code, meaning in MEANINGS.items())
+
+
+def test_no_verb_has_an_exit_code_of_its_own() -> None:
+    """Each code is written as ExitCode, or comes from another program."""
+    for path in (ROOT / "scheduler" / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
+                assert node.value.value not in (2, 3, 4, 130), f"{path.name}:{node.lineno}"
+
+
+def completions(line: str) -> list[str]:
+    """What bash is offered for the last word of a line."""
+    words = line.split(" ")
+    environ = {"_ARSCHED_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    said = CliRunner().invoke(main, [], env=environ)
+    return [offer.partition(",")[2] for offer in said.stdout.splitlines() if offer]
+
+
+def test_shells_complete_commands_options_ids_names_and_labs(lab: Path) -> None:
+    (lab / "idea.py").write_text("SCORE = 1.8\n")
+    arsched("submit", "idea.py", "--no-wait")
+    assert completions("arsched sub") == ["submit"]
+    assert completions("arsched show c") == ["c0001", "c0002"]
+    assert completions("arsched explain id") == ["idea"]
+    assert completions("arsched logs r0004") == ["r0004"]
+    assert completions("arsched labs ") == completions("arsched status --tag ") == ["t"]
+
+
+def test_nothing_is_completed_and_nothing_said_where_there_is_no_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert completions("arsched show c") == completions("arsched labs t") == []
+
+
+def test_labs_are_listed_and_switched(lab: Path) -> None:
+    with open_workspace() as space:
+        space.ledger.labs.create(replace(space.lab, tag="u", branch="autoresearch/u", lab_id="lab-u"))
+    said = json.loads(arsched("labs", "--json").stdout)
+    assert said["current"] == "u" and [(one["tag"], one["is_current"]) for one in said["labs"]] == [
+        ("t", False),
+        ("u", True),
+    ]
+    assert arsched("labs", "t").stdout == "lab t is the current one\n"
+    shown = arsched("labs").stdout
+    assert "▶ t " in shown and "▶ u" not in shown and " u " in shown
+
+
 def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
     said = arsched("--help").output
     places = [said.index(f"\n  {verb} ") for verb in VERBS]
@@ -58,6 +151,11 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["--jsonn"], 2, ["no option '--jsonn'", "did you mean '--json'?", "arsched status --json"]),
+        (["--verion"], 2, ["did you mean '--version'?"]),
+        (["help", "submti"], 2, ["did you mean 'submit'?"]),
+        (["new", "My Idea"], 2, ["cannot name a candidate"]),
+        (["labs", "u"], 1, ["no lab 'u'"]),
         (["submti"], 2, ["no command 'submti'", "did you mean 'submit'?"]),
         (["qqqq"], 2, ["no command 'qqqq'", "--help"]),
         (["submit", "--agian"], 2, ["--agian", "--again"]),

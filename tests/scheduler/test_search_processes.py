@@ -139,6 +139,6 @@ def test_ctrl_c_and_the_stop_file_leave_a_search_that_goes_on(lab: Lab) -> None:
     again = lab.start("search")
     wait_for_line(again, "result ")
     (lab.root / ".arsched" / "stop").touch()
-    assert lab.finish(again)[0] == 130 and not (lab.root / ".arsched" / "stop").exists()
+    assert lab.finish(again)[0] == 4 and not (lab.root / ".arsched" / "stop").exists()
     assert lab.finish(lab.start("search"))[0] == 0
     check_all_is_over_and_once(lab)

@@ -230,7 +230,7 @@ def test_a_stop_file_is_ctrl_c_once_and_a_stale_one_is_removed_with_a_note(lab: 
     lab.each_round = stop_once
     ended = lab.search(settings(runs=12), lab.fake(idea(1.95)))
     assert lab.screen.said("left behind") and lab.finished()
-    assert ended.ending is StopReason.INTERRUPTED and not lab.space.paths.stop.exists()
+    assert ended.ending is StopReason.STOPPED and not lab.space.paths.stop.exists()
     assert not lab.space.ledger.runs.running("t")
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from scheduler.cli.logs import start_of_tail
 from scheduler.cli.main import main
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.run import RunKind
@@ -190,7 +191,25 @@ def test_a_run_on_this_machine_shows_its_log_while_it_goes_on(arsched: Arsched, 
 def test_following_a_run_that_is_over_ends(arsched: Arsched, play: Play, root: Path) -> None:
     log_of(root, "r0009.1", b"one\ntwo")
     assert arsched("logs", "-f", "r0009").out == "one\ntwo"
+    assert arsched("logs", "-f", "r0009", "--tail", "1").out == "two"
+    assert arsched("logs", "-f", "r0009", "--tail", "0").out == ""
     assert arsched("logs", "-f", "r0009", "--json").code == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "left"),
+    [
+        (b"a\nb\nc", 1, b"c"),
+        (b"a\nb\nc\n", 1, b"c\n"),
+        (b"a\nb\r\nc\r\n", 2, b"b\r\nc\r\n"),
+        (b"step 1\rstep 2\rstep 3", 2, b"step 2\rstep 3"),
+        (b"a\nb\n", 7, b"a\nb\n"),
+        (b"a\nb\n", 0, b""),
+        (b"", 3, b""),
+    ],
+)
+def test_where_the_last_lines_of_a_log_begin(data: bytes, lines: int, left: bytes) -> None:
+    assert data[start_of_tail(data, lines) :] == left
 
 
 def test_following_reads_to_the_last_word() -> None:
