@@ -75,7 +75,8 @@ def serve(
                     loop.stop_all()
             raise
     if interrupt.finishing:
-        return StopReason.INTERRUPTED if interrupt.signalled else StopReason.STOPPED
+        by_request = interrupt.by_request and not interrupt.stopping
+        return StopReason.STOPPED if by_request else StopReason.INTERRUPTED
     return StopReason.PAUSED if loop.paused else StopReason.DONE
 
 

@@ -109,7 +109,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.level = 0
-        self.signalled = False
+        self.by_request = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -121,7 +121,8 @@ class Interrupt:
         return self.level >= STOP
 
     def finish(self) -> None:
-        """What Ctrl-C once asks for, asked for in another way."""
+        """What Ctrl-C once asks for, asked for in another way; then `by_request`, unless a signal was there before."""
+        self.by_request |= self.level < FINISH
         self.level = max(FINISH, self.level)
 
     def __enter__(self) -> Interrupt:
@@ -134,7 +135,6 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
-        self.signalled = True
         self.level = self.level + 1 if number == signal.SIGINT else max(STOP, self.level + 1)
         if self.level >= LEAVE:
             if sys.stderr.isatty():

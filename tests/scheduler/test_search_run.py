@@ -235,6 +235,19 @@ def test_a_stop_file_is_ctrl_c_once_and_a_stale_one_is_removed_with_a_note(lab: 
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
 
 
+def test_ctrl_c_after_a_stop_file_is_an_interruption(lab: SearchLab) -> None:
+    press(lab, {1052.0: signal.SIGINT})
+    pressed = lab.each_round
+
+    def stop_then_press() -> None:
+        if lab.clock() == 1050:
+            lab.space.paths.stop.touch()
+        pressed()
+
+    lab.each_round = stop_then_press
+    assert lab.search(settings(runs=12), lab.fake(idea(1.95))).ending is StopReason.INTERRUPTED
+
+
 def test_new_words_change_a_search_that_goes_on_and_say_so(lab: SearchLab) -> None:
     press(lab, {1050.0: signal.SIGINT})
     lab.search(settings(runs=100), lab.fake(idea(1.95)))
