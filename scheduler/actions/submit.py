@@ -186,9 +186,9 @@ def _queue(space: Workspace, request: SubmitRequest, file: SourceFile, source: S
 
 
 def _commit(space: Workspace, file: SourceFile, source: Source, name: str, title: str) -> tuple[str, Source]:
-    """The candidate's commit and its train.py as git has it (line ends may be git's)."""
+    """The candidate's commit and its train.py as that has it: a commit of its own where git's is not normalised."""
     if file.worktree is None or file.worktree.others_committed:
-        return space.repo.commit_train_py(file.base_commit, file.data, title, {"Candidate": name}), source
+        return space.repo.commit_train_py(file.base_commit, source.data, title, {"Candidate": name}), source
     if file.worktree.dirty:
         commit, data = space.repo.commit_worktree(file.path.resolve(), title)
     else:
@@ -197,6 +197,8 @@ def _commit(space: Workspace, file: SourceFile, source: Source, name: str, title
     committed = source if data == source.data else read_source(data)
     if committed.fingerprint != source.fingerprint:
         raise CandidateRejected("train.py was changed while it was being submitted", "submit it again")
+    if committed.data != data:
+        commit = space.repo.commit_train_py(file.base_commit, committed.data, title, {"Candidate": name})
     return commit, committed
 
 

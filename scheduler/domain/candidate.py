@@ -47,7 +47,8 @@ class Origin(StrEnum):
 class Source:
     """A train.py that passed every check of scheduler.policy.source, with what its program is known by.
 
-    `data` are the bytes as submitted; `sha256` (hex) is theirs; equal `fingerprint`s mean equal programs.
+    `data` are its bytes without byte order mark and with LF; `sha256` (hex) is theirs; equal `fingerprint`s mean equal
+    programs.
     """
 
     data: bytes
@@ -57,8 +58,7 @@ class Source:
 
     @property
     def text(self) -> str:
-        """Decoded, without a byte order mark."""
-        return self.data.decode("utf-8-sig")
+        return self.data.decode()
 
 
 @dataclass(frozen=True, slots=True)

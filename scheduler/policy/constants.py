@@ -1,4 +1,4 @@
-"""The constants at the top of a train.py: read by name, rewritten by name, everything else left as it was.
+"""The constants at the top of a train.py: read, rewritten and merged by name, everything else left as it was.
 
 A constant is an upper-case name that the module binds once, by `NAME = literal`, `NAME: type = literal` or as one of
 `A, B = literal, literal`. Text in, text out: comments and layout stay. The source is parsed, never run.
@@ -12,9 +12,9 @@ import json
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from scheduler.domain.errors import CandidateRejected
 from scheduler.policy.source import parse_source
@@ -62,19 +62,82 @@ def rewrite_constants(source: str, values: Mapping[str, Constant]) -> str:
     """
     bindings = _bindings(source)
     found = _constants(bindings)
-    for name in values:
+    texts = {}
+    for name, value in values.items():
         if name not in found:
             raise _no_constant(name, [b.line for b in bindings if b.name == name], found)
-    lines = source.encode().splitlines(keepends=True)  # bytes: columns of the syntax tree count UTF-8 bytes
-    for name in sorted(values, key=lambda name: _place(found[name]), reverse=True):  # from the end: places stay good
         try:
-            text = to_source(values[name])
+            texts[name] = to_source(value)
         except NoLiteral as problem:
             raise CandidateRejected(f"{name} cannot be set: {problem}", "give a number, a string or a tuple") from None
+    return _set_literals(source, texts)
+
+
+Merge = Callable[[bytes, bytes, bytes], bytes | None]
+
+
+def merge_by_name(ours: bytes, base: bytes, theirs: bytes, merge: Merge) -> bytes | None:
+    """`ours` with the changes from `base` to `theirs`; None where both changed one thing differently.
+
+    `merge(ours, base, theirs)` merges lines and goes first. Where it finds a conflict, the constants that all three
+    have are made equal and the rest is merged; then those that `theirs` changed are set by name, as spelled there. So
+    two constants on neighbouring lines do not conflict; one constant with two new values does, and other text.
+    """
+    merged = merge(ours, base, theirs)
+    if merged is not None:
+        return merged
+    try:
+        return _merge_constants(ours.decode(), base.decode(), theirs.decode(), merge)
+    except (CandidateRejected, UnicodeDecodeError):
+        return None
+
+
+def _merge_constants(ours: str, base: str, theirs: str, merge: Merge) -> bytes | None:
+    """Raises CandidateRejected for a source that does not parse."""
+    mine, old, new = (_spelled(source) for source in (ours, base, theirs))
+    common = mine.keys() & old.keys() & new.keys()
+    moved = {name: new[name] for name in common if new[name].value != old[name].value}
+    if any(mine[name].value not in (old[name].value, one.value) for name, one in moved.items()):
+        return None
+    texts = {name: mine[name].text for name in common if not mine[name] == old[name] == new[name]}
+    rest = merge(ours.encode(), *(_set_literals(one, texts).encode() for one in (base, theirs)))
+    if rest is None or not moved.keys() <= _spelled(rest.decode()).keys():
+        return None
+    merged = _set_literals(rest.decode(), {name: one.text for name, one in moved.items()})
+    wanted = {name: (moved.get(name) or mine[name]).value for name in common}
+    found = _spelled(merged)  # a literal may read otherwise in its new place: a tuple without parentheses, for one
+    return merged.encode() if all(name in found and found[name].value == wanted[name] for name in wanted) else None
+
+
+class _Spelled(NamedTuple):
+    """A constant's literal as written, and its value as `repr`, which tells 1, 1.0 and True apart."""
+
+    text: str
+    value: str
+
+
+def _spelled(source: str) -> dict[str, _Spelled]:
+    found, lines = _constants(_bindings(source)), source.encode().splitlines(keepends=True)
+    return {name: _Spelled(_text_of(node, lines), repr(evaluate(node))) for name, node in found.items()}
+
+
+def _text_of(node: ast.expr, lines: Sequence[bytes]) -> str:
+    """Of a literal over several lines too, whose first and last line are cut."""
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    text = b"".join(lines[first : last + 1])
+    after = len(lines[last]) - (node.end_col_offset or 0)
+    return text[node.col_offset : len(text) - after].decode()
+
+
+def _set_literals(source: str, texts: Mapping[str, str]) -> str:
+    """The source with the literals of these constants, which it has, replaced."""
+    found = _constants(_bindings(source))
+    lines = source.encode().splitlines(keepends=True)  # bytes: columns of the syntax tree count UTF-8 bytes
+    for name in sorted(texts, key=lambda name: _place(found[name]), reverse=True):  # from the end: places stay good
         node = found[name]
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
-        lines[first : last + 1] = [head + text.encode() + tail]
+        lines[first : last + 1] = [head + texts[name].encode() + tail]
     return b"".join(lines).decode()
 
 

@@ -38,10 +38,22 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def read_source(data: bytes) -> Source:
-    """Check the bytes of a train.py and parse them once. Raises CandidateRejected with the reason and what to do."""
+    """Check the bytes of a train.py and parse them once; the source is in the form of `normalised`.
+
+    Raises CandidateRejected with the reason and what to do.
+    """
     text = _decode(data)
     tree = parse_source(text)
-    return Source(data, hashlib.sha256(data).hexdigest(), _fingerprint(tree), _count_code_lines(text, tree))
+    stored = text.encode()
+    return Source(stored, hashlib.sha256(stored).hexdigest(), _fingerprint(tree), _count_code_lines(text, tree))
+
+
+def normalised(data: bytes) -> bytes:
+    """The form in which a train.py is stored and compared: no byte order mark, every line ended by LF.
+
+    The program is the same: Python reads CR LF and a lone CR as LF, inside strings too.
+    """
+    return data.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def fingerprint(source: str) -> str:
@@ -100,8 +112,8 @@ def free_name(name: str, taken: Container[str]) -> str:
 
 
 def _decode(data: bytes) -> str:
-    """The text without a byte order mark. Raises CandidateRejected for what cannot be read as UTF-8 source."""
-    content = data.removeprefix(_BOM)
+    """The text, normalised. Raises CandidateRejected for what cannot be read as UTF-8 source."""
+    content = normalised(data)
     if not content.strip():
         raise CandidateRejected("train.py is empty", "start from the baseline's: arsched new NAME")
     if len(data) > MAX_BYTES:
@@ -184,7 +196,7 @@ def _count_code_lines(text: str, tree: ast.Module) -> int:
     documented = (n for n in ast.walk(tree) if isinstance(n, _Documented) and _has_docstring(n))
     docstrings = {(node.body[0].lineno, node.body[0].col_offset) for node in documented}
     # Lines as Python ends them: str.splitlines would also cut at a form feed or a separator inside a string.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text.replace("\r\n", "\n").replace("\r", "\n"))
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     numbers: set[int] = set()
     for token in tokenize.generate_tokens(iter(lines).__next__):
         if token.type not in _NO_CODE and token.start not in docstrings:

@@ -18,7 +18,7 @@ from pathlib import Path
 from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, ProposerProblem
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.git import Repo
-from scheduler.policy.source import MAX_BYTES, TRAIN_PY, check_changed_paths
+from scheduler.policy.source import MAX_BYTES, TRAIN_PY, check_changed_paths, normalised
 from scheduler.proposers.guard import view_of
 from scheduler.proposers.process import EndKind, ManagedProcess, ProcessEnd, last_line
 from scheduler.proposers.registry import Options, ProposerSetup, describe_change
@@ -242,6 +242,7 @@ class AskWorktree:
             data = read_regular(self.path / TRAIN_PY, MAX_BYTES)
             if data is None:
                 raise CandidateRejected("train.py is gone, is no regular file, or is far too long")
+            data = normalised(data)
         except ArschedError as breach:
             return NoIdea(ask.id, ProposalFailure.REFUSED, breach.message, log)
         if data == ask.train_py:

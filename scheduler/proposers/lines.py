@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from scheduler.domain.errors import CandidateRejected, ProposerProblem
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.policy.constants import Constant, rewrite_constants
+from scheduler.policy.source import normalised
 from scheduler.proposers.process import EndKind, LineProcess, LineTooLong, ProcessEnd, last_line, read_tail
 from scheduler.proposers.registry import Options, ProposerSetup, describe_change
 
@@ -234,7 +235,7 @@ def quote(line: bytes) -> str:
 def _source(ask: Ask, answer: Mapping[str, object]) -> bytes:
     source, constants = answer.get("train_py"), answer.get("constants")
     if isinstance(source, str) and constants is None:
-        return source.encode("utf-8", "surrogatepass")
+        return normalised(source.encode("utf-8", "surrogatepass"))
     if isinstance(constants, dict) and source is None:
         values = {name: _constant(name, value) for name, value in constants.items()}
         return rewrite_constants(ask.train_py.decode("utf-8", "replace"), values).encode()

@@ -16,9 +16,10 @@ from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, L
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import count
 from scheduler.lab import Workspace
+from scheduler.policy.constants import merge_by_name
 from scheduler.policy.decide import baseline_is_hopeless, decide
 from scheduler.policy.explain import explain_decision
-from scheduler.policy.source import TITLE_CHARACTERS, free_name, read_source
+from scheduler.policy.source import TITLE_CHARACTERS, free_name, normalised, read_source
 from scheduler.policy.stats import lab_noise
 
 NAMED_PARTS = 4  # ids in a name; a union of more says how many more
@@ -192,8 +193,9 @@ def assemble(space: Workspace, decision: Combine) -> Assembled | str:
     """Merge the parts onto the baseline's train.py. Returns a sentence when nothing new came of it.
 
     In the order of the decision, so that the best is never the one left out. A part that conflicts with what is there,
-    breaks the syntax or changes nothing more is skipped. Lines are merged, not meaning: the result has to win like any
-    candidate. Its commit, on the baseline's, has no reference yet: keep it once the candidate has its id.
+    breaks the syntax or changes nothing more is skipped. Lines and constants are merged, not meaning: the result has
+    to win like any candidate. Its commit, on the baseline's, has no reference yet: keep it once the candidate has
+    its id.
 
     Raises GitProblem when git fails, LedgerProblem or UsageProblem for parts that are not in the ledger.
     """
@@ -220,7 +222,8 @@ def _merge_part(space: Workspace, onto: Source, part: Candidate) -> Source | str
     candidates = space.ledger.candidates
     if part.base_id is None:
         return "it is the first baseline, not a patch"
-    merged = space.repo.merge_train_py(onto.data, candidates.train_py(part.base_id), candidates.train_py(part.id))
+    base, theirs = (normalised(candidates.train_py(ref)) for ref in (part.base_id, part.id))
+    merged = merge_by_name(onto.data, base, theirs, space.repo.merge_train_py)
     if merged is None:
         return "it conflicts"
     try:

@@ -344,7 +344,7 @@ def _add_candidate(
         "Hypothesis": one_line(answer.hypothesis)[:HYPOTHESIS_CHARACTERS],
     }
     trailers = {key: value for key, value in trailers.items() if value}
-    commit = space.repo.commit_train_py(ask.base_commit, answer.train_py, title, trailers)
+    commit = space.repo.commit_train_py(ask.base_commit, source.data, title, trailers)
     new = NewCandidate(
         source=source,
         name=name,

@@ -106,6 +106,14 @@ def test_a_port_brings_a_patch_to_a_newer_baseline(played: PlayedLab) -> None:
     assert git(played.space.repo.root, "rev-parse", f"{port.commit}^").strip() == played.space.baseline_commit()
 
 
+def test_constants_on_neighbouring_lines_and_foreign_line_ends_do_not_conflict(played: PlayedLab) -> None:
+    one, two = submitted(played, "one", turned(3)), submitted(played, "two", turned(4, value=5))
+    three = submitted(played, "three", "\ufeff" + turned(5, value=6).replace("\n", "\r\n"))
+    union = combined(played, one, two, three)
+    assert union is not None and played.space.ledger.board("t").merges[0].merged == (one.id, two.id, three.id)
+    assert source_of(played.space, union) == turned(5, value=6, source=turned(4, value=5, source=turned(3)))
+
+
 def test_the_best_part_is_never_the_one_that_conflicts(played: PlayedLab) -> None:
     """Parts come in the order of merit."""
     best, other, third = (

@@ -96,6 +96,23 @@ def test_a_train_py_brought_along_is_taken_as_it_stands(root: Path, contract: Co
     assert git(root, "show", "autoresearch/t:train.py") == "print('mine')\n"
 
 
+@pytest.mark.parametrize("brought", [False, True])
+def test_the_first_baseline_is_stored_without_byte_order_mark_and_with_lf(
+    root: Path, contract: ContractFile, tmp_path: Path, brought: bool
+) -> None:
+    plain = (root / "train.py").read_bytes()
+    own = tmp_path / "own.py" if brought else root / "train.py"
+    own.write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
+    if not brought:
+        git(root, "commit", "--quiet", "--all", "--message", "from a Windows editor")
+    created = create_lab(InitRequest("t", contract(), train=own if brought else None), root)
+    assert created.baseline is not None
+    with open_workspace("t", root) as space:
+        stored = space.ledger.candidates.train_py(created.baseline.id)
+    assert stored == git(root, "show", "autoresearch/t:train.py").encode() and stored.count(b"\n") == plain.count(b"\n")
+    assert b"\r" not in stored and not stored.startswith(b"\xef")
+
+
 def test_what_is_uncommitted_is_refused_for_train_py_and_said_for_the_rest(root: Path, contract: ContractFile) -> None:
     (root / "README.md").write_text("changed\n")
     path = contract()

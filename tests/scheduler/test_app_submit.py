@@ -366,6 +366,23 @@ def test_files_named_like_ids_get_a_name_of_their_own(played: PlayedLab) -> None
     assert one.name == "idea-c0001"
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_worktree_with_foreign_line_ends_becomes_a_normalised_candidate(played: PlayedLab, committed: bool) -> None:
+    path = worktree(played, "windows")
+    (path / "train.py").write_bytes(b"\xef\xbb\xbfSCORE = 1.8\r\nDEPTH = 3\r\n")
+    if committed:
+        git(path, "-c", "user.name=a", "-c", "user.email=b", "commit", "-qam", "from a Windows editor")
+    (one,) = send(played, path).queued
+    assert one.candidate is not None
+    plain, repo = b"SCORE = 1.8\nDEPTH = 3\n", played.space.repo
+    assert played.space.ledger.candidates.train_py(one.candidate.id) == plain
+    assert repo.read(one.candidate.commit, "train.py") == plain
+    assert git(repo.root, "rev-parse", f"{one.candidate.commit}^").strip() == played.space.baseline_commit()
+    assert send(played, path).known == (one.candidate,)
+    played.run()
+    assert repo.read(played.space.baseline_commit(), "train.py") == plain, "promoted, it is the same"
+
+
 def test_a_source_is_parsed_once(played: PlayedLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for the bytes that were submitted; once more where git holds others (line ends, for one)."""
     dirty, file = worktree(played, "wider", "SCORE = 1.8\n"), played.folder / "plain.py"

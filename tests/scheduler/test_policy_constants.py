@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.constants import read_constants, rewrite_constants
+from scheduler.git.commits import merge_file
+from scheduler.policy.constants import merge_by_name, read_constants, rewrite_constants
 from scheduler.policy.source import fingerprint
 
 TRAIN_PY = (Path(__file__).resolve().parents[2] / "train.py").read_text(encoding="utf-8")
@@ -241,3 +242,67 @@ def test_every_constant_of_the_shipped_train_py_can_be_rewritten_in_its_line() -
         pairs = zip(TRAIN_PY.splitlines(), changed.splitlines(), strict=True)
         [(old, new)] = [(old, new) for old, new in pairs if old != new]
         assert new == f"{name} = 123{'  #' * ('  #' in old)}{old.partition('  #')[2]}"
+
+
+def merged(ours: str, base: str, theirs: str) -> str | None:
+    found = merge_by_name(ours.encode(), base.encode(), theirs.encode(), merge_file)
+    return None if found is None else found.decode()
+
+
+KNOBS = "".join(f"KNOB_{n} = {n}  # the knob {n}\n" for n in range(6)) + "\n\ndef f():\n    return KNOB_0\n"
+
+
+def edited(source: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        assert old in source
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([("KNOB_2 = 2", "KNOB_2 = 20")], [("KNOB_3 = 3", "KNOB_3 = 2**5")]),
+        ([("KNOB_0 = 0", "KNOB_0 = 9"), ("KNOB_1 = 1", "KNOB_1 = 9")], [("KNOB_2 = 2", "KNOB_2 = (\n    1,\n)")]),
+        ([("KNOB_5 = 5", "KNOB_5 = 7")], [("KNOB_4 = 4", "KNOB_4 = 8"), ("return KNOB_0", "return KNOB_1")]),
+        ([("KNOB_1 = 1", "KNOB_1 = 7")], [("KNOB_1 = 1", "KNOB_1 = 7"), ("KNOB_2 = 2", "KNOB_2 = 5")]),
+        ([("KNOB_1 = 1  #", "KNOB_1 = 1  # much of")], [("KNOB_1 = 1 ", "KNOB_1 = 3 ")]),
+        ([("KNOB_3 = 3 ", "NEW = 1\nKNOB_3 = 3 ")], [("KNOB_2 = 2 ", "KNOB_2 = 4 ")]),
+    ],
+)
+def test_constants_on_neighbouring_lines_merge_by_name(ours: list, theirs: list) -> None:
+    left, right = edited(KNOBS, *ours), edited(KNOBS, *theirs)
+    assert merge_file(left.encode(), KNOBS.encode(), right.encode()) is None, "git alone does not merge these"
+    found = merged(left, KNOBS, right)
+    assert found is not None
+    assert read_constants(found) == read_constants(KNOBS) | changes(KNOBS, left) | changes(KNOBS, right)
+
+
+def changes(base: str, changed: str) -> dict:
+    old = read_constants(base)
+    return {name: value for name, value in read_constants(changed).items() if old.get(name) != value}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([("KNOB_2 = 2", "KNOB_2 = 20")], [("KNOB_2 = 2", "KNOB_2 = 30")]),
+        ([("KNOB_2 = 2", "KNOB_2 = 2.0")], [("KNOB_2 = 2", "KNOB_2 = 3")]),
+        ([("KNOB_2 = 2", "KNOB_2 = 20"), ("return KNOB_0", "return 1")], [("return KNOB_0", "return 2")]),
+        ([("KNOB_2 = 2", "KNOB_2 = f()")], [("KNOB_2 = 2", "KNOB_2 = 30")]),
+        ([("KNOB_2 = 2  # the knob 2\n", "")], [("KNOB_2 = 2", "KNOB_2 = 30")]),
+        ([("KNOB_2 = 2", "KNOB_2 = 1\nKNOB_2 = 2")], [("KNOB_2 = 2", "KNOB_2 = 30")]),
+        ([("KNOB_2 = 2", "KNOB_2 = = 2")], [("KNOB_2 = 2", "KNOB_2 = 30")]),
+    ],
+)
+def test_what_both_changed_differently_is_a_conflict(ours: list, theirs: list) -> None:
+    assert merged(edited(KNOBS, *ours), KNOBS, edited(KNOBS, *theirs)) is None
+
+
+@given(
+    st.dictionaries(st.sampled_from([f"KNOB_{n}" for n in range(3)]), st.integers(10, 99), min_size=1),
+    st.dictionaries(st.sampled_from([f"KNOB_{n}" for n in range(3, 6)]), st.floats(1, 2), min_size=1),
+)
+def test_whoever_is_merged_first_both_sets_of_constants_are_in(one: dict, other: dict) -> None:
+    left, right = rewrite_constants(KNOBS, one), rewrite_constants(KNOBS, other)
+    assert merged(left, KNOBS, right) == merged(right, KNOBS, left) == rewrite_constants(left, other)

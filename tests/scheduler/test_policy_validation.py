@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.domain.errors import CandidateRejected
-from scheduler.policy.source import MAX_BYTES, check_changed_paths, fingerprint, free_name, read_source, slug
+from scheduler.policy.source import (
+    MAX_BYTES,
+    check_changed_paths,
+    fingerprint,
+    free_name,
+    normalised,
+    read_source,
+    slug,
+)
 
 BOM = b"\xef\xbb\xbf"
 
@@ -55,7 +63,6 @@ def test_what_is_no_source_is_refused_with_its_reason(data: bytes, says: str) ->
     [
         b"x = '\\d'\n",  # an escape Python warns of
         b"# -*- coding: utf-8 -*-\nx = 1\n",
-        b"x = 1\r\nif x:\r\n    y = 2\r\n",
         b"x = 1",
         b"#" * MAX_BYTES,
         b"x = 1" + b"+1" * 900,
@@ -70,11 +77,22 @@ def test_what_is_unusual_but_sound_is_let_through_and_can_be_distinguished(data:
     assert source.fingerprint == read_source(data + b"\n# a comment\n"[: MAX_BYTES - len(data)]).fingerprint
 
 
-def test_a_byte_order_mark_is_no_sin_and_no_part_of_the_source() -> None:
-    marked = read_source(BOM + b"x = 1\n")
-    assert marked.text == "x = 1\n" and marked.data == BOM + b"x = 1\n"
-    assert marked.fingerprint == read_source(b"x = 1\n").fingerprint
+LF_FORM = b'x = """a\nb"""\nif x:\n    y = 2\n'
+
+
+@pytest.mark.parametrize("mark", [b"", BOM])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_source_is_stored_without_byte_order_mark_and_with_lf(mark: bytes, end: bytes) -> None:
+    given, plain = read_source(mark + LF_FORM.replace(b"\n", end)), read_source(LF_FORM)
+    assert given == plain and given.data == LF_FORM and given.text == LF_FORM.decode()
+    assert given.sha256 == hashlib.sha256(LF_FORM).hexdigest()
     assert read_source(BOM + b"# coding: utf-8\n").text == "# coding: utf-8\n"
+
+
+@given(st.text(alphabet=st.sampled_from("x='\"\n\r #\\f\t1")))
+def test_normalising_changes_no_program(text: str) -> None:
+    with contextlib.suppress(SyntaxError, ValueError):
+        assert ast.dump(ast.parse(normalised(text.encode()))) == ast.dump(ast.parse(text.encode()))
 
 
 def test_a_source_is_parsed_once_and_knows_its_hash_its_program_and_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
