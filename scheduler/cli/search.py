@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,11 +17,21 @@ from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import ExitCode, LabProblem, UsageProblem
 from scheduler.domain.search import SearchSettings
 from scheduler.domain.text import clean, count
+from scheduler.git import Repo
 from scheduler.lab import Workspace, choose_contract, open_workspace
+from scheduler.proposers.agent import MOST_IDEAS
 from scheduler.proposers.agent import PRESETS as AGENTS
 from scheduler.queue.progress import open_screen
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
-from scheduler.search.options import NO_SETTINGS, SearchOptions, complete, describe_budget, describe_proposers
+from scheduler.search.options import (
+    NO_SETTINGS,
+    SearchOptions,
+    complete,
+    describe_budget,
+    describe_proposers,
+    plan_search,
+    try_proposers,
+)
 from scheduler.search.session import run_search
 from scheduler.views.facts import LabFacts
 from scheduler.views.search import SearchView, claim_sentence, read_search
@@ -46,6 +57,10 @@ class SearchOutcome:
               help="Where ideas come from: agent, tpe, lines, union, a plug-in; repeatable.")  # fmt: skip
 @click.option("--command", "agent_command", metavar="CMD", help="The agent's command, run in a fresh worktree.")
 @click.option("--agent", type=click.Choice(list(AGENTS)), help="An agent whose command line is known.")
+@click.option("--model", metavar="M", help="The model of --agent, by the name it has there.")
+@click.option("--agent-args", metavar="ARGS", help="More arguments for --agent, in one word: '--max-turns 40'.")
+@click.option("--ideas-per-ask", type=click.IntRange(1, MOST_IDEAS), metavar="N",
+              help="Ideas that one session of the agent leaves. Default: 1.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Agents at work at a time.")
 @click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="Time an agent has for one idea.")  # fmt: skip
@@ -110,7 +125,8 @@ def _find_or_create_lab(
     except LabProblem:
         if contract is None:
             raise
-    complete(settings or NO_SETTINGS, PRESETS[preset or "default"])  # refused before anything is made
+    wanted = complete(settings or NO_SETTINGS, PRESETS[preset or "default"])  # refused before anything is made
+    try_proposers(wanted, Repo.open(Path.cwd()).root)
     created = create_lab(
         InitRequest(tag or dated_tag(), contract, None, preset or "default", author(), dry_run=dry_run)
     )
@@ -179,14 +195,17 @@ def _lines(view: SearchView, utilisation: float, ending: StopReason) -> list[str
 
 
 def _dry_run(space: Workspace, settings: SearchSettings | None) -> SearchOutcome:
-    unfinished = space.ledger.searches.current(space.tag)
-    if unfinished is not None:
-        return _would(f"would go on with search {unfinished.number}, {unfinished.state}", unfinished.settings)
-    if settings is None and space.ledger.searches.list(space.tag):
+    plan = plan_search(space, settings)
+    if plan is None:
         return SearchOutcome(
             ExitCode.STOP_LOOPING, {"tag": space.tag, "dry_run": True, "would": "nothing"}, ("budget spent",)
         )
-    return _would("would begin a search", complete(settings or NO_SETTINGS, space.lab.gates))
+    if not plan.is_closing:
+        try_proposers(plan.settings, space.repo.root)
+    unfinished = plan.unfinished
+    if unfinished is not None:
+        return _would(f"would go on with search {unfinished.number}, {unfinished.state}", plan.settings)
+    return _would("would begin a search", plan.settings)
 
 
 def _would(what: str, settings: SearchSettings) -> SearchOutcome:

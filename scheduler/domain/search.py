@@ -83,9 +83,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One idea wanted, to be made on `train_py`, the source of the baseline `base_id` (commit `base_commit`).
+    """Ideas wanted, to be made on `train_py`, the source of the baseline `base_id` (commit `base_commit`).
 
-    `brief` is NOTES.md as text; `trials` every candidate so far, oldest first; `seed` is the ask's own.
+    `brief` is NOTES.md as text; `trials` every candidate so far, oldest first; `seed` is the ask's own. `ideas` is how
+    many are wanted at most: more than one only of a proposer whose `ideas_per_ask` says so.
     """
 
     id: str  # like "p0012"
@@ -96,6 +97,7 @@ class Ask:
     trials: tuple[Trial, ...]
     round: int
     seed: int
+    ideas: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class ProposalFailure(StrEnum):
     REFUSED = "refused"
     MALFORMED = "malformed"
     EXHAUSTED = "exhausted"  # it will never have another idea: do not ask again
+    UNUSABLE = "unusable"  # its command is not there or cannot be run: do not ask again
     STOPPED = "stopped"
 
 
@@ -137,11 +140,23 @@ class NoIdea:
     log: str = ""
 
 
-Answer = Proposed | NoIdea
+@dataclass(frozen=True, slots=True)
+class SeveralIdeas:
+    """The answer to an ask that wanted several: each is admitted, or refused, alone. Not empty."""
+
+    ask_id: str
+    answers: tuple[Proposed | NoIdea, ...]
+
+
+Answer = Proposed | NoIdea | SeveralIdeas
 
 
 class Proposer(Protocol):
-    """A source of ideas. Made once per search by its entry point; `ask` and `poll` return at once."""
+    """A source of ideas. Made once per search by its entry point; `ask` and `poll` return at once.
+
+    Made by a dry run, too, which then closes it: nothing is written before the first ask. An attribute `ideas_per_ask`
+    of more than 1 has each ask want so many.
+    """
 
     name: str
     capacity: int  # asks it works on at a time

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from scheduler.domain.errors import GitProblem
+from scheduler.domain.errors import CandidateRejected, GitProblem
 from scheduler.git.nothing_else import (
     ENVIRONMENT,
     LIST_CONFIGURATION,
@@ -132,6 +132,24 @@ def merge_file(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
     if 0 < status <= MOST_CONFLICTS:
         return None
     raise GitProblem(f"git merge-file failed: {errors.strip().removeprefix('error: ') or f'status {status}'}")
+
+
+def apply_patch(source: bytes, patch: bytes) -> bytes:
+    """A train.py with a unified diff applied, as `git diff` prints it; wrong line counts in it are corrected.
+
+    Raises CandidateRejected when it does not apply, GitProblem: no git, no room.
+    """
+    with tempfile.TemporaryDirectory(prefix="arsched-patch-") as folder:
+        path = Path(folder, TRAIN_PY)
+        path.write_bytes(source)
+        command = ("apply", "--recount", "--whitespace=nowarn", f"--include={TRAIN_PY}", "-")
+        outside = {"GIT_CEILING_DIRECTORIES": str(Path(folder).parent)}  # no repository, wherever the folder is
+        status, _, errors = try_git(Path(folder), *command, data=patch.rstrip(b"\n") + b"\n", environment=outside)
+        if status != 0 or path.is_symlink() or not path.is_file():
+            why = next(iter(errors.strip().splitlines()), "train.py is no regular file afterwards")
+            hint = "give it as `git diff` prints it, against the baseline's train.py"
+            raise CandidateRejected(f"the patch does not apply: {why.removeprefix('error: ')}", hint)
+        return path.read_bytes()
 
 
 def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, str]]:

@@ -1,45 +1,121 @@
-"""The agent proposer: every ask is one run of a shell command in a git worktree of its own, under a process reaper.
+"""The agent proposer: every ask is one run of a command in a git worktree of its own, under a process reaper.
 
 `poll` moves every ask one step on: a run that ended is read and answered, or tried again where it crashed or took too
-long. Only the caller's thread touches git. In the worktree train.py is the answer; notes and IDEA.json are no change,
-caches and settings that tools leave are forgiven, anything else is a breach. Not covered: whether a source is accepted.
+long. Only the caller's thread touches git. Not covered: what is read from the worktree (answers.py).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, ProposerProblem
-from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
+from scheduler.domain.errors import GitProblem, ProposerProblem
+from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposer
 from scheduler.git import Repo
-from scheduler.policy.source import MAX_BYTES, TRAIN_PY, check_changed_paths, normalised
-from scheduler.proposers.guard import view_of
-from scheduler.proposers.process import EndKind, ManagedProcess, ProcessEnd, last_line
-from scheduler.proposers.registry import Options, ProposerSetup, describe_change
-
-OPTIONS = ("command", "preset", "workers", "limit_s", "retries", "keep")
-MOST_WORKERS = 8
-LIMIT_S = 900.0
-# Command lines of well-known coding agents, without a terminal and without questions; the user installs and pays them.
-# Each reads its task from $ARSCHED_PROMPT. Versions differ in their flags: `command` takes any other line.
-PRESETS: Mapping[str, str] = {
-    "claude": 'claude -p "$ARSCHED_PROMPT" --permission-mode acceptEdits',
-    "codex": 'codex exec --sandbox workspace-write "$ARSCHED_PROMPT"',
-    "gemini": 'gemini --skip-trust --approval-mode auto_edit -p "$ARSCHED_PROMPT"',
-    "opencode": 'opencode run "$ARSCHED_PROMPT"',
-}
-PROMPT = (
-    "You improve train.py, which trains a small GPT within a fixed budget; the score is val_bpb, lower is better. "
-    "Read NOTES.md first: it says what was tried, what held and what counts as real. Then make one well-founded change "
-    "to train.py, and to no other file. Do not train: the change is measured for you. Finally write IDEA.json with the "
-    'strings "title" (one short line), "hypothesis" (why it should help) and "theme" (one or two words).'
+from scheduler.proposers.answers import NOTES, AskWorktree, sweep
+from scheduler.proposers.guard import CODE, view_of
+from scheduler.proposers.process import (
+    NOT_RUN,
+    EndKind,
+    ManagedProcess,
+    ProcessEnd,
+    ensure_runnable,
+    last_line,
+    path_with_arsched,
 )
+from scheduler.proposers.registry import Options, ProposerSetup
+
+OPTIONS = ("command", "preset", "model", "arguments", "ideas", "workers", "limit_s", "retries", "keep")
+MOST_WORKERS, MOST_IDEAS = 8, 100
+LIMIT_S = 900.0
+# What the manual (program.md, "Asked by arsched") has an agent run: exactly these, and what begins like those.
+_EXACT, _BEGINNINGS = (
+    ("printenv ARSCHED_ASK", f"cat {NOTES}"),
+    ("arsched show", "arsched logs", "arsched brief", "python -c"),
+)
+_ALLOWED_BASH = {"*": "deny", **{one: "allow" for one in (*_EXACT, *(f"{start}*" for start in _BEGINNINGS))}}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPreset:
+    """A well-known coding agent without a terminal and without questions; the user installs and pays it.
+
+    Its command line: its name, `options`, the model, the user's arguments, `last`, the prompt. It may edit files in its
+    worktree and run what the manual asks for; codex has no list of commands, its sandbox confines any.
+    """
+
+    options: tuple[str, ...]
+    last: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+PRESETS: Mapping[str, AgentPreset] = {
+    "claude": AgentPreset(
+        ("--permission-mode", "acceptEdits", "--allowedTools",
+         ",".join([*(f"Bash({one})" for one in _EXACT), *(f"Bash({one}:*)" for one in _BEGINNINGS)])),
+        ("-p",),
+    ),
+    "codex": AgentPreset(("exec", "--sandbox", "workspace-write")),
+    "gemini": AgentPreset(
+        ("--skip-trust", "--approval-mode", "auto_edit", "--allowed-tools",
+         ",".join(f"run_shell_command({one})" for one in (*_EXACT, *_BEGINNINGS))),
+        ("-p",),
+    ),
+    "opencode": AgentPreset(
+        ("run",),
+        environment=(
+            ("OPENCODE_PERMISSION", json.dumps({"edit": "allow", "bash": _ALLOWED_BASH, "webfetch": "deny"})),
+        ),
+    ),
+}  # fmt: skip
+_TASK = (
+    "You improve train.py, which trains a small GPT within a fixed budget; the score is val_bpb, lower is better. "
+    "Read NOTES.md first: it says what was tried, what held and what counts as real.{manual} "
+)
+_ONE = (
+    "Then make one well-founded change to train.py, and to no other file. Do not train: the change is measured for "
+    'you. Finally write IDEA.json with the strings "title" (one short line), "hypothesis" (why it should help) and '
+    '"theme" (one or two words).'
+)
+_SEVERAL = (
+    "Then have {ideas} well-founded ideas that do not depend on each other. For each make a folder, candidates/1 to "
+    "candidates/{ideas}, with a copy of train.py in it that holds this one change, and an IDEA.json with the strings "
+    '"title" (one short line), "hypothesis" (why it should help) and "theme" (one or two words). Change no other file. '
+    "Do not train: the changes are measured for you."
+)
+
+
+def prompt_for(ideas: int, manual: Path | None) -> str:
+    """The task in words; `manual` is where the agent reads the whole of it."""
+    where = f" {manual}, 'Asked by arsched', is your manual." if manual else ""
+    return _TASK.format(manual=where) + (_SEVERAL.format(ideas=ideas) if ideas > 1 else _ONE)
+
+
+def manual_for(worktree: Path) -> Path | None:
+    """Where an agent in this worktree finds arsched's program.md: a repository may have another of that name."""
+    for path in (worktree / "program.md", CODE / "program.md"):
+        with suppress(OSError, UnicodeDecodeError):
+            if _MANUAL_HEADING in path.read_text(encoding="utf-8"):
+                return path.relative_to(worktree) if path.is_relative_to(worktree) else path
+    return None
+
+
+_MANUAL_HEADING = "## Asked by arsched"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCommand:
+    """What to run for an ask: words, into which the prompt is put last for a preset, and variables set for it."""
+
+    words: tuple[str, ...]
+    takes_prompt: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -53,11 +129,12 @@ class _Try:
 
 
 def make(setup: ProposerSetup) -> Proposer:
-    """Raises UsageProblem for the options; ProposerProblem, GitProblem where it cannot work."""
+    """Raises UsageProblem for the options; ProposerProblem where the command is not there."""
     options = Options(setup, OPTIONS)
     return AgentProposer(
         setup,
         command_of(options),
+        ideas=options.whole("ideas", 1, 1, MOST_IDEAS),
         workers=options.whole("workers", min(max(1, setup.slots), MOST_WORKERS), 1, 64),
         limit_s=options.seconds("limit_s", LIMIT_S),
         retries=options.whole("retries", 1, 0, 100),
@@ -65,45 +142,54 @@ def make(setup: ProposerSetup) -> Proposer:
     )
 
 
-def command_of(options: Options) -> str:
-    """The shell command the options ask for. Raises UsageProblem, and ProposerProblem without the preset's program."""
+def command_of(options: Options) -> AgentCommand:
+    """What the options ask for. Raises UsageProblem, and ProposerProblem where its program is not there."""
     command, preset = options.text("command"), options.text("preset")
     if bool(command) == bool(preset):
-        either = "give command='...', any shell command that edits train.py in the current folder"
+        either = "give --command '…', any shell command that edits train.py in the current folder"
         raise options.problem(
-            "wants a command or a preset, not both" if command else "wants a command",
-            f"{either}, or preset={'|'.join(PRESETS)}",
+            "wants a command or a known agent, not both" if command else "wants a command",
+            f"{either}, or --agent {'|'.join(PRESETS)}",
         )
+    model, arguments = options.text("model"), options.text("arguments")
     if command:
-        return command
+        if model or arguments:
+            raise options.problem("knows --model and --agent-args with --agent alone", "write them into --command")
+        ensure_runnable(command, options.name)
+        return AgentCommand(("/bin/sh", "-c", command))
     if preset not in PRESETS:
         raise options.problem(f"has no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
-    if shutil.which(preset) is None:
+    if shutil.which(preset, path=path_with_arsched()) is None:
         hint = f"install and log in to {preset} first, then see that `{preset} --version` works here"
         raise ProposerProblem(f"the program {preset} is not on the PATH", hint)
-    return PRESETS[preset]
+    try:
+        extra = shlex.split(arguments)
+    except ValueError as problem:
+        raise options.problem(f"cannot read --agent-args {arguments!r}: {problem}", "mind the quotes") from None
+    known = PRESETS[preset]
+    chosen = ("--model", model) if model else ()
+    return AgentCommand((preset, *known.options, *chosen, *extra, *known.last), True, known.environment)
 
 
 class AgentProposer:
     """See the module. `keep`: worktrees of asks that brought no idea are left for a look."""
 
     def __init__(
-        self, setup: ProposerSetup, command: str, *, workers: int, limit_s: float, retries: int, keep: bool
-    ) -> None:
-        self.name, self.capacity = setup.name, workers
+        self, setup: ProposerSetup, command: AgentCommand, *,
+        ideas: int, workers: int, limit_s: float, retries: int, keep: bool,
+    ) -> None:  # fmt: skip
+        self.name, self.capacity, self.ideas_per_ask = setup.name, workers, ideas
         self._command, self._limit_s, self._retries, self._keep = command, limit_s, retries, keep
         self._sandbox = setup.sandbox
         self._report = setup.report
         self._repo = Repo.open(setup.repo_root)
         self._folder = setup.folder / setup.name
         self._tries: dict[str, _Try] = {}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            sweep(self._repo, self._folder)
-        except OSError as problem:
-            raise ProposerProblem(f"{self._folder} cannot be used: {problem}", "is it writable?") from None
+        self._is_swept = False
 
     def ask(self, ask: Ask) -> None:
+        if not self._is_swept:
+            self._sweep()
         self._tries[ask.id] = self._begin(ask, 1)
 
     def poll(self) -> tuple[Answer, ...]:
@@ -124,6 +210,15 @@ class AgentProposer:
             attempt.process.end()
             self._leave(attempt, keep=False)
 
+    def _sweep(self) -> None:
+        """Before the first ask. Raises ProposerProblem."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            sweep(self._repo, self._folder)
+        except OSError as problem:
+            raise ProposerProblem(f"{self._folder} cannot be used: {problem}", "is it writable?") from None
+        self._is_swept = True
+
     def _begin(self, ask: Ask, number: int) -> _Try:
         """Raises ProposerProblem."""
         path = _unused_path(self._folder, ask.id)
@@ -131,21 +226,25 @@ class AgentProposer:
             worktree = AskWorktree.prepare(self._repo, path, ask)
         except (OSError, GitProblem) as problem:
             raise ProposerProblem(f"no worktree for {ask.id}: {problem}", "is the disk full?") from problem
+        prompt = prompt_for(ask.ideas, manual_for(path))
         environment = {
             **os.environ,
+            **dict(self._command.environment),
+            "PATH": path_with_arsched(),
             "ARSCHED_ASK": ask.id,
+            "ARSCHED_IDEAS": str(ask.ideas),
             "ARSCHED_ROUND": str(ask.round),
             "ARSCHED_SEED": str(ask.seed),
             "ARSCHED_TRY": str(number),
             "ARSCHED_BASE": ask.base_id,
             "ARSCHED_NOTES": str(path / NOTES),
-            "ARSCHED_PROMPT": PROMPT,
+            "ARSCHED_PROMPT": prompt,
         }
-        shell = ["/bin/sh", "-c", self._command]
+        command = [*self._command.words, *([prompt] if self._command.takes_prompt else [])]
         view = view_of(self._repo.root, path, self._sandbox)
         try:
             process = ManagedProcess(
-                shell, log=_log(path), folder=path, environment=environment, limit_s=self._limit_s, view=view
+                command, log=_log(path), folder=path, environment=environment, limit_s=self._limit_s, view=view
             )
         except ProposerProblem:
             worktree.drop()
@@ -166,15 +265,14 @@ class AgentProposer:
             return NoIdea(attempt.ask.id, ProposalFailure.CRASHED, problem.message)
         return None
 
-    def _answer(self, attempt: _Try, end: ProcessEnd) -> Proposed | NoIdea:
+    def _answer(self, attempt: _Try, end: ProcessEnd) -> Answer:
         log = attempt.process.printed()
         if end.how is EndKind.EXIT and end.code == 0:
-            answer = attempt.worktree.read(attempt.ask, log)
-            if end.left and isinstance(answer, Proposed):
-                leftovers = f"it left {end.left} process{'es' if end.left > 1 else ''} behind, ended with it"
-                return replace(answer, warning=f"{answer.warning}; {leftovers}" if answer.warning else leftovers)
-            return answer
+            left = f"it left {end.left} process{'es' if end.left > 1 else ''} behind, ended with it" if end.left else ""
+            return attempt.worktree.read(attempt.ask, log, left)
         trouble = ProposalFailure.TIMED_OUT if end.how is EndKind.TIMEOUT else ProposalFailure.CRASHED
+        if end.how is EndKind.EXIT and end.code in NOT_RUN:
+            trouble = ProposalFailure.UNUSABLE
         tries = f" (try {attempt.number})" if attempt.number > 1 else ""
         return NoIdea(attempt.ask.id, trouble, f"{self._why(end, last_line(log))}{tries}", log)
 
@@ -212,89 +310,3 @@ def _unused_path(folder: Path, name: str) -> Path:
 
 def _log(path: Path) -> Path:
     return path.with_name(f"{path.name}.log")
-
-
-NOTES, IDEA = "NOTES.md", "IDEA.json"
-KEPT = ".kept"
-_IDEA_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class AskWorktree:
-    """A detached worktree at `path`."""
-
-    repo: Repo
-    path: Path
-
-    @classmethod
-    def prepare(cls, repo: Repo, path: Path, ask: Ask) -> AskWorktree:
-        """A fresh worktree of the ask's base. Raises GitProblem, OSError."""
-        repo.add_worktree(path, ask.base_commit, None)
-        (path / TRAIN_PY).write_bytes(ask.train_py)
-        (path / NOTES).write_text(ask.brief, encoding="utf-8")
-        return cls(repo, path)
-
-    def read(self, ask: Ask, log: str) -> Proposed | NoIdea:
-        """What the agent made of it."""
-        try:
-            state = self.repo.inspect(self.path, ask.base_commit)
-            check_changed_paths(path for path in state.changed if path not in (NOTES, IDEA))
-            data = read_regular(self.path / TRAIN_PY, MAX_BYTES)
-            if data is None:
-                raise CandidateRejected("train.py is gone, is no regular file, or is far too long")
-            data = normalised(data)
-        except ArschedError as breach:
-            return NoIdea(ask.id, ProposalFailure.REFUSED, breach.message, log)
-        if data == ask.train_py:
-            return NoIdea(ask.id, ProposalFailure.UNCHANGED, "it left train.py as it was", log)
-        about, warning = read_idea(self.path / IDEA)
-        title = about.get("title")
-        if not title and state.head != ask.base_commit:
-            title = self.repo.subject(state.head)  # of the agent's own commit
-        title = title or describe_change(ask.train_py, data)
-        parents = tuple(about.get("parents", "").split())
-        return Proposed(ask.id, data, title, about.get("hypothesis", ""), about.get("theme", ""), parents, log, warning)
-
-    def drop(self) -> None:
-        """Raises GitProblem."""
-        self.repo.drop_worktree(self.path)
-
-    def keep(self) -> None:
-        """Not to be swept away by the next proposer that starts here."""
-        self.path.with_name(f"{self.path.name}{KEPT}").touch()
-
-
-def sweep(repo: Repo, folder: Path) -> None:
-    """Drop what a killed scheduler left here. Raises GitProblem, OSError."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        kept = path.with_name(f"{path.name.partition('.')[0]}{KEPT}")
-        if path.suffix != KEPT and not kept.exists():
-            repo.drop_worktree(path)
-
-
-def read_idea(path: Path) -> tuple[Mapping[str, str], str]:
-    """title, hypothesis, theme, parents (joined by blanks), each as text; and a warning when the file is unusable."""
-    if not os.path.lexists(path):
-        return {}, ""
-    data = read_regular(path, _IDEA_BYTES)
-    try:
-        given = json.loads(data or b"")
-        if not isinstance(given, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError):
-        return {}, f"{IDEA} was left unread: it is not a JSON object of sensible size"
-    about = {name: given[name].strip() for name in ("title", "hypothesis", "theme") if isinstance(given.get(name), str)}
-    parents = given.get("parents")
-    if isinstance(parents, list):
-        about["parents"] = " ".join(one for one in parents if isinstance(one, str))
-    return about, ""
-
-
-def read_regular(path: Path, limit: int) -> bytes | None:
-    """At most one byte beyond `limit`; None for what is not a regular file, links among it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import scheduler
 from harness.files import cache_root
 
-_CODE = Path(scheduler.__file__).resolve().parents[1]
+CODE = Path(scheduler.__file__).resolve().parents[1]
 
 
 def view_of(repository: Path, worktree: Path, level: str) -> str:
@@ -25,7 +25,7 @@ def view_of(repository: Path, worktree: Path, level: str) -> str:
     common = own.parents[1]  # REPOSITORY/.git/worktrees/NAME
     others = [path.read_text().strip().removesuffix("/.git") for path in common.glob("worktrees/*/gitdir")]
     packages = [folder for folder in sys.path if os.path.basename(folder) in ("site-packages", "dist-packages")]
-    installed = [sys.prefix, sys.base_prefix, *packages, str(_CODE / "harness"), str(_CODE / "scheduler")]
+    installed = [sys.prefix, sys.base_prefix, *packages, str(CODE / "harness"), str(CODE / "scheduler")]
     caches = cache_root()
     view = {
         "level": level,

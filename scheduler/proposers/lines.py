@@ -2,8 +2,8 @@
 
 to it    {"ask", "base", "round", "seed", "train_py", "brief", "trials": [{"candidate", "base", "val_bpb",
           "failure", "proposer", "pending"}]}
-from it  {"ask", "train_py": "..."} or {"ask", "constants": {NAME: value}}, each with "title", "hypothesis",
-         "theme", "parents" as it likes; or {"ask", "no_idea": "why", "exhausted": true when it is done for good}
+from it  {"ask", "train_py": "..."} or {"ask", "constants": {NAME: value}} or {"ask", "patch": "..."}, with "title",
+         "hypothesis", "theme", "parents" as it likes; or {"ask", "no_idea": "why", "exhausted": true for good}
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from collections.abc import Mapping
 
 from scheduler.domain.errors import CandidateRejected, ProposerProblem
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, Proposer
+from scheduler.git.commits import apply_patch
 from scheduler.policy.constants import Constant, rewrite_constants
 from scheduler.policy.source import normalised
-from scheduler.proposers.process import EndKind, LineProcess, LineTooLong, ProcessEnd, last_line, read_tail
+from scheduler.proposers.process import (
+    EndKind,
+    LineProcess,
+    LineTooLong,
+    ProcessEnd,
+    ensure_runnable,
+    last_line,
+    read_tail,
+)
 from scheduler.proposers.registry import Options, ProposerSetup, describe_change
 
 OPTIONS = ("command", "limit_s", "capacity", "retries")
@@ -34,7 +43,9 @@ def make(setup: ProposerSetup) -> Proposer:
     options = Options(setup, OPTIONS)
     command = options.text("command")
     if not command:
-        raise options.problem("wants a command", "give command='...', a program that answers JSON lines")
+        hint = f"give --option {options.name}.command='…', a program that answers JSON lines"
+        raise options.problem("wants a command", hint)
+    ensure_runnable(command, options.name)
     return LinesProposer(
         setup,
         command,
@@ -207,7 +218,7 @@ def read_line(line: bytes) -> tuple[str, Mapping[str, object]]:
     return answer["ask"], answer
 
 
-def read_answer(ask: Ask, answer: Mapping[str, object]) -> Answer:
+def read_answer(ask: Ask, answer: Mapping[str, object]) -> Proposed | NoIdea:
     """What a line means for its ask."""
     if "no_idea" in answer:
         trouble = ProposalFailure.EXHAUSTED if answer.get("exhausted") is True else ProposalFailure.UNCHANGED
@@ -233,13 +244,17 @@ def quote(line: bytes) -> str:
 
 
 def _source(ask: Ask, answer: Mapping[str, object]) -> bytes:
-    source, constants = answer.get("train_py"), answer.get("constants")
-    if isinstance(source, str) and constants is None:
-        return normalised(source.encode("utf-8", "surrogatepass"))
-    if isinstance(constants, dict) and source is None:
-        values = {name: _constant(name, value) for name, value in constants.items()}
-        return rewrite_constants(ask.train_py.decode("utf-8", "replace"), values).encode()
-    raise BadLine('an answer has either "train_py" as text, or "constants" as an object, or "no_idea"')
+    """Raises BadLine, CandidateRejected."""
+    given = {name: answer[name] for name in ("train_py", "constants", "patch") if answer.get(name) is not None}
+    match given:
+        case {"train_py": str(source), **others} if not others:
+            return normalised(source.encode("utf-8", "surrogatepass"))
+        case {"constants": dict(constants), **others} if not others:
+            values = {name: _constant(name, value) for name, value in constants.items()}
+            return rewrite_constants(ask.train_py.decode("utf-8", "replace"), values).encode()
+        case {"patch": str(patch), **others} if not others:
+            return normalised(apply_patch(ask.train_py, patch.encode("utf-8", "surrogatepass")))
+    raise BadLine('an answer has one of "train_py" and "patch" as text, "constants" as an object, or "no_idea"')
 
 
 def _constant(name: str, value: object) -> Constant:

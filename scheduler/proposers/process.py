@@ -8,8 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
+import shutil
 import socket
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +30,41 @@ SHOWN_CHARACTERS = 200  # of the last line in a reason
 _REPORT_BYTES = 1 << 16
 _CHUNK = 1 << 16
 _CHUNKS_AT_A_TIME = 64
+
+
+NOT_RUN = (126, 127)  # a shell's exit codes for a command that cannot be run or is not there
+
+
+def path_with_arsched() -> str:
+    """PATH, with the folder of this very installation's `arsched` in front."""
+    places = (Path(sys.argv[0]).absolute().parent, Path(sys.executable).parent, Path(sysconfig.get_path("scripts")))
+    own = next((str(place) for place in places if os.access(place / "arsched", os.X_OK)), None)
+    there = os.environ.get("PATH", os.defpath)
+    return there if own is None else f"{own}{os.pathsep}{there}"
+
+
+def ensure_runnable(command: str, name: str) -> None:
+    """See that the program a shell command begins with is there; relative paths and shell syntax are not looked into.
+
+    Raises ProposerProblem for the proposer `name`.
+    """
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+    except ValueError:
+        return  # the shell says what is wrong with it
+    program = next((word for word in words if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", word)), "")
+    if not re.fullmatch(r"/?[A-Za-z0-9_][\w./+-]*", program) or ("/" in program and not program.startswith("/")):
+        return
+    path = path_with_arsched()
+    if shutil.which(program, path=path) is None:
+        known = ["/bin/sh", "-c", 'command -v "$1"', "sh", program]  # a word of the shell itself, like `exec`
+        done = subprocess.run(known, env={**os.environ, "PATH": path}, capture_output=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            where = "there is no program" if program.startswith("/") else "there is no program on the PATH called"
+            hint = f"see that `{program}` works in this shell, or give another command"
+            raise ProposerProblem(f"the command of {name} cannot be run: {where} {program}", hint)
 
 
 class EndKind(StrEnum):

@@ -110,7 +110,7 @@ class Options:
     """
 
     def __init__(self, setup: ProposerSetup, known: Collection[str]) -> None:
-        self._setup = setup
+        self._setup, self.name = setup, setup.name
         for name in setup.options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)

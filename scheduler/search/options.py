@@ -5,8 +5,10 @@ Planned first and written down afterwards, so that options that cannot be carrie
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import UsageProblem
@@ -15,10 +17,12 @@ from scheduler.domain.text import count
 from scheduler.lab import Workspace
 from scheduler.policy.budget import HOUR_S
 from scheduler.proposers.registry import UNION, ProposerSetup, check_name, make
+from scheduler.queue.runtime import Runtime
 
 DEFAULT_PROPOSERS = (ProposerChoice("tpe"), ProposerChoice(UNION))
 UNKNOWN_SLOTS = 8  # what a proposer is given before the pool is joined, when --slots is not
 LARGEST_WEIGHT = 1e6
+Report = Callable[[str], None]
 NO_SETTINGS = SearchSettings(SearchBudget(), ())
 
 
@@ -34,6 +38,9 @@ class SearchOptions:
     proposers: tuple[str, ...] = ()  # like "agent:3"
     agent_command: str | None = None
     agent: str | None = None
+    model: str | None = None
+    agent_args: str | None = None
+    ideas_per_ask: int | None = None
     workers: int | None = None
     limit_s: float | None = None
     plugin_options: tuple[str, ...] = ()  # like "agent.workers=4"
@@ -55,7 +62,10 @@ class SearchOptions:
 
     def _choices(self) -> tuple[ProposerChoice, ...]:
         """() when no proposer was named."""
-        given = {"command": self.agent_command, "preset": self.agent, "workers": self.workers, "limit_s": self.limit_s}
+        given = {
+            "command": self.agent_command, "preset": self.agent, "model": self.model, "arguments": self.agent_args,
+            "ideas": self.ideas_per_ask, "workers": self.workers, "limit_s": self.limit_s,
+        }  # fmt: skip
         agent_options = tuple(
             (name, f"{value:g}" if isinstance(value, float) else str(value))
             for name, value in given.items()
@@ -193,30 +203,33 @@ def describe_proposers(proposers: tuple[ProposerChoice, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names), UNION if len(weighed) < len(proposers) else "")))
 
 
-def make_proposers(
-    space: Workspace,
-    settings: SearchSettings,
-    slots: int | None,
-    clock: Callable[[], float],
-    report: Callable[[str], None],
-) -> dict[str, Proposer]:
+def make_proposers(space: Workspace, settings: SearchSettings, means: Runtime, report: Report) -> dict[str, Proposer]:
     """One for every choice but `union`, which is the scheduler's own. Raises UsageProblem, ProposerProblem."""
+    setup = ProposerSetup(
+        "", {}, space.repo.root, space.paths.proposals, means.options.slots or UNKNOWN_SLOTS, settings.seed,
+        clock=means.clock, report=report, sandbox=space.lab.sandbox,
+    )  # fmt: skip
+    return _make_all(settings, setup)
+
+
+def try_proposers(settings: SearchSettings, root: Path) -> None:
+    """See that they could be made, before a lab of the repository at `root` is, and in a dry run: nothing is written.
+
+    Raises UsageProblem, ProposerProblem.
+    """
+    clock, report = time.monotonic, print
+    setup = ProposerSetup("", {}, root, root, UNKNOWN_SLOTS, settings.seed, clock, report)
+    for proposer in _make_all(settings, setup).values():
+        proposer.close()
+
+
+def _make_all(settings: SearchSettings, setup: ProposerSetup) -> dict[str, Proposer]:
     made: dict[str, Proposer] = {}
     try:
         for choice in settings.proposers:
             if choice.name != UNION:
-                setup = ProposerSetup(
-                    name=choice.name,
-                    options=dict(choice.options),
-                    repo_root=space.repo.root,
-                    folder=space.paths.proposals,
-                    slots=slots or UNKNOWN_SLOTS,
-                    seed=settings.seed,
-                    clock=clock,
-                    report=report,
-                    sandbox=space.lab.sandbox,
-                )
-                made[choice.name] = make(choice, setup)
+                mine = replace(setup, name=choice.name, options=dict(choice.options))
+                made[choice.name] = make(choice, mine)
     except BaseException:
         for proposer in made.values():
             proposer.close()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from scheduler.domain.candidate import Candidate, CandidateStats, NewCandidate, Origin, Source
-from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, LedgerProblem
+from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, LedgerProblem, ProposerProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Run, RunKind
 from scheduler.domain.search import (
@@ -25,6 +25,7 @@ from scheduler.domain.search import (
     Proposed,
     Proposer,
     Search,
+    SeveralIdeas,
     Trial,
 )
 from scheduler.domain.text import clean, one_line, shorten
@@ -72,11 +73,21 @@ class ProposerState:
     _rests_until: float = float("-inf")
     _failed_at: float = float("-inf")
 
+    @property
+    def per_ask(self) -> int:
+        """How many ideas an ask may want."""
+        return getattr(self.proposer, "ideas_per_ask", 1)
+
+    @property
+    def wanted(self) -> int:
+        """Ideas that are being written."""
+        return sum(ask.ideas for ask, _ in self.open.values())
+
     def is_able(self, now: float) -> bool:
         return not self.given_up and len(self.open) < self.proposer.capacity and now >= self._rests_until
 
-    def record_idea(self) -> None:
-        self.ideas += 1
+    def record_ideas(self, count: int) -> None:
+        self.ideas += count
         self._failures = self._known = 0
         self._rests_until = float("-inf")
 
@@ -139,8 +150,8 @@ class ProposalPipeline:
 
     @property
     def open(self) -> int:
-        """Asks under way."""
-        return sum(len(state.open) for state in self._states.values())
+        """Ideas being written: what the asks under way want."""
+        return sum(state.wanted for state in self._states.values())
 
     @property
     def ideas(self) -> int:
@@ -158,7 +169,10 @@ class ProposalPipeline:
         return "; ".join(reasons) or "nothing on the shelf can be merged"
 
     def take_answers(self) -> None:
-        """Admit every answer there is. Raises GitProblem, LedgerProblem, LabProblem."""
+        """Admit every answer there is.
+
+        Raises GitProblem, LedgerProblem, LabProblem; ProposerProblem when a proposer's command cannot be run at all.
+        """
         for state in self._states.values():
             try:
                 answers = state.proposer.poll()
@@ -220,7 +234,7 @@ class ProposalPipeline:
         asked = {name: state for name, state in self._states.items() if not state.given_up}
         name = next_proposer(
             {name: state.weight for name, state in asked.items()},
-            {name: state.ideas + len(state.open) for name, state in asked.items()},
+            {name: state.ideas + state.wanted for name, state in asked.items()},
             {name for name, state in asked.items() if state.is_able(now)},
         )
         return None if name is None else self._states[name]
@@ -234,16 +248,12 @@ class ProposalPipeline:
         )
         brief = self._brief(self._asked)
         self._asked += 1
+        left = state.per_ask if room.ideas is None else room.ideas - self.open
         ask = Ask(
-            id=ask_id,
-            base_id=base,
-            base_commit=self._space.baseline_commit(),
-            train_py=ledger.candidates.train_py(base),
-            brief=brief,
+            ask_id, base, self._space.baseline_commit(), ledger.candidates.train_py(base), brief,
             trials=tuple(self._trial(standing) for standing in board.standings),
-            round=number,
-            seed=seed,
-        )
+            round=number, seed=seed, ideas=min(state.per_ask, left),
+        )  # fmt: skip
         state.open[ask_id] = (ask, now)
         try:
             state.proposer.ask(ask)
@@ -269,38 +279,64 @@ class ProposalPipeline:
         return candidates.train_py(candidate_id), candidates.get(candidate_id, self._space.tag).proposer
 
     def _take(self, state: ProposerState, ask: Ask, asked_at: float, answer: Answer) -> None:
+        """Each idea of the answer is a proposal on record; what they say of the proposer is weighed together."""
+        answers = answer.answers[: ask.ideas] if isinstance(answer, SeveralIdeas) else (answer,)
+        answers = answers or (NoIdea(ask.id, ProposalFailure.MALFORMED, "an answer without any idea"),)
+        asks = [ask, *(self._ask_for_another(state, ask) for _ in answers[1:])]
+        taken = [self._take_one(state.name, *pair) for pair in zip(asks, answers, strict=True)]
+        ideas, failures = taken.count(_IDEA), [one for one in taken if isinstance(one, NoIdea)]
+        if ideas:
+            state.record_ideas(ideas)
+        elif _KNOWN in taken:
+            state.record_known(asked_at, self._clock())
+        elif failures[-1].trouble in _FOR_GOOD:
+            self._give_up(state, failures[-1])
+        else:
+            state.record_failure(asked_at, self._clock(), failures[-1].reason)
+
+    def _ask_for_another(self, state: ProposerState, ask: Ask) -> Ask:
+        """The same ask once more on record, for one more of the ideas it brought."""
+        again = self._space.ledger.proposals.ask(
+            self._space.tag, self._search.number, state.name, base_id=ask.base_id, round=ask.round, seed=ask.seed
+        )
+        return replace(ask, id=again)
+
+    def _give_up(self, state: ProposerState, failure: NoIdea) -> None:
+        """Raises ProposerProblem where a command cannot be run and never could in this search."""
+        state.give_up(failure.reason or "it has no more ideas")
+        if failure.trouble is ProposalFailure.UNUSABLE and not state.ideas:
+            hint = "give another command: arsched search goes on with this search, and takes new options"
+            raise ProposerProblem(f"the command of {one_line(state.name)} cannot be run: {failure.reason}", hint)
+
+    def _take_one(self, name: str, ask: Ask, answer: Proposed | NoIdea) -> NoIdea | str:
+        """What became of it: _IDEA, _KNOWN, or the failure on record."""
         if isinstance(answer, NoIdea):
-            self._take_failure(state, ask, asked_at, answer)
-            return
+            return self._take_failure(name, ask, answer)
         title = clean_title(answer)
         try:
-            candidate, is_new = admit(self._space, ask, answer, state.name)
+            candidate, is_new = admit(self._space, ask, answer, name)
         except (CandidateRejected, GitProblem) as problem:
             rejected = isinstance(problem, CandidateRejected)  # else git or its disk failed, not the idea
             kind = ProposalFailure.REFUSED if rejected else ProposalFailure.CRASHED
-            self._take_failure(state, ask, asked_at, NoIdea(ask.id, kind, problem.message, answer.log), title)
+            return self._take_failure(name, ask, NoIdea(ask.id, kind, problem.message, answer.log), title)
+        if is_new:
+            self._report(f"idea      {ask.id} {name}  {candidate.title}  ({candidate.id}, round {ask.round})")
         else:
-            if is_new:
-                state.record_idea()
-                what = f"{candidate.title}  ({candidate.id}, round {ask.round})"
-                self._report(f"idea      {ask.id} {state.name}  {what}")
-            else:
-                what = f"{title or one_line(candidate.title)}: the same program as {candidate.id} {candidate.name}"
-                self._report(f"known     {ask.id} {state.name}  {what}")
-                state.record_known(asked_at, self._clock())
+            what = f"{title or one_line(candidate.title)}: the same program as {candidate.id} {candidate.name}"
+            self._report(f"known     {ask.id} {name}  {what}")
         if answer.warning:
-            self._report(f"note: {ask.id} {state.name}: {shorten(one_line(answer.warning), REASON_CHARACTERS)}")
+            self._report(f"note: {ask.id} {name}: {shorten(one_line(answer.warning), REASON_CHARACTERS)}")
+        return _IDEA if is_new else _KNOWN
 
-    def _take_failure(
-        self, state: ProposerState, ask: Ask, asked_at: float, answer: NoIdea, title: str = ""
-    ) -> None:  # fmt: skip
+    def _take_failure(self, name: str, ask: Ask, answer: NoIdea, title: str = "") -> NoIdea:
         reason = one_line(answer.reason)[:REASON_CHARACTERS]
         self._space.ledger.proposals.failed(ask.id, answer.trouble, reason, title=title, log=answer.log)
-        self._report(f"no idea   {ask.id} {state.name}  {answer.trouble}: {reason}")
-        if answer.trouble is ProposalFailure.EXHAUSTED:
-            state.give_up(reason or "it has no more ideas")
-        else:
-            state.record_failure(asked_at, self._clock(), reason)
+        self._report(f"no idea   {ask.id} {name}  {answer.trouble}: {reason}")
+        return replace(answer, reason=reason)
+
+
+_IDEA, _KNOWN = "a new candidate", "a known one"
+_FOR_GOOD = (ProposalFailure.EXHAUSTED, ProposalFailure.UNUSABLE)
 
 
 def _describe(problem: Exception) -> str:
@@ -346,18 +382,9 @@ def _add_candidate(
     trailers = {key: value for key, value in trailers.items() if value}
     commit = space.repo.commit_train_py(ask.base_commit, source.data, title, trailers)
     new = NewCandidate(
-        source=source,
-        name=name,
-        commit=commit,
-        base_id=ask.base_id,
-        title=title,
-        author=proposer,
-        origin=Origin.PROPOSED,
-        proposer=proposer,
-        hypothesis=clean(answer.hypothesis).strip()[:HYPOTHESIS_CHARACTERS],
-        theme=theme,
-        round=ask.round,
-    )
+        source, name, commit, ask.base_id, title, author=proposer, origin=Origin.PROPOSED, proposer=proposer,
+        hypothesis=clean(answer.hypothesis).strip()[:HYPOTHESIS_CHARACTERS], theme=theme, round=ask.round,
+    )  # fmt: skip
     with space.ledger.transaction():
         candidate = space.ledger.candidates.add(space.tag, new)
         space.ledger.proposals.queued(ask.id, candidate.id, title, log=answer.log, warning=warning)

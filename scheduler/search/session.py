@@ -89,8 +89,7 @@ def run_search(
             number = plan.unfinished.number if plan.unfinished else None
             return SearchEnding(StopReason.PAUSED, number, SearchState.RUNNING, "the lab is paused")
         if proposers is None:
-            slots, silent = means.options.slots, plan.is_closing
-            proposers = {} if silent else make_proposers(space, plan.settings, slots, means.clock, screen.say)
+            proposers = {} if plan.is_closing else make_proposers(space, plan.settings, means, screen.say)
         lost = space.ledger.proposals.lose_open(space.tag, PROCESS_ENDED)
         if lost:
             screen.say(f"note: {count(lost, 'idea')} of an earlier process never came back")

@@ -36,8 +36,9 @@ class FakeProposer:
         name: str = "fake",
         latency: Callable[[Ask], float] = lambda ask: 0.0,
         capacity: int = 4,
+        ideas_per_ask: int = 1,
     ) -> None:
-        self.name, self.capacity, self.closed = name, capacity, False
+        self.name, self.capacity, self.closed, self.ideas_per_ask = name, capacity, False, ideas_per_ask
         self.asks: list[Ask] = []
         self.asked_at: list[float] = []
         self.deepest = 0

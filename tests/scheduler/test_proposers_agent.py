@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import Ask, NoIdea, ProposalFailure, Proposed, Proposer
-from scheduler.proposers.agent import PRESETS, make
+from scheduler.proposers.agent import PRESETS, make, manual_for, prompt_for
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked
 from tests.waiting import wait_until
@@ -117,7 +119,8 @@ def test_a_title_comes_from_somewhere(root: Path, edit: str, title: str) -> None
         ("true", ProposalFailure.UNCHANGED, "as it was"),
         ("echo why >&2; exit 3", ProposalFailure.CRASHED, "exit code 3: why"),
         ("kill -11 $$", ProposalFailure.CRASHED, "signal 11"),
-        ("no-such-agent", ProposalFailure.CRASHED, "127"),
+        ("sh -c no-such-agent", ProposalFailure.UNUSABLE, "127"),
+        ("./harness", ProposalFailure.UNUSABLE, "126"),
         ("echo x >> train.py; echo y > harness/judge.py", ProposalFailure.REFUSED, "harness/judge.py"),
         ("echo x >> train.py; echo y > extra.py", ProposalFailure.REFUSED, "extra.py"),
         ("echo y > harness/judge.py; git commit -qam 'x'", ProposalFailure.REFUSED, "harness/judge.py"),
@@ -205,7 +208,9 @@ def test_what_a_killed_scheduler_left_is_swept(
     scheduler.wait()
     wait_until(lambda: marked(mark) == [], "the end of everything")
     assert (worktrees(root), left(root)) == (1, ["p0001", "p0001.log"])
-    make(make_setup(root, {"command": "true"}))
+    make(make_setup(root, {"command": "true"})).close()
+    assert worktrees(root) == 1, "a dry run changes nothing"
+    assert isinstance(answer(root, "true"), NoIdea)
     assert (worktrees(root), left(root)) == (0, [])
 
 
@@ -244,6 +249,8 @@ def test_the_scripted_agent_brings_ideas(root: Path, mark: str, lot: str, monkey
     ("options", "said"),
     [
         ({}, "wants a command"),
+        ({"command": "true", "model": "M"}, "--model and --agent-args with --agent alone"),
+        ({"preset": "sh", "arguments": "x"}, "no preset 'sh'"),
         ({"command": "true", "preset": "claude"}, "not both"),
         ({"preset": "unknown"}, "no preset 'unknown'"),
         ({"command": "true", "workers": "none"}, "workers"),
@@ -258,23 +265,122 @@ def test_bad_options_are_refused(root: Path, options: dict[str, str], said: str)
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_without_its_program_says_what_to_install(root: Path, preset: str, monkeypatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
     with pytest.raises(ProposerProblem, match=preset) as caught:
         make(make_setup(root, {"preset": preset}))
     assert "install" in caught.value.hint
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_passes_on_the_prompt_whole(root: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
-    """A stand-in of the same name, which writes down what it was given."""
-    (tmp_path / preset).write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
-    (tmp_path / preset).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    proposer = make(make_setup(root, {"preset": preset}))
+def test_hints_are_in_the_words_of_the_command_line(root: Path) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        make(make_setup(root, {}))
+    assert "--command '…'" in caught.value.hint and "--agent claude|codex" in caught.value.hint
+
+
+TOOLS = (
+    "Bash(printenv ARSCHED_ASK),Bash(cat NOTES.md),"
+    "Bash(arsched show:*),Bash(arsched logs:*),Bash(arsched brief:*),Bash(python -c:*)"
+)
+SHELL_TOOLS = ",".join(
+    f"run_shell_command({one})"
+    for one in (
+        *("printenv ARSCHED_ASK", "cat NOTES.md"),
+        *("arsched show", "arsched logs", "arsched brief", "python -c"),
+    )
+)
+ARGUMENTS = {  # exactly what each known agent is started with, the prompt left out
+    "claude": ["--permission-mode", "acceptEdits", "--allowedTools", TOOLS, "--model", "M 1", "--max", "4 0", "-p"],
+    "codex": ["exec", "--sandbox", "workspace-write", "--model", "M 1", "--max", "4 0"],
+    "gemini": ["--skip-trust", "--approval-mode", "auto_edit", "--allowed-tools", SHELL_TOOLS, "--model", "M 1",
+               "--max", "4 0", "-p"],
+    "opencode": ["run", "--model", "M 1", "--max", "4 0"],
+}  # fmt: skip
+FAKE = """#!{python}
+import json, os, subprocess, sys
+seen = dict(os.environ)
+found = subprocess.run(["arsched", "--version"], capture_output=True, text=True).stdout
+json.dump([sys.argv[1:], seen, found], open({out!r}, "w"))
+"""
+
+
+def started(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: str) -> tuple[list, dict, str]:
+    """Arguments and environment of a stand-in of a known agent, and what `arsched --version` printed there."""
+    program, out = folder / options["preset"], folder / "seen.json"
+    program.write_text(FAKE.format(python=sys.executable, out=str(out)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    proposer = make(make_setup(root, options))
     proposer.ask(ask_of(root))
     [found] = collect(proposer)
-    assert isinstance(found, NoIdea) and found.trouble is ProposalFailure.UNCHANGED
-    assert any(line.startswith("You improve train.py") and "IDEA.json" in line for line in found.log.splitlines())
+    assert isinstance(found, NoIdea) and found.trouble is ProposalFailure.UNCHANGED, found
+    seen = json.loads(out.read_text())
+    return seen[0], seen[1], seen[2]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_known_agent_is_started_with_exactly_these_arguments(
+    root: Path, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "program.md").write_text("# Manual\n\n## Asked by arsched\n")
+    git(root, "add", "program.md")
+    git(root, "commit", "--quiet", "--message", "a manual")
+    more = {"preset": preset, "model": "M 1", "arguments": "--max '4 0'"}
+    arguments, environment, version = started(root, tmp_path, monkeypatch, **more)
+    *options, prompt = arguments
+    assert options == ARGUMENTS[preset]
+    assert prompt == environment["ARSCHED_PROMPT"] == prompt_for(1, Path("program.md"))
+    assert prompt.startswith("You improve train.py") and "program.md, 'Asked by arsched'" in prompt
+    assert "arsched" in version, "the agent's PATH has it, whatever the user's shell has"
+    allowed = json.loads(environment.get("OPENCODE_PERMISSION", "{}"))
+    if preset == "opencode":
+        assert allowed["edit"] == "allow" and next(iter(allowed["bash"].items())) == ("*", "deny")
+        assert [one for one in allowed["bash"] if one.startswith("arsched")] == [
+            *("arsched show*", "arsched logs*", "arsched brief*")
+        ]
+
+
+def test_without_a_model_none_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, _, _ = started(root, tmp_path, monkeypatch, preset="codex")
+    assert arguments[:-1] == ["exec", "--sandbox", "workspace-write"]
+
+
+def test_another_program_md_is_not_taken_for_the_manual(root: Path) -> None:
+    (root / "program.md").write_text("# autoresearch\n")
+    assert manual_for(root) == Path(__file__).resolve().parents[2] / "program.md"
+
+
+def test_what_the_manual_asks_for_may_be_run() -> None:
+    manual = (Path(__file__).resolve().parents[2] / "program.md").read_text()
+    part = manual[manual.index("## Asked by arsched") : manual.index("## Driving arsched")]
+    commands = [line.split("  ")[0] for line in re.findall(r"^ +((?:arsched|python|cat) .*)$", part, re.MULTILINE)]
+    assert len(commands) >= 4
+    beginnings = re.findall(r"Bash\((.+?)(?::\*)?\)", TOOLS)
+    assert all(command.startswith(tuple(beginnings)) for command in commands), commands
+
+
+@pytest.mark.parametrize(
+    ("command", "there"),
+    [
+        ("no-such-agent --fast", False),
+        ("A=1 no-such-agent", False),
+        ("/no/such/agent 'x y'", False),
+        ("no-such-agent; true", False),
+        ("A=1 sh -c 'no-such-agent'", True),
+        ("exec true", True),
+        ("if true; then true; fi", True),
+        ("(cd / && true)", True),
+        ("./of-the-worktree", True),
+        ('"$AGENT" x', True),
+        ("'unbalanced", True),
+    ],
+)
+def test_a_command_that_is_not_there_is_refused_before_anything_begins(root: Path, command: str, there: bool) -> None:
+    if there:
+        make(make_setup(root, {"command": command})).close()
+        return
+    with pytest.raises(ProposerProblem, match="cannot be run: there is no program"):
+        make(make_setup(root, {"command": command}))
+    assert not (root / ".arsched").exists()
 
 
 def test_an_ask_on_a_commit_that_is_not_there_cannot_begin(root: Path) -> None:

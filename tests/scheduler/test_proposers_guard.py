@@ -12,6 +12,7 @@ from harness.sandbox.levels import levels_here
 from scheduler.domain.search import ProposerChoice
 from scheduler.proposers.guard import view_of
 from scheduler.proposers.process import EndKind, ManagedProcess
+from scheduler.queue.runtime import Runtime
 from scheduler.search import options
 from tests.waiting import wait_until
 
@@ -106,5 +107,5 @@ def test_an_agents_level_is_its_labs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     paths = SimpleNamespace(proposals=tmp_path)
     space = SimpleNamespace(repo=SimpleNamespace(root=tmp_path), paths=paths, lab=SimpleNamespace(sandbox="weak"))
     settings = SimpleNamespace(proposers=(ProposerChoice("agent", 1.0),), seed=0)
-    options.make_proposers(space, settings, 2, lambda: 0.0, print)  # type: ignore[arg-type]
+    options.make_proposers(space, settings, Runtime(), print)  # type: ignore[arg-type]
     assert [setup.sandbox for setup in made] == ["weak"]

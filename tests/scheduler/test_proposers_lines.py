@@ -122,7 +122,8 @@ for line in sys.stdin: say(ask=json.loads(line)["ask"], no_idea=str(os.getpid())
         ("constants={'DEPTH': {}}", ProposalFailure.MALFORMED, "DEPTH"),
         ("train_py=3", ProposalFailure.MALFORMED, "train_py"),
         ("title='no source'", ProposalFailure.MALFORMED, "train_py"),
-        ("train_py='', constants={}", ProposalFailure.MALFORMED, "either"),
+        ("train_py='', constants={}", ProposalFailure.MALFORMED, "one of"),
+        ("patch='no diff'", ProposalFailure.REFUSED, "the patch does not apply"),
     ],
 )
 def test_what_is_no_idea_says_why_and_the_program_goes_on(

@@ -67,8 +67,9 @@ def test_options_that_make_no_search_are_refused_and_nothing_begins(
 
 def test_a_dry_run_says_what_would_begin_and_begins_nothing(lab: Path) -> None:
     result = arsched(
-        "search", "--runs", "9", "--hours", "1.5", "--proposer", "tpe:2", "--proposer", "lines", "--dry-run"
-    )
+        "search", "--runs", "9", "--hours", "1.5", "--proposer", "tpe:2", "--proposer", "lines",
+        "--option", "lines.command=cat", "--dry-run",
+    )  # fmt: skip
     assert result.exit_code == 0
     assert (
         "would begin a search: 1.5 hours or 9 runs; ideas from tpe (2 of 3), lines (1 of 3) and union" in result.output
@@ -77,6 +78,36 @@ def test_a_dry_run_says_what_would_begin_and_begins_nothing(lab: Path) -> None:
     assert value["dry_run"] and value["proposers"] == "tpe and union"
     with Ledger.open(lab) as ledger:
         assert not ledger.searches.list("t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--agent", "claude"], 1, "the program claude is not on the PATH"),
+        (["--command", "no-such-agent --fast"], 1, "there is no program on the PATH called no-such-agent"),
+        (["--proposer", "lines", "--option", "lines.command=no-such"], 1, "no program on the PATH called no-such"),
+        (["--proposer", "agent"], 2, "--agent claude|codex"),
+        (["--proposer", "lines"], 2, "--option lines.command='…'"),
+        (["--command", "true", "--model", "x"], 2, "--model and --agent-args with --agent alone"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_command_that_is_not_there_ends_it_at_once_in_a_dry_run_too(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str, dry_run: bool
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    result = arsched("search", "--runs", "9", *arguments, *(["--dry-run"] if dry_run else []))
+    assert (result.exit_code, said in result.output) == (code, True), result.output
+    with Ledger.open(lab) as ledger:
+        assert not ledger.searches.list("t")
+
+
+def test_no_lab_is_made_for_a_command_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_repository(tmp_path / "bare")
+    monkeypatch.chdir(root)
+    result = arsched("search", "--contract", "cpu", "--runs", "9", "--command", "no-such-agent")
+    assert result.exit_code == 1 and "no-such-agent" in result.output
+    assert not (root / ".arsched").exists()
 
 
 def test_without_a_lab_a_contract_is_needed_and_a_bad_budget_creates_none(
@@ -136,6 +167,7 @@ def test_which_proposers_the_options_choose(options: SearchOptions, proposers: s
 def test_the_agents_options_come_before_plug_in_options() -> None:
     settings = SearchOptions(
         agent_command="run it",
+        ideas_per_ask=5,
         workers=3,
         limit_s=600.0,
         plugin_options=("agent.keep=1", "tpe.only=DEPTH"),
@@ -143,7 +175,7 @@ def test_the_agents_options_come_before_plug_in_options() -> None:
     ).settings()
     assert settings is not None
     options = {choice.name: dict(choice.options) for choice in settings.proposers}
-    assert options["agent"] == {"command": "run it", "workers": "3", "limit_s": "600", "keep": "1"}
+    assert options["agent"] == {"command": "run it", "ideas": "5", "workers": "3", "limit_s": "600", "keep": "1"}
     assert options["tpe"] == {"only": "DEPTH"}
 
 

@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.candidate import Origin
+from scheduler.domain.errors import ProposerProblem
 from scheduler.domain.run import Finished, Queued, RunKind
-from scheduler.domain.search import Answer, Ask, NoIdea, Proposal, ProposalFailure, ProposalState, Proposed, SearchState
+from scheduler.domain.search import (
+    Answer,
+    Ask,
+    NoIdea,
+    Proposal,
+    ProposalFailure,
+    ProposalState,
+    Proposed,
+    SearchState,
+    SeveralIdeas,
+)
 from scheduler.queue.runtime import StopReason
 from scheduler.search.session import run_search
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
@@ -281,3 +292,63 @@ def test_trouble_of_git_is_no_refusal_of_the_idea_and_leaves_no_half_candidate(l
     candidates = lab.space.ledger.candidates.list("t")
     assert len(candidates) > 1 and not broken_invariants(lab.space.paths.ledger)
     assert {one.candidate_id for one in lab.proposals if not one.trouble} == {one.id for one in candidates[1:]}
+
+
+def batch(ask: Ask) -> Answer:
+    """As many ideas as wanted; of four the third is refused and the fourth a repeat of the first."""
+    ideas: list[Proposed | NoIdea] = [
+        Proposed(ask.id, f"SCORE = 1.95\nIDEA = {ask.seed * 100 + n}\n".encode(), f"idea {ask.seed}.{n}")
+        for n in range(ask.ideas)
+    ]
+    if ask.ideas == 4:
+        ideas[2] = Proposed(ask.id, b"def broken(:\n", "broken")
+        ideas[3] = ideas[0]
+    return SeveralIdeas(ask.id, tuple(ideas))
+
+
+def test_one_answer_brings_several_candidates_each_on_record(lab: SearchLab) -> None:
+    fake = lab.fake(batch, ideas_per_ask=4, capacity=1, latency=lambda ask: 5.0)
+    ended = lab.search(settings(rounds=2, ideas=4), fake)
+    assert "8 of 8 ideas are decided" in ended.reason
+    made = [one for one in lab.proposals if one.state is ProposalState.QUEUED]
+    assert len(made) == len({one.candidate_id for one in made}) == 8 == len(lab.runs(RunKind.NEW))
+    assert [ask.ideas for ask in fake.asks] == [4, 4, 4, 2], "the budget counts each, and no more are asked for"
+    assert len({one.id for one in lab.proposals}) == len(lab.proposals) == 4 * 3 + 2
+    assert len(lab.screen.said("refused: train.py does not parse")) == 3
+    assert len(lab.screen.said("the same program as")) == 3
+    assert not lab.screen.said("rests"), "a session that brought ideas has not failed"
+
+
+def test_a_session_whose_ideas_all_fail_counts_once(lab: SearchLab) -> None:
+    def bad(ask: Ask) -> Answer:
+        return SeveralIdeas(ask.id, tuple(NoIdea(ask.id, ProposalFailure.REFUSED, f"no {n}") for n in range(3)))
+
+    lab.search(settings(runs=9), lab.fake(bad, ideas_per_ask=3, capacity=1))
+    assert len(lab.proposals) == 3 * 8, "given up after eight sessions, not after three"
+
+
+def test_an_answer_with_more_than_was_asked_for_or_with_none_harms_nothing(lab: SearchLab) -> None:
+    def answer(ask: Ask) -> Answer:
+        return SeveralIdeas(ask.id, ()) if ask.seed == 0 else SeveralIdeas(ask.id, (idea(1.95)(ask),) * 3)  # type: ignore[arg-type]
+
+    lab.search(settings(rounds=1, ideas=2), lab.fake(answer, capacity=1))
+    assert [one.state for one in lab.proposals] == [ProposalState.FAILED, *[ProposalState.QUEUED] * 2]
+
+
+def test_a_command_that_cannot_be_run_ends_the_search_at_once_and_it_goes_on_with_another(lab: SearchLab) -> None:
+    unusable = lab.fake(trouble(ProposalFailure.UNUSABLE, "exit code 127"), capacity=1)
+    with pytest.raises(ProposerProblem, match="the command of fake cannot be run: exit code 127"):
+        lab.search(settings(runs=5), unusable)
+    assert len(unusable.asks) == 1 and unusable.closed
+    assert all(isinstance(run.state, Queued) for run in lab.runs()), "what ran is queued again"
+    ended = lab.search(None, lab.fake(idea(1.95)))
+    assert ended.state is SearchState.ENDED and "5 of 5 runs" in ended.reason
+
+
+def test_one_that_cannot_be_run_any_more_is_given_up_and_the_others_go_on(lab: SearchLab) -> None:
+    answers = iter(range(10**6))
+    broken = lab.fake(
+        lambda ask: (trouble(ProposalFailure.UNUSABLE) if next(answers) else idea(1.96))(ask), name="broken", capacity=1
+    )
+    ended = lab.search(settings("broken", "good", runs=12), broken, lab.fake(idea(1.95), name="good"))
+    assert "12 of 12 runs" in ended.reason and len(broken.asks) == 2
