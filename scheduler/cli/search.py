@@ -49,7 +49,12 @@ class SearchOutcome:
 
 @click.command(short_help="Search all search: ideas, runs, promotions, and a claim at the end.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Time, the claim's included.")
-@click.option("--runs", type=click.IntRange(1), metavar="N", help="Finished runs; the claim's come on top.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Finished runs of new ideas; the first baseline's and the claim's come on top.",
+)
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Rounds of --ideas new ideas each.")
 @click.option("--ideas", type=click.IntRange(1), metavar="K", help="Ideas in a round. Default: one for every slot.")
 @click.option("--target-bpb", type=float, metavar="BPB", help="Stop when the baseline is this good over two runs.")

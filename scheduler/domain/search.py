@@ -15,8 +15,9 @@ from typing import Protocol
 class SearchBudget:
     """What ends a search; None = no such limit. The first limit reached ends it; the claim's runs come on top.
 
-    `hours` is time in which the search was run, pauses and downtime left out; `runs` counts finished runs of every
-    kind but claims; `rounds` × `ideas` counts new ideas; `target_bpb` is the current baseline's mean.
+    `hours` is time in which the search was run, pauses and downtime left out; `runs` counts finished runs of candidates
+    that came since it began, so the first baseline's and those queued before come on top, too; `rounds` × `ideas`
+    counts new ideas; `target_bpb` is the current baseline's mean.
     """
 
     hours: float | None = None

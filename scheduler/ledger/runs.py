@@ -150,9 +150,9 @@ class Runs(Table):
         """Of every kind, state and family of results there is."""
         return tuple(self._database.rows(RunCount, _COUNTS, tag))
 
-    def count_finished(self, tag: str, since: float) -> int:
-        """Finished runs of every kind but claims and audits whose result was recorded at `since` or later."""
-        return int(self._database.one(_FINISHED, tag, since)[0])
+    def count_of_ideas(self, tag: str, since: float) -> dict[str, int]:
+        """State -> runs, claims and audits left out, of the candidates that came at `since` or later."""
+        return {row["state"]: int(row["runs"]) for row in self._database.all(_OF_IDEAS, tag, since)}
 
     def last_lengths_s(self, tag: str, last: int = LAST_LENGTHS) -> tuple[float, ...]:
         """How long the last scored runs held their slots, the latest first."""
@@ -355,9 +355,10 @@ SELECT run.kind, run.state, coalesce(result.family, ''), count(*)
 FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 1, 2, 3
 """
 
-_FINISHED = """
-SELECT count(*) FROM run JOIN result ON result.run = run.number
-WHERE run.tag = ? AND run.kind NOT IN ('claim', 'audit') AND result.recorded_at >= ?
+_OF_IDEAS = """
+SELECT run.state AS state, count(*) AS runs FROM run JOIN candidate ON candidate.number = run.candidate
+WHERE run.tag = ? AND run.kind NOT IN ('claim', 'audit') AND candidate.base IS NOT NULL AND candidate.submitted_at >= ?
+GROUP BY run.state
 """
 
 # SQLite takes the other columns of a group from the row that has its max().

@@ -24,17 +24,21 @@ KNOWN_PATIENCE = 3  # repeats in a row that are no failure yet
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """`runs` are finished ones of every kind but claims, `running` those on a slot now; `ideas` new candidates.
+    """`runs` are finished ones of candidates that came since the search began, `running` and `queued` the others.
 
-    `undecided` counts ideas that no decision has settled yet, the open asks among them. The baseline is the current
-    one: its mean val_bpb (None without a score) over so many runs.
+    Claims are not among them, nor the first baseline's runs and what was queued before. `ideas` are new candidates;
+    `undecided` counts those that no decision has settled yet, the open asks among them. `owes_idea`: none of them
+    has had a slot yet, and one may. The baseline is the current one: its mean val_bpb (None without a score) over so
+    many runs.
     """
 
     active_s: float = 0.0
     runs: int = 0
     running: int = 0
+    queued: int = 0
     ideas: int = 0
     undecided: int = 0
+    owes_idea: bool = False
     baseline_mean: float | None = None
     baseline_runs: int = 0
 
@@ -42,8 +46,8 @@ class Spent:
 def why_over(spent: Spent, budget: SearchBudget, ideas_per_round: int, claim_s: float = 0.0) -> str | None:
     """Why no new idea is to be begun, like "8 of 8 hours are spent"; None while there is budget left.
 
-    `claim_s` is what the claim will take: it belongs to the hours. Runs that go on count as spent, so that a budget of
-    runs is met exactly; ideas are over once the last one is decided.
+    `claim_s` is what the claim will take: it belongs to the hours. Runs that go on count, so that a budget of runs is
+    met exactly; it buys one idea at least. Ideas are over once the last one is decided.
     """
     mean, proven = spent.baseline_mean, spent.baseline_runs >= TARGET_RUNS
     if budget.target_bpb is not None and mean is not None and proven and mean <= budget.target_bpb:
@@ -52,11 +56,24 @@ def why_over(spent: Spent, budget: SearchBudget, ideas_per_round: int, claim_s: 
         hours = f"{spent.active_s / HOUR_S:.2f} of {budget.hours:g} hours are spent"
         return f"{hours}, the rest is the claim's" if spent.active_s < budget.hours * HOUR_S else hours
     begun, wanted = spent.runs + spent.running, ideas_wanted(budget, ideas_per_round)
-    if budget.runs is not None and begun >= budget.runs:
-        return f"{begun} of {count(budget.runs, 'run')} {'is' if budget.runs == 1 else 'are'} spent"
+    if budget.runs is not None and begun >= budget.runs and not spent.owes_idea:
+        done = "finished or on a slot" if spent.running else "finished"
+        return f"{begun} of {count(budget.runs, 'run')} {'is' if budget.runs == 1 else 'are'} {done}"
     if wanted is not None and spent.ideas >= wanted and not spent.undecided:
         return f"{spent.ideas} of {count(wanted, 'idea')} {'is' if wanted == 1 else 'are'} decided"
     return None
+
+
+def ideas_left(spent: Spent, budget: SearchBudget, ideas_per_round: int) -> int | None:
+    """How many more ideas may be begun, those under way included; None without a limit."""
+    wanted, left = ideas_wanted(budget, ideas_per_round), []
+    if wanted is not None:
+        left.append(wanted - spent.ideas)
+    if budget.runs is not None:
+        left.append(
+            max(budget.runs - spent.runs - spent.running - spent.queued, int(spent.owes_idea and not spent.ideas))
+        )
+    return min(left, default=None)
 
 
 def ideas_wanted(budget: SearchBudget, ideas_per_round: int) -> int | None:

@@ -33,15 +33,17 @@ class ClaimResult:
     reason: str
 
 
-def spent(space: Workspace, search: Search, board: LabSnapshot, *, ideas: int, open_asks: int) -> Spent:
-    """What a search has spent so far. `ideas` are its new candidates."""
-    runs, base = space.ledger.runs, board.baseline
+def spent(space: Workspace, search: Search, board: LabSnapshot, *, ideas: int, open_asks: int, owed: bool) -> Spent:
+    """What a search has spent so far. `ideas` are its new candidates; `owed`: see `Spent.owes_idea`."""
+    base, runs = board.baseline, space.ledger.runs.count_of_ideas(space.tag, search.started_at)
     return Spent(
         active_s=search.active_s,
-        runs=runs.count_finished(space.tag, search.started_at),
-        running=sum(run.kind is not RunKind.CLAIM for run in runs.running(space.tag)),
+        runs=runs.get("finished", 0),
+        running=runs.get("running", 0),
+        queued=runs.get("queued", 0),
         ideas=ideas,
         undecided=len(board.undecided) + open_asks,
+        owes_idea=owed,
         baseline_mean=base.mean if base.n else None,
         baseline_runs=base.n,
     )

@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, replace
 
 from scheduler.brief import read_brief_facts, write_brief
+from scheduler.domain.candidate import Origin
 from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Run
 from scheduler.domain.search import Proposer, Search, SearchSettings, SearchState
 from scheduler.domain.text import count
 from scheduler.lab import Workspace, is_paused, read_live
-from scheduler.policy.budget import ideas_per_round, ideas_wanted, why_over
+from scheduler.policy.budget import ideas_left, ideas_per_round, why_over
 from scheduler.policy.explain import describe_claim
 from scheduler.proposers.registry import UNION
 from scheduler.queue.progress import Screen, heartbeat
@@ -133,7 +134,7 @@ class SearchSession:
     ) -> None:
         self._space, self._row, self._pipeline, self._clock, self._report = space, search, pipeline, clock, report
         self._ticked_at = clock()
-        self._drained = False
+        self._drained = self._has_bought = False
 
     @property
     def search(self) -> int:
@@ -190,18 +191,15 @@ class SearchSession:
     def _supply_or_close(self, slots: int) -> None:
         board, settings = self._read_board(), self._row.settings
         per_round = ideas_per_round(settings.budget, slots)
-        now = spent(self._space, self._row, board, ideas=self._pipeline.ideas, open_asks=self._pipeline.open)
+        ideas, asks, owed = self._pipeline.ideas, self._pipeline.open, self._owes_idea(board)
+        now = spent(self._space, self._row, board, ideas=ideas, open_asks=asks, owed=owed)
         over = why_over(now, settings.budget, per_round, claim_estimate_s(self._space, self._row, board, slots))
         queued = self._space.ledger.runs.queued(self._space.tag)
         if over is None and slots:
-            wanted = ideas_wanted(settings.budget, per_round)
-            left = [] if wanted is None else [wanted - self._pipeline.ideas]
-            if settings.budget.runs is not None:
-                left.append(settings.budget.runs - now.runs - now.running - len(queued))
-            room = Room(settings.backlog or slots, slots, min(left) if left else None, per_round)
+            room = Room(settings.backlog or slots, slots, ideas_left(now, settings.budget, per_round), per_round)
             begun = self._pipeline.ask(board, queued, room)
             asking = begun or self._pipeline.has_proposers or self._pipeline.open
-            if not (asking or queued or now.running or board.undecided):
+            if not (asking or queued or self._space.ledger.runs.running(self._space.tag) or board.undecided):
                 over = f"no proposer is left to ask: {self._pipeline.why_none_left()}"
         if over is not None:
             self._space.ledger.searches.move(self._row.number, self._row.state, SearchState.CLAIMING, over)
@@ -209,13 +207,27 @@ class SearchSession:
             self._report(f"search    no more ideas: {over}")
             self._pipeline.close(over)
 
+    def _owes_idea(self, board: LabSnapshot) -> bool:
+        """Whether no idea of this search has had a slot yet, and one may."""
+        if self._has_bought:
+            return False
+        waiting = False
+        for standing in reversed(board.standings):
+            came_at = self._space.ledger.candidates.get(standing.candidate_id, self._space.tag).submitted_at
+            if came_at < self._row.started_at:
+                break
+            if standing.origin is Origin.PROPOSED:
+                self._has_bought |= bool(standing.n or standing.failed_runs or standing.running_since)
+                waiting |= standing.state.undecided
+        return not self._has_bought and (waiting or (self._pipeline.has_proposers and not self._pipeline.ideas))
+
     def _close_down(self) -> None:
         cancelled = cancel_unbegun(self._space, self._read_board())
         if cancelled:
             self._report(f"cancelled {count(cancelled, 'idea')} that had not begun")
         board = self._read_board()
         drained = is_drained(self._space, board)
-        if drained and not self._drained:
+        if drained and not self._drained and self._row.settings.claim_runs and not board.first_baseline:
             self._report("claim     first and final baseline are measured anew, alternately on the same slots")
         self._drained = drained
         result = measure_claim(self._space, self._row, board) if drained else None

@@ -28,7 +28,10 @@ _WON = (CandidateState.BASELINE, CandidateState.PROMOTED)
 
 @dataclass(frozen=True, slots=True)
 class SpentView(View):
-    """`hours` in which the search was run; `runs` finished, claims left out; `slot_hours` their time on slots."""
+    """`hours` in which the search was run; `runs` finished of candidates that came since it began.
+
+    `slot_hours` is the time of all its runs on slots, claims left out.
+    """
 
     hours: float
     runs: int
@@ -164,11 +167,12 @@ def read_search(facts: LabFacts, search: Search | None = None) -> SearchView | N
     until = next((other.started_at for other in searches if other.number > search.number), float("inf"))
     proposals = [one for one in facts.proposals if one.search == search.number]
     base = facts.board.baseline if facts.board else None
-    lengths = [
-        max(0.0, row.ended_at - row.started_at)
+    ended = [
+        (row.candidate, max(0.0, row.ended_at - row.started_at))
         for row in facts.attempts
         if row.has_result and RunKind(row.kind).decides and row.ended_at is not None and begun <= row.ended_at < until
     ]
+    ideas = {int(c.id[1:]) for c in facts.candidates if c.base_id is not None and begun <= c.submitted_at}
     merged = (facts.by_id[merge.candidate_id] for merge in facts.merges if merge.candidate_id)
     return SearchView(
         number=search.number,
@@ -180,8 +184,8 @@ def read_search(facts: LabFacts, search: Search | None = None) -> SearchView | N
         budget=search.settings.budget,
         spent=SpentView(
             hours=search.active_s / HOUR_S,
-            runs=len(lengths),
-            slot_hours=sum(lengths) / HOUR_S,
+            runs=sum(candidate in ideas for candidate, _ in ended),
+            slot_hours=sum(length_s for _, length_s in ended) / HOUR_S,
             ideas=sum(one.state is ProposalState.QUEUED for one in proposals),
             val_bpb=base.mean if base and base.n else None,
         ),

@@ -69,7 +69,7 @@ def test_a_board_knows_how_long_runs_take(tmp_path: Path) -> None:
         assert ledger.board("t").run_s == 30.0
 
 
-def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Path) -> None:
+def test_runs_of_ideas_are_counted_by_when_they_came_and_claims_not_at_all(tmp_path: Path) -> None:
     clock = Clock(1000.0)
     with open_ledger(tmp_path / "l.db", clock) as ledger:
         baseline = start_lab(ledger)
@@ -81,9 +81,6 @@ def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Pat
         finish(ledger, queued, result_of("crash"))
         claim = ledger.runs.add(baseline.id, RunKind.CLAIM, "claim of search 1")
         finish(ledger, claim, ok(1.9))
-        assert ledger.runs.count_finished("t", 0.0) == 5
-        assert ledger.runs.count_finished("t", 2000.0) == 2
-        assert ledger.runs.count_finished("other", 0.0) == 0
         assert len(ledger.runs.last_lengths_s("t")) == 5  # a crash does not show how long runs take
         assert ledger.runs.last_failures("t") == {crash.id: "crash"}
         assert {(c.kind, c.state, c.family): c.runs for c in ledger.runs.counts("t")} == {
@@ -92,6 +89,11 @@ def test_runs_are_counted_by_when_they_ended_and_claims_not_at_all(tmp_path: Pat
             ("new", "finished", "failed"): 1,
             ("claim", "finished", "scored"): 1,
         }
+        later = add_candidate(ledger, "later", runs=2)
+        ledger.runs.lease(ledger.runs.of_candidate(later.id)[0].id, SLOT, 9e9)
+        assert ledger.runs.count_of_ideas("t", 0.0) == {"finished": 2, "queued": 1, "running": 1}, "no baseline's"
+        assert ledger.runs.count_of_ideas("t", 2000.1) == {}
+        assert ledger.runs.count_of_ideas("other", 0.0) == {}
 
 
 def test_the_stamp_changes_with_every_write_of_any_connection_and_with_nothing_else(tmp_path: Path) -> None:

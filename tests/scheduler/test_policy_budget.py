@@ -14,6 +14,7 @@ from scheduler.policy.budget import (
     PROVEN_PATIENCE,
     Spent,
     claim_time_s,
+    ideas_left,
     ideas_per_round,
     ideas_wanted,
     next_proposer,
@@ -29,8 +30,8 @@ HOUR = 3600.0
     ("budget", "spent", "words"),
     [
         (SearchBudget(hours=8), Spent(active_s=8 * HOUR), "8.00 of 8 hours are spent"),
-        (SearchBudget(runs=40), Spent(runs=33, running=7), "40 of 40 runs are spent"),
-        (SearchBudget(runs=1), Spent(runs=1), "1 of 1 run is spent"),
+        (SearchBudget(runs=40), Spent(runs=33, running=7), "40 of 40 runs are finished or on a slot"),
+        (SearchBudget(runs=1), Spent(runs=1), "1 of 1 run is finished"),
         (SearchBudget(rounds=3, ideas=4), Spent(ideas=12), "12 of 12 ideas are decided"),
         (SearchBudget(rounds=3), Spent(ideas=24), "24 of 24 ideas are decided"),
         (SearchBudget(target_bpb=1.7), Spent(baseline_mean=1.7, baseline_runs=2), "the baseline is at 1.7000 bpb"),
@@ -45,6 +46,7 @@ def test_every_limit_is_met_exactly_and_said_with_its_numbers(budget: SearchBudg
     [
         (SearchBudget(hours=8), Spent(active_s=8 * HOUR - 1)),
         (SearchBudget(runs=40), Spent(runs=33, running=6)),
+        (SearchBudget(runs=1), Spent(runs=3, owes_idea=True)),
         (SearchBudget(rounds=3, ideas=4), Spent(ideas=11)),
         (SearchBudget(rounds=3, ideas=4), Spent(ideas=12, undecided=1)),
         (SearchBudget(target_bpb=1.7), Spent(baseline_mean=1.6, baseline_runs=1)),
@@ -55,6 +57,16 @@ def test_every_limit_is_met_exactly_and_said_with_its_numbers(budget: SearchBudg
 )
 def test_one_short_of_a_limit_goes_on(budget: SearchBudget, spent: Spent) -> None:
     assert why_over(spent, budget, 4) is None
+
+
+def test_how_many_ideas_are_left_counts_what_is_queued_and_is_one_at_least_at_first() -> None:
+    budget = SearchBudget(runs=10, rounds=2, ideas=3)
+    assert ideas_left(Spent(runs=4, running=2, queued=1), budget, 3) == 3
+    assert ideas_left(Spent(runs=4, running=2, queued=1, ideas=5), budget, 3) == 1
+    assert ideas_left(Spent(runs=10), SearchBudget(runs=10), 3) == 0
+    assert ideas_left(Spent(runs=10, owes_idea=True), SearchBudget(runs=10), 3) == 1
+    assert ideas_left(Spent(runs=10, ideas=1, owes_idea=True), SearchBudget(runs=10), 3) == 0, "it is queued"
+    assert ideas_left(Spent(), SearchBudget(hours=1), 3) is None
 
 
 def test_the_first_of_several_limits_ends_it() -> None:

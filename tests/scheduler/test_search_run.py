@@ -19,7 +19,7 @@ from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.memory_pool import memory_slots
 from tests.scheduler.search_kit import SearchLab, idea, press, scores, settings
 
-OTHERS = tuple(kind for kind in RunKind if kind is not RunKind.CLAIM)
+OF_IDEAS = (RunKind.NEW, RunKind.REPEAT, RunKind.UNION)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_search_promotes_what_is_better_and_ends_with_a_claim_on_fresh_runs(la
 
 def test_a_budget_of_runs_is_met_exactly_and_the_claim_comes_on_top(lab: SearchLab) -> None:
     lab.search(settings(runs=10), lab.fake(idea(1.95)))
-    assert len(lab.finished(*OTHERS)) == 10
+    assert len(lab.finished(*OF_IDEAS)) == 10 and len(lab.finished()) == 13, "the first baseline's come on top"
     assert not lab.runs(RunKind.CLAIM)  # nothing was promoted: nothing to claim
     (claim,) = lab.claims
     assert claim.first_id == claim.final_id == "c0001" and not claim.first_scores and not claim.excludes_zero
@@ -53,7 +53,43 @@ def test_a_budget_of_runs_is_met_exactly_and_the_claim_comes_on_top(lab: SearchL
 def test_no_idea_is_asked_for_that_a_budget_of_runs_could_not_measure(lab: SearchLab) -> None:
     lab.search(settings(runs=10), lab.fake(idea(1.95)))
     assert not [c for c in lab.space.ledger.candidates.list("t") if c.state is CandidateState.CANCELLED]
-    assert len([one for one in lab.proposals if one.state is ProposalState.QUEUED]) == 7  # and 3 of the baseline
+    assert len([one for one in lab.proposals if one.state is ProposalState.QUEUED]) == 10
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("queued", [0, 2])
+def test_a_small_budget_of_runs_buys_ideas_whatever_was_queued_before(lab: SearchLab, runs: int, queued: int) -> None:
+    for number in range(queued):
+        lab.submit(f"earlier-{number}", f"SCORE = 2.1\nIDEA = {number}\n")
+    lab.clock.advance(1.0)
+    fake = lab.fake(idea(1.95), latency=lambda ask: 90.0)
+    ended = lab.search(settings(runs=runs), fake)
+    assert f"{runs} of {runs} runs" in ended.reason
+    assert len([one for one in lab.proposals if one.state is ProposalState.QUEUED]) == runs
+    assert len(lab.finished(*OF_IDEAS)) == runs + queued and len(lab.finished(RunKind.BASELINE)) == 3
+    assert not lab.screen.said("claim     first and final"), "there is nothing to claim"
+
+
+def test_the_only_idea_cancelled_by_hand_ends_a_small_search(lab: SearchLab) -> None:
+    def cancel() -> None:
+        for one in lab.proposals:
+            if one.candidate_id and lab.clock() < 1018:
+                lab.space.ledger.candidates.cancel(one.candidate_id, "by hand")
+
+    lab.each_round = cancel
+    lab.search(settings(runs=1), lab.fake(idea(1.95), latency=lambda ask: 1.0))
+    assert lab.space.ledger.searches.list("t")[0].state is SearchState.ENDED
+
+
+def test_what_is_submitted_meanwhile_does_not_cost_the_one_idea(lab: SearchLab) -> None:
+    def submit_first() -> None:
+        if not any(c.name == "mine" for c in lab.space.ledger.candidates.list("t")):
+            lab.submit("mine", "SCORE = 2.2\n")
+
+    lab.each_round = submit_first
+    lab.search(settings(runs=1), lab.fake(idea(1.95), latency=lambda ask: 200.0))
+    assert [one.state for one in lab.proposals] == [ProposalState.QUEUED]
+    assert len(lab.finished(*OF_IDEAS)) == 2
 
 
 def test_a_budget_of_time_leaves_room_for_the_claim(tmp_path: Path) -> None:
@@ -80,7 +116,7 @@ def test_a_target_ends_the_search_once_two_runs_agree(lab: SearchLab) -> None:
     ended = lab.search(settings(target_bpb=1.75, runs=100), lab.fake(scores(1.7, *[2.0] * 50)))
     assert "the target was 1.75" in ended.reason
     board = lab.space.ledger.board("t")
-    assert board.baseline.n >= 2 and len(lab.finished(*OTHERS)) < 20
+    assert board.baseline.n >= 2 and len(lab.finished(*OF_IDEAS)) < 20
 
 
 def test_ideas_that_never_began_are_cancelled_at_the_end_and_running_ones_decided(tmp_path: Path) -> None:
@@ -171,7 +207,7 @@ def test_pausing_finishes_what_runs_and_leaves_resuming_goes_on_with_the_same_se
     assert lab.run() is StopReason.PAUSED
     lab.space.ledger.labs.resume("t")
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
-    assert len(lab.finished(*OTHERS)) == 12
+    assert len(lab.finished(*OF_IDEAS)) == 12
 
 
 def test_a_pause_that_is_over_before_the_runs_are_is_only_a_rest(lab: SearchLab) -> None:
@@ -206,7 +242,7 @@ def test_ctrl_c_once_finishes_what_runs_and_the_search_goes_on_at_the_next_start
     assert not lab.space.ledger.runs.running("t") and fake.closed and not lab.claims
     assert not [one for one in lab.proposals if one.state is ProposalState.ASKED]
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
-    assert len(lab.finished(*OTHERS)) == 12
+    assert len(lab.finished(*OF_IDEAS)) == 12
     assert {run.attempts for run in lab.runs() if isinstance(run.state, Finished)} == {1}
 
 
@@ -217,7 +253,7 @@ def test_ctrl_c_twice_stops_what_runs_uncounted(lab: SearchLab) -> None:
     assert len(lab.pool.stopped) == 2
     lab.each_round = lambda: None
     assert lab.search(None, lab.fake(idea(1.95))).state is SearchState.ENDED
-    assert len(lab.finished(*OTHERS)) == 12
+    assert len(lab.finished(*OF_IDEAS)) == 12
 
 
 def test_a_stop_file_is_ctrl_c_once_and_a_stale_one_is_removed_with_a_note(lab: SearchLab) -> None:
@@ -256,7 +292,7 @@ def test_new_words_change_a_search_that_goes_on_and_say_so(lab: SearchLab) -> No
     assert search.settings.budget.runs == 8 and search.settings.backlog == 1
     assert [choice.name for choice in search.settings.proposers] == ["other"]
     assert lab.screen.said("budget: 8 runs (was 100 runs)") and lab.screen.said("proposers: other (was fake)")
-    assert len(lab.finished(*OTHERS)) == 8
+    assert len(lab.finished(*OF_IDEAS)) == 8
 
 
 def test_a_search_waits_for_whoever_runs_the_queue(lab: SearchLab) -> None:

@@ -217,7 +217,7 @@ def test_an_exact_repeat_is_answered_from_the_ledger(lab: SearchLab) -> None:
         comment = "" if ask.seed % 2 else "# another comment\n"
         return Proposed(ask.id, f"{comment}SCORE = 2.0\nIDEA = {number}\n".encode(), f"idea {number}")
 
-    lab.search(settings(runs=13), lab.fake(answer))
+    lab.search(settings(runs=10), lab.fake(answer))
     candidates = lab.space.ledger.candidates.list("t")
     assert len({c.fingerprint for c in candidates}) == len(candidates) == 11
     known = [one for one in lab.proposals if one.state is ProposalState.KNOWN]

@@ -131,8 +131,8 @@ def test_the_claim_is_the_only_total_said(played: SearchedLab, tmp_path: Path) -
 def test_status_tells_the_search(played: SearchedLab, tmp_path: Path) -> None:
     said = painted(status_screen(read_status(played.facts(), None, played.clock.now)), 100)
     assert "search      1, ended: 40 of 40 runs are spent" in said
-    assert "spent       3.0 of 8 hours, 10 of 40 runs, 6 ideas in round 2" in said
-    assert "agent: 11 asked, 4 new, 0 known, 6 failed" in said and "claim       1.9530 → 1.8835" in said
+    assert "spent       3.0 of 8 hours, 7 of 40 runs, 6 ideas in round 2" in said
+    assert "agent: 12 asked, 4 new, 0 known, 7 failed" in said and "claim       1.9530 → 1.8835" in said
     running = searched_lab(tmp_path / "other.db", ended=False)
     running.ledger.labs.pause(running.tag, "lunch")
     said = painted(status_screen(read_status(running.facts(), None, running.clock.now)), 100)
@@ -204,5 +204,5 @@ def test_a_report_sorts_what_happened(played: SearchedLab) -> None:
     slow, crashed = (dead for theme in view.themes for dead in theme.dead_ends)
     assert slow.why == "worse per token at the same speed" and slow.medians.tokens_per_s == pytest.approx(21892, abs=1)
     assert crashed.why.startswith("crash: train.py ended with exit code 1") and crashed.effect_bpb is None
-    assert [line.row.candidate for line in view.near_misses] == ["c0006"] and len(view.failed_ideas) == 7
+    assert [line.row.candidate for line in view.near_misses] == ["c0006"] and len(view.failed_ideas) == 8
     assert {"lab", "s0001", "s0001.claim", "c0002", UNION} <= {event.subject for event in view.events}
