@@ -18,7 +18,7 @@ from typing import NamedTuple
 from scheduler.actions.sources import can_name_branch, read_train_py
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
 from scheduler.domain.decision import PRESETS, GateSettings
-from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, NameTaken, UsageProblem
+from scheduler.domain.errors import CandidateRejected, LabProblem, NameTaken, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
@@ -129,6 +129,9 @@ def _write(
     with exclusive(paths.submit_lock, INIT_LOCK_S), Ledger.open(paths.ledger, clock) as ledger:
         _refuse_existing(repo, ledger, request.tag)
         known = {existing.tag: existing for existing in ledger.labs.all()}
+        if request.tag in known and known[request.tag].contract_digest != lab.contract_digest:
+            hint = f"finish it with that one ({known[request.tag].contract_name}), or choose another tag"
+            raise LabProblem(f"lab {request.tag!r} was begun with another contract", hint)
         lab = known.get(request.tag, lab)
         if lab.tag not in known:
             _refuse_record(repo, lab.tag)
@@ -219,10 +222,9 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
     if TRAIN_PY in changed:
         hint = "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE"
         raise LabProblem(f"{repo.root / TRAIN_PY} has uncommitted changes", hint)
-    try:
-        data = repo.read(parent, TRAIN_PY)
-    except GitProblem:
-        raise no_train_py(repo, parent) from None
+    if TRAIN_PY not in repo.find_files(parent, TRAIN_PY):
+        raise no_train_py(repo, parent)
+    data = repo.read(parent, TRAIN_PY)
     source, note = _with_constants(data, choice)
     return FirstBaseline(parent, source, (*notes, note))
 

@@ -204,9 +204,7 @@ def try_git(
             )
         except git.exc.GitCommandNotFound:
             raise _no_git() if folder.is_dir() else GitProblem(f"the folder {folder} is gone") from None
-    if status < 0:  # killed, which is never an answer
-        what = f"git {arguments[0]} was killed by signal {-status}"
-        raise GitProblem(what, "see that the machine has memory and disk left, and run the command again")
+    _refuse_killed(status, arguments)
     return status, output, errors if isinstance(errors, str) else errors.decode("utf-8", "replace")
 
 
@@ -272,7 +270,15 @@ def _ask(folder: Path, *arguments: str) -> tuple[int, bytes, str]:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise _no_git() from None
+    _refuse_killed(done.returncode, arguments)
     return done.returncode, done.stdout, done.stderr.decode("utf-8", "replace")
+
+
+def _refuse_killed(status: int, arguments: Sequence[str]) -> None:
+    """Raises GitProblem: the status of a git that was killed is no answer."""
+    if status < 0:
+        what = f"git {arguments[0]} was killed by signal {-status}"
+        raise GitProblem(what, "see that the machine has memory and disk left, and run the command again")
 
 
 def git_version() -> str:

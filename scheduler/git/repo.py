@@ -51,11 +51,11 @@ class Repo:
 
     def head_commit(self) -> str:
         """The commit checked out in the main worktree. Raises LabProblem before the first commit."""
-        try:
-            return commits.resolve(self.root, "HEAD")
-        except GitProblem:
+        commit = commits.find(self.root, "HEAD^{commit}")
+        if commit is None:
             hint = "commit train.py first: git add train.py && git commit"
-            raise LabProblem(f"{self.root} has no commit yet", hint) from None
+            raise LabProblem(f"{self.root} has no commit yet", hint)
+        return commit
 
     def current_branch(self) -> str | None:
         """The branch checked out in the main worktree; None when HEAD is detached."""

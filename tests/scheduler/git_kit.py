@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,22 @@ def break_every_hook(folder: Path) -> None:
     for name in ("pre-commit", "commit-msg", "post-checkout", "reference-transaction", "prepare-commit-msg"):
         (hooks / name).write_text("#!/bin/sh\necho no >&2\nexit 1\n")
         (hooks / name).chmod(stat.S_IRWXU)
+
+
+def git_that_dies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Puts a git on the PATH of which the n-th command from now on is killed; 0: none is."""
+    counter, program = folder / "git-commands", folder / "dying-git" / "git"
+    program.parent.mkdir()
+    dies = f'[ $(wc -l < {counter}) -eq "$GIT_DIES_AT" ] && kill -9 $$'
+    program.write_text(f'#!/bin/sh\necho x >> {counter}\n{dies}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    def die_at(number: int) -> None:
+        counter.write_text("")
+        monkeypatch.setenv("GIT_DIES_AT", str(number))
+
+    return die_at
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from scheduler.git import Repo
 from scheduler.lab import open_workspace
 from scheduler.ledger import Ledger
 from tests.harness.judging import TINY, build_cache
-from tests.scheduler.git_kit import git, make_repository, no_configuration, snapshot  # noqa: F401
+from tests.scheduler.git_kit import git, git_that_dies, make_repository, no_configuration, snapshot  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 
 ContractFile = Callable[..., str]
@@ -248,6 +248,43 @@ def test_trouble_after_the_first_write_is_finished_by_the_same_command(
     assert git(root, "rev-parse", "autoresearch/t", "refs/arsched/t/c0001").split() == [created.baseline.commit] * 2
     with open_workspace(start=root) as space:
         assert len(space.ledger.candidates.list("t")) == 1 and len(space.ledger.runs.queued("t")) == 3
+
+
+def test_a_git_that_is_killed_leaves_a_lab_that_the_same_command_finishes(
+    root: Path, contract: ContractFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whichever of the commands it is."""
+    path, die_at = contract(), git_that_dies(tmp_path, monkeypatch)
+    monkeypatch.setattr(init, "_check_sandbox", lambda level: None)
+    monkeypatch.setattr(init, "prepared_digest", lambda choice: "0" * 64)
+    for number in range(1, 60):
+        die_at(number)
+        try:
+            done = create_lab(InitRequest(f"t{number}", path), root)
+        except GitProblem as problem:
+            assert "killed by signal 9" in problem.message
+            die_at(0)
+            done = create_lab(InitRequest(f"t{number}", path), root)
+        else:
+            if (tmp_path / "git-commands").read_text().count("x") < number:
+                break
+        assert done.baseline is not None
+        at = git(root, "rev-parse", f"autoresearch/t{number}", f"refs/arsched/t{number}/{done.baseline.id}").split()
+        assert at == [done.baseline.commit] * 2
+    assert 10 < number < 59
+
+
+def test_a_half_made_lab_is_not_finished_with_another_contract(
+    root: Path, contract: ContractFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, other = contract(), contract(summary="another")
+    with monkeypatch.context() as patch:
+        patch.setattr(init, "_add_baseline", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            create_lab(InitRequest("t", begun), root)
+    with pytest.raises(LabProblem, match="was begun with another contract"):
+        create_lab(InitRequest("t", other), root)
+    assert create_lab(InitRequest("t", begun), root).baseline is not None
 
 
 def test_a_train_py_in_a_folder_is_named(root: Path, contract: ContractFile) -> None:

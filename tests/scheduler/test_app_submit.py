@@ -19,7 +19,7 @@ from scheduler.domain.errors import NameTaken, UsageProblem
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
 from scheduler.queue.decide import keep_refs
-from tests.scheduler.git_kit import break_every_hook, git, no_configuration  # noqa: F401
+from tests.scheduler.git_kit import break_every_hook, git, git_that_dies, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE, PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants
 
@@ -293,18 +293,9 @@ def test_a_git_that_is_killed_is_the_machines_fault(
     played: PlayedLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever of the commands it is; afterwards everything is as before, or recorded whole."""
-    path = worktree(played, "wider", "SCORE = 1.8\n")
-    real, counter = shutil.which("git"), tmp_path / "count"
-    fake = tmp_path / "bin" / "git"
-    fake.parent.mkdir()
-    fake.write_text(
-        f'#!/bin/sh\necho x >> {counter}\n[ $(wc -l < {counter}) -eq "$DIES" ] && kill -9 $$\nexec {real} "$@"\n'
-    )
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    path, die_at = worktree(played, "wider", "SCORE = 1.8\n"), git_that_dies(tmp_path, monkeypatch)
     for number in range(1, 30):
-        counter.write_text("")
-        monkeypatch.setenv("DIES", str(number))
+        die_at(number)
         done = send(played, path)
         assert not done.refused
         if done.queued:
