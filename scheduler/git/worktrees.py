@@ -141,7 +141,14 @@ def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> Non
         how, what = ([], branch) if left else (["-b", branch, "--no-track"], commit)
         if left and left != commits.resolve(root, commit):
             raise GitProblem(f"the branch {branch!r} exists and holds other commits", "choose another name")
-    commits.run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
+    is_new = not path.exists()
+    try:
+        commits.run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
+    except GitProblem:
+        if is_new:  # nobody can have worked in what a full disk or a killed git left of it
+            with suppress(GitProblem):
+                drop_worktree(root, path)
+        raise
 
 
 def drop_worktree(root: Path, path: Path) -> None:

@@ -6,12 +6,13 @@ import multiprocessing
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from git import Git as GitCommand
 
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem
-from scheduler.git import Repo, WorktreeState
+from scheduler.git import Repo, WorktreeState, commits
 from scheduler.git.worktrees import list_worktrees
 from tests.scheduler.git_kit import TRAIN, git, make_repository, no_configuration
 
@@ -53,6 +54,28 @@ def test_any_folder_name_will_do(repo: Repo, root: Path, base: str, name: str) -
     assert repo.has_worktree(home)
     repo.drop_worktree(home)
     assert not home.exists() and len(list_worktrees(root)) == 1
+
+
+@pytest.mark.parametrize("branch", ["wide", None])
+def test_a_worktree_that_was_only_half_made_is_taken_back(
+    repo: Repo, root: Path, base: str, monkeypatch: pytest.MonkeyPatch, branch: str | None
+) -> None:
+    home, run = root / "candidates" / "wide", commits.run_git
+
+    def killed_afterwards(folder: Path, *arguments: str, **more: Any) -> bytes:
+        done = run(folder, *arguments, **more)
+        if arguments[:2] == ("worktree", "add"):
+            (home / "train.py").unlink()
+            raise GitProblem("git worktree was killed by signal 9")
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "run_git", killed_afterwards)
+        with pytest.raises(GitProblem, match="killed"):
+            repo.add_worktree(home, base, branch)
+    assert not home.exists() and len(list_worktrees(root)) == 1
+    repo.add_worktree(home, base, branch)
+    assert (home / "train.py").read_bytes() == TRAIN
 
 
 def test_a_worktree_starts_clean_on_its_branch(repo: Repo, home: Path, base: str) -> None:
