@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from scheduler.ray.failures import check_address
+
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -38,8 +40,20 @@ def tags(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout, nothing else there.")
 tag = click.option("--tag", metavar="TAG", shell_complete=tags, help="The lab, when it is not the current one.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would happen, change nothing.")
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """An address that can be one, before anything is queued. Raises UsageProblem."""
+    if value and not ctx.resilient_parsing:
+        check_address(value)
+    return value
+
+
 address = click.option(
-    "--address", metavar="ADDRESS", help="Ray cluster to run on: auto, or host:port. Default: this machine alone."
+    "--address",
+    metavar="ADDRESS",
+    callback=_checked,
+    help="Ray cluster to run on: auto, or host:port. Default: this machine alone.",
 )
 slots = click.option("--slots", type=click.IntRange(1), metavar="N", help="Use at most so many slots.")
 

@@ -81,6 +81,9 @@ EXAMPLES = {
 
 def guard_streams() -> None:
     """From here on, what the encoding of stdout or stderr lacks is spelt plainly, whoever writes there."""
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us (>&-)
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     codecs.register_error("plain", _spell)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -49,5 +49,6 @@ def run_checks(
     if address:
         yield from checks.check_cluster(context, options, log, start)
     else:
+        yield from machine.check_ray()
         yield from checks.check_this_machine(device)
         yield from checks.check_cluster_file(start)

@@ -6,7 +6,7 @@ What others take from it moves scores: a search is best begun when it is quiet. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from scheduler.domain.errors import ArschedError
 from scheduler.domain.text import count
 from scheduler.lab import ContractChoice
 from scheduler.node.harness_client import ask_work_clock
+from scheduler.ray.cluster import short_temporary_folder
 
 BUSY_LOAD = 0.5  # runnable threads per core, one minute's mean
 MUCH_STEAL = 0.02  # of the cores' time
@@ -75,3 +76,14 @@ def check_work_clock(choice: ContractChoice) -> Iterator[CheckResult]:
         yield note("work clock", f"{name}: {now}: others use it", QUIETEN)
     else:
         yield ok("work clock", f"{name}; {now}")
+
+
+def check_ray(environ: Mapping[str, str] = os.environ) -> Iterator[CheckResult]:
+    """What the surroundings ask of a Ray that is started here."""
+    try:
+        folder = short_temporary_folder()
+        yield ok("ray", f"started here, its files go to {folder}")
+    except ArschedError as error:
+        yield from_error("ray", error)
+    if address := environ.get("RAY_ADDRESS"):
+        yield note("ray", f"RAY_ADDRESS={address} is set and not used", "to run there: --address auto")

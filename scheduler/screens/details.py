@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scheduler.domain.decision import Combine
 from scheduler.domain.run import Measurements
-from scheduler.domain.text import candidates_words, count, flat, one_line
+from scheduler.domain.text import candidates_words, count, flat, one_line, signed
 from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.views import utc
@@ -210,8 +210,8 @@ def audit_screen(view: AuditView) -> Iterator[Renderable]:
     yield table
     yield ""
     word = ("consistent", "green") if view.consistent else ("not consistent", "red")
-    diff = "" if view.diff_bpb is None else f"  difference {view.diff_bpb:+.6f} bpb"
-    yield Text.assemble(word, f"{diff}  {view.sentence}".replace("-", "−"))
+    diff = "" if view.diff_bpb is None else f"  difference {signed(view.diff_bpb, 6)} bpb"
+    yield Text.assemble(word, f"{diff}  {view.sentence}")
 
 
 _AUDITED = ("run", "seed", "slot", "status", "val_bpb", "holdout bpb", "sandbox", "steps")

@@ -171,6 +171,8 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
         (["new", "My Idea"], 2, ["cannot name a candidate", "wider-mlp"]),
         (["submit", "nowhere"], 2, ["nothing to submit in nowhere", "arsched new NAME"]),
         (["submit", "README.md"], 2, ["nothing to submit"]),
+        (["submit", "x.py", "--address", "http://127.0.0.1:8265"], 2, ["Ray's dashboard", "127.0.0.1:6379"]),
+        (["submit", "x.py", "--address", "head"], 2, ["no address of a Ray cluster", "HOST:6379"]),
         (["submit", "--no-wait"], 2, ["no paths"]),
         (["submit", "x", "--tag", "u"], 1, ["no lab 'u'", "labs here: t"]),
         (["promote", "basline"], 2, ["no candidate 'basline'", "did you mean 'baseline'?"]),
@@ -318,6 +320,14 @@ def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:
     process.stdout.close()
     _, err = process.communicate(timeout=60)
     assert b"Error" not in err and b"Traceback" not in err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_the_caller_closed_are_no_defect(lab: Path, closed: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["sh", "-c", f"{shlex.quote(sys.executable)} -m scheduler labs {closed}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=lab, env=environ)
+    assert done.returncode == 0 and "defect" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_lock_is_one_processes_and_is_freed_by_its_death(tmp_path: Path) -> None:

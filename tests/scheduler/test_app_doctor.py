@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,20 @@ def test_a_machine_that_others_use_is_noted(load: float, stolen: int, grade: Gra
     assert found.grade is grade and words in found.message and bool(found.hint) is (grade is Grade.NOTE)
     for unknown in (None, Ticks(5, 1000)):
         assert "steal" not in machine.check_load(unknown, Ticks(5, 1000), load, 2).message
+
+
+def test_what_the_surroundings_ask_of_ray_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    (found,) = machine.check_ray({})
+    assert found.grade is Grade.OK and found.message.endswith("its files go to /tmp")
+    _, noted = machine.check_ray({"RAY_ADDRESS": "10.0.0.7:6379"})
+    assert noted.grade is Grade.NOTE and "10.0.0.7:6379 is set and not used" in noted.message
+    assert "--address auto" in noted.hint
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (found,) = machine.check_ray({})
+    assert found.grade is Grade.PROBLEM and "TMPDIR" in found.hint
 
 
 def test_the_ticks_of_a_machine_are_read_where_there_are_any(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rich.cells import cell_len
 
 from scheduler.domain.decision import Effect
 from scheduler.domain.run import parse_result
+from scheduler.domain.text import count, signed
 from scheduler.lab import Live, LiveSlot
 from scheduler.policy.explain import describe_effect
 from scheduler.queue.progress import slots_line, slots_table
@@ -230,6 +231,19 @@ def test_a_probability_is_never_rounded_up(play: Play) -> None:
 )
 def test_seconds_as_people_say_them(value: float | None, said: str) -> None:
     assert text.seconds(value) == said
+
+
+def test_nouns_agree_with_the_last_number_before_them() -> None:
+    assert [text._of("1", "run", None), text._of("3", "run", None)] == ["1 run", "3 runs"]
+    assert [text._of("1", "run", 8.0), text._of("9", "run", 1.0)] == ["1 of 8 runs", "9 of 1 run"]
+    assert text._of("0.25", "hour", 1.0) == "0.25 of 1 hour"
+    assert (count(1, "run"), count(0, "run"), count(2, "union or port", "unions")) == ("1 run", "0 runs", "2 unions")
+
+
+@pytest.mark.parametrize("places", [4, 6])
+def test_a_zero_has_no_sign(places: int) -> None:
+    assert signed(-1e-9, places) == signed(1e-9, places) == f"{0:.{places}f}"
+    assert text.effect(-0.00001, 0.001) == "0.0000 ± 0.0010"
 
 
 def test_a_quiet_contract_gets_a_fifth_decimal() -> None:
