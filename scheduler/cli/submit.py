@@ -6,7 +6,7 @@ Also running the queue on a screen and printing how it ended, which several verb
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -20,8 +20,9 @@ from scheduler.domain.errors import ExitCode, UsageProblem
 from scheduler.domain.text import count, one_line
 from scheduler.lab import Workspace, open_workspace
 from scheduler.queue.progress import open_screen, tidy
-from scheduler.queue.runner import run_queue
+from scheduler.queue.runner import has_work, run_queue
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
+from scheduler.queue.wait import undecided
 
 
 @click.command(short_help="Queue candidates and run the queue.")
@@ -115,21 +116,27 @@ EXIT_CODES = {
 
 
 def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: str | None, slots: int | None) -> int:
-    """Run the queue, or watch it, until these candidates are decided. Returns the exit code, 0 when they are."""
+    """Run the queue, or watch it, until these candidates are decided, or all are where there are none of them.
+
+    Returns the exit code, 0 when they are.
+    """
     ids = tuple(candidate.id for candidate in candidates)
-
-    def settled() -> bool:
-        now = [space.ledger.candidates.get(ref, space.tag) for ref in ids]
-        return not any(one.state.undecided or pending_runs(space, one.id) for one in now)
-
     with open_screen() as screen:
-        reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), settled)
+        reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), lambda: is_settled(space, ids))
     if reason in (StopReason.INTERRUPTED, StopReason.STOPPED):
         waiting = len(space.ledger.runs.queued(space.tag))
         log(f"stopped; {count(waiting, 'run')} queued, nothing is lost. Go on with: arsched submit")
     elif reason is StopReason.PAUSED:
         log("paused: nothing new begins. Go on with: arsched resume, then: arsched submit")
     return EXIT_CODES[reason]
+
+
+def is_settled(space: Workspace, ids: Sequence[str]) -> bool:
+    """Whether these candidates are decided and have no run to come; everything in the lab, where there are none."""
+    if not ids:
+        return not undecided(space) and not has_work(space)
+    now = [space.ledger.candidates.get(ref, space.tag) for ref in ids]
+    return not any(one.state.undecided or pending_runs(space, one.id) for one in now)
 
 
 def author() -> str:

@@ -13,7 +13,7 @@ from scheduler.domain.errors import ExitCode
 from scheduler.lab import Workspace, open_workspace, read_live
 from scheduler.queue.wait import Wait, undecided, wait_for
 from scheduler.screens.text import wait_lines, waiting_line
-from scheduler.views.candidate import NOT_RUNNING
+from scheduler.views.candidate import not_running
 from scheduler.views.status import usable_slots
 
 REPORT_S = 8.0
@@ -53,6 +53,6 @@ def _reporter(space: Workspace) -> Callable[[Wait], None]:
             return
         shown, shown_at = line, at
         slots = usable_slots(space.tag, read_live(space.paths.live), time.time())
-        log(f"{at - began_at:5.0f} s  {line}{f'; {NOT_RUNNING}' if slots is None else ''}")
+        log(f"{at - began_at:5.0f} s  {line}{f'; {not_running(space.ledger, space.tag)}' if slots is None else ''}")
 
     return report

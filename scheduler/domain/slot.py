@@ -32,6 +32,14 @@ class Slot:
     notes: tuple[str, ...] = ()
 
 
+IN_USE = "a run of another lab is going on"  # how a slot's problem begins that is over when that run is
+
+
+def is_in_use(slot: Slot) -> bool:
+    """Whether another lab of this machine has the slot for now: to be waited for."""
+    return slot.problem.startswith(IN_USE)
+
+
 @dataclass(frozen=True, slots=True)
 class RunOrder:
     """All a node needs to judge one run: bytes and values, no paths, no git.

@@ -78,6 +78,12 @@ class Spool:
     def was_started(self) -> bool:
         return (self.directory / JUDGE_PID).exists()
 
+    def holder(self) -> str:
+        """Which lab's judge this is, in words. The pid is as noted there, where it is one: a candidate may write it."""
+        pid = read_tail(self.directory / JUDGE_PID, 20)
+        lab = "".join(c for c in self.lab_id.rpartition("-")[0] or self.lab_id if c.isprintable())
+        return f"lab {lab}, judge {pid}" if pid.isdecimal() else f"lab {lab}"
+
     def progress(self) -> Progress:
         """The judge's last progress report; the default before its first."""
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.lab import SANDBOX_LEVELS
-from scheduler.domain.slot import Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
+from scheduler.domain.slot import IN_USE, Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
 from scheduler.node import judge_process
 from scheduler.node.code import code_digest
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
@@ -135,7 +135,7 @@ class SlotSupervisor:
 
     def busy(self) -> bool:
         """Whether any lab's judge lives on this slot."""
-        return bool(self._labs_at_work())
+        return bool(self._at_work())
 
     def retire(self) -> bool:
         """Take no order any more, unless a run is going on; whether that is so."""
@@ -186,11 +186,10 @@ class SlotSupervisor:
         of_this_node = spool.slot_id.startswith(f"{self.spec.node}/")
         return of_this_node and siblings[:1] == (self.spec.slot_id,) and spool.slot_id not in siblings
 
-    def _labs_at_work(self) -> frozenset[str]:
-        """Labs with a living judge here, whoever started it: also one of another driver on this machine."""
-        own = {attempt.spool.lab_id for attempt in self._attempts.values() if attempt.judge.is_alive()}
-        others = {spool.lab_id for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)}
-        return frozenset(own | others)
+    def _at_work(self) -> list[Spool]:
+        """Attempts with a living judge here, whoever started it: also those of another driver on this machine."""
+        own = [attempt.spool for attempt in self._attempts.values() if attempt.judge.is_alive()]
+        return own + [spool for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)]
 
     def _own_problem(self, lab_id: str) -> str:
         """Why that lab can place no run here, as far as it does not depend on the contract; "" when all is well."""
@@ -199,8 +198,9 @@ class SlotSupervisor:
         free_mb = self._spools.free_mb()
         if free_mb < LEAST_FREE_MB:
             return f"{free_mb:.0f} MB left on the disk of {self._spools.root}, {LEAST_FREE_MB:.0f} MB are needed"
-        if at_work := self._labs_at_work():
-            return "" if at_work == {lab_id} else "a run of another lab is going on"
+        if at_work := self._at_work():
+            others = sorted({spool.holder() for spool in at_work if spool.lab_id != lab_id})
+            return f"{IN_USE} ({'; '.join(others)})" if others else ""
         if judge_process.is_locked(self._lock()):
             return f"another judge of this user holds {self._lock()}"
         if not self.spec.uuid:

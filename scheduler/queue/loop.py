@@ -12,9 +12,9 @@ from typing import Protocol
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
-from scheduler.domain.slot import Slot
+from scheduler.domain.slot import Slot, is_in_use
 from scheduler.domain.text import count
-from scheduler.lab import Live, Workspace, is_paused, show_runs, write_live
+from scheduler.lab import Live, Workspace, contract_ref, is_paused, show_runs, write_live
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import lab_noise, undecided_below
 from scheduler.queue.collect import Collector
@@ -72,8 +72,8 @@ class Loop:
         the lock was lost, LedgerProblem when the ledger was.
         """
         held = tuple(self._collector.held.values())
-        if not self._placer.usable(held) and not held:
-            raise nothing_usable(self._pool.slots(), self._space.lab)
+        if not self._placer.usable(held) and not held and not self._is_shared():
+            raise self._nothing_usable()
         while not self._interrupt.stopping:
             running, queued = self._round()
             if self._is_finished(running, queued):
@@ -134,17 +134,29 @@ class Loop:
         return not queued and not is_decision_due(self._space)
 
     def _watch_lost_slots(self, usable: Sequence[Slot], *, lost: bool) -> None:
-        """Runs are queued and no slot can take one: wait for nodes to come back, but not without end."""
+        """Runs are queued and no slot can take one: wait for nodes to come back, but not without end.
+
+        What another lab on the machine uses is waited for as long as it takes.
+        """
         if usable or not lost:
             self._lost_slots_at = None
             return
-        now = self._clock()
-        problem = nothing_usable(self._pool.slots(), self._space.lab)
+        now, problem, shared = self._clock(), self._nothing_usable(), self._is_shared()
         if self._lost_slots_at is None:
             self._lost_slots_at = now
-            self._screen.say(f"note: {problem.message}; waiting for one to come back")
-        if now - self._lost_slots_at > self._runtime.timeouts.no_slot_s:
-            raise PoolProblem(problem.message, problem.hint)
+            what = "until a slot is free" if shared else "for one to come back"
+            self._screen.say(f"note: {problem.message}; waiting {what}")
+        if shared:
+            self._lost_slots_at = now
+        elif now - self._lost_slots_at > self._runtime.timeouts.no_slot_s:
+            raise problem
+
+    def _is_shared(self) -> bool:
+        return any(map(is_in_use, self._pool.slots()))
+
+    def _nothing_usable(self) -> PoolProblem:
+        contract = contract_ref(self._space.lab, self._space.paths.contract)
+        return nothing_usable(self._pool.slots(), self._space.lab, contract)
 
     def _show(self, queued: int) -> None:
         now = self._clock()

@@ -15,7 +15,7 @@ from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
-from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key
+from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key, is_in_use
 from scheduler.lab import Workspace
 from scheduler.policy.decide import is_holding
 from scheduler.policy.dispatch import order_runs, pair_claims, pair_runs
@@ -130,14 +130,16 @@ def problem_of(slot: Slot, lab: Lab) -> str:
     return f"its {lab.contract_name} cache is {there}, the lab's is {lab.cache_digest[:12]}"
 
 
-def nothing_usable(slots: Sequence[Slot], lab: Lab) -> PoolProblem:
-    """The error for a pool in which no slot can run this lab."""
+def nothing_usable(slots: Sequence[Slot], lab: Lab, contract: str) -> PoolProblem:
+    """The error for a pool in which no slot can run this lab; `contract` is what to call its contract by."""
     if not slots:
         kind = "GPU" if lab.device == "cuda" else "core"
         return PoolProblem(f"no slot: contract {lab.contract_name!r} needs a {kind}", "see `arsched doctor`")
     problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
     shown = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
-    hint = f"on every node: arsched prepare --contract {lab.contract_name}; then `arsched doctor`"
+    hint = f"on every node: arsched prepare --contract {contract}; then `arsched doctor`"
+    if any(map(is_in_use, slots)):
+        hint = "they share the machine: each waits until the other's run is over"
     return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {shown}", hint)
 
 

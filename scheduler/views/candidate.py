@@ -32,8 +32,6 @@ from scheduler.views.candidates import MergeRow, Row, candidate_row, describe_me
 from scheduler.views.facts import LabFacts, noise_parts
 from scheduler.views.runs import RunView, is_pending, last_failure, run_view, state_word
 
-NOT_RUNNING = "no process runs the queue: start it with `arsched submit`"
-
 
 @dataclass(frozen=True, slots=True)
 class CandidateView(View):
@@ -192,9 +190,20 @@ def explain_run(facts: LabFacts, run: Run, slots: int | None) -> Explanation:
     )
 
 
+def not_running(ledger: Ledger, tag: str) -> str:
+    """What to say where no process runs a lab's queue: an unfinished search goes on with its own command."""
+    searched = ledger.searches.current(tag) is not None
+    what = "go on with the search: `arsched search`" if searched else "start it with `arsched submit`"
+    return f"no process runs the queue: {what}"
+
+
 def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
     """Why a queued run is not running, in one sentence."""
-    return NOT_RUNNING if slots is None else explain_waiting(run, facts.queued, facts.running, slots, facts.board)
+    return (
+        not_running(facts.ledger, facts.lab.tag)
+        if slots is None
+        else explain_waiting(run, facts.queued, facts.running, slots, facts.board)
+    )
 
 
 def describe_gates(gates: GateSettings) -> str:
@@ -232,7 +241,7 @@ def _answer(
         return f"undecided: the first baseline has {board.baseline.n} of {board.gates.first_baseline_runs} runs"
     if board and round_goes_on(board):
         return "undecided: its runs are over, and its round has others that run"
-    return f"undecided: its runs are over; {NOT_RUNNING}"
+    return f"undecided: its runs are over; {not_running(facts.ledger, facts.lab.tag)}"
 
 
 def _why_promoted(facts: LabFacts, candidate: Candidate, decisions: Sequence[DecisionRecord]) -> str:

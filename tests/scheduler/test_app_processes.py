@@ -115,6 +115,16 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     yield from watched_lab(tmp_path)
 
 
+def test_a_submit_without_paths_watches_whoever_runs_the_queue(lab: Lab) -> None:
+    first = lab.start("submit", *some_candidates(lab))
+    wait_for_line(first, "result ")
+    code, _, said = lab.finish(lab.start("submit"))
+    assert code == 0 and "watching it" in said
+    with Ledger.open(lab.ledger_path) as ledger:
+        assert not any(one.state.undecided for one in ledger.candidates.list("t"))
+    lab.finish(first)
+
+
 def some_candidates(lab: Lab, count: int = 4) -> list[str]:
     scores = [1.95, 1.7, 1.899, 2.2, 1.5, 1.6]
     return [lab.write(f"idea-{n}", f"SCORE = {scores[n]}\n") for n in range(count)]

@@ -13,7 +13,7 @@ from scheduler.actions.candidate import cancel
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Cancelled, Finished, Infra, Running
-from scheduler.domain.slot import Busy, Done, Progress, RunOrder
+from scheduler.domain.slot import IN_USE, Busy, Done, Progress, RunOrder
 from scheduler.queue.runtime import StopReason
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
@@ -208,6 +208,28 @@ def test_no_slot_and_slots_with_another_cache_are_said_at_once_with_what_is_miss
     assert "arsched prepare" in raised.value.hint
     assert len(other.space.ledger.runs.queued("t")) == 3
     assert other.pool.closed
+
+
+def test_slots_that_another_lab_uses_are_waited_for_as_long_as_it_takes(tmp_path: Path) -> None:
+    problem = f"{IN_USE} (lab fast, judge 4711)"
+    played = PlayedLab(tmp_path, slots=[replace(slot, problem=problem) for slot in memory_slots(2)])
+
+    def free_one() -> None:
+        if played.clock() > 9000:
+            played.pool.add_slot(memory_slots(1)[0])
+
+    played.each_round = free_one
+    assert played.run() is StopReason.DONE
+    assert not played.space.ledger.runs.queued("t") and played.clock() > 9000
+    (note,) = played.screen.said("waiting until a slot is free")
+    assert "lab fast, judge 4711" in note
+
+
+def test_the_hint_names_a_contract_that_is_a_file_by_its_file(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path, slots=[replace(memory_slots(1)[0], cache_digest="cache-2")])
+    with pytest.raises(PoolProblem) as raised:
+        played.run()
+    assert f"arsched prepare --contract {played.space.paths.contract}; then" in raised.value.hint
 
 
 def test_slots_that_break_in_the_middle_are_waited_for_but_not_without_end(played: PlayedLab) -> None:

@@ -14,11 +14,14 @@ import pytest
 
 from scheduler.actions.candidate import new_worktree
 from scheduler.actions.submit import Submission, SubmitRequest, submit
+from scheduler.cli.submit import is_settled
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import NameTaken, UsageProblem
 from scheduler.domain.run import RunKind
 from scheduler.git import Repo
 from scheduler.queue.decide import keep_refs
+from scheduler.queue.runner import run_queue
+from scheduler.queue.runtime import SchedulerLock, StopReason
 from tests.scheduler.git_kit import break_every_hook, git, git_that_dies, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE, PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants
@@ -411,3 +414,25 @@ def test_a_submit_costs_a_few_git_commands_however_many_baselines_there_were(
     for path in (dirty, committed, file):
         commands = git_commands(played, monkeypatch, path)
         assert 0 < len(commands) <= 11, commands
+
+
+def test_a_submit_without_paths_is_settled_when_everything_is(played: PlayedLab) -> None:
+    """Beside another process that runs the queue it watches until then."""
+    played.submit("idea", "SCORE = 1.8\n")
+    assert not is_settled(played.space, ())
+    other = SchedulerLock(played.space.paths.scheduler_lock)
+    assert other.try_take()
+    looks = 0
+
+    def run_at_the_third_look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            other.release()
+            played.run()
+            assert other.try_take()
+        return is_settled(played.space, ())
+
+    assert run_queue(played.space, played.screen, played.means, run_at_the_third_look) is StopReason.DONE
+    assert looks == 3 and is_settled(played.space, ())
+    other.release()

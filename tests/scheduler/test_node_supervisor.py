@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from scheduler.cli.prepare import run_program
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost
+from scheduler.domain.slot import Busy, Done, Lost, is_in_use
 from scheduler.node.code import CODE_ROOT
 from scheduler.node.judge_process import is_locked, judge_environment
 from scheduler.node.supervisor import SlotSupervisor
@@ -177,7 +178,12 @@ def test_two_labs_share_a_slot_without_seeing_each_other(lab: FakeJudgeLab) -> N
     supervisor = lab.pool.supervisors["node/cpu0"]
     supervisor.start(fake_order("r0001", f"wait {lab.gate}\nscore 1.5", lab_id="lab-2"))
     assert lab.pool.poll() == ()
-    assert [slot.problem for slot in lab.pool.slots()] == ["a run of another lab is going on", ""]
+    first, second = lab.pool.slots()
+    assert (
+        re.fullmatch(r"a run of another lab is going on \(lab lab, judge [0-9]+\)", first.problem)
+        and not second.problem
+    )
+    assert is_in_use(first) and not is_in_use(second)
     with pytest.raises(PoolProblem, match="going on"):
         lab.pool.start("node/cpu0", lab.scoring("r0001", 1.9))
     lab.release()

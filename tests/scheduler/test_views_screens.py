@@ -18,6 +18,7 @@ from rich.cells import cell_len
 
 from scheduler.domain.decision import Effect
 from scheduler.domain.run import parse_result
+from scheduler.domain.search import SearchBudget, SearchSettings
 from scheduler.domain.text import count, signed
 from scheduler.lab import Live, LiveSlot
 from scheduler.policy.explain import describe_effect
@@ -28,7 +29,7 @@ from scheduler.screens.details import candidate_screen, explanation_screen, run_
 from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
 from scheduler.screens.watch import watch_frame
-from scheduler.views.candidate import CandidateView, candidate_view, explain_candidate, explain_run
+from scheduler.views.candidate import CandidateView, candidate_view, explain_candidate, explain_run, not_running
 from scheduler.views.candidates import history, leaderboard
 from scheduler.views.report import read_report, summary
 from scheduler.views.runs import run_view
@@ -92,6 +93,11 @@ def test_status_when_the_queue_is_not_run(play: Play) -> None:
     view = read_status(play.facts(), live_of(play), play.clock.now + FRESH_S + 1)
     said = painted(status_screen(view))
     assert "no process runs the queue" in said and "arsched submit" in said and "4242" not in said
+    play.ledger.searches.start("nov23", SearchSettings(SearchBudget(runs=9), ()))
+    said = painted(status_screen(read_status(play.facts(), None, play.clock.now)), 100)
+    assert "no process runs the queue; start it with `arsched search`" in said
+    assert "1, not over, go on with `arsched search`" in said and "arsched submit" not in said
+    assert "arsched search" in not_running(play.ledger, "nov23")
 
 
 def test_status_of_another_lab_is_not_ours(play: Play) -> None:
