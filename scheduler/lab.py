@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from harness.contract import Contract, ContractError, load_contract
 from harness.files import write_atomic
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.errors import CacheProblem, LabProblem, UsageProblem
+from scheduler.domain.errors import ArschedError, CacheProblem, LabProblem, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import Finished, Run, Running
 from scheduler.domain.text import id_order, one_line
@@ -52,6 +52,7 @@ class LabPaths:
         self.shown_runs = self.state / "runs"  # a link to `runs`, for people
         self.stop = self.state / "stop"  # asks a search to end as by Ctrl-C: `touch .arsched/stop`
         self.proposals = self.state / "proposals"  # what proposers write: worktrees and scratch files
+        self.backup = self.state / "ledger-backup.db"  # of a while ago, in another place than the ledger
         self.old_ledger = self.state / "ledger.db"  # where versions before 0.2 kept it
 
     @property
@@ -176,6 +177,12 @@ def show_runs(paths: LabPaths) -> None:
                 shutil.move(folder, paths.runs / folder.name)
             paths.shown_runs.rmdir()
         paths.shown_runs.symlink_to(os.path.relpath(paths.runs, paths.state))
+
+
+def back_up(space: Workspace) -> None:
+    """Keep a copy of the ledger for people and `arsched restore`. A failure is no trouble yet, and passed over."""
+    with suppress(ArschedError, OSError):
+        space.ledger.back_up(space.paths.backup)
 
 
 def _no_lab(repo: Repo, what: str) -> LabProblem:

@@ -96,6 +96,12 @@ class Database:
                     break
         return self._saved
 
+    def back_up(self, path: Path) -> None:
+        """Copy what is recorded to a single file, there whole or as before. Raises LedgerProblem, OSError."""
+        self.ensure_present()
+        with self._translated():
+            copy_database(self._connection, path)
+
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run one statement. sqlite3.IntegrityError passes through: it is the caller's to name."""
         if not self._connection.in_transaction:

@@ -142,6 +142,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Raises LedgerProblem when the files are no longer those that were opened."""
         self._database.ensure_present()
 
+    def back_up(self, path: Path) -> None:
+        """Copy it to a single file, there whole or as before. Raises LedgerProblem, OSError."""
+        self._database.back_up(path)
+
     def close(self) -> None:
         self._database.close()
 

@@ -14,7 +14,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot, is_in_use
 from scheduler.domain.text import count
-from scheduler.lab import Live, Workspace, contract_ref, is_paused, show_runs, write_live
+from scheduler.lab import Live, Workspace, back_up, contract_ref, is_paused, show_runs, write_live
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import lab_noise, undecided_below
 from scheduler.queue.collect import Collector
@@ -60,6 +60,7 @@ class Loop:
         self.stop_all = self._collector.stop_all
         self._placer = Placer(space, handle.pool, runtime.clock, screen.say, runtime.timeouts.lease_s)
         self._decide_due = self._show_due = float("-inf")
+        self._back_up_due = runtime.clock() + runtime.intervals.back_up_s
         self._lost_slots_at: float | None = None
         self._shown_level = 0
         self._is_unsteady = False
@@ -170,6 +171,9 @@ class Loop:
         show_runs(self._space.paths)  # a cleaned folder could take no stop file
         self._screen.show(live)
         self._show_unsteady()
+        if now >= self._back_up_due:
+            self._back_up_due = now + self._runtime.intervals.back_up_s
+            back_up(self._space)
 
     def _show_unsteady(self) -> None:
         """Say once that the machine decides little, and again only after it was steady in between."""

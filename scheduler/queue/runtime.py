@@ -72,11 +72,12 @@ def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> P
 
 @dataclass(frozen=True, slots=True)
 class PollIntervals:
-    """Seconds between two rounds of the loop, between decisions without news, and between two live files."""
+    """Seconds between two rounds of the loop, decisions without news, live files, and copies of the ledger."""
 
     round_s: float = 0.1
     decide_s: float = 2.0
     show_s: float = 1.0
+    back_up_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)

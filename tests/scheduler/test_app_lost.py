@@ -21,7 +21,7 @@ from scheduler.domain.run import Finished, RunKind, Running
 from scheduler.lab import Live, Workspace, open_workspace, write_live
 from scheduler.ledger.db import SAVED
 from scheduler.queue.runner import run_queue
-from scheduler.queue.runtime import SchedulerLock, StopReason, exclusive
+from scheduler.queue.runtime import PollIntervals, SchedulerLock, StopReason, exclusive
 from scheduler.queue.wait import wait_for
 from scheduler.search import pipeline
 from scheduler.views.status import Watcher
@@ -128,6 +128,20 @@ def test_a_queue_whose_ledger_goes_ends_in_the_next_round(
         assert len([run for run in copy.runs.list("t") if isinstance(run.state, Finished)]) == len(
             played.screen.said("result ")
         )
+
+
+def test_a_copy_is_kept_from_time_to_time_and_never_of_a_ledger_that_is_lost(played: PlayedLab) -> None:
+    seen: list[bool] = []
+    played.each_round = lambda: seen.append(played.space.paths.backup.is_file())
+    means = replace(played.means, intervals=PollIntervals(round_s=1.0, show_s=5.0, back_up_s=10.0))
+    assert run_queue(played.space, played.screen, means, lambda: False) is StopReason.DONE
+    assert seen[0] is False and seen[-1] is True and not broken_invariants(played.space.paths.backup)
+    played.submit("better", "SCORE = 1.7\n")
+    at(played, 0, remove)
+    before = played.space.paths.backup.stat().st_ino
+    with pytest.raises(LedgerProblem):
+        played.run()
+    assert played.space.paths.backup.stat().st_ino == before
 
 
 @pytest.mark.parametrize("act", CLEANING)

@@ -158,10 +158,16 @@ def test_an_old_ledger_that_is_put_back_changes_nothing_and_is_kept(
     capsys.readouterr()
     check_whole(root)
     assert "another ledger" in capsys.readouterr().err
-    assert sorted(path.name for path in paths.state.glob("ledger*.db")) == ["ledger-moved-1.db", "ledger-moved-2.db"]
+    assert sorted(path.name for path in paths.state.glob("ledger-moved-*.db")) == [
+        "ledger-moved-1.db",
+        "ledger-moved-2.db",
+    ]
 
 
-def test_the_lab_of_a_clone_whose_git_folder_is_elsewhere_lies_there(tmp_path: Path, contract: ContractFile) -> None:  # noqa: F811
+def test_the_lab_of_a_clone_whose_git_folder_is_elsewhere_lies_there(
+    tmp_path: Path,
+    contract: ContractFile,  # noqa: F811
+) -> None:
     root = make_repository(tmp_path / "clone")
     git(root, "init", "--quiet", "--separate-git-dir", str(tmp_path / "elsewhere"))
     create_lab(InitRequest("t", contract()), root)

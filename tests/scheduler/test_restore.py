@@ -54,7 +54,9 @@ class Rig:
         assert run_queue(space, RecordingScreen(), runtime, lambda: False) is StopReason.DONE
 
     def lose_ledger(self) -> None:
+        """And every copy of it."""
         shutil.rmtree(self.paths.truth)
+        shutil.rmtree(self.paths.state)
 
 
 @pytest.fixture
@@ -121,6 +123,7 @@ def test_every_screen_can_show_a_restored_lab(rig: Rig, monkeypatch: pytest.Monk
 
 def test_the_latest_whole_copy_is_put_back_and_what_is_newer_comes_from_git(rig: Rig, tmp_path: Path) -> None:
     saved = rig.paths.truth / f"{SAVED}2.db"
+    rig.paths.backup.unlink()
     with open_workspace(start=rig.root) as space:
         scores = {run.id: run.state for run in space.ledger.runs.list("t")}
     shutil.copyfile(rig.paths.ledger, saved)
@@ -130,6 +133,7 @@ def test_the_latest_whole_copy_is_put_back_and_what_is_newer_comes_from_git(rig:
     (rig.paths.truth / f"{SAVED}9.db").write_bytes(saved.read_bytes()[:9000])
     with Ledger.open(rig.paths.truth / f"{SAVED}1.db"):
         pass
+    rig.paths.backup.unlink()
     rig.paths.ledger.unlink()
     done = restore(rig.root)
     assert done.copy == saved and not broken_invariants(rig.paths.ledger)
@@ -245,3 +249,13 @@ def test_a_lab_made_instead_leaves_the_ids_of_the_lost_one_free(rig: Rig) -> Non
     with open_workspace(start=rig.root) as space:
         assert space.tag == "u" and space.baseline().id == "c0005"
     assert not broken_invariants(rig.paths.ledger)
+
+
+def test_a_ledger_that_goes_while_no_command_runs_comes_back_from_the_copy_of_the_last_one(rig: Rig) -> None:
+    with open_workspace(start=rig.root) as space:
+        runs, events = space.ledger.runs.list("t"), space.ledger.events.list("t")
+    shutil.rmtree(rig.paths.truth)
+    done = restore(rig.root)
+    assert done.copy == rig.paths.backup and done.labs == (("t", (), ()),)
+    with open_workspace(start=rig.root) as space:
+        assert space.ledger.runs.list("t") == runs and space.ledger.events.list("t")[: len(events)] == events
