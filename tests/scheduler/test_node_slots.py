@@ -39,6 +39,7 @@ class ClusterInMemory:
     placed: list[SlotAssignment] = field(default_factory=list)
     killed: list[SlotAssignment] = field(default_factory=list)
     embedded: bool = False
+    room: bool = False
     older: int = 0
 
     def nodes(self) -> tuple[RayNode, ...]:
@@ -68,6 +69,12 @@ class ClusterInMemory:
 
     def retire_others(self, code: str) -> int:
         return self.older
+
+    def free_resources(self) -> str:
+        return "0 of 2 CPU free"
+
+    def offers(self, device: str) -> bool:
+        return self.room
 
 
 def slot_id(of: SlotAssignment) -> str:
@@ -213,6 +220,25 @@ def test_only_on_a_cluster_do_runs_outlive_the_driver(scene: Scene) -> None:
 
 BUSY = Busy("s", "r0001", 1, Progress("train", 3.0, 20.0))
 DONE = Done("s", "r0001", 1, "{}", "")
+
+
+@pytest.mark.parametrize(
+    ("embedded", "room", "words"),
+    [
+        (True, False, "Ray's workers did not start"),
+        (False, True, "though Ray has room"),
+        (False, False, "gave none of 2 slots a place"),
+    ],
+)
+def test_slots_that_never_answer_have_the_reason_of_their_own_kind(
+    scene: Scene, embedded: bool, room: bool, words: str
+) -> None:
+    scene.cluster.embedded, scene.cluster.room = embedded, room
+    scene.cluster.trouble = {"node-a/cpu0": None, "node-a/cpu1": None}
+    scene.look()
+    with pytest.raises(PoolProblem, match=words) as caught:
+        scene.pool._await_slots(lambda line: None, -1.0)
+    assert ("ray status" in caught.value.hint) is not embedded
 
 
 def test_an_ordered_attempt_counts_as_busy_until_the_slot_reports_it() -> None:
