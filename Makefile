@@ -1,8 +1,8 @@
-# Everything a newcomer needs. `make demo` and `make test` start from nothing but Python 3.11+, git and make.
+# Everything a newcomer needs. `make demo` and `make test` start from nothing but Python 3.11 to 3.13, git and make.
 
-# The first Python on the path that runs and is new enough.
+# The first Python on the path that runs and is one of those that Ray has wheels for.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -16,7 +16,7 @@ install: $(READY)  ## create .venv with the exact versions of constraints.txt
 	@echo "arsched is in $(BIN); to have it on your PATH: source $(BIN)/activate"
 
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "arsched needs Python 3.11 or newer, and none is on the path; try: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "arsched needs Python 3.11, 3.12 or 3.13, and none is on the path; try: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "creating $(VENV) (torch is the large part; a first download takes minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 & \

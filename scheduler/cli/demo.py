@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,7 +26,6 @@ from scheduler.cli.submit import EXIT_CODES
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.git import create_repo
 from scheduler.lab import LabPaths, Workspace, open_workspace, write_whole
 from scheduler.policy.constants import read_constants, rewrite_constants
 from scheduler.queue.progress import Screen, open_screen
@@ -35,10 +33,10 @@ from scheduler.queue.runner import has_work, run_queue
 from scheduler.queue.runtime import Connect, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason, connect_ray
 from scheduler.report.page import write_report
 from scheduler.screens.tables import leaderboard_screen, summary_screen
+from scheduler.shipped import fill_repository, shipped_folder
 from scheduler.views.candidates import leaderboard
 from scheduler.views.facts import LabFacts
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SLOTS = 2
 
 
@@ -53,7 +51,7 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
 
     Takes a few minutes. Interrupted, the next `arsched demo` goes on; finished, it starts another.
     """
-    with demo_place(parent, CHECKOUT) as place:
+    with demo_place(parent, shipped_folder()) as place:
         doing = "going on with the demo" if place.resumed else "a demo"
         log(f"{doing} in {os.path.relpath(place.root)}: a git repository and a lab of its own")
         log("1/5 the cache: corpus, tokenizer and packed rows of the contract, once per machine")
@@ -97,8 +95,6 @@ def look_around(root: Path) -> tuple[str, ...]:
 
 
 TAG, AUTHOR = "demo", "arsched demo"
-COPIED = ("train.py", "program.md", "candidates/README.md")
-IGNORED = "/.arsched/\n/candidates/*\n!/candidates/README.md\n/report/\n"
 ATTEMPTS = 50  # numbers tried when other demos run at the same time
 SECOND_ROUND = 2  # ideas tried again on top of what was promoted
 
@@ -142,24 +138,15 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def demo_place(parent: Path, checkout: Path) -> Iterator[Place]:
+def demo_place(parent: Path, shipped: Path) -> Iterator[Place]:
     """A demo's folder with its repository, locked against other demos. Raises LabProblem, GitProblem.
 
     The last folder is gone on with while it is unfinished and no other demo runs in it.
     """
-    missing = [name for name in COPIED if not (checkout / name).is_file()]
-    if missing:
-        message = f"the demo copies {', '.join(missing)} from a checkout of arsched, and {checkout} is none"
-        raise LabProblem(message, "run it from a clone: git clone …, make demo")
     root, lock = _take_folder(parent)
     try:
         resumed = LabPaths(root).has_ledger
-        for name in COPIED:
-            if not (root / name).exists():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(checkout / name, root / name)
-        write_whole(root / ".gitignore", IGNORED)
-        create_repo(root, "a lab for the demo")
+        fill_repository(root, shipped, "a lab for the demo")
         yield Place(root, resumed)
     finally:
         lock.release()

@@ -16,6 +16,7 @@ from scheduler.cli.submit import author, run_and_watch
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.lab import SANDBOX_LEVELS
 from scheduler.lab import open_workspace
+from scheduler.shipped import SHIPPED, begin_repository
 
 
 @click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
@@ -36,8 +37,11 @@ def command(
 ) -> int:  # fmt: skip
     """Start a lab from HEAD: its train.py with the contract's constants becomes the first baseline.
 
-    Your checkout is not switched. The contract's cache must be prepared.
+    Your checkout is not switched. In an empty folder a repository with train.py and its manual is made first. The
+    contract's cache must be prepared.
     """
+    if not dry_run and begin_repository(Path.cwd()):
+        log(f"a git repository in {Path.cwd()}: {', '.join(SHIPPED)}")
     created = create_lab(InitRequest(tag, contract, train, preset, author(), sandbox, dry_run))
     for note in created.notes:
         log(f"note: {note}")

@@ -183,7 +183,7 @@ def test_a_constant_train_py_does_not_have_is_named(root: Path, contract: Contra
 def test_the_same_tag_again_says_how_to_go_on(root: Path, contract: ContractFile) -> None:
     path = contract()
     create_lab(InitRequest("t", path), root)
-    with pytest.raises(UsageProblem, match="exists already") as raised:
+    with pytest.raises(LabProblem, match="exists already") as raised:
         create_lab(InitRequest("t", path), root)
     assert "arsched submit --tag t" in raised.value.hint
     with open_workspace(start=root) as space:

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from scheduler.cli import demo
-from scheduler.cli import demo as cli_demo
-from scheduler.cli.demo import COPIED, EDITS, demo_place, look_around, second_round, shared_pool
+from scheduler.cli.demo import EDITS, demo_place, look_around, second_round, shared_pool
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.errors import CandidateRejected, LabProblem
+from scheduler.domain.errors import CandidateRejected
 from scheduler.domain.slot import RunOrder
 from scheduler.git import Repo
 from scheduler.lab import Workspace
 from scheduler.policy.constants import read_constants
 from scheduler.policy.source import fingerprint
 from scheduler.queue.runtime import Interrupt, PollIntervals, PoolHandle, Runtime, StopReason
+from scheduler.shipped import SHIPPED
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401 -- an autouse fixture
 from tests.scheduler.lab_kit import RecordingScreen, make_space
 from tests.scheduler.memory_pool import MemoryPool, Outcome, VirtualClock, failed, scored
@@ -70,12 +70,8 @@ def test_a_place_is_a_repository_of_its_own_without_any_configured_user(tmp_path
         assert place.root == (outer / "demo" / "1").resolve() and not place.resumed
         assert Repo.open(place.root).root == place.root
         assert git(place.root, "status", "--porcelain") == ""
-        assert sorted(git(place.root, "ls-files").split()) == sorted([".gitignore", *COPIED])
+        assert sorted(git(place.root, "ls-files").split()) == sorted([".gitignore", *SHIPPED])
         assert (place.root / "train.py").read_text() == TRAIN
-
-
-def test_the_command_copies_from_this_checkout() -> None:
-    assert cli_demo.CHECKOUT == CHECKOUT and all((CHECKOUT / name).is_file() for name in COPIED)
 
 
 def test_a_finished_demo_is_left_alone_and_an_unfinished_one_gone_on_with(tmp_path: Path) -> None:
@@ -107,13 +103,7 @@ def test_a_place_interrupted_while_it_was_made_is_finished(tmp_path: Path, left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     with demo_place(tmp_path, CHECKOUT) as again:
         assert again.root == root and git(root, "status", "--porcelain") == ""
-        assert sorted(git(root, "ls-files").split()) == sorted([".gitignore", *COPIED])
-
-
-def test_without_a_checkout_it_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(LabProblem, match=r"train\.py"), demo_place(tmp_path / "demo", tmp_path):
-        pass
-    assert not (tmp_path / "demo").exists()
+        assert sorted(git(root, "ls-files").split()) == sorted([".gitignore", *SHIPPED])
 
 
 # The climb
