@@ -1,4 +1,4 @@
-"""`arsched init --tag T`: a lab."""
+"""`arsched init`: a lab."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scheduler.shipped import SHIPPED, begin_repository
 
 
 @click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
-@click.option("--tag", required=True, metavar="T", help="Name of the lab; its branch is autoresearch/T.")
+@click.option("--tag", metavar="T", help="Name of the lab, the date when not given; its branch is autoresearch/T.")
 @click.option("--contract", default="cpu", show_default=True, metavar="C", help=f"{describe_references()}.")
 @click.option("--train", type=click.Path(path_type=Path), metavar="FILE", help="Start from this train.py, as it is.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True,
@@ -32,7 +32,7 @@ from scheduler.shipped import SHIPPED, begin_repository
 @options.dry_run
 @options.as_json
 def command(
-    tag: str, contract: str, train: Path | None, preset: str, sandbox: str, wait: bool,
+    tag: str | None, contract: str, train: Path | None, preset: str, sandbox: str, wait: bool,
     address: str | None, slots: int | None, dry_run: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Start a lab from HEAD: its train.py with the contract's constants becomes the first baseline.
@@ -40,6 +40,7 @@ def command(
     Your checkout is not switched. In an empty folder a repository with train.py and its manual is made first. The
     contract's cache must be prepared.
     """
+    tag = tag or options.dated_tag()
     if not dry_run and begin_repository(Path.cwd()):
         log(f"a git repository in {Path.cwd()}: {', '.join(SHIPPED)}")
     created = create_lab(InitRequest(tag, contract, train, preset, author(), sandbox, dry_run))

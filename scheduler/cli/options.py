@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce
@@ -65,3 +66,8 @@ def _together(*several: Option) -> Option:
 pool = _together(address, slots)  # where the queue is run
 reading = _together(tag, as_json)
 changing = _together(tag, dry_run, as_json)
+
+
+def dated_tag() -> str:
+    """Like "nov23": what a lab is called when no tag was given."""
+    return time.strftime("%b%d").lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def command(
     settings = SearchOptions(**given).settings()
     lab_tag = _find_or_create_lab(tag, contract, preset, settings, dry_run=dry_run)
     if lab_tag is None:
-        what = f"would create lab {tag or dated_tag()} and search it"
+        what = f"would create lab {tag or options.dated_tag()} and search it"
         outcome = _would(what, complete(settings or NO_SETTINGS, PRESETS[preset or "default"]))
     else:
         with open_workspace(lab_tag) as space:
@@ -106,11 +105,6 @@ def command(
     if outcome.hint:
         log(outcome.hint)
     return outcome.code
-
-
-def dated_tag() -> str:
-    """Like "nov23": what a lab is called when no tag was given."""
-    return time.strftime("%b%d").lower()
 
 
 def _find_or_create_lab(
@@ -133,7 +127,7 @@ def _find_or_create_lab(
     wanted = complete(settings or NO_SETTINGS, PRESETS[preset or "default"])  # refused before anything is made
     try_proposers(wanted, Repo.open(Path.cwd()).root)
     created = create_lab(
-        InitRequest(tag or dated_tag(), contract, None, preset or "default", author(), dry_run=dry_run)
+        InitRequest(tag or options.dated_tag(), contract, None, preset or "default", author(), dry_run=dry_run)
     )
     for note in created.notes:
         log(f"note: {note}")

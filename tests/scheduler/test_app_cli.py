@@ -161,7 +161,7 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
         (["submit", "--agian"], 2, ["--agian", "--again"]),
         (["submit", "x.py", "--slots", "0"], 2, ["--slots"]),
         (["new"], 2, ["NAME", "arsched new --help"]),
-        (["init"], 2, ["--tag"]),
+        (["init"], 1, ["not prepared", "arsched prepare --contract cpu"]),
         (["init", "--tag", "a b"], 2, ["cannot be a tag", "nov23"]),
         (["init", "--tag", "x", "--preset", "wild"], 2, ["wild", "bold"]),
         (["init", "--tag", "x", "--contract", "cpuu"], 2, ["cpuu", "cpu"]),

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scheduler.cli.main import main
-from scheduler.cli.search import command, dated_tag
+from scheduler.cli.options import dated_tag
+from scheduler.cli.search import command
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import ProposerChoice, SearchBudget, SearchSettings
