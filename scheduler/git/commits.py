@@ -163,12 +163,23 @@ def _tree_entries(tree: bytes, hash_bytes: int) -> Iterator[tuple[str, bytes, st
 
 
 _HINTS = {
-    r"dubious ownership": "the repository belongs to another user; see `git help config`, safe.directory",
     r"No space left|Disk quota": "the disk is full: make room and run the command again",
     r"Permission denied|Read-only file system": "see who owns the files in .git, and whether they can be written",
 }
-_LOCKED = re.compile(r"'([^']+\.lock)': File exists")
-_IN_THE_WAY = re.compile(r"'refs/heads/([^']+)' exists; cannot create 'refs/heads/([^']+)'")
+_KNOWN = {  # what git says -> message and hint
+    r"'([^']+\.lock)': File exists": (
+        "git {command} failed: {0} exists",
+        "if no git command is at work, one was killed and left it: delete {0}",
+    ),
+    r"'refs/heads/([^']+)' exists; cannot create 'refs/heads/([^']+)'": (
+        "the branch {0!r} is in the way: git makes no branch {1!r} next to it",
+        "rename that one, nothing of it is lost: git branch -m {0} NEWNAME; then run the command again",
+    ),
+    r"dubious ownership in repository at '([^']+)'": (
+        "the repository {0} belongs to another user",
+        "if you trust what is in it: git config --global --add safe.directory {0}",
+    ),
+}
 
 
 def run_git(folder: Path, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
@@ -302,15 +313,10 @@ def _no_git() -> GitProblem:
 
 def git_problem(command: str, errors: str) -> GitProblem:
     """What git said when a command failed, with a hint where there is one."""
-    if found := _IN_THE_WAY.search(errors):
-        there, wanted = found.groups()
-        hint = f"rename that one, nothing of it is lost: git branch -m {there} NEWNAME; then run the command again"
-        return GitProblem(f"the branch {there!r} is in the way: git makes no branch {wanted!r} next to it", hint)
-    if found := _LOCKED.search(errors):
-        hint = f"if no git command is at work, one was killed and left it: delete {found[1]}"
-        return GitProblem(f"git {command} failed: {found[1]} exists", hint)
+    for sign, (message, hint) in _KNOWN.items():
+        if found := re.search(sign, errors):
+            return GitProblem(*(text.format(*found.groups(), command=command) for text in (message, hint)))
     reasons = [text for text in errors.strip().splitlines() if text.strip()]
-    signs = ((re.search(sign, errors), hint) for sign, hint in _HINTS.items())
-    hint = next((hint.format(*sign.groups()) for sign, hint in signs if sign), "")
+    hint = next((hint for sign, hint in _HINTS.items() if re.search(sign, errors)), "")
     what = "; ".join(text.removeprefix("fatal: ").removeprefix("error: ") for text in reasons[:3])
     return GitProblem(f"git {command} failed: {what or 'no reason given'}", hint)

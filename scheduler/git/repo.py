@@ -43,6 +43,9 @@ class Repo:
         if top is None or git_folder != common:  # seen from a linked worktree, or from inside the git folder
             top = worktrees.find_main(common, start)
             commits.find_top(top)
+        if git_folder_of(top) is None:  # core.worktree may name any folder
+            hint = f"have it lead back: echo 'gitdir: {common}' > {top / '.git'}; or: git config --unset core.worktree"
+            raise LabProblem(f"the work tree of {start} is {top}, where no .git is", hint)
         return cls(top.resolve(), common)
 
     def keep_main(self) -> None:

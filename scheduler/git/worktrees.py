@@ -145,7 +145,7 @@ def add_worktree(root: Path, path: Path, commit: str, branch: str | None) -> Non
     try:
         commits.run_git(root, "worktree", "add", "--quiet", *how, "--", str(path), what)
     except GitProblem:
-        if is_new:  # nobody can have worked in what a full disk or a killed git left of it
+        if is_new:  # what a full disk or a killed git left of it holds no work
             with suppress(GitProblem):
                 drop_worktree(root, path)
         raise

@@ -6,6 +6,7 @@ Not covered: programs that a configuration names (test_git_nothing_else).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from harness.contract import load_contract
 from scheduler.cli.main import main
-from scheduler.domain.errors import LabProblem
+from scheduler.domain.errors import GitProblem, LabProblem
 from scheduler.git import Repo
 from scheduler.lab import open_workspace
 from scheduler.queue.decide import follow_ledger
@@ -287,3 +288,25 @@ def test_candidates_that_are_a_link_to_another_disk_are_ignored_by_git(
         (root / "candidates").symlink_to(disk)
     arsched(root, "new", "wider")
     assert git(root, "status", "--porcelain") == ""
+
+
+def test_a_work_tree_without_a_git_entry_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    root, elsewhere = make_repository(tmp_path / "lab"), tmp_path / "elsewhere"
+    shutil.copytree(root, elsewhere, ignore=shutil.ignore_patterns(".git"))
+    git(root, "config", "core.worktree", str(elsewhere))
+    with pytest.raises(LabProblem, match=r"where no \.git is") as raised:
+        Repo.open(root)
+    assert f"echo 'gitdir: {root}/.git' > {elsewhere}/.git" in raised.value.hint
+    (elsewhere / ".git").write_text(f"gitdir: {root}/.git")
+    for start in (root, elsewhere):
+        assert Repo.open(start).root == elsewhere
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a repository to another user")
+def test_a_repository_of_another_user_is_named_with_the_command_that_trusts_it(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "lab")
+    for path in (root, root / ".git"):
+        os.chown(path, 12345, 12345)
+    with pytest.raises(GitProblem, match=f"^the repository {root} belongs to another user$") as raised:
+        Repo.open(root)
+    assert f"git config --global --add safe.directory {root}" in raised.value.hint
