@@ -218,8 +218,29 @@ def bare_with_worktrees(folder: Path) -> Path:
     return place / "main"
 
 
+def with_settings_of_worktrees(layout: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """As `git sparse-checkout` leaves it: what is the main worktree's alone moves to a file of its own."""
+
+    def make(folder: Path) -> Path:
+        root = layout(folder)
+        common = Repo.open(root).common_dir
+        git(root, "config", "extensions.worktreeConfig", "true")
+        for name in ("core.bare", "core.worktree"):
+            value = git(root, "config", "--file", str(common / "config"), "--get", name, check=False).strip()
+            if value:
+                git(root, "config", "--file", str(common / "config.worktree"), name, value)
+                git(root, "config", "--file", str(common / "config"), "--unset", name)
+        return root
+
+    make.__name__ = f"{layout.__name__} with settings of worktrees"
+    return make
+
+
+LAYOUTS = (submodule, separate, bare_with_worktrees)
+
+
 @pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("layout", [submodule, separate, bare_with_worktrees])
+@pytest.mark.parametrize("layout", [*LAYOUTS, *map(with_settings_of_worktrees, (submodule, bare_with_worktrees))])
 def test_every_command_works_in_a_candidates_worktree_wherever_the_git_folder_is(
     tmp_path: Path,
     contract: str,
