@@ -156,6 +156,8 @@ CALLS: dict[str, Callable[[Hostile], object]] = {
     "branches": lambda h: (h.repo.current_branch(), h.repo.branch_commit("main"), h.repo.create_branch("b", h.new)),
     "refs": lambda h: (h.repo.check_free(h.new, "refs/x/y"), h.repo.keep_ref("t", "c0001", h.new), h.repo.kept_tags()),
     "files": lambda h: (h.repo.find_files(h.new, "train.py"), h.repo.is_cut_off(h.idea)),
+    "kept": lambda h: h.repo.kept_refs("t"),
+    "record": lambda h: (h.repo.create_branch("autoresearch/t", h.new), h.repo.kept_tags(), h.repo.history([h.new])),
     "commit_train_py": lambda h: h.repo.commit_train_py(h.new, b"DEPTH = 7\n", "m", {"A": "b"}),
     "merge_train_py": lambda h: h.repo.merge_train_py(b"a\nb\nc\n", b"a\nb\n", b"b\n"),
     "exclude": lambda h: h.repo.exclude(("/x/", "/y/*")),
@@ -181,6 +183,7 @@ def test_every_function_of_the_repository_is_tried() -> None:
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
     tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
     tried |= {"find_files", "check_free", "is_cut_off"}
+    tried |= {"kept_refs", "history"}
     assert public == tried | {"commit_worktree", "move_branch", "add_worktree", "drop_worktree"}
 
 
