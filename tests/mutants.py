@@ -91,6 +91,20 @@ FAULTS = (
         ("tests/scheduler/test_app_processes.py", "tests/scheduler/test_app_lost.py"),
     ),
     Fault(
+        "who deletes a lock's file opens it to others",
+        "scheduler/queue/runtime.py",
+        "self._with_folder and not self._take_folder()",
+        "False",
+        ("tests/scheduler/test_app_lost.py",),
+    ),
+    Fault(
+        "nothing is saved of a ledger that goes",
+        "scheduler/ledger/db.py",
+        "copy_database(self._connection, folder / name, database_id)",
+        "pass",
+        ("tests/scheduler/test_app_lost.py",),
+    ),
+    Fault(
         "training past the budget is scored",
         "harness/judge/clock.py",
         "return used_s <= self._budget.seconds",

@@ -140,35 +140,39 @@ class GitRecord:
 
 
 def read_record(repo: Repo, tag: str) -> GitRecord:
-    """From the refs of a lab and its branch; where the branch is gone, from what its candidates were made from."""
+    """From the refs of a lab and its branch; where the branch is gone, from what its candidates were made from.
+
+    Whoever writes a candidate's commit may write what they like into it, so where there is a branch it alone counts.
+    """
     refs, at = repo.kept_refs(tag), repo.branch_commit(f"autoresearch/{tag}")
     history = repo.history([*refs.values(), *([at] if at else [])])
     candidates = {ref: history[commit] for ref, commit in sorted(refs.items(), key=lambda item: _number(item[0]))}
-    lineage: tuple[CommitFacts, ...] = ()
-    bases = {
-        ref: _recorded(history, one if _is_first(one, tag) else history.get(one.parent), tag)
-        for ref, one in candidates.items()
-    }
-    for tip in {at or "", *bases.values()}:
-        lineage = max(lineage, _line(history, _recorded(history, history.get(tip), tag), tag), key=len)
-    return GitRecord(tag, lineage, candidates, bases)
+    lineage = _line(history, history.get(at or ""), tag)
+    if not lineage:
+        starts = (one if _is_first(one, tag) else history.get(one.parent) for one in candidates.values())
+        lineage = max((_line(history, start, tag) for start in starts), key=len, default=())
+    baselines = {one.id for one in lineage}
+    bases = {ref: _nearest(history, one, lambda commit: commit.id in baselines) for ref, one in candidates.items()}
+    return GitRecord(tag, lineage, candidates, {ref: base.id for ref, base in bases.items() if base is not None})
 
 
-def _recorded(history: Mapping[str, CommitFacts], commit: CommitFacts | None, tag: str) -> str:
-    """The nearest baseline among a commit and its ancestors; "" when there is none."""
-    while commit is not None and not _is_first(commit, tag) and not _is_promotion(commit):
+def _nearest(
+    history: Mapping[str, CommitFacts], commit: CommitFacts | None, fits: Callable[[CommitFacts], bool]
+) -> CommitFacts | None:
+    """Of a commit and its ancestors, the first that fits."""
+    while commit is not None and not fits(commit):
         commit = history.get(commit.parent)
-    return commit.id if commit else ""
+    return commit
 
 
-def _line(history: Mapping[str, CommitFacts], commit: str, tag: str) -> tuple[CommitFacts, ...]:
+def _line(history: Mapping[str, CommitFacts], commit: CommitFacts | None, tag: str) -> tuple[CommitFacts, ...]:
     """The baselines up to a commit; none where they do not begin with the lab's first."""
     line: list[CommitFacts] = []
-    while commit in history:
-        line.insert(0, history[commit])
-        if _is_first(line[0], tag):
+    while commit := _nearest(history, commit, lambda one: _is_first(one, tag) or _is_promotion(one)):
+        line.insert(0, commit)
+        if _is_first(commit, tag):
             return tuple(line)
-        commit = _recorded(history, history.get(line[0].parent), tag)
+        commit = history.get(commit.parent)
     return ()
 
 
@@ -260,7 +264,7 @@ class _Restorer:
     def _add(self, ref: str, commit: CommitFacts) -> None:
         said, record = commit.trailers, self._record
         is_first = bool(record.lineage) and ref == record.baseline_id(record.lineage[0].id)
-        base = record.bases.get(ref) or commit.parent
+        base = record.bases.get(ref, commit.parent)
         on = {one.id: record.baseline_id(one.id) for one in record.lineage}
         named = "" if _is_promotion(commit) else said.get("Candidate", "")
         name = "baseline" if is_first else named or slug(commit.subject)

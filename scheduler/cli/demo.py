@@ -160,7 +160,7 @@ def _take_folder(parent: Path) -> tuple[Path, SchedulerLock]:
         lock = SchedulerLock(paths.state / "demo.lock")
         if not (paths.report / "progress.png").is_file() and lock.try_take():
             return paths.root.resolve(), lock
-    raise LabProblem(f"no free folder for a demo in {parent}", f"remove old ones: rm -r {parent}")
+    raise LabProblem(f"no free folder for a demo in {parent}", "name another one: arsched demo --dir DIR")
 
 
 @contextmanager

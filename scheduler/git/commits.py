@@ -236,21 +236,21 @@ class CommitFacts(NamedTuple):
     def trailers(self) -> dict[str, str]:
         """Those that `compose` wrote: the last paragraph, where every line of it is one."""
         pairs = [text.partition(": ") for text in self.message.strip().rpartition("\n\n")[2].splitlines()]
-        return (
-            {key: value for key, _, value in pairs} if all(_TRAILER_KEY.fullmatch(key) for key, _, _ in pairs) else {}
-        )
+        if not all(_TRAILER_KEY.fullmatch(key) for key, _, _ in pairs):
+            return {}
+        return {key: value for key, _, value in pairs}
 
 
 def read_history(folder: Path, heads: Sequence[str]) -> dict[str, CommitFacts]:
     """Id -> facts of these commits and of all they descend from by first parents."""
-    form = "--format=%H%x00%P%x00%ct%x00%an%x00%B"
-    data = "".join(f"{head}\n" for head in heads).encode()
-    output = run_git(folder, "log", "--first-parent", "-z", form, "--stdin", data=data) if heads else b""
-    fields = output.decode("utf-8", "replace").split("\0")[:-1]
-    rows = zip(*[iter(fields)] * 5, strict=True)
-    return {
-        commit: CommitFacts(commit, parents.partition(" ")[0], float(at), *rest) for commit, parents, at, *rest in rows
-    }
+    if not heads:
+        return {}
+    how = ("--first-parent", "--encoding=UTF-8", "--format=%H%x00%P%x00%ct%x00%an%x00%B", "-z", "--stdin")
+    output = run_git(folder, "log", *how, data="".join(f"{head}\n" for head in heads).encode())
+    fields = iter(output.decode("utf-8", "replace").split("\0")[:-1])
+    rows = zip(*[fields] * 5, strict=True)
+    facts = (CommitFacts(commit, parents.partition(" ")[0], float(at), *rest) for commit, parents, at, *rest in rows)
+    return {one.id: one for one in facts}
 
 
 def find_top(folder: Path) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from scheduler.actions import restore as restoration
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.actions.restore import restore
 from scheduler.actions.submit import SubmitRequest, submit
@@ -259,3 +260,47 @@ def test_a_ledger_that_goes_while_no_command_runs_comes_back_from_the_copy_of_th
     assert done.copy == rig.paths.backup and done.labs == (("t", (), ()),)
     with open_workspace(start=rig.root) as space:
         assert space.ledger.runs.list("t") == runs and space.ledger.events.list("t")[: len(events)] == events
+
+
+@pytest.mark.parametrize("where", ["_make_lab", "_add_candidates", "_promote", "_measure"])
+def test_killed_in_between_the_same_command_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    before = facts(rig.root)
+    rig.lose_ledger()
+    real = getattr(restoration._Restorer, where)
+
+    def crash(*arguments: object) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(restoration._Restorer, where, crash)
+        restore(rig.root, contract=rig.contract)
+    restore(rig.root, contract=rig.contract)
+    assert facts(rig.root) == before and not broken_invariants(rig.paths.ledger)
+
+
+def test_a_message_in_another_encoding_comes_back_as_it_was_written(rig: Rig) -> None:
+    git(rig.root, "config", "i18n.logOutputEncoding", "ISO-8859-1")
+    with open_workspace(start=rig.root) as space:
+        commit = space.repo.commit_train_py(space.baseline_commit(), b"SCORE = 3\n", "tiefer: größer\N{MINUS SIGN}", {})
+        space.repo.keep_ref("t", "c0009", commit)
+    rig.lose_ledger()
+    restore(rig.root, contract=rig.contract)
+    assert facts(rig.root)["c0009"][4] == "tiefer: größer\N{MINUS SIGN}"
+
+
+def test_a_commit_that_poses_as_a_promotion_is_none(rig: Rig) -> None:
+    """An agent writes what it likes into the commits of its worktree."""
+    before = facts(rig.root)
+    with open_workspace(start=rig.root) as space:
+        tip = git(rig.root, "log", "-1", "--format=%B", "autoresearch/t")
+        trailers = dict(text.split(": ", 1) for text in tip.strip().rpartition("\n\n")[2].splitlines())
+        forged = space.repo.commit_train_py(space.baseline_commit(), b"SCORE = 9\n", "won", trailers)
+        space.repo.keep_ref("t", "c0009", space.repo.commit_train_py(forged, b"SCORE = 8\n", "idea", {}))
+        base = space.baseline().id
+    rig.lose_ledger()
+    restore(rig.root, contract=rig.contract)
+    after = facts(rig.root)
+    assert after.pop("c0009")[2] == base and after == before
+    with open_workspace(start=rig.root) as space:
+        assert space.baseline().id == base and len(space.ledger.decisions.promotions("t")) == 2
