@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -174,6 +175,12 @@ def test_below_a_long_tmpdir_ray_starts_in_a_short_place(start_driver: Callable[
     assert len(str(long)) > 92
     driver = start_driver("--slots", "1", tmp=long)
     assert driver.wait_for_event("connected")["problems"] == [""]
+    found = [re.search(r"/tmp/arsched-ray-\w+", command_of(pid)) for pid in driver.family]
+    (folder,) = {match[0] for match in found if match}
+    driver.wait_for_children()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    driver.wait_for_event("closed")
+    wait_until(lambda: not driver.left() and not Path(folder).exists())
 
 
 def test_a_killed_driver_leaves_no_process(start_driver: Callable[..., Driver]) -> None:
