@@ -19,7 +19,7 @@ from harness.contract import describe_references
 from scheduler.cli import options
 from scheduler.cli.output import print_json, print_text
 from scheduler.domain.errors import LabProblem
-from scheduler.lab import contract_ref, open_workspace
+from scheduler.lab import choose_contract, contract_ref, open_workspace
 from scheduler.node.code import CODE_ROOT, python_command
 from scheduler.node.judge_process import site_folders
 
@@ -40,7 +40,7 @@ def command(
     as_json: bool,
 ) -> int:
     """Download, tokenise and pack the contract's corpus, once per node. Interrupted, it goes on where it stopped."""
-    ref = contract or _of_lab(tag)
+    ref = choose_contract(contract).ref if contract else _of_lab(tag)
     program = prepare_command(ref, brought, as_json=as_json, verify=verify) + ["--calibrate"] * calibrate
     if dry_run:
         print_json({"contract": ref, "command": program}) if as_json else print_text(" ".join(program))

@@ -21,7 +21,7 @@ from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.slot import Slot
 from scheduler.domain.text import count
 from scheduler.git import Repo, git_version
-from scheduler.lab import ContractChoice, choose_contract, contract_of, open_workspace
+from scheduler.lab import ContractChoice, choose_contract, contract_of, contract_ref, open_workspace
 from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
 from scheduler.node.harness_client import ask_cache, ask_sandbox, installed_version
 from scheduler.node.judge_process import Commands
@@ -122,7 +122,7 @@ def find_lab(tag: str | None, given: ContractChoice | None, start: Path) -> Chec
         return CheckContext(from_error("repository", error), fallback)
     try:
         with open_workspace(tag, start) as space:
-            own = ContractChoice(space.lab.contract_name, contract_of(space.lab))
+            own = ContractChoice(contract_ref(space.lab, space.paths.contract), contract_of(space.lab))
             found = ok("lab", f"{space.tag} on {space.lab.branch}, contract {space.lab.contract_words}")
             return CheckContext(found, given or own, "" if given else space.lab.cache_digest)
     except ArschedError as error:

@@ -180,6 +180,8 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
         (["cancel", "baseline"], 3, ["nothing was changed"]),
         (["cancel", "r0099"], 2, ["no run 'r0099'"]),
         (["prepare", "--contract", "cpu", "--from", "nowhere"], 2, []),
+        (["prepare", "--contract", "cpu5", "--dry-run"], 2, ["no contract 'cpu5'", "cpu"]),
+        (["prepare", "--contract", "README.md", "--dry-run"], 2, ["README.md"]),
     ],
 )
 def test_a_slip_is_one_message_with_the_right_code_and_a_next_step(

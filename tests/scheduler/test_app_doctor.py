@@ -54,6 +54,18 @@ def test_a_lab_in_order_is_all_well(lab: Path, monkeypatch: pytest.MonkeyPatch) 
     assert any(about.startswith("here/cpu") for about in grades)
 
 
+def test_the_hint_for_a_missing_cache_is_a_command_that_the_labs_own_contract_file_answers(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(lab)
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "empty"))
+    findings = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)["findings"]
+    (hint,) = {one["hint"] for one in findings if one["about"] == "cache"}
+    words = hint[hint.index("prepare --contract") :].split()
+    done = CliRunner().invoke(main, [*words, "--dry-run", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["contract"] == words[-1]
+
+
 def test_without_repository_and_cache_both_are_named_and_the_code_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
