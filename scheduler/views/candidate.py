@@ -191,19 +191,16 @@ def explain_run(facts: LabFacts, run: Run, slots: int | None) -> Explanation:
 
 
 def not_running(ledger: Ledger, tag: str) -> str:
-    """What to say where no process runs a lab's queue: an unfinished search goes on with its own command."""
-    searched = ledger.searches.current(tag) is not None
-    what = "go on with the search: `arsched search`" if searched else "start it with `arsched submit`"
-    return f"no process runs the queue: {what}"
+    """What to say where no process runs the lab's queue: a search that is not over goes on as one."""
+    verb = "search" if ledger.searches.current(tag) else "submit"
+    return f"no process runs the queue: start it with `arsched {verb}`"
 
 
 def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
     """Why a queued run is not running, in one sentence."""
-    return (
-        not_running(facts.ledger, facts.lab.tag)
-        if slots is None
-        else explain_waiting(run, facts.queued, facts.running, slots, facts.board)
-    )
+    if slots is None:
+        return not_running(facts.ledger, facts.lab.tag)
+    return explain_waiting(run, facts.queued, facts.running, slots, facts.board)
 
 
 def describe_gates(gates: GateSettings) -> str:

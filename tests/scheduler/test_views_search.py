@@ -14,7 +14,7 @@ from scheduler.ledger.runs import AttemptRow
 from scheduler.screens.details import candidate_screen, explanation_screen
 from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
-from scheduler.views.candidate import Explanation, candidate_view, explain_candidate
+from scheduler.views.candidate import Explanation, candidate_view, explain_candidate, not_running
 from scheduler.views.candidates import history, leaderboard, merge_rows, results_tsv
 from scheduler.views.report import CUT_S, PAUSE_S, read_report, summary, timeline
 from scheduler.views.slots import SlotInterval, efficiency, slot_time
@@ -138,6 +138,8 @@ def test_status_tells_the_search(played: SearchedLab, tmp_path: Path) -> None:
     said = painted(status_screen(read_status(running.facts(), None, running.clock.now)), 100)
     assert "1, not over, paused" in said and "arsched resume" in said and "ideas       1 being written: agent" in said
     assert "start it with `arsched search`" in said and "arsched submit" not in said
+    assert "`arsched search`" in not_running(running.ledger, running.tag)
+    assert "`arsched submit`" in not_running(played.ledger, played.tag)
     running.ledger.labs.resume(running.tag)
     said = painted(status_screen(read_status(running.facts(), None, running.clock.now)), 100)
     assert "1, not over, go on with `arsched search`" in said and "1, running" not in said
