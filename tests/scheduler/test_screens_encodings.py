@@ -17,6 +17,7 @@ import pytest
 
 from scheduler.cli.main import main
 from scheduler.cli.output import VERBS
+from scheduler.doctor.checks import CheckResult, Grade
 from scheduler.domain.text import plain, spelt
 from tests.scheduler.git_kit import make_repository
 from tests.scheduler.view_kit import demo_lab
@@ -25,7 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 READING = (
     "status", "leaderboard", "show depth-1", "show r0004", "explain depth-1", "explain r0004", "wait depth-1", "brief",
     "watch --once", "report", "show typo", "pause --dry-run", "resume --dry-run", "cancel c0099", "submit nothing",
+    "labs", "logs typo", "new wider --dry-run", "promote c0004 --dry-run", "audit c0099", "search --runs 2 --dry-run",
+    "init --tag nov23", "prepare --contract cpu --dry-run",
 )  # fmt: skip
+SLOW = {"doctor", "demo"}  # both print by the same two functions; the doctor's arrow is tried below
 Run = Callable[..., "Said"]
 
 
@@ -75,6 +79,17 @@ def test_a_sign_that_the_stream_lacks_is_spelt_plainly(arsched: Run, words: str,
             assert shown.count("-0.0") >= whole.count("−0.0") and shown.count("+/-") + shown.count("±") >= whole.count(
                 "±"
             )
+
+
+def test_no_verb_is_left_out() -> None:
+    assert {words.split()[0] for words in READING} | SLOW == set(VERBS)
+
+
+def test_the_doctors_lines_are_spelt_plainly(arsched: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = CheckResult("disk", Grade.NOTE, "5 ± 1 GB − little", "make room")
+    monkeypatch.setattr("scheduler.cli.doctor.run_checks", lambda *_: iter([found]))
+    said = arsched("doctor", "ascii")
+    assert "5 +/- 1 GB - little" in said.out and "-> make room" in said.out
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
