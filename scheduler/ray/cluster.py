@@ -65,13 +65,25 @@ class RayCluster:
     An embedded one has a sentinel process, which ends what is left of that Ray, also when this process cannot.
     """
 
-    def __init__(self, ray: Any, sentinel: subprocess.Popen[bytes] | None = None) -> None:
-        self._ray = ray
-        self._sentinel = sentinel
+    def __init__(self, ray: Any, sentinel: subprocess.Popen[bytes] | None = None, address: str = "") -> None:
+        self._ray, self._sentinel, self.address = ray, sentinel, address
 
     @property
     def embedded(self) -> bool:
         return self._sentinel is not None
+
+    def is_there(self) -> bool:
+        """Whether the head still takes connections, where its address is known.
+
+        Without a head Ray's calls hang, and after a minute Ray ends this process.
+        """
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit():
+            return True
+        with suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+            return True
+        return False
 
     def nodes(self) -> tuple[RayNode, ...]:
         """All living nodes, in a stable order."""
@@ -220,7 +232,7 @@ def join_cluster(ray: Any, address: str) -> RayCluster:
         with suppress(Exception):  # private to Ray, and only there to fail sooner
             where = str(ray._private.utils.read_ray_address() or "auto")
     _refuse_unless_listening(where)
-    cluster = RayCluster(ray)
+    cluster = RayCluster(ray, address=where)
     known = OWN_PYTHON if address == "auto" else {**OWN_PYTHON, "RAY_ADDRESS": address}
     with _starting(cluster, known):
         _use_token(ray)

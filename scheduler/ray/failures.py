@@ -122,6 +122,12 @@ def silent_failure(where: str, answer: bytes) -> PoolProblem:
     return PoolProblem(f"{where} takes connections and never answers", hint)
 
 
+def gone_failure(address: str) -> PoolProblem:
+    """The head of a cluster that was joined does not take connections any more."""
+    hint = "runs on other nodes go on; once its head is back (`ray status` there), the same command collects them"
+    return PoolProblem(f"the Ray cluster at {address} is gone: its head takes no connections", hint)
+
+
 def slots_failure(slots: int, free: str, *, embedded: bool, any_free: bool) -> PoolProblem:
     """Why none of the slots answered in time. `free`: what Ray has left to hand out."""
     if embedded:

@@ -22,7 +22,7 @@ from scheduler.node.machine import read_machine
 from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray import cluster
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
-from scheduler.ray.failures import slots_failure
+from scheduler.ray.failures import gone_failure, slots_failure
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
@@ -36,6 +36,7 @@ PROBE_BROKEN_EVERY_S = 5.0
 REVIVE_EVERY_S = 10.0
 RETIRE_EVERY_S = 10.0
 SILENT_AFTER_S = 30.0
+HEAD_AWAY_S = 20.0  # Ray itself ends this process after sixty
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
 NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
@@ -117,6 +118,7 @@ class RayPool:
         self._handles: dict[tuple[str, int], ActorHandle] = {}  # by node id and index
         self._names: dict[str, str] = {}  # node id -> name
         self._nodes_due_at = self._retire_due_at = float("-inf")
+        self._head_due_at, self._away_since = float("-inf"), float("inf")
         self._older_at_work = 0  # actors of other code that still have a run
 
     @classmethod
@@ -180,6 +182,8 @@ class RayPool:
 
     def poll(self) -> tuple[Report, ...]:
         self._refresh()
+        if self._away_since <= self._clock():
+            return self._pending.all()
         due = [h for h in self._handles.values() if h.poll is None and h.answered and not h.gone]
         for handle in due:
             handle.poll = self._cluster.ask(handle.actor, "poll", self._lab_id)
@@ -298,6 +302,8 @@ class RayPool:
     def _refresh(self) -> None:
         """Notice nodes that joined or left, revive dead actors, probe slots. Never blocks for long."""
         now = self._clock()
+        if self._is_cut_off(now):
+            return
         if now >= self._retire_due_at:
             self._older_at_work = self._cluster.retire_others(code_digest())
             self._retire_due_at = now + RETIRE_EVERY_S
@@ -315,6 +321,15 @@ class RayPool:
             if handle.poll is not None and now - handle.poll_since > SILENT_AFTER_S:
                 self._mark_silent(handle)
         self._take_probes(0.0)
+
+    def _is_cut_off(self, now: float) -> bool:
+        """Whether the cluster's head is away: nothing is asked of it then. Raises PoolProblem once that lasts."""
+        if now >= self._head_due_at:
+            self._head_due_at = now + NODES_EVERY_S
+            self._away_since = float("inf") if self._cluster.is_there() else min(self._away_since, now)
+        if now - self._away_since >= HEAD_AWAY_S:
+            raise gone_failure(self._cluster.address)
+        return self._away_since <= now
 
     def _take_probes(self, timeout_s: float) -> None:
         """Read the probes that have an answer, waiting at most `timeout_s` for all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,7 +13,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Progress, Report, Slot
 from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
-from scheduler.ray.pool import REVIVE_EVERY_S, SILENT_AFTER_S, PendingReports, RayPool
+from scheduler.ray.pool import HEAD_AWAY_S, REVIVE_EVERY_S, SILENT_AFTER_S, PendingReports, RayPool
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.memory_pool import VirtualClock
 from tests.scheduler.supervisor_pool import fake_order
@@ -40,9 +41,12 @@ class ClusterInMemory:
     killed: list[SlotAssignment] = field(default_factory=list)
     embedded: bool = False
     room: bool = False
+    away: bool = False
+    address: str = "head:6379"
     older: int = 0
 
     def nodes(self) -> tuple[RayNode, ...]:
+        assert not self.away, "Ray hangs"
         return self.there
 
     def place(self, assignment: SlotAssignment, node_id: str, settings: NodeSettings) -> SlotAssignment:
@@ -67,7 +71,11 @@ class ClusterInMemory:
     def kill(self, actor: SlotAssignment) -> None:
         self.killed.append(actor)
 
+    def is_there(self) -> bool:
+        return not self.away
+
     def retire_others(self, code: str) -> int:
+        assert not self.away, "Ray hangs"
         return self.older
 
     def free_resources(self) -> str:
@@ -239,6 +247,33 @@ def test_slots_that_never_answer_have_the_reason_of_their_own_kind(
     with pytest.raises(PoolProblem, match=words) as caught:
         scene.pool._await_slots(lambda line: None, -1.0)
     assert ("ray status" in caught.value.hint) is not embedded
+
+
+def test_a_head_that_is_away_is_asked_nothing_and_may_come_back(scene: Scene) -> None:
+    before = scene.look()
+    scene.cluster.away = True
+    assert scene.look(15.0) == before and scene.pool.poll() == ()
+    scene.cluster.away = False
+    assert scene.look(15.0) == before
+    scene.cluster.away = True
+    assert scene.look(15.0) == before
+
+
+def test_a_head_that_stays_away_is_a_problem_before_ray_ends_the_process(scene: Scene) -> None:
+    scene.look()
+    scene.cluster.away = True
+    scene.look(3.0)
+    with pytest.raises(PoolProblem, match="head:6379 is gone") as caught:
+        scene.look(HEAD_AWAY_S)
+    assert "the same command" in caught.value.hint and HEAD_AWAY_S < 40
+
+
+def test_whether_a_head_is_there_is_asked_of_its_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert RayCluster(None, address=address).is_there()
+    assert not RayCluster(None, address=address).is_there()
+    assert RayCluster(None).is_there() and RayCluster(None, address="auto").is_there()
 
 
 def test_an_ordered_attempt_counts_as_busy_until_the_slot_reports_it() -> None:
