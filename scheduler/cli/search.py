@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ from scheduler.domain.errors import ExitCode, LabProblem, UsageProblem
 from scheduler.domain.search import SearchSettings
 from scheduler.domain.text import clean, count
 from scheduler.git import Repo
-from scheduler.lab import Workspace, choose_contract, open_workspace
+from scheduler.lab import Workspace, choose_contract, open_workspace, read_live
 from scheduler.proposers.agent import MOST_IDEAS
 from scheduler.proposers.agent import PRESETS as AGENTS
 from scheduler.queue.progress import open_screen
@@ -25,6 +30,7 @@ from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
 from scheduler.search.options import (
     NO_SETTINGS,
     SearchOptions,
+    SearchPlan,
     complete,
     describe_budget,
     describe_proposers,
@@ -34,6 +40,8 @@ from scheduler.search.options import (
 from scheduler.search.session import run_search
 from scheduler.views.facts import LabFacts
 from scheduler.views.search import SearchView, claim_sentence, read_search
+
+BEGINS_WITHIN_S = 90.0  # a detached search: the slots are started meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +84,20 @@ class SearchOutcome:
               help="Fresh runs of first and final baseline each, at the end.")  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="How sure a promotion must be, from here on.")
 @click.option("--contract", metavar="C", help="Create the lab on this contract when there is none.")
+@click.option("--detach", is_flag=True, help="Run on without this terminal; look in with `arsched watch`.")
 @options.address
 @options.slots
 @options.tag
 @options.dry_run
 @options.as_json
 def command(
-    preset: str | None, contract: str | None, address: str | None, slots: int | None, tag: str | None,
+    preset: str | None, contract: str | None, detach: bool, address: str | None, slots: int | None, tag: str | None,
     dry_run: bool, as_json: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Search until a budget is over, then measure the claim. An unfinished search goes on where it was.
 
-    Ctrl-C once (or touch .arsched/stop, or `arsched pause`): finish what runs and leave; the same command goes on.
+    Ctrl-C once (or `arsched stop`, touch .arsched/stop, `arsched pause`): finish what runs and leave; the same command
+    goes on. It ends with its terminal; with --detach it does not.
     Exit code 4: it was stopped by that file or a pause, or there was nothing to do because the budget is spent.
     """
     settings = SearchOptions(**given).settings()
@@ -99,6 +109,9 @@ def command(
         with open_workspace(lab_tag) as space:
             if dry_run:
                 outcome = _dry_run(space, settings)
+            elif detach:
+                _try(space, settings)
+                outcome = _detach(space)
             else:
                 outcome = _run(_with_preset(space, preset), settings, Runtime(PoolOptions(address, slots)))
     print_json(outcome.value) if as_json else print_text("\n".join(outcome.lines))
@@ -147,7 +160,41 @@ def _with_preset(space: Workspace, preset: str | None) -> Workspace:
     return replace(space, lab=space.ledger.labs.get(space.tag))
 
 
+def _detach(space: Workspace) -> SearchOutcome:
+    """Start this very command again in a session of its own, and see it begin.
+
+    Returns its exit code with the last of what it said where it ends before.
+    """
+    path = space.paths.stop.with_name("search.log")
+    words = [word for word in sys.orig_argv[1:] if word != "--detach"]
+    with path.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + BEGINS_WITHIN_S
+    while process.poll() is None and time.monotonic() < deadline:
+        live = read_live(space.paths.live)
+        if live is not None and live.pid == process.pid:
+            break
+        time.sleep(0.1)
+    value: dict[str, object] = {"tag": space.tag, "detached": True, "pid": process.pid, "log": str(path)}
+    if process.poll() is not None:
+        said = path.read_bytes()[start:].decode("utf-8", "replace").strip()
+        return SearchOutcome(process.returncode, value | {"detached": False}, (clean(said),))
+    line = f"the search runs on as process {process.pid}; it writes to {path}"
+    return SearchOutcome(0, value, (line,), "look in with: arsched watch; end it with: arsched stop")
+
+
+def _say_what_ends_it() -> None:
+    """Whoever types a search may expect it to outlive the terminal."""
+    multiplexed = os.environ.get("TMUX") or os.environ.get("STY")
+    if sys.stdin.isatty() and not multiplexed and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        log("note: this search ends with this terminal; one that does not: arsched search --detach …")
+
+
 def _run(space: Workspace, settings: SearchSettings | None, means: Runtime) -> SearchOutcome:
+    _say_what_ends_it()
     with open_screen() as screen:
         ending = run_search(space, screen, means, settings)
     code, hint = EXIT_CODES[ending.ending], ""
@@ -194,17 +241,23 @@ def _lines(view: SearchView, utilisation: float, ending: StopReason) -> list[str
 
 
 def _dry_run(space: Workspace, settings: SearchSettings | None) -> SearchOutcome:
-    plan = plan_search(space, settings)
+    plan = _try(space, settings)
     if plan is None:
         return SearchOutcome(
             ExitCode.STOP_LOOPING, {"tag": space.tag, "dry_run": True, "would": "nothing"}, ("budget spent",)
         )
-    if not plan.is_closing:
-        try_proposers(plan.settings, space.repo.root)
     unfinished = plan.unfinished
     if unfinished is not None:
         return _would(f"would go on with search {unfinished.number}, {unfinished.state}", plan.settings)
     return _would("would begin a search", plan.settings)
+
+
+def _try(space: Workspace, settings: SearchSettings | None) -> SearchPlan | None:
+    """The search that would be run, its proposers seen to be there. Raises UsageProblem, ProposerProblem."""
+    plan = plan_search(space, settings)
+    if plan is not None and not plan.is_closing:
+        try_proposers(plan.settings, space.repo.root)
+    return plan
 
 
 def _would(what: str, settings: SearchSettings) -> SearchOutcome:

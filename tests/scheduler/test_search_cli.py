@@ -6,17 +6,21 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
+from scheduler.cli import search
 from scheduler.cli.main import main
 from scheduler.cli.options import dated_tag
 from scheduler.cli.search import command
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import ProposerChoice, SearchBudget, SearchSettings
+from scheduler.lab import open_workspace
 from scheduler.ledger import Ledger
+from scheduler.queue.runtime import SchedulerLock
 from scheduler.search.options import SearchOptions, describe_budget, describe_proposers, extended
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
@@ -136,6 +140,46 @@ def test_a_paused_lab_is_not_searched_and_says_what_to_do(lab: Path) -> None:
     assert "would go on" in arsched("resume", "--dry-run").output
     assert json.loads(arsched("resume", "--json").stdout)["was_paused"]
     assert "was not paused" in arsched("resume").output
+
+
+def test_stop_where_nothing_runs_says_so_and_leaves_no_request_behind(lab: Path) -> None:
+    for more in ([], ["--dry-run"]):
+        result = arsched("stop", *more)
+        assert result.exit_code == 0 and "nothing to stop" in result.output
+    assert not json.loads(arsched("stop", "--json").stdout)["ran"]
+    assert not list(lab.parent.glob("**/stop"))
+
+
+def test_stop_gives_up_in_time_and_its_request_stays(lab: Path) -> None:
+    with open_workspace() as space:
+        other = SchedulerLock(space.paths.scheduler_lock)
+        assert other.try_take()
+        result = arsched("stop", "--timeout", "0")
+        assert result.exit_code == 3 and "still ending" in result.output and space.paths.stop.exists()
+        other.release()
+        assert arsched("stop").exit_code == 0
+
+
+def test_a_search_in_a_terminal_says_that_it_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(search, "log", said.append)
+    for name in ("TMUX", "STY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    search._say_what_ends_it()
+    assert len(said) == 1 and "--detach" in said[0]
+    monkeypatch.setenv("TMUX", "/tmp/tmux")
+    search._say_what_ends_it()
+    monkeypatch.delenv("TMUX")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    search._say_what_ends_it()
+    assert len(said) == 1
+
+
+def test_a_detached_search_that_cannot_be_is_refused_here(lab: Path) -> None:
+    result = arsched("search", "--runs", "9", "--command", "no-such-agent", "--detach")
+    assert result.exit_code == 1 and "no-such-agent" in result.output
+    assert not list(lab.parent.glob("**/search.log"))
 
 
 def test_wait_on_a_paused_lab_gives_up_with_4_and_says_why(lab: Path) -> None:

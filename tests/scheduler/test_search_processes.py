@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -144,4 +146,50 @@ def test_ctrl_c_and_the_stop_file_leave_a_search_that_goes_on(lab: Lab) -> None:
     assert code == 4 and out.startswith("search 1 stopped, not over\n")
     assert not (lab.root / ".arsched" / "stop").exists()
     assert lab.finish(lab.start("search"))[0] == 0
+    check_all_is_over_and_once(lab)
+
+
+def test_a_detached_search_outlives_its_terminal_and_is_stopped_by_name(lab: Lab) -> None:
+    code, out, err = lab.finish(lab.start("search", *BUDGET, *IDEAS, "--detach", "--json"))
+    begun = json.loads(out)
+    pid = begun["pid"]
+    try:
+        assert code == 0 and begun["detached"] and "arsched stop" in err, err
+        assert os.getsid(pid) == pid, "a session of its own: no terminal can end it"
+        assert json.loads((lab.root / ".arsched" / "live.json").read_text())["pid"] == pid
+        refused, said, _ = lab.finish(lab.start("search", *BUDGET, *IDEAS, "--detach"))
+        assert refused == 1 and f"is run by another arsched (pid {pid})" in said
+        wait_until(lambda: "result " in Path(begun["log"]).read_text(), "a result")
+        code, out, _ = lab.finish(lab.start("stop", "--json"))
+        assert code == 0 and json.loads(out) == {"tag": "t", "ran": True, "pid": pid, "ended": True, "dry_run": False}
+        wait_until(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+        assert "search    1 begins" in Path(begun["log"]).read_text() and not lab.running()
+        assert not (lab.root / ".arsched" / "stop").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert lab.finish(lab.start("search"))[0] == 0
+    check_all_is_over_and_once(lab)
+
+
+def test_stop_now_queues_what_runs_again(lab: Lab) -> None:
+    search = lab.start("search", *BUDGET, *IDEAS)
+    wait_until(lambda: lab.running() > 0)
+    code, out, err = lab.finish(lab.start("stop", "--now", "--json"))
+    assert code == 0 and json.loads(out)["ended"] and "goes back to the queue" in err
+    assert lab.finish(search)[0] == 130 and not lab.running()
+    assert lab.finish(lab.start("search"))[0] == 0
+    check_all_is_over_and_once(lab)
+
+
+def test_a_hangup_that_the_shell_ignores_is_ignored(lab: Lab) -> None:
+    """As `nohup arsched submit &` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        search = lab.start("search", *BUDGET, *IDEAS)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for_line(search, "result ")
+    search.send_signal(signal.SIGHUP)
+    assert lab.finish(search)[0] == 0
     check_all_is_over_and_once(lab)
