@@ -417,7 +417,7 @@ def test_a_submit_costs_a_few_git_commands_however_many_baselines_there_were(
 
 
 def test_a_submit_without_paths_is_settled_when_everything_is(played: PlayedLab) -> None:
-    """Beside another process that runs the queue it watches until then."""
+    """While another process runs the queue it watches until then."""
     played.submit("idea", "SCORE = 1.8\n")
     assert not is_settled(played.space, ())
     other = SchedulerLock(played.space.paths.scheduler_lock)

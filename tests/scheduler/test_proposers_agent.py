@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from scheduler.domain.errors import ProposerProblem, UsageProblem
 from scheduler.domain.search import Ask, NoIdea, ProposalFailure, Proposed, Proposer
 from scheduler.proposers.agent import PRESETS, make, manual_for, prompt_for
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import make_space
 from tests.scheduler.proposer_kit import AGENT_COMMAND, MARK, collect, make_ask, make_setup, marked
 from tests.waiting import wait_until
 
@@ -337,6 +339,24 @@ def test_a_known_agent_is_started_with_exactly_these_arguments(
         assert [one for one in allowed["bash"] if one.startswith("arsched")] == [
             *("arsched show*", "arsched logs*", "arsched brief*")
         ]
+
+
+def test_what_the_manual_orders_works_where_the_agent_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its worktree, as confined as it is, and with a PATH that knows no arsched."""
+    space = make_space(tmp_path, time.time)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    orders = (
+        "printenv ARSCHED_ASK", "cat NOTES.md", "arsched show c0001", "arsched brief",
+        "python -c \"import ast; ast.parse(open('train.py').read())\"", "arsched logs c0001 || true",
+    )  # fmt: skip
+    proposer = make(make_setup(space.repo.root, {"command": " && ".join(f"{{ {one}; }}" for one in orders)}))
+    source = space.ledger.candidates.train_py("c0001")
+    proposer.ask(make_ask(source, commit=space.baseline_commit()))
+    [found] = collect(proposer)
+    proposer.close()
+    assert isinstance(found, NoIdea) and found.trouble is ProposalFailure.UNCHANGED, found
+    assert "p0001" in found.log and "c0001 baseline" in found.log
+    assert "has not run yet" in found.log, "the logs were looked for"
 
 
 def test_without_a_model_none_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
