@@ -1,7 +1,7 @@
 """The worktree that an agent is asked in, and what it left there: one idea, or several of them, each read alone.
 
-In the worktree train.py is the answer; where several ideas are wanted, folders candidates/1, 2 … and the entries
-"ideas" of IDEA.json are, too. Notes are no change, nor what tools leave; anything else is a breach. Not covered:
+In the worktree train.py is the answer; folders candidates/1, 2 … and the entries "ideas" of IDEA.json are, too, as far
+as more are wanted. Notes are no change, nor what tools leave; anything else is a breach. Not covered:
 whether a source is accepted.
 """
 
@@ -49,18 +49,16 @@ class AskWorktree:
         try:
             state = self.repo.inspect(self.path, ask.base_commit)
             others = (path for path in state.changed if path not in (NOTES, IDEA))
-            check_changed_paths(path for path in others if ask.ideas == 1 or not _is_in_folder(path))
+            check_changed_paths(path for path in others if not _is_in_folder(path))
             title = self.repo.subject(state.head) if state.head != ask.base_commit else ""  # of its own commit
         except ArschedError as breach:
             return NoIdea(ask.id, ProposalFailure.REFUSED, breach.message, log)
         idea, warning = read_idea(self.path / IDEA, _IDEA_BYTES * ask.ideas)
         own = _read_folder(ask, self.path, idea, title)
-        found = [own]
-        if ask.ideas > 1:
-            unchanged = isinstance(own, NoIdea) and own.trouble is ProposalFailure.UNCHANGED
-            several = [*_read_entries(ask, idea), *self._read_folders(ask)]
-            found = several if several and unchanged else [own, *several]
-        many = f"it left {len(found)} ideas, {ask.ideas} were asked for" if len(found) > ask.ideas else ""
+        unchanged = isinstance(own, NoIdea) and own.trouble is ProposalFailure.UNCHANGED
+        several = [*_read_entries(ask, idea), *self._read_folders(ask)]
+        found = several if several and unchanged else [own, *several]
+        many = f"it left {len(found)} ideas; wanted: {ask.ideas}" if len(found) > ask.ideas else ""
         *first, last = (_with_log(one, log) for one in found[: ask.ideas])
         last = _with_warnings(last, warning, many, left)
         return SeveralIdeas(ask.id, (*first, last)) if ask.ideas > 1 else last

@@ -273,6 +273,12 @@ def test_prepare_runs_the_referees_own_program_for_the_labs_contract(lab: Path) 
     assert said["command"][-1] == "--calibrate"
 
 
+@pytest.mark.parametrize("contract", ["cpu4", "README.md"])
+def test_prepare_of_no_contract_is_refused_in_a_dry_run_too(lab: Path, contract: str) -> None:
+    assert arsched("prepare", "--contract", contract, "--dry-run").exit_code == 2
+    assert arsched("prepare", "--contract", contract).exit_code == 2
+
+
 def test_prepare_outside_a_repository_is_for_the_cpu_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert json.loads(arsched("prepare", "--dry-run", "--json").stdout)["contract"] == "cpu"

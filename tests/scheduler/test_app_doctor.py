@@ -21,7 +21,7 @@ from scheduler.doctor.checks import CheckContext, CheckResult, Grade, check_cach
 from scheduler.doctor.machine import Ticks, read_ticks
 from scheduler.doctor.repository import check_repository
 from scheduler.domain.errors import PoolProblem
-from scheduler.lab import ContractChoice, choose_contract
+from scheduler.lab import ContractChoice, choose_contract, open_workspace
 from scheduler.node.gpu import Gpu, GpuProcess
 from scheduler.node.machine import Machine
 from scheduler.queue.runtime import PoolOptions
@@ -64,6 +64,14 @@ def test_the_hint_for_a_missing_cache_is_a_command_that_the_labs_own_contract_fi
     words = hint[hint.index("prepare --contract") :].split()
     done = CliRunner().invoke(main, [*words, "--dry-run", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["contract"] == words[-1]
+
+
+def test_hints_for_a_lab_whose_contract_was_a_file_name_that_file(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARSCHED_CACHE", str(lab.parent / "none"))
+    monkeypatch.chdir(lab)
+    with open_workspace(start=lab) as space:
+        expected = f"arsched prepare --contract {space.paths.contract}"
+    assert expected in json.dumps(json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout))
 
 
 def test_without_repository_and_cache_both_are_named_and_the_code_is_one(

@@ -144,14 +144,19 @@ def test_more_than_wanted_are_cut_and_warned_of(root: Path) -> None:
     command = "; ".join(FOLDER.format(n) for n in (1, 2, 3, 4, 5))
     *_, last = found = several(root, command, ideas=3)
     assert len(found) == 3 and isinstance(last, Proposed)
-    assert last.warning == "it left 5 ideas, 3 were asked for"
+    assert last.warning == "it left 5 ideas; wanted: 3"
 
 
 def test_a_change_outside_is_a_breach_of_the_whole_session(root: Path) -> None:
     found = answer(root, f"{FOLDER.format(1)}; echo x > harness/judge.py")
     assert isinstance(found, NoIdea) and "harness/judge.py" in found.reason
     single = answer(root, f"{FOLDER.format(1)}; sed -i s/16/32/ train.py", ideas=1)
-    assert isinstance(single, Proposed) and b"DEPTH = 4 " in single.train_py, "one was wanted: folders are not read"
+    assert isinstance(single, Proposed) and b"DEPTH = 4 " in single.train_py
+    assert single.warning == "it left 2 ideas; wanted: 1"
+    folder = answer(root, FOLDER.format(1), ideas=1)
+    assert isinstance(folder, Proposed) and b"DEPTH = 11" in folder.train_py, (
+        "the last ask may want fewer than the rest"
+    )
 
 
 def test_the_prompt_and_the_environment_say_how_many(root: Path) -> None:

@@ -193,3 +193,18 @@ def test_a_hangup_that_the_shell_ignores_is_ignored(lab: Lab) -> None:
     search.send_signal(signal.SIGHUP)
     assert lab.finish(search)[0] == 0
     check_all_is_over_and_once(lab)
+
+
+def test_one_session_of_an_agent_brings_a_round_of_ideas(lab: Lab) -> None:
+    each = 'mkdir -p candidates/$n && echo "SCORE = 1.9$n$ARSCHED_SEED" > candidates/$n/train.py'
+    agent = f"for n in 1 2 3; do {each}; done; echo 'def broken(' > candidates/2/train.py"
+    more = ("--rounds", "1", "--ideas", "4", "--ideas-per-ask", "3", "--workers", "1", "--claim-runs", "0")
+    code, _, err = lab.finish(lab.start("search", "--command", agent, *more, "--slots", "2"))
+    assert code == 0 and "4 of 4 ideas are decided" in err
+    with Ledger.open(lab.ledger_path) as ledger:
+        asked = ledger.proposals.list("t")
+        made = [one for one in asked if one.state is ProposalState.QUEUED]
+        refused = [one.reason for one in asked if one.state is ProposalState.FAILED]
+        assert len(made) == 4 and len({one.seed for one in made}) < 4, "not a session for each"
+        assert refused and all("does not parse" in reason for reason in refused)
+        assert all(not one.state.undecided for one in ledger.candidates.list("t"))
