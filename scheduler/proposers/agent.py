@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def prompt_for(ideas: int, manual: Path | None) -> str:
 
 def manual_for(worktree: Path) -> Path | None:
     """Where an agent in this worktree finds arsched's program.md: a repository may have another of that name."""
-    for path in (worktree / "program.md", CODE / "program.md"):
+    installed = Path(sysconfig.get_path("data"), "share", "arsched")  # where a wheel has it
+    for path in (worktree / "program.md", CODE / "program.md", installed / "program.md"):
         with suppress(OSError, UnicodeDecodeError):
             if _MANUAL_HEADING in path.read_text(encoding="utf-8"):
                 return path.relative_to(worktree) if path.is_relative_to(worktree) else path

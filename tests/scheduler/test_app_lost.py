@@ -158,7 +158,7 @@ def test_what_agents_do_to_a_checkout_loses_nothing(played: PlayedLab, act: Call
     played.each_round = lambda: None
     played.submit("more", "SCORE = 1.5\n")
     at(played, 20, lambda space: space.paths.stop.touch())
-    assert played.run() is StopReason.INTERRUPTED
+    assert played.run() is StopReason.STOPPED
     assert all(os.path.samefile(log, played.space.paths.state / "runs" / log.parent.name / log.name) for log in logs)
 
 

@@ -113,7 +113,7 @@ def test_everything_that_happened_is_on_it(played: SearchedLab) -> None:
     assert "c0006" in page.text["shelf"] and "c0007" not in page.text["shelf"]
     assert "schedule: 2 tried" in page.text["dead-ends"] and "c0007" in page.text["dead-ends"]
     assert "someone needs the machine" in page.text["events"]
-    assert "11" in page.text["proposers"] and "tpe" in page.text["proposers"]
+    assert "12" in page.text["proposers"] and "tpe" in page.text["proposers"]
     assert "slot-hours" in page.text["slots"] and "laptop/cpu1" in page.text["slots"]
 
 

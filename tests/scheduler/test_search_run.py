@@ -12,6 +12,7 @@ from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import LabProblem, PoolProblem, UsageProblem
 from scheduler.domain.run import Finished, RunKind
 from scheduler.domain.search import ProposalState, SearchSettings, SearchState
+from scheduler.domain.text import count
 from scheduler.lab import Live, write_live
 from scheduler.queue.runtime import SchedulerLock, StopReason
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
@@ -64,7 +65,7 @@ def test_a_small_budget_of_runs_buys_ideas_whatever_was_queued_before(lab: Searc
     lab.clock.advance(1.0)
     fake = lab.fake(idea(1.95), latency=lambda ask: 90.0)
     ended = lab.search(settings(runs=runs), fake)
-    assert f"{runs} of {runs} runs" in ended.reason
+    assert f"{runs} of {count(runs, 'run')}" in ended.reason
     assert len([one for one in lab.proposals if one.state is ProposalState.QUEUED]) == runs
     assert len(lab.finished(*OF_IDEAS)) == runs + queued and len(lab.finished(RunKind.BASELINE)) == 3
     assert not lab.screen.said("claim     first and final"), "there is nothing to claim"
