@@ -133,8 +133,8 @@ def ask(number: int) -> Ask:
     return Ask(f"p{number:04d}", "c0001", "0" * 40, train_py, brief="", trials=(), round=1, seed=number)
 
 
-def test_the_readmes_program_of_json_lines_answers_each_ask_with_an_idea(tmp_path: Path) -> None:
-    (tmp_path / "rates.py").write_text(programs("README.md")[0])
+def test_the_documented_program_of_json_lines_answers_each_ask_with_an_idea(tmp_path: Path) -> None:
+    (tmp_path / "rates.py").write_text(programs("docs/proposers.md")[0])
     asks = [ask(number) for number in range(3)]
     done = subprocess.run(
         [sys.executable, "rates.py"], cwd=tmp_path, input=b"".join(map(encode_ask, asks)), capture_output=True
@@ -155,12 +155,12 @@ def test_the_protocol_of_json_lines_is_the_documented_one() -> None:
     assert [type(answer) for answer in read] == [Proposed, Proposed, NoIdea]
 
 
-def test_the_readmes_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ideas.py").write_text(programs("README.md")[1])
+def test_the_documented_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ideas.py").write_text(programs("docs/proposers.md")[1])
     about = tmp_path / "ideas-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ideas\nVersion: 1.0\n")
-    group, line = re.findall(r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "README.md").read_text())[0]
+    group, line = re.findall(r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "docs" / "proposers.md").read_text())[0]
     (about / "entry_points.txt").write_text(f"[{group}]\n{line}\n".replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path))
     setup = ProposerSetup("ideas", {}, tmp_path, tmp_path, slots=2, seed=0, clock=time.monotonic, report=print)
