@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SLOWEST, FASTEST = 0.2, 1.4  # a speed outside is a fault of the measurement
-# What a training step takes more than on a quiet core. Two thirds of what benchmarks/bench_core_probe.py finds beside a
+# What a training step takes more than on a quiet core. Two thirds of what benchmarks/bench_core_probe.py finds for a
 # bare step: that is what runs under a judge show, alone and in two slots (docs/log.md, 2026-11-28).
 FOLLOWS = 0.30  # of what a reading takes more
 SHARING = 0.10  # of its time, times the share of the core that others have: they use the caches meanwhile

@@ -160,7 +160,9 @@ def test_the_documented_plug_in_is_found_and_is_a_proposer(tmp_path: Path, monke
     about = tmp_path / "ideas-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ideas\nVersion: 1.0\n")
-    group, line = re.findall(r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "docs" / "proposers.md").read_text())[0]
+    group, line = re.findall(
+        r'`\[project\.entry-points\."([^"`]+)"\]`\s`([^`]+)`', (ROOT / "docs" / "proposers.md").read_text()
+    )[0]
     (about / "entry_points.txt").write_text(f"[{group}]\n{line}\n".replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path))
     setup = ProposerSetup("ideas", {}, tmp_path, tmp_path, slots=2, seed=0, clock=time.monotonic, report=print)

@@ -76,7 +76,7 @@ EXAMPLES = {
     "audit": ("arsched audit last",),
     "cancel": ("arsched cancel c0007", "arsched cancel r0012"),
     "labs": ("arsched labs", "arsched labs nov23"),
-    "restore": ("arsched restore", "arsched restore --from .arsched/ledger-backup.db"),
+    "restore": ("arsched restore", "arsched restore --contract cpu"),
     "demo": ("arsched demo", "arsched demo --slots 2"),
 }
 

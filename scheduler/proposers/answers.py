@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from scheduler.domain.errors import ArschedError, CandidateRejected
+from scheduler.domain.errors import ArschedError
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, SeveralIdeas
 from scheduler.domain.text import id_order
 from scheduler.git import Repo
@@ -51,10 +51,8 @@ class AskWorktree:
             others = (path for path in state.changed if path not in (NOTES, IDEA))
             check_changed_paths(path for path in others if not _is_in_folder(path))
             title = self.repo.subject(state.head) if state.head != ask.base_commit else ""  # of its own commit
-        except CandidateRejected as breach:
+        except ArschedError as breach:
             return NoIdea(ask.id, ProposalFailure.REFUSED, breach.message, log)
-        except ArschedError as trouble:  # of git or its disk
-            return NoIdea(ask.id, ProposalFailure.CRASHED, trouble.message, log)
         idea, warning = read_idea(self.path / IDEA, _IDEA_BYTES * ask.ideas)
         own = _read_folder(ask, self.path, idea, title)
         unchanged = isinstance(own, NoIdea) and own.trouble is ProposalFailure.UNCHANGED

@@ -64,6 +64,7 @@ DRIVING = (
     Step("arsched submit candidates/* --no-wait", edits=(("heads-of-33", "HEAD_DIM", 16),)),
     Step("nohup arsched submit > submit.log 2>&1 &"),
     Step("arsched wait --timeout 500"),
+    Step("arsched stop"),
     Step("arsched show heads-of-33-2"),
     Step("arsched pause"),
     Step("arsched submit candidates/*", code=4, edits=(("wider-mlp", "MATRIX_LR", 0.02),)),
