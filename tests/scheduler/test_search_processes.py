@@ -156,7 +156,7 @@ def test_a_detached_search_outlives_its_terminal_and_is_stopped_by_name(lab: Lab
     try:
         assert code == 0 and begun["detached"] and "arsched stop" in err, err
         assert os.getsid(pid) == pid, "a session of its own: no terminal can end it"
-        assert json.loads((lab.root / ".arsched" / "live.json").read_text())["pid"] == pid
+        assert json.loads((lab.root / ".git" / "arsched" / "live.json").read_text())["pid"] == pid
         refused, said, _ = lab.finish(lab.start("search", *BUDGET, *IDEAS, "--detach"))
         assert refused == 1 and f"is run by another arsched (pid {pid})" in said
         wait_until(lambda: "result " in Path(begun["log"]).read_text(), "a result")
