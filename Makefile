@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "creating $(VENV) (torch is the large part; a first download takes minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 & \
-	  pid=$$!; trap 'kill $$pid 2>/dev/null' INT TERM; \
-	  while kill -0 $$pid 2>/dev/null; do sleep 8; tail -n 1 $(VENV)/install.log | cut -c1-110; done; \
+	  pid=$$!; trap 'kill $$pid 2>/dev/null' INT TERM; t=0; \
+	  while kill -0 $$pid 2>/dev/null; do sleep 8; t=$$((t + 8)); echo "$$t s  $$(tail -n 1 $(VENV)/install.log | cut -c1-100)"; done; \
 	  wait $$pid || { tail -n 20 $(VENV)/install.log; echo "install failed; the whole log: $(VENV)/install.log"; exit 1; }
 	@touch $@
 
