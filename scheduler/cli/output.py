@@ -140,13 +140,16 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
         log(f"\nhint: {problem.hint}")
 
 
+UV_RUN = "UV_RUN_RECURSION_DEPTH"  # set below `uv run`, which puts the program on a PATH that ends with it
+
+
 def program(folder: Path) -> str:
     """What to type in `folder`: `arsched` where the PATH has this program, else the shorter one of its two paths."""
     places = (Path(sys.argv[0]), Path(sys.executable).with_name(NAME))  # called, or next to the Python that runs this
     running = next((path.absolute() for path in places if path.name == NAME and path.is_file()), None)
     if running is None:
         return NAME
-    found = shutil.which(NAME)
+    found = None if UV_RUN in os.environ else shutil.which(NAME)
     if found and os.path.isabs(found) and os.path.samefile(found, running):
         return NAME
     relative = os.path.relpath(running, folder)

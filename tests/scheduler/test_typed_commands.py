@@ -50,6 +50,14 @@ def test_the_shorter_path_is_taken(running: Program) -> None:
     assert program(far) == str(running)
 
 
+def test_the_path_of_uv_run_is_not_the_users(running: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.setenv("PATH", f"{running.parent}{os.pathsep}/usr/bin:/bin")
+    assert program(Path.cwd()) == "arsched"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert program(Path.cwd()) == ".venv/bin/arsched"
+
+
 def test_a_blank_in_the_path_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Program) -> None:
     path = make_program(tmp_path / "my clone" / "bin")
     monkeypatch.setattr(sys, "argv", [str(path)])
