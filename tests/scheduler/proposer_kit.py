@@ -10,11 +10,21 @@ from pathlib import Path
 
 from scheduler.domain.search import Answer, Ask, Proposer, Trial
 from scheduler.proposers.registry import ProposerSetup
+from tests.scheduler.git_kit import git, make_repository
 from tests.waiting import wait_until
 
 AGENT = Path(__file__).parents[1] / "fixtures" / "scripted_agent.py"
 AGENT_COMMAND = f"{sys.executable} -S {AGENT}"
 MARK = "ARSCHED_TEST_MARK"
+AGENT_SOURCE = b"import os\n\nDEPTH = 4  # layers\nMATRIX_LR = 0.04\nASPECT_RATIO = 16\n"
+
+
+def make_agent_repository(folder: Path) -> Path:
+    """A repository whose train.py is AGENT_SOURCE."""
+    root = make_repository(folder)
+    (root / "train.py").write_bytes(AGENT_SOURCE)
+    git(root, "commit", "--quiet", "--all", "--message", "second")
+    return root
 
 
 def make_setup(root: Path, options: Mapping[str, str], *, name: str = "agent", slots: int = 2) -> ProposerSetup:

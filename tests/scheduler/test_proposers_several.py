@@ -11,9 +11,16 @@ import pytest
 from scheduler.domain.search import Answer, NoIdea, ProposalFailure, Proposed, SeveralIdeas
 from scheduler.proposers.agent import make, prompt_for
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
-from tests.scheduler.proposer_kit import AGENT_COMMAND, collect, make_ask, make_setup
+from tests.scheduler.proposer_kit import (
+    AGENT_COMMAND,
+    AGENT_SOURCE,
+    collect,
+    make_agent_repository,
+    make_ask,
+    make_setup,
+)
 
-SOURCE = b"import os\n\nDEPTH = 4  # layers\nMATRIX_LR = 0.04\nASPECT_RATIO = 16\n"
+SOURCE = AGENT_SOURCE
 PATCH = """--- a/train.py
 +++ b/train.py
 @@ -1,9 +1,9 @@
@@ -28,10 +35,7 @@ FOLDER = "mkdir -p candidates/{0} && sed 's/DEPTH = 4/DEPTH = 1{0}/' train.py > 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = make_repository(tmp_path / "repo")
-    (folder / "train.py").write_bytes(SOURCE)
-    git(folder, "commit", "--quiet", "--all", "--message", "second")
-    return folder
+    return make_agent_repository(tmp_path / "repo")
 
 
 def answer(root: Path, command: str, ideas: int = 4, source: bytes = SOURCE) -> Answer:
