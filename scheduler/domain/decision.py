@@ -40,6 +40,7 @@ class GateSettings:
     simpler_margin: float = 0.5  # in σ: a removal may be this much worse
     drift_promote: float = 0.95  # as `promote`, where the machine drifts: repeats share what first runs were lucky with
     control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
+    fresh_control: float = 2.0  # run lengths: a promotion waits for a newer run of the baseline on a machine that moves
     sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it
     rounds: bool = False  # decide nothing on ideas before all that run together are in
 
@@ -51,6 +52,7 @@ PRESETS = {
     "greedy": GateSettings(
         "greedy", promote_now=0.50, repeat_from=0.50, promote=0.50, max_runs=1, first_baseline_runs=1, baseline_runs=1,
         baseline_every=0, combine=False, simpler_margin=0.0, sibling_wait=0.0,
+        fresh_control=0.0,
     ),
     "rounds": GateSettings("rounds", rounds=True),
 }  # fmt: skip

@@ -1,39 +1,76 @@
 """When the baseline is measured again because the machine drifts, and which scores wait for that.
 
 A control is a run of the baseline near in time to what is held against it. None is bought on a machine that has shown
-no drift, but for a score from a machine unlike the controls'. Compares no scores, and decides nothing on candidates.
+no drift, in scores or in its speed. Compares no scores, and decides nothing on candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
+from scheduler.domain.text import id_order
 
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
+SPEED_MOVED = 0.02  # between the slowest run and the fastest; runs on a quiet core differ by half of that
 MOST_AGE = 0.5  # of the drift's scale: within it a control shares 61 % of the drift with what it is for
 
 
 def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline | None:
     """The control that is due now; `wanted` runs of the baseline are made anyway and do not count as controls."""
-    base = lab.baseline
-    # A candidate may have had max_runs when it was promoted.
-    bought, allowed = base.n - max(wanted, lab.gates.max_runs), int(lab.gates.control_share * lab.trials_on_baseline)
-    if base.pending_runs or not base.occasions or bought >= max(1, allowed):
+    base, left = lab.baseline, _controls_left(lab, wanted)
+    if base.pending_runs or not base.occasions or (left <= 0 and _controls_bought(lab, wanted) > 0):
         return None
-    latest = max(occasion.at for occasion in base.occasions)
+    latest = _latest(base)
     for stats in lab.undecided:
         if stats.pending_runs and unlike_controls(stats, base) and latest < stats.occasions[0].at:
             reason = f"a control: {stats.candidate_id} was {explain_unlike(stats, base)}"
             return MeasureBaseline(base.candidate_id, reason)
-    if bought >= allowed or not is_drifting(noise):
+    if left <= 0 or not is_drifting(noise):
         return None
     age_s = _newest_time(lab) - latest
     if age_s < MOST_AGE * noise.scale_s:
         return None
     reason = f"a control: its last run was {age_s / 60:.0f} min ago and the machine drifts by {noise.drift:.4f}"
     return MeasureBaseline(base.candidate_id, reason)
+
+
+def control_before(
+    winners: Sequence[CandidateStats], lab: LabSnapshot, noise: Noise, wanted: int
+) -> MeasureBaseline | None:
+    """The control that the promotion of one of `winners` waits for, due or on its way; None where none is needed.
+
+    It is where the baseline's newest run is `fresh_control` run lengths older than theirs and the machine has moved in
+    between: a baseline that was measured in one slow minute makes everything look better that comes after it.
+    """
+    base, fresh = lab.baseline, lab.gates.fresh_control
+    known = lab.run_s and fresh and base.occasions and all(stats.occasions for stats in winners)
+    if not known or (not base.pending_runs and _controls_left(lab, wanted) <= 0 < _controls_bought(lab, wanted)):
+        return None
+    age_s = max(map(_latest, winners)) - _latest(base)
+    speeds = [speed for stats in (base, *winners) for speed in _speeds(stats)]
+    moved = bool(speeds) and max(speeds) >= (1 + SPEED_MOVED) * min(speeds)
+    if age_s < fresh * (lab.run_s or 0.0) or not (moved or is_drifting(noise)):
+        return None
+    how = f"runs had {min(speeds):.0%} to {max(speeds):.0%} of its speed" if moved else f"drifts by {noise.drift:.4f}"
+    first = min(winners, key=lambda stats: id_order(stats.candidate_id)).candidate_id
+    reason = (
+        f"a control before {first} is promoted: its last run was {age_s / 60:.0f} min before, and the machine {how}"
+    )
+    return MeasureBaseline(base.candidate_id, reason)
+
+
+def _controls_bought(lab: LabSnapshot, wanted: int) -> int:
+    # A candidate may have had max_runs when it was promoted.
+    return lab.baseline.n - max(wanted, lab.gates.max_runs)
+
+
+def _controls_left(lab: LabSnapshot, wanted: int) -> int:
+    """Within their share of what was tried on the baseline."""
+    return int(lab.gates.control_share * lab.trials_on_baseline) - _controls_bought(lab, wanted)
 
 
 def is_drifting(noise: Noise) -> bool:
@@ -59,6 +96,10 @@ def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:
 
 def _speeds(stats: CandidateStats) -> list[float]:
     return [occasion.speed for occasion in stats.occasions if occasion.speed is not None]
+
+
+def _latest(stats: CandidateStats) -> float:
+    return max(occasion.at for occasion in stats.occasions)
 
 
 def _newest_time(lab: LabSnapshot) -> float:

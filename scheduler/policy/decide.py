@@ -12,7 +12,7 @@ from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
-from scheduler.policy.controls import control_due
+from scheduler.policy.controls import control_before, control_due
 from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate
 from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
 from scheduler.policy.siblings import round_closes, round_goes_on, wait_until
@@ -44,7 +44,7 @@ def baseline_is_hopeless(lab: LabSnapshot) -> bool:
 
 
 def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
-    base, wanted = lab.baseline, _runs_wanted(lab) + _runs_earned(lab)
+    base, wanted = lab.baseline, _runs_due(lab)
     if base.failed_runs >= _failures_allowed(lab):
         return None
     if base.n + base.pending_runs >= wanted:
@@ -53,6 +53,10 @@ def _measure_baseline(lab: LabSnapshot) -> MeasureBaseline | None:
         return None  # whether it runs at all is about to be known
     which = "the first baseline" if lab.first_baseline else "a baseline"
     return MeasureBaseline(base.candidate_id, f"{which} is measured {wanted} times, {base.n} so far")
+
+
+def _runs_due(lab: LabSnapshot) -> int:
+    return _runs_wanted(lab) + _runs_earned(lab)
 
 
 def _runs_wanted(lab: LabSnapshot) -> int:
@@ -87,7 +91,14 @@ def _judge(lab: LabSnapshot) -> Decision | None:
     verdicts = _verdicts(lab)
     promotions = _promotions(verdicts)
     if promotions:
-        return None if _wait(promotions, lab) is not None else _best(promotions, lab)
+        if _wait(promotions, lab) is not None:
+            return None
+        control = _control_before(promotions, lab)
+        if control is None:
+            return _best(promotions, lab)
+        if not lab.baseline.pending_runs:
+            return control
+        verdicts = [one for one in verdicts if not isinstance(one[1], Promote)]  # decided while it runs
     noise = lab_noise(lab)
     unsettled = settle_left_behind(lab, noise) or rebase_pending(lab, noise) or halve_failed_union(lab)
     if unsettled:
@@ -118,6 +129,13 @@ def _verdicts(lab: LabSnapshot) -> list[tuple[CandidateStats, GateVerdict]]:
 
 def _promotions(verdicts: list[tuple[CandidateStats, GateVerdict]]) -> list[Promote]:
     return [verdict for _, verdict in verdicts if isinstance(verdict, Promote)]
+
+
+def _control_before(promotions: list[Promote], lab: LabSnapshot) -> MeasureBaseline | None:
+    if lab.baseline.failed_runs >= _failures_allowed(lab):
+        return None
+    winners = [lab.of(one.candidate_id) for one in promotions]
+    return control_before(winners, lab, lab_noise(lab), _runs_due(lab))
 
 
 def _wait(promotions: list[Promote], lab: LabSnapshot) -> float | None:

@@ -131,3 +131,69 @@ def test_a_stale_baselines_candidate_is_not_promoted_on_such_a_score_alone() -> 
     for speed, kind in ((1.0, Promote), (0.71, None)):
         stale = replace(board(new, odd(0.9, speed=speed), former, first=False), run_s=RUN_S)
         assert isinstance(decide(stale), Promote) == (kind is Promote)
+
+
+def due_promotion(
+    *speeds: float | None, at: float = 5.0, base_speed: float | None = 1.0, trials: int = 9
+) -> LabSnapshot:
+    """A baseline of three runs until time 2 (run lengths), and a clear gain measured at `at` and after it."""
+    base = baseline(*[1.0] * 3, occasions=runs(0, 1, 2, speed=base_speed))
+    occasions = tuple(runs(at + later, speed=speed)[0] for later, speed in enumerate(speeds))
+    return replace(board(base, standing(2, *[0.99] * len(speeds), occasions=occasions)), run_s=RUN_S, left_out=trials)
+
+
+@pytest.mark.parametrize(
+    ("lab_now", "waits"),
+    [
+        (due_promotion(0.97), True),
+        (due_promotion(0.985), False),  # the machine is as it was
+        (due_promotion(None, base_speed=None), False),  # no speed is known, and scores have shown no drift
+        (due_promotion(0.97, at=3.9), False),  # the baseline was measured just before
+        (due_promotion(1.04), True),
+        (replace(due_promotion(0.97), run_s=None), False),
+        (replace(due_promotion(0.97), gates=PRESETS["greedy"]), False),
+    ],
+)
+def test_a_promotion_waits_for_a_control_where_the_machine_has_moved_since_the_last(
+    lab_now: LabSnapshot, waits: bool
+) -> None:
+    decision = decide(lab_now)
+    assert isinstance(decision, MeasureBaseline if waits else Promote)
+    if waits:
+        assert "a control before c0002 is promoted: its last run was 15 min before" in decision.reason
+        assert decision.reason in explain_decision(decision, "first")
+
+
+@pytest.mark.parametrize(("score", "kind"), [(1.0, Promote), (0.9885, Discard)])
+def test_a_promotion_that_waits_is_decided_with_the_controls_score(score: float, kind: type[Decision]) -> None:
+    now = due_promotion(0.97)
+    control = decide(now)
+    assert isinstance(control, MeasureBaseline)
+    now = applied(now, control)
+    assert decide(now) is None  # it waits while the control runs
+    assert isinstance(decide(finished(now, "c0001", score, occasion=runs(6, speed=0.97)[0])), kind)
+
+
+def test_what_is_due_on_others_is_decided_while_a_promotion_waits_for_its_control() -> None:
+    now = due_promotion(0.97)
+    bad = standing(3, 1.01, occasions=runs(5, speed=0.97))
+    now = applied(replace(now, standings=(*now.standings, bad)), decide(now))  # type: ignore[arg-type]
+    dropped = decide(now)
+    assert isinstance(dropped, Discard) and dropped.candidate_id == "c0003"
+    assert decide(applied(now, dropped)) is None
+
+
+def test_a_promotion_does_not_wait_for_a_control_that_always_fails_or_is_not_allowed_any_more() -> None:
+    now, taken = due_promotion(0.97), list[Decision]()
+    while not taken or isinstance(taken[-1], MeasureBaseline):
+        decision = decide(now)
+        assert decision is not None and len(taken) < 10
+        taken.append(decision)
+        now = applied(now, decision)
+        if isinstance(decision, MeasureBaseline):
+            now = finished(now, "c0001", None)
+    assert isinstance(taken[-1], Promote) and 1 < len(taken) < 6
+    spent = due_promotion(0.97)
+    base = baseline(*[1.0] * 4, occasions=runs(0, 1, 2, 2, speed=1.0))
+    assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]))), Promote)
+    assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]), left_out=19)), MeasureBaseline)
