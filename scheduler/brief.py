@@ -24,6 +24,7 @@ from scheduler.ledger import Ledger
 from scheduler.policy.constants import read_constants
 from scheduler.policy.drift import mean_error
 from scheduler.policy.explain import THEMES, suggested_theme
+from scheduler.policy.gates import raised
 from scheduler.policy.source_notes import read_notes
 from scheduler.policy.stats import effect_of
 from scheduler.views.candidates import MergeRow, merge_rows, undecided_state
@@ -130,7 +131,7 @@ def noise_lines(facts: BriefFacts) -> list[str]:
     noise, board = facts.lab.noise, facts.lab.board
     if noise is None or board is None:
         return []
-    gates, n = board.gates, max(1, board.baseline.n)
+    gates, n = raised(board.gates, board.trials_on_baseline), max(1, board.baseline.n)
     se = _error_of_first_run(board.baseline, noise)
     words = describe_noise(noise.sigma, facts.lab.noise_parts)
     sure, fair = (-NormalDist().inv_cdf(p) * se for p in (gates.promote_now, gates.repeat_from))

@@ -20,6 +20,7 @@ class GateSettings:
     repeat_from: float = 0.80  # earns a repeat
     promote: float = 0.90  # over at least two runs
     drop: float = 0.30
+    halve_after: int = 40  # candidates tried on one baseline that halve the chance of error allowed; 0: it stays
     max_runs: int = 3
     first_baseline_runs: int = 3
     baseline_runs: int = 2
@@ -52,7 +53,7 @@ PRESETS = {
     "greedy": GateSettings(
         "greedy", promote_now=0.50, repeat_from=0.50, promote=0.50, max_runs=1, first_baseline_runs=1, baseline_runs=1,
         baseline_every=0, combine=False, simpler_margin=0.0, sibling_wait=0.0,
-        fresh_control=0.0,
+        fresh_control=0.0, halve_after=0,
     ),
     "rounds": GateSettings("rounds", rounds=True),
 }  # fmt: skip

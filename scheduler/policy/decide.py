@@ -13,7 +13,7 @@ from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise,
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
 from scheduler.policy.controls import control_before, control_due
-from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate
+from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate, raised
 from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
 from scheduler.policy.siblings import round_closes, round_goes_on, wait_until
 from scheduler.policy.stats import lab_noise
@@ -145,7 +145,8 @@ def _wait(promotions: list[Promote], lab: LabSnapshot) -> float | None:
 def _verdict(stats: CandidateStats, lab: LabSnapshot, noise: Noise) -> GateVerdict:
     own = own_base(stats, lab)
     moved = own.candidate_id != lab.baseline_id
-    return judge_candidate(stats, lab.baseline, noise, lab.gates, own if moved else None)
+    gates = raised(lab.gates, lab.trials_on_baseline)
+    return judge_candidate(stats, lab.baseline, noise, gates, own if moved else None)
 
 
 def _best(promotions: list[Promote], lab: LabSnapshot) -> Promote:

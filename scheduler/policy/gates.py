@@ -7,6 +7,9 @@ their own: candidates of a stale baseline, those with less code, and a first sco
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import count, probability
@@ -16,6 +19,20 @@ from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_w
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
 
 MAX_FAILED = 2  # runs of a candidate with a score: the first failure is retried, the second ends it
+
+
+@lru_cache(maxsize=256)
+def raised(gates: GateSettings, trials: int) -> GateSettings:
+    """The bars once so many candidates were tried on a baseline: the chance of error that they allow goes down with it.
+
+    It is halved by `halve_after` trials, a third after twice as many, and whole again with the next baseline. Where
+    few ideas are gains more of those that look like one are luck (alpha-investing, Foster & Stine 2008).
+    """
+    if not gates.halve_after:
+        return gates
+    left = 1 / (1 + trials / gates.halve_after)
+    now, over_repeats = (1 - left * (1 - bar) for bar in (gates.promote_now, gates.promote))
+    return replace(gates, promote_now=now, promote=over_repeats)
 
 
 def judge_candidate(
@@ -63,7 +80,7 @@ def _two_gates(
     )
     doubt = ", and suspect scores do not promote by themselves" if doubtful else ""
     if not doubtful and effect.p_better >= promotes_at:
-        return Promote(*about, f"{_p(effect)} ≥ {promotes_at:.2f} over {_runs(candidate)}")
+        return Promote(*about, f"{_p(effect)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
@@ -96,7 +113,7 @@ def _simplicity(
     reason += f" after {count(candidate.n, 'run')}"
     bar = _promotion_bar(candidate.n, noise, gates)
     if candidate.n > 1 and p >= bar:
-        return Promote(*about, f"{reason} ≥ {bar:.2f}", Rule.SIMPLICITY)
+        return Promote(*about, f"{reason} ≥ {_bar(bar)}", Rule.SIMPLICITY)
     if not _is_spent(candidate, gates) and p >= (gates.repeat_from if candidate.n == 1 else 0.5):
         return Replicate(*about, f"{reason}: one more with the next seed", Rule.SIMPLICITY)
     return None
@@ -118,7 +135,7 @@ def _stale_baseline(
     rule = Rule.STALE_BASELINE
     if p_better_without_suspects(candidate, base, noise) >= gates.promote_now and not unlike_controls(candidate, base):
         against = effect_of(candidate, base, noise)
-        reason = f"{_p(against)} ≥ {gates.promote_now:.2f} against a baseline newer than its own"
+        reason = f"{_p(against)} ≥ {_bar(gates.promote_now)} against a baseline newer than its own"
         return Promote(candidate.candidate_id, base.candidate_id, against, reason, rule)
     own, p = effect_of(candidate, own_base, noise), p_better_without_suspects(candidate, own_base, noise)
     about = (candidate.candidate_id, own_base.candidate_id, own)
@@ -144,6 +161,11 @@ def _is_spent(candidate: CandidateStats, gates: GateSettings) -> bool:
 
 def _p(effect: Effect) -> str:
     return f"P(better) {probability(effect.p_better, 3)}"
+
+
+def _bar(p: float) -> str:
+    """Cut as P is, so that what passed it never reads as less."""
+    return f"{p:.2f}" if round(p, 2) == p else probability(p, 3)
 
 
 def _runs(candidate: CandidateStats) -> str:

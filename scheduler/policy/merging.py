@@ -14,7 +14,7 @@ from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
 from scheduler.domain.decision import Combine, Merge, Noise, Rule
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
-from scheduler.policy.gates import GateVerdict, judge_candidate
+from scheduler.policy.gates import GateVerdict, judge_candidate, raised
 from scheduler.policy.stats import effect_of, lab_noise, p_better_without_suspects
 
 
@@ -83,7 +83,8 @@ def settle_left_behind(lab: LabSnapshot, noise: Noise) -> GateVerdict | None:
     for stats in left:
         if stats.scores:
             may_port = stats.candidate_id in p_own
-            return judge_candidate(stats, lab.baseline, noise, lab.gates, own_base(stats, lab), may_port=may_port)
+            gates = raised(lab.gates, lab.trials_on_baseline)
+            return judge_candidate(stats, lab.baseline, noise, gates, own_base(stats, lab), may_port=may_port)
     return None
 
 

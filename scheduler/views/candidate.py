@@ -205,10 +205,11 @@ def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
 
 def describe_gates(gates: GateSettings) -> str:
     """The promotion rule in one sentence with its numbers."""
+    bars = f" (both allow half the doubt after {gates.halve_after} candidates)" if gates.halve_after else ""
     near_miss = f", after {gates.shelve_runs} runs with P ≥ {gates.shelve_from:.2f} it is kept as a near-miss"
     return (
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
-        f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes; "
+        f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes{bars}; "
         f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped{near_miss if gates.combine else ''}"
         f"{', decided in rounds' if gates.rounds else ''}"
     )

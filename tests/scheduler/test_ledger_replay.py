@@ -19,7 +19,7 @@ from scheduler.domain.decision import Combine, Decision, DecisionRecord, Discard
 from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.ledger import Ledger
 from scheduler.policy.decide import decide
-from scheduler.policy.gates import judge_candidate
+from scheduler.policy.gates import judge_candidate, raised
 from scheduler.policy.merging import near_miss_union
 from scheduler.policy.stats import lab_noise
 from tests.scheduler.ledger_kit import (
@@ -157,9 +157,10 @@ def test_every_verdict_follows_from_its_own_record(labs: list[Path]) -> None:
         with open_ledger(path) as ledger:
             for record in ledger.decisions.history("t"):
                 if isinstance(record.decision, Promote | Replicate | Discard | Shelve) and record.decision.effect:
-                    basis = (record.candidate, record.base, record.noise, record.gates, record.own_base)
-                    verdicts = [judge_candidate(*basis, may_port=may) for may in (True, False)]
-                    # Whether it was ported often enough, only the merges before it say.
+                    # How many were tried on the baseline, and whether it was ported often enough, others say.
+                    bars = [raised(record.gates, trials) for trials in range(CANDIDATES)]
+                    basis = [(record.candidate, record.base, record.noise, gates, record.own_base) for gates in bars]
+                    verdicts = [judge_candidate(*one, may_port=may) for one in basis for may in (True, False)]
                     assert record.decision in verdicts
 
 

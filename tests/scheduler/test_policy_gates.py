@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from scheduler.domain.candidate import CandidateState
-from scheduler.domain.decision import PRESETS, Discard, Noise, Promote, Replicate, Shelve
+from scheduler.domain.decision import PRESETS, Decision, Discard, Noise, Promote, Replicate, Shelve
 from scheduler.domain.text import probability
-from scheduler.policy.gates import MAX_FAILED, judge_candidate
-from scheduler.policy.stats import effect_of
-from tests.scheduler.policy_kit import baseline, standing
+from scheduler.policy.decide import decide
+from scheduler.policy.gates import MAX_FAILED, judge_candidate, raised
+from scheduler.policy.stats import effect_of, lab_noise
+from tests.scheduler.policy_kit import baseline, board, standing
 
 GATES = PRESETS["default"]
 SCORE = st.floats(0.5, 3.0)
@@ -242,3 +243,29 @@ def test_bold_and_strict_move_the_bars_their_way() -> None:
     assert isinstance(judge_candidate(candidate_at(0.92), base, NOISE, PRESETS["bold"]), Promote)
     assert isinstance(judge_candidate(candidate_at(0.92, 2), base, NOISE, PRESETS["default"]), Promote)
     assert isinstance(judge_candidate(candidate_at(0.92, 2), base, NOISE, PRESETS["strict"]), Replicate)
+
+
+@pytest.mark.parametrize(
+    ("trials", "now", "over_repeats"), [(0, 0.98, 0.90), (40, 0.99, 0.95), (80, 1 - 0.02 / 3, 1 - 0.1 / 3)]
+)
+def test_the_doubt_that_the_bars_allow_is_halved_by_so_many_trials(
+    trials: int, now: float, over_repeats: float
+) -> None:
+    bars = raised(GATES, trials)
+    assert (bars.promote_now, bars.promote) == pytest.approx((now, over_repeats))
+    assert replace(bars, promote_now=GATES.promote_now, promote=GATES.promote) == GATES
+    assert raised(PRESETS["greedy"], trials) is PRESETS["greedy"]
+
+
+def test_a_lab_promotes_by_the_raised_bar_and_says_it() -> None:
+    base = baseline(1.0, 1.0, 1.0)
+    sigma = lab_noise(board(base)).sigma
+
+    def decided(p: float, tried: int) -> Decision | None:
+        scored = standing(2, 1.0 - norm.ppf(p) * sigma * math.sqrt(4 / 3))
+        return decide(replace(board(base, scored), left_out=tried - 1, gates=replace(GATES, baseline_every=0)))
+
+    assert isinstance(decided(0.985, 1), Promote)
+    assert isinstance(decided(0.985, 39), Replicate)
+    promoted = decided(0.9945, 80)
+    assert isinstance(promoted, Promote) and "0.994 ≥ 0.993" in promoted.reason

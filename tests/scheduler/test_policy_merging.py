@@ -15,7 +15,7 @@ from scheduler.domain.decision import PRESETS, Combine, Discard, GateSettings, M
 from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.decide import decide
 from scheduler.policy.explain import explain_decision
-from scheduler.policy.gates import judge_candidate
+from scheduler.policy.gates import judge_candidate, raised
 from scheduler.policy.merging import near_miss_union, unions_allowed
 from scheduler.policy.stats import effect_of, lab_noise
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, simulate, some_ideas, standing
@@ -255,7 +255,8 @@ def test_every_verdict_of_a_simulation_follows_from_its_own_numbers(played: Simu
         subject = now.of(decision.candidate_id)
         own = now.of(subject.base_id or "c0001")
         own_base = own if own.scores and own is not now.baseline else None
-        arguments = (subject, now.baseline, lab_noise(now), now.gates, own_base)
+        gates = raised(now.gates, now.trials_on_baseline)
+        arguments = (subject, now.baseline, lab_noise(now), gates, own_base)
         assert decision in [judge_candidate(*arguments, may_port=may) for may in (True, False)]
 
 
