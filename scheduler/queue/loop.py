@@ -103,6 +103,7 @@ class Loop:
         resting = self._interrupt.finishing or self.paused
         held = tuple(self._collector.held.values())
         usable = self._placer.usable(held)
+        self._placer.name_unusable()
         if self._hook is not None:
             self._hook.step(len(usable), resting=resting)
         queued, started = self._space.ledger.runs.queued(self._space.tag), 0

@@ -1,7 +1,7 @@
 """The place step: queued runs onto free slots, lease first, then start.
 
 A crash between the two costs the run a few seconds, never a second run. Who goes first is scheduler.policy.dispatch's.
-Scores are compared within one pool of like slots only, so a lab measures on one: others are named and left alone.
+Scores are compared within one pool of like slots only, so a lab measures on one and leaves others alone.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from scheduler.lab import Workspace
 from scheduler.policy.decide import is_holding
 from scheduler.policy.dispatch import order_runs, pair_claims, pair_runs
 from scheduler.policy.siblings import without_held
+from scheduler.queue.slot_news import SlotNews
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
 
 
 class Placer:
-    """Remembers which slots refused an order lately, so that a broken one is not asked in every round."""
+    """Remembers which slots refused an order lately: a broken one is not asked in every round, and is named once."""
 
     def __init__(
         self, space: Workspace, pool: Pool, clock: Callable[[], float], log: Callable[[str], None], lease_s: float
     ) -> None:
-        self._space, self._pool, self._clock, self._log, self._lease_s = space, pool, clock, log, lease_s
+        self._space, self._pool, self._clock, self._lease_s = space, pool, clock, lease_s
         self._rests: dict[str, tuple[float, float]] = {}  # slot id -> until, for how long
-        self._named: set[str] = set()
+        self._refusals: dict[str, str] = {}  # slot id -> why it refused twice or more in a row
+        self._news = SlotNews(log)
         self._first_score: Run | None = None  # found once, it stays the first
         self._first: Candidate | None = None  # the train.py the lab was opened with, whatever was promoted since
         self.pool_name = ""
@@ -46,12 +48,19 @@ class Placer:
         counts = Counter(slot.pool for slot in healthy)
         most_common = min(counts, key=lambda pool: (-counts[pool], pool), default="")  # the first by name among equals
         self.pool_name = (measured.pool if measured else "") or most_common
-        for slot in healthy:
-            if slot.pool != self.pool_name and slot.id not in self._named:
-                self._named.add(slot.id)
-                self._log(f"note: {slot.id} is left out, its scores would not compare: {slot.pool}")
-                self._log(f"      this lab measures on: {self.pool_name}")
         return tuple(slot for slot in healthy if slot.pool == self.pool_name)
+
+    def name_unusable(self) -> None:
+        """Say which slots take no run, and which do again. After `usable`. Raises PoolProblem."""
+        slots = self._pool.slots()
+        problems = {slot.id: self._problem(slot) for slot in slots}
+        self._news.follow(slots, {slot_id: problem for slot_id, problem in problems.items() if problem}, self._clock())
+
+    def _problem(self, slot: Slot) -> str:
+        problem = problem_of(slot, self._space.lab)
+        if not problem and slot.pool != self.pool_name:
+            return f"its scores would not compare: it is {slot.pool}, this lab measures on {self.pool_name}"
+        return problem or self._refusals.get(slot.id, "")
 
     def place(self, queued: Sequence[Run], running: Sequence[Run], usable: Sequence[Slot]) -> int:
         """Start queued runs on all free slots. Returns how many. Raises PoolProblem, LedgerProblem."""
@@ -98,9 +107,11 @@ class Placer:
             before_s = self._rests.get(slot.id, (0.0, 0.0))[1]
             pause_s = min(max(2 * before_s, FIRST_REST_S), LONGEST_REST_S)
             self._rests[slot.id] = (self._clock() + pause_s, pause_s)
-            self._log(f"note: {problem.message}; next try in {pause_s:.0f} s")
+            if before_s:
+                self._refusals[slot.id] = problem.message.removeprefix(f"{slot.id} takes no run: ")
             return False
         self._rests.pop(slot.id, None)
+        self._refusals.pop(slot.id, None)
         return True
 
     def _order(self, run: Run, slot: Slot, nonce: str) -> Callable[[int], RunOrder]:

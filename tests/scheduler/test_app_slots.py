@@ -185,7 +185,7 @@ def test_slots_of_another_kind_are_named_and_left_out(tmp_path: Path) -> None:
     played = PlayedLab(tmp_path, slots=[*others, *ours])
     played.run()
     assert {run.pool for run in played.space.ledger.runs.list("t")} == {"gpu-a"}
-    assert len(played.screen.said("other/cpu0 is left out")) == 1
+    assert len(played.screen.said("other/cpu0 takes no run: its scores would not compare: it is gpu-b")) == 1
 
 
 def test_a_lab_stays_on_the_pool_its_baseline_was_measured_on(tmp_path: Path) -> None:
