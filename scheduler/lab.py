@@ -50,6 +50,7 @@ class LabPaths:
         self.runs = self.truth / "runs"
         self.state = root / ".arsched"
         self.shown_runs = self.state / "runs"  # a link to `runs`, for people
+        self.ray_log = self.state / "ray.log"  # what Ray writes to its driver's terminal
         self.stop = self.state / "stop"  # asks a search to end as by Ctrl-C: `touch .arsched/stop`
         self.proposals = self.state / "proposals"  # what proposers write: worktrees and scratch files
         self.backup = self.state / "ledger-backup.db"  # of a while ago, in another place than the ledger

@@ -69,7 +69,7 @@ def command(parent: Path, slots: int, contract: str, as_json: bool) -> int:
 
 
 def _play(space: Workspace, slots: int, as_json: bool) -> int:
-    with open_screen() as screen, shared_pool(connect_ray) as connect:
+    with open_screen(space.paths.ray_log) as screen, shared_pool(connect_ray) as connect:
         reason = climb(space, screen, Runtime(PoolOptions(slots=slots), connect))
     if reason is not StopReason.DONE:
         log("stopped, nothing is lost: the next `arsched demo` goes on with this one")

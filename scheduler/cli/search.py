@@ -26,6 +26,7 @@ from scheduler.lab import Workspace, choose_contract, open_workspace, read_live
 from scheduler.proposers.agent import MOST_IDEAS
 from scheduler.proposers.agent import PRESETS as AGENTS
 from scheduler.queue.progress import open_screen
+from scheduler.queue.rejoin import run_rejoining
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
 from scheduler.search.options import (
     NO_SETTINGS,
@@ -37,7 +38,7 @@ from scheduler.search.options import (
     plan_search,
     try_proposers,
 )
-from scheduler.search.session import run_search
+from scheduler.search.session import SearchEnding, continue_search, count_ended, left_early, run_search
 from scheduler.views.facts import LabFacts
 from scheduler.views.search import SearchView, claim_sentence, read_search
 
@@ -195,8 +196,15 @@ def _say_what_ends_it() -> None:
 
 def _run(space: Workspace, settings: SearchSettings | None, means: Runtime) -> SearchOutcome:
     _say_what_ends_it()
-    with open_screen() as screen:
-        ending = run_search(space, screen, means, settings)
+    ended_before = count_ended(space)
+
+    def work(mine: Workspace, means: Runtime, is_again: bool) -> SearchEnding:
+        with open_screen(mine.paths.ray_log) as screen:
+            if is_again:
+                return continue_search(mine, screen, means, settings, ended_before)
+            return run_search(mine, screen, means, settings)
+
+    ending = run_rejoining(space, means, work, lambda reason: left_early(space, reason), log)
     code, hint = EXIT_CODES[ending.ending], ""
     if ending.ending in (StopReason.INTERRUPTED, StopReason.STOPPED):
         hint = "stopped; nothing is lost. The same search goes on with: arsched search"

@@ -20,6 +20,7 @@ from scheduler.domain.errors import ExitCode, UsageProblem
 from scheduler.domain.text import count, one_line
 from scheduler.lab import Workspace, open_workspace
 from scheduler.queue.progress import open_screen, tidy
+from scheduler.queue.rejoin import run_rejoining
 from scheduler.queue.runner import has_work, run_queue
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
 from scheduler.queue.wait import undecided
@@ -121,8 +122,12 @@ def run_and_watch(space: Workspace, candidates: Iterable[Candidate], address: st
     Returns the exit code, 0 when they are.
     """
     ids = tuple(candidate.id for candidate in candidates)
-    with open_screen() as screen:
-        reason = run_queue(space, screen, Runtime(PoolOptions(address, slots)), lambda: is_settled(space, ids))
+
+    def work(mine: Workspace, means: Runtime, is_again: bool) -> StopReason:
+        with open_screen(mine.paths.ray_log) as screen:
+            return run_queue(mine, screen, means, lambda: is_settled(mine, ids))
+
+    reason = run_rejoining(space, Runtime(PoolOptions(address, slots)), work, lambda reason: reason, log)
     if reason in (StopReason.INTERRUPTED, StopReason.STOPPED):
         waiting = len(space.ledger.runs.queued(space.tag))
         log(f"stopped; {count(waiting, 'run')} queued, nothing is lost. Go on with: arsched submit")

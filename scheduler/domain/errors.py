@@ -75,6 +75,10 @@ class PoolProblem(ArschedError):
     """No slot can run this, or Ray cannot be reached."""
 
 
+class HeadGone(PoolProblem):
+    """The head of a Ray cluster that was joined is away; the queue goes on when it is back."""
+
+
 class ProposerProblem(ArschedError):
     """A source of ideas cannot be started."""
 

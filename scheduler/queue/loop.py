@@ -6,7 +6,6 @@ process may run the queue, and where the pool comes from (runner.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -167,7 +166,7 @@ class Loop:
         slots = describe_slots(self._space, self._pool.slots(), pool_name, self._collector.progress)
         note, search = (self._hook.note(), self._hook.search) if self._hook is not None else ("", 0)
         stopping = self._interrupt.finishing
-        live = Live(now, os.getpid(), self._space.tag, pool_name, queued, stopping, slots, note, search)
+        live = Live(now, self._runtime.pid, self._space.tag, pool_name, queued, stopping, slots, note, search)
         write_live(self._space.paths.live, live)
         show_runs(self._space.paths)  # a cleaned folder could take no stop file
         self._screen.show(live)

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live as Redrawn
@@ -21,6 +23,7 @@ from scheduler.domain.run import Run, Running
 from scheduler.domain.slot import Progress, Slot
 from scheduler.domain.text import clean, shorten
 from scheduler.lab import Live, LiveSlot, Workspace
+from scheduler.queue.diversion import diverted
 from scheduler.queue.place import problem_of
 from scheduler.screens.tables import slots_screen
 from scheduler.screens.text import slot_text
@@ -68,14 +71,21 @@ class TerminalScreen:
 
 
 @contextmanager
-def open_screen() -> Iterator[Screen]:
-    """The screen that fits stderr."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainScreen(lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
-        return
-    with Redrawn(console=console, auto_refresh=False, transient=True) as redrawn:
+def open_screen(elsewhere: Path | None = None) -> Iterator[Screen]:
+    """The screen that fits stderr. With `elsewhere` all others who write there or on stdout write to that file: Ray."""
+    with ExitStack() as ends:
+        stream = sys.stderr if elsewhere is None else ends.enter_context(diverted(elsewhere))
+        console = Console(file=stream)
+        if not console.is_terminal:
+            yield PlainScreen(partial(write_line, stream))
+            return
+        redrawn = ends.enter_context(Redrawn(console=console, auto_refresh=False, transient=True))
         yield TerminalScreen(console, redrawn)
+
+
+def write_line(stream: TextIO, line: str) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 @contextmanager

@@ -43,12 +43,13 @@ class StopReason(Enum):
 class PoolHandle:
     """`detached`: runs go on when this process leaves (a cluster); an embedded Ray ends with it.
 
-    `kept`: it is closed by whoever opened it, not at the end of this run of the queue.
+    `kept`: it is closed by whoever opened it, not at the end of this run of the queue. `address`: a cluster's head.
     """
 
     pool: Pool
     detached: bool
     kept: bool = False
+    address: str = ""
 
 
 class PoolOptions(NamedTuple):
@@ -67,7 +68,7 @@ def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> P
 
     where = (options.address, options.slots)
     pool = RayPool.connect(*where, lab.contract_json, lab.lab_id, sandbox=lab.sandbox, log=log)
-    return PoolHandle(pool, detached=pool.detached)
+    return PoolHandle(pool, detached=pool.detached, address=pool.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`clock` gives seconds since the epoch; `sleep` lets them pass."""
+    """`clock` gives seconds since the epoch; `sleep` lets them pass. `pid`: the process that a person started."""
 
     options: PoolOptions = field(default_factory=PoolOptions)
     connect: Connect = connect_ray
@@ -99,6 +100,7 @@ class Runtime:
     sleep: Callable[[float], None] = time.sleep
     intervals: PollIntervals = field(default_factory=PollIntervals)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    pid: int = field(default_factory=os.getpid)
 
 
 class Interrupt:

@@ -1,4 +1,4 @@
-"""What a person is told of slots: each that takes no run, once and with its reason, and once when it takes runs again.
+"""What is said of slots: each that takes no run, once and with its reason, and once when it takes runs again.
 
 Not covered: what makes a slot unusable (place.py), and what the slots do (progress.py).
 """

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import secrets
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +21,14 @@ from typing import Any
 from scheduler.domain.errors import ArschedError, PoolProblem
 from scheduler.node.code import CODE_ROOT
 from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
-from scheduler.ray.failures import check_address, first_words, join_failure, silent_failure, start_failure
+from scheduler.ray.failures import check_address, first_words, join_failure, start_failure
+from scheduler.ray.head import refuse_unless_listening, takes_connections
 from scheduler.ray.sentinel import start_sentinel
 
 NAMESPACE = "arsched"
 OBJECT_STORE_BYTES = 100 * 2**20  # a candidate is some 30 kB
 SENTINEL_WAIT_S = 20.0
-LISTENS_S = 5.0
 RETIRE_ANSWER_S = 5.0
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty SETTINGS
-SETTINGS_FRAME = 4  # the type of the first frame, its fourth byte (RFC 9113, 3.4 and 4.1)
 # Longest path of a Unix socket, less the longest that Ray makes of one below its folder.
 LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 FOLDER_PREFIX = "arsched-ray-"  # mkdtemp adds eight letters
@@ -77,13 +74,7 @@ class RayCluster:
 
         Without a head Ray's calls hang, and after a minute Ray ends this process.
         """
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit():
-            return True
-        with suppress(OSError):
-            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
-            return True
-        return False
+        return takes_connections(self.address)
 
     def nodes(self) -> tuple[RayNode, ...]:
         """All living nodes, in a stable order."""
@@ -231,7 +222,7 @@ def join_cluster(ray: Any, address: str) -> RayCluster:
     if where == "auto":
         with suppress(Exception):  # private to Ray, and only there to fail sooner
             where = str(ray._private.utils.read_ray_address() or "auto")
-    _refuse_unless_listening(where)
+    refuse_unless_listening(where)
     cluster = RayCluster(ray, address=where)
     known = OWN_PYTHON if address == "auto" else {**OWN_PYTHON, "RAY_ADDRESS": address}
     with _starting(cluster, known):
@@ -270,28 +261,6 @@ def _use_token(ray: Any) -> None:
         setup = ray._private.authentication.authentication_token_setup
         logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it would announce what we do for the user
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
-def _refuse_unless_listening(where: str) -> None:
-    """Ray itself would try for minutes. Raises PoolProblem when no Ray head listens at that "host:port"."""
-    host, _, port = where.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), LISTENS_S) as there:
-            answer = None if os.environ.get("RAY_USE_TLS") == "1" else _greet(there)
-    except OSError as problem:
-        raise join_failure(where, problem.strerror or first_line(problem)) from None
-    if answer is not None and answer[3:4] != bytes((SETTINGS_FRAME,)):
-        raise silent_failure(where, answer)
-
-
-def _greet(there: socket.socket) -> bytes:
-    """The first bytes of what answers as HTTP/2, which Ray's heads speak; empty where nothing comes in time."""
-    with suppress(OSError):
-        there.sendall(HTTP2_GREETING)
-        return there.recv(9)
-    return b""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from scheduler.domain.errors import PoolProblem, UsageProblem
+from scheduler.domain.errors import HeadGone, PoolProblem, UsageProblem
 
 DASHBOARD_PORT = "8265"
 ADDRESS_HINT = "give host:port as `ray start` printed it, mostly HOST:6379, or --address auto on a node of the cluster"
@@ -122,10 +122,10 @@ def silent_failure(where: str, answer: bytes) -> PoolProblem:
     return PoolProblem(f"{where} takes connections and never answers", hint)
 
 
-def gone_failure(address: str) -> PoolProblem:
+def gone_failure(address: str) -> HeadGone:
     """The head of a cluster that was joined does not take connections any more."""
-    hint = "runs on other nodes go on; once its head is back (`ray status` there), the same command collects them"
-    return PoolProblem(f"the Ray cluster at {address} is gone: its head takes no connections", hint)
+    hint = "nothing is lost; once its head is back (`ray status` there), the same command goes on"
+    return HeadGone(f"the Ray cluster at {address} is gone: its head takes no connections", hint)
 
 
 def slots_failure(slots: int, free: str, *, embedded: bool, any_free: bool) -> PoolProblem:

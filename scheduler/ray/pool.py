@@ -36,7 +36,7 @@ PROBE_BROKEN_EVERY_S = 5.0
 REVIVE_EVERY_S = 10.0
 RETIRE_EVERY_S = 10.0
 SILENT_AFTER_S = 30.0
-HEAD_AWAY_S = 20.0  # Ray itself ends this process after sixty
+HEAD_AWAY_S = 6.0  # Ray itself ends this process after sixty
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
 NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
@@ -161,6 +161,11 @@ class RayPool:
         """Whether runs go on when this process leaves: on a cluster. An embedded Ray ends with it."""
         return not self._cluster.embedded
 
+    @property
+    def address(self) -> str:
+        """ "host:port" of the cluster's head where that is known; "" for an embedded Ray."""
+        return self._cluster.address
+
     def slots(self) -> tuple[Slot, ...]:
         self._refresh()
         return tuple(sorted((handle.slot for handle in self._handles.values()), key=lambda slot: slot.id))
@@ -230,7 +235,8 @@ class RayPool:
                     if isinstance(report, Busy):
                         self.stop(report.slot_id, report.run_id, report.attempt)
         finally:
-            self._cluster.leave()
+            if self._away_since == float("inf"):  # Ray hangs without its head
+                self._cluster.leave()
 
     def _await_slots(self, log: Callable[[str], None], placement_s: float | None) -> None:
         """Return once every slot answered or was found dead, or time is up and some answered."""

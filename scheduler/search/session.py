@@ -25,7 +25,7 @@ from scheduler.policy.budget import ideas_left, ideas_per_round, why_over
 from scheduler.policy.explain import describe_claim
 from scheduler.proposers.registry import UNION
 from scheduler.queue.progress import Screen, heartbeat
-from scheduler.queue.runner import LOOK_S, recover, serve, try_take
+from scheduler.queue.runner import LOOK_S, recover, run_queue, serve, try_take
 from scheduler.queue.runtime import Interrupt, Runtime, SchedulerLock, StopReason
 from scheduler.search.claim import (
     ClaimResult,
@@ -110,6 +110,30 @@ def run_search(
         return SearchEnding(ending, search.number, session.state, session.reason)
     finally:
         turn.release()
+
+
+def continue_search(
+    space: Workspace, screen: Screen, means: Runtime, settings: SearchSettings | None, ended_before: int
+) -> SearchEnding:
+    """`run_search` for a second process of one command, at whose start `ended_before` searches had ended.
+
+    What that began is gone on with; where it has ended meanwhile, what others submitted is run, and no search begun.
+    """
+    if count_ended(space) == ended_before:
+        begun = space.ledger.searches.current(space.tag) is not None
+        return run_search(space, screen, means, None if begun else settings)
+    last = space.ledger.searches.list(space.tag)[-1]
+    return SearchEnding(run_queue(space, screen, means, lambda: False), last.number, last.state, last.reason)
+
+
+def count_ended(space: Workspace) -> int:
+    return sum(search.state is SearchState.ENDED for search in space.ledger.searches.list(space.tag))
+
+
+def left_early(space: Workspace, ending: StopReason) -> SearchEnding:
+    """How a search was left that no process runs now."""
+    last = space.ledger.searches.current(space.tag)
+    return SearchEnding(ending, last.number if last else None, last.state if last else SearchState.RUNNING, "")
 
 
 def brief_writer(space: Workspace) -> Callable[[int], str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import PoolProblem, UsageProblem
-from scheduler.ray import cluster
+from scheduler.ray import cluster, head
 from scheduler.ray.failures import check_address, join_failure, slots_failure, start_failure
 from scheduler.ray.pool import RayPool
 from tests.scheduler.fake_judge import CONTRACT_JSON
@@ -123,7 +123,7 @@ def listening(answer: bytes) -> Iterator[str]:
 def test_a_host_that_listens_and_is_no_ray_head_is_refused_before_ray_is_asked(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, words: str
 ) -> None:
-    monkeypatch.setattr(cluster, "LISTENS_S", 0.3)
+    monkeypatch.setattr(head, "LISTENS_S", 0.3)
     with listening(answer) as address, pytest.raises(PoolProblem, match=words):
         cluster.join_cluster(None, address)
 

@@ -1,4 +1,4 @@
-"""What a person is told of slots that take no run: once, with the reason, per node; and once when they do again.
+"""What a person is heard of slots that take no run: once, with the reason, per node; and once when they do again.
 
 Also, on the pool in memory: nodes that join are used within seconds, and one that leaves costs its own runs only.
 """
@@ -21,7 +21,7 @@ from tests.scheduler.memory_pool import memory_slots
 UNPREPARED = "contract 'short' is not prepared: nothing at /cache/short-8fb4; run: arsched prepare --contract short"
 
 
-class Told:
+class Heard:
     """News of the slots of h1 and h3, at times of the test's choosing."""
 
     def __init__(self) -> None:
@@ -45,99 +45,99 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def heard() -> Heard:
+    return Heard()
 
 
-def test_slots_that_are_well_are_not_mentioned(told: Told) -> None:
-    assert told.after(600) == []
+def test_slots_that_are_well_are_not_mentioned(heard: Heard) -> None:
+    assert heard.after(600) == []
 
 
-def test_the_slots_of_one_node_are_named_together_at_once_and_never_again(told: Told) -> None:
-    told.set(UNPREPARED)
-    assert told.after(0.25) == [f"note: 2 slots of h3 take no run: {UNPREPARED}"]
-    assert told.after(3600) == []
-    told.set("")
-    assert told.after(60) == ["note: 2 slots of h3 take runs again"]
-    assert told.after(3600) == []
+def test_the_slots_of_one_node_are_named_together_at_once_and_never_again(heard: Heard) -> None:
+    heard.set(UNPREPARED)
+    assert heard.after(0.25) == [f"note: 2 slots of h3 take no run: {UNPREPARED}"]
+    assert heard.after(3600) == []
+    heard.set("")
+    assert heard.after(60) == ["note: 2 slots of h3 take runs again"]
+    assert heard.after(3600) == []
 
 
-def test_one_slot_is_named_alone_and_some_of_a_node_by_name(told: Told) -> None:
-    told.set("its GPU is dirty: process 4711 uses it", "h3/cpu1")
-    assert told.after(1) == ["note: h3/cpu1 takes no run: its GPU is dirty: process 4711 uses it"]
-    told.slots += [replace(one, id=f"{one.id}0") for one in memory_slots(2, node="h1")]
-    told.after(10)
-    told.set("no", "h1/cpu0", "h1/cpu1")
-    assert told.after(10) == ["note: 2 slots of h1 (cpu0, cpu1) take no run: no"]
+def test_one_slot_is_named_alone_and_some_of_a_node_by_name(heard: Heard) -> None:
+    heard.set("its GPU is dirty: process 4711 uses it", "h3/cpu1")
+    assert heard.after(1) == ["note: h3/cpu1 takes no run: its GPU is dirty: process 4711 uses it"]
+    heard.slots += [replace(one, id=f"{one.id}0") for one in memory_slots(2, node="h1")]
+    heard.after(10)
+    heard.set("no", "h1/cpu0", "h1/cpu1")
+    assert heard.after(10) == ["note: 2 slots of h1 (cpu0, cpu1) take no run: no"]
 
 
-def test_different_reasons_on_one_node_are_different_lines_and_a_new_reason_is_said(told: Told) -> None:
-    told.set("the disk is full", "h3/cpu0")
-    told.set(UNPREPARED, "h3/cpu1")
-    assert len(told.after(1)) == 2
-    told.set(UNPREPARED, "h3/cpu0")
-    assert told.after(10) == [f"note: h3/cpu0 takes no run: {UNPREPARED}"]
+def test_different_reasons_on_one_node_are_different_lines_and_a_new_reason_is_said(heard: Heard) -> None:
+    heard.set("the disk is full", "h3/cpu0")
+    heard.set(UNPREPARED, "h3/cpu1")
+    assert len(heard.after(1)) == 2
+    heard.set(UNPREPARED, "h3/cpu0")
+    assert heard.after(10) == [f"note: h3/cpu0 takes no run: {UNPREPARED}"]
 
 
-def test_a_reason_that_differs_in_a_number_alone_is_the_same(told: Told) -> None:
+def test_a_reason_that_differs_in_a_number_alone_is_the_same(heard: Heard) -> None:
     for pid in range(100, 160):
-        told.set(f"process {pid} holds its lock")
-        told.set(f"{IN_USE} (lab other, judge {pid})", "h1/cpu0")
-        told.after(1)
-    assert [line.partition(" take")[0] for line in told.lines] == ["note: h1/cpu0", "note: 2 slots of h3"]
+        heard.set(f"process {pid} holds its lock")
+        heard.set(f"{IN_USE} (lab other, judge {pid})", "h1/cpu0")
+        heard.after(1)
+    assert [line.partition(" take")[0] for line in heard.lines] == ["note: h1/cpu0", "note: 2 slots of h3"]
 
 
-def test_what_is_over_in_a_moment_is_not_said(told: Told) -> None:
-    told.after(1)
-    told.set("its supervisor does not answer")
-    assert told.after(SETTLED_S - 1) == []
-    told.set("")
-    assert told.after(60) == []
+def test_what_is_over_in_a_moment_is_not_said(heard: Heard) -> None:
+    heard.after(1)
+    heard.set("its supervisor does not answer")
+    assert heard.after(SETTLED_S - 1) == []
+    heard.set("")
+    assert heard.after(60) == []
 
 
-def test_a_slot_that_comes_and_goes_is_said_less_and_less(told: Told) -> None:
-    told.after(1)
+def test_a_slot_that_comes_and_goes_is_said_less_and_less(heard: Heard) -> None:
+    heard.after(1)
     for _ in range(400):
-        told.set("the node may be cut off")
-        told.after(7)
-        told.set("")
-        told.after(7)
-    assert 2 <= len(told.lines) <= 6
-    told.set("the node may be cut off")
-    told.after(2 * LONGEST_S)
-    assert told.lines[-1].endswith("no run: the node may be cut off")
+        heard.set("the node may be cut off")
+        heard.after(7)
+        heard.set("")
+        heard.after(7)
+    assert 2 <= len(heard.lines) <= 6
+    heard.set("the node may be cut off")
+    heard.after(2 * LONGEST_S)
+    assert heard.lines[-1].endswith("no run: the node may be cut off")
 
 
-def test_a_node_that_leaves_and_returns_is_said_twice(told: Told) -> None:
-    told.after(1)
-    here = list(told.slots)
-    told.slots = here[:2]
-    assert told.after(60) == ["note: 2 slots of h3 take no run: the node has left the cluster"]
-    told.slots = here
-    assert told.after(60) == ["note: 2 slots of h3 take runs again"]
+def test_a_node_that_leaves_and_returns_is_said_twice(heard: Heard) -> None:
+    heard.after(1)
+    here = list(heard.slots)
+    heard.slots = here[:2]
+    assert heard.after(60) == ["note: 2 slots of h3 take no run: the node has left the cluster"]
+    heard.slots = here
+    assert heard.after(60) == ["note: 2 slots of h3 take runs again"]
 
 
-def test_a_node_that_joins_is_said_once_when_it_is_known_what_it_can_do(told: Told) -> None:
-    told.after(1)
-    told.slots += memory_slots(2, node="h4")
-    told.set(STARTING, "h4/cpu0", "h4/cpu1")
-    assert told.after(STARTING_S / 2) == []
-    told.set("", "h4/cpu0", "h4/cpu1")
-    assert told.after(SETTLED_S + 1) == ["note: 2 slots of h4 take runs"]
-    told.slots += memory_slots(1, node="h5")
-    told.set(STARTING, "h5/cpu0")
-    assert told.after(STARTING_S + 1) == [f"note: h5/cpu0 takes no run: {STARTING}"]
-    assert not any(JOINED in line for line in told.lines)
+def test_a_node_that_joins_is_said_once_when_it_is_known_what_it_can_do(heard: Heard) -> None:
+    heard.after(1)
+    heard.slots += memory_slots(2, node="h4")
+    heard.set(STARTING, "h4/cpu0", "h4/cpu1")
+    assert heard.after(STARTING_S / 2) == []
+    heard.set("", "h4/cpu0", "h4/cpu1")
+    assert heard.after(SETTLED_S + 1) == ["note: 2 slots of h4 take runs"]
+    heard.slots += memory_slots(1, node="h5")
+    heard.set(STARTING, "h5/cpu0")
+    assert heard.after(STARTING_S + 1) == [f"note: h5/cpu0 takes no run: {STARTING}"]
+    assert not any(JOINED in line for line in heard.lines)
 
 
-def test_a_gpu_whose_number_is_not_known_yet_does_not_leave_when_it_is(told: Told) -> None:
-    told.after(1)
+def test_a_gpu_whose_number_is_not_known_yet_does_not_leave_when_it_is(heard: Heard) -> None:
+    heard.after(1)
     (gpu,) = memory_slots(1, node="h4", device="cuda")
-    told.slots.append(replace(gpu, id="h4/gpu?0"))
-    told.set(STARTING, "h4/gpu?0")
-    told.after(STARTING_S + 1)
-    told.slots[-1] = gpu
-    assert told.after(60) == ["note: h4/gpu0 takes runs"]
+    heard.slots.append(replace(gpu, id="h4/gpu?0"))
+    heard.set(STARTING, "h4/gpu?0")
+    heard.after(STARTING_S + 1)
+    heard.slots[-1] = gpu
+    assert heard.after(60) == ["note: h4/gpu0 takes runs"]
 
 
 def busy_on(played: PlayedLab, node: str) -> int:
@@ -162,8 +162,8 @@ def test_a_queue_names_what_it_cannot_use_and_goes_on_with_the_rest(tmp_path: Pa
     for number in range(6):
         played.submit(f"idea-{number}", f"SCORE = {2 + number / 100}\n")
     played.run()
-    told = [line.partition(": ")[2] for line in played.screen.said("no run:")]
-    assert sorted(told) == [
+    heard = [line.partition(": ")[2] for line in played.screen.said("no run:")]
+    assert sorted(heard) == [
         "2 slots of h3 take no run: " + UNPREPARED,
         "2 slots of h4 take no run: its cpu cache is cache-2, the lab's is cache-1",
         "h1/cpu0 takes no run: the disk is full",
