@@ -45,12 +45,12 @@ class RayHead:
     environ: dict[str, str]  # what a driver needs to join
 
 
-def start_head(cpus: int, cache: Path) -> RayHead:
+def start_head(cpus: int, cache: Path, port: int | None = None) -> RayHead:
     """A head with the settings of cluster.yaml, the suite's token, and prepared caches looked for below `cache`.
 
     It notices a dead node sooner: health checks are half a second apart.
     """
-    port = free_port()
+    port = port or free_port()
     settings = {
         "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
         "RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500",
