@@ -29,6 +29,7 @@ from scheduler.domain.run import Finished, Run, Running
 from scheduler.domain.text import id_order, one_line
 from scheduler.git import Repo
 from scheduler.ledger import WHAT_IS_LEFT, Ledger, move_database
+from scheduler.node.machine import boot_id
 from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive
 
 
@@ -295,7 +296,8 @@ class LiveSlot:
 class Live:
     """`at` is when it was written (seconds since the epoch), `pool` what makes the scores comparable.
 
-    `search` is the number of the search that is on (0: none), `note` what it does next to the slots.
+    `search` is the number of the search that is on (0: none), `note` what it does next to the slots. `where`: what
+    `process_space` says where its writer runs, "" if that is not known.
     """
 
     at: float
@@ -307,6 +309,29 @@ class Live:
     slots: tuple[LiveSlot, ...]
     note: str = ""
     search: int = 0
+    where: str = ""
+
+    def may_be_alive(self) -> bool:
+        """False for a writer that is known to have ended: a process of this machine that is gone, or a zombie."""
+        if not self.where or self.where != process_space():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # another user's
+            return True
+        with suppress(OSError):
+            return "\nState:\tZ" not in Path(f"/proc/{self.pid}/status").read_text()
+        return True
+
+
+def process_space() -> str:
+    """Names what process numbers mean something in: this boot of this machine, and this container; "" if unknown."""
+    try:
+        return f"{boot_id()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def write_live(path: Path, live: Live) -> None:

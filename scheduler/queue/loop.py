@@ -13,7 +13,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Run
 from scheduler.domain.slot import Slot, is_in_use
 from scheduler.domain.text import count
-from scheduler.lab import Live, Workspace, back_up, contract_ref, is_paused, show_runs, write_live
+from scheduler.lab import Live, Workspace, back_up, contract_ref, is_paused, process_space, show_runs, write_live
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import lab_noise, undecided_below
 from scheduler.queue.collect import Collector
@@ -166,7 +166,8 @@ class Loop:
         slots = describe_slots(self._space, self._pool.slots(), pool_name, self._collector.progress)
         note, search = (self._hook.note(), self._hook.search) if self._hook is not None else ("", 0)
         stopping = self._interrupt.finishing
-        live = Live(now, self._runtime.pid, self._space.tag, pool_name, queued, stopping, slots, note, search)
+        who, where = (self._runtime.pid, self._space.tag), process_space()
+        live = Live(now, *who, pool_name, queued, stopping, slots, note, search, where)
         write_live(self._space.paths.live, live)
         show_runs(self._space.paths)  # a cleaned folder could take no stop file
         self._screen.show(live)

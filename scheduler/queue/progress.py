@@ -26,7 +26,7 @@ from scheduler.lab import Live, LiveSlot, Workspace
 from scheduler.queue.diversion import diverted
 from scheduler.queue.place import problem_of
 from scheduler.screens.tables import slots_screen
-from scheduler.screens.text import slot_text
+from scheduler.screens.text import on_several_nodes, slot_text
 
 QUIET_S = 8.0
 SHOWN_SLOTS = 4  # on one line
@@ -130,7 +130,8 @@ def slots_line(live: Live) -> str:
     """All slots on one line, the busy ones first."""
     busy = [slot for slot in live.slots if slot.run]
     shown = [*busy, *(slot for slot in live.slots if not slot.run)][:SHOWN_SLOTS]
-    parts = [slot_text(slot).line() for slot in shown]
+    with_node = on_several_nodes(live.slots)
+    parts = [slot_text(slot, with_node=with_node).line() for slot in shown]
     if len(live.slots) > SHOWN_SLOTS:
         parts.append(f"{len(busy)} of {len(live.slots)} slots busy")
     return " · ".join([*parts, f"{live.queued} queued", *([live.note] if live.note else [])])

@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from scheduler.domain.errors import ArschedError, HeadGone, PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.lab import Live, Workspace, open_workspace, write_live
+from scheduler.lab import Live, Workspace, open_workspace, process_space, write_live
 from scheduler.queue.runner import try_take
 from scheduler.queue.runtime import LEAVE, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason
 from scheduler.ray.head import Head, look_for_head
@@ -157,6 +157,7 @@ class _Rejoining:
         self._back_since: float | None = None
         self._crashes = 0
         self._reasons: set[str] = set()
+        self._is_gone = False
 
     def run(self) -> Any:
         while True:
@@ -271,9 +272,11 @@ class _Rejoining:
             return
         self._back_since = None
         if look_for_head(self._address) is Head.THERE:
+            self._is_gone = False
             how = f" (Ray ended its driver, code {end.code})" if end.code else ""
             self._say(f"note: the cluster's head at {self._address} was restarted{how}; nothing is lost, going on")
             return
+        self._is_gone = True
         self._say(
             f"note: the cluster's head at {self._address} is gone; nothing is lost: the queue goes on by itself when "
             "it is back (`ray up cluster.yaml`, or `ray start` there); Ctrl-C ends the wait"
@@ -310,15 +313,16 @@ class _Rejoining:
         if self._space.paths.stop.exists():
             self._space.paths.stop.unlink(missing_ok=True)
             return StopReason.STOPPED
-        queued, note = len(self._space.ledger.runs.queued(self._space.tag)), "waiting for the cluster's head"
-        now = self._means.clock()
-        write_live(self._space.paths.live, Live(now, self._means.pid, self._space.tag, "", queued, False, (), note))
+        queued = len(self._space.ledger.runs.queued(self._space.tag))
+        live = Live(self._means.clock(), self._means.pid, self._space.tag, "", queued, False, ())
+        live = replace(live, note="waiting for the cluster's head", where=process_space())
+        write_live(self._space.paths.live, live)
         return None
 
     def _greet(self, waited_s: float) -> None:
-        if self._back_since is None:
+        if self._back_since is None and self._is_gone:
             self._say(f"the cluster's head answers after {waited_s:.0f} s; going on")
-            self._back_since = time.monotonic()
+        self._back_since = self._back_since or time.monotonic()
 
 
 def _do(

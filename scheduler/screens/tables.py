@@ -131,7 +131,8 @@ def search_rows(search: SearchView | None, claim: Claim | None, *, run: bool) ->
 
 
 def _queue(status: Status) -> str:
-    counts = [f"{status.queued_runs} queued", f"{status.running_runs} running", f"{status.finished_runs} finished"]
+    running = "running" if status.runner or not status.running_runs else "unwatched"
+    counts = [f"{status.queued_runs} queued", f"{status.running_runs} {running}", f"{status.finished_runs} finished"]
     if status.cancelled_runs:
         counts.append(f"{status.cancelled_runs} cancelled")
     return f"{', '.join(counts)}; {count(status.undecided_candidates, 'candidate')} undecided"
@@ -140,7 +141,8 @@ def _queue(status: Status) -> str:
 def _runner(status: Status) -> str:
     if status.runner is not None:
         stopping = ", stopping: it places nothing new" if status.runner.stopping else ""
-        said = f"yes, process {status.runner.pid} on {count(len(status.slots), 'slot')}{stopping}"
+        doing = status.note if status.note and not status.slots else f"on {count(len(status.slots), 'slot')}"
+        said = f"yes, process {status.runner.pid} {doing}{stopping}"
     elif status.queued_runs or status.running_runs or status.undecided_candidates:
         unfinished = status.search is not None and status.search.state != "ended"
         verb = "search" if unfinished else "submit"

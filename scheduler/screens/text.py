@@ -6,7 +6,7 @@ Unknown is "–", never NaN. A real minus sign, so that no shell or sheet reads 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scheduler.domain import text
@@ -90,7 +90,7 @@ def bar(part: float, width: int = BAR) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SlotText:
-    """One slot in words, "" for what is not known. `where` is the slot's name without its node where that is plain."""
+    """One slot in words, "" for what is not known. `where` is the slot's name, without its node where it has one."""
 
     where: str
     run: str
@@ -110,12 +110,17 @@ class SlotText:
         return " ".join(filter(None, (self.where, self.run, self.candidate, self.phase, self.time, *learning)))
 
 
-def slot_text(slot: LiveSlot) -> SlotText:
+def on_several_nodes(slots: Iterable[LiveSlot]) -> bool:
+    """Whether the name of a slot needs its node's: there may be a gpu0 on each."""
+    return len({slot.slot.rpartition("/")[0] for slot in slots}) > 1
+
+
+def slot_text(slot: LiveSlot, *, with_node: bool = False) -> SlotText:
     """Names come from candidates: they are cleaned here."""
     elapsed_s, budget_s = slot.elapsed_s, slot.budget_s
     time = "" if elapsed_s is None else f"{elapsed_s:.0f}/{budget_s:.0f} s" if budget_s else f"{elapsed_s:.0f} s"
     return SlotText(
-        where=slot.slot.rpartition("/")[2] if slot.slot.count("/") == 1 else slot.slot,
+        where=slot.slot.rpartition("/")[2] if slot.slot.count("/") == 1 and not with_node else slot.slot,
         run=slot.run,
         candidate=f"{slot.candidate} {one_line(slot.name)}" if slot.run else "",
         phase=one_line(slot.phase),

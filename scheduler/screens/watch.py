@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from scheduler.domain.text import count
@@ -23,6 +24,7 @@ from scheduler.views.status import Status, Watch
 SIDE_BY_SIDE = 136  # columns
 LEAST_STAIRS, MOST_STAIRS = 6, 22  # lines
 MOST_SLOTS_STACKED = 8
+NAMED, LONGEST_NAMED = 6, 24  # cells for the name of a slot: `gpu0`, `node-with-a-name/gpu0`
 WHISKER, LEAST_WHISKER = 19, 9  # cells
 EFFECT, NAME, NAME_AND_MORE = 19, 14, 56  # cells: `−0.00132 ± 0.00109`; a name, at least; all columns but the whisker
 DECISIONS = 3
@@ -109,20 +111,24 @@ def _slots(seen: Status, width: int, most: int) -> list[Text]:
         return [Text("no slot is at work", style="dim")]
     busy_first = sorted(seen.slots, key=lambda slot: (not slot.run, slot.slot))
     shown = busy_first if len(busy_first) <= most else busy_first[: most - 1]
-    lines = [_slot(slot, width) for slot in sorted(shown, key=lambda slot: slot.slot)]
+    with_node = text.on_several_nodes(seen.slots)
+    said = [(slot, text.slot_text(slot, with_node=with_node)) for slot in sorted(shown, key=lambda slot: slot.slot)]
+    longest = max(cell_len(one.where) for _, one in said)
+    name = max(NAMED, min(LONGEST_NAMED, longest)) if with_node else NAMED
+    lines = [_slot(slot, one, name, width) for slot, one in said]
     if len(shown) < len(seen.slots):
         busy = sum(bool(slot.run) for slot in seen.slots)
         lines.append(Text(f"… {busy} of {len(seen.slots)} slots busy", style="dim"))
     return lines
 
 
-def _slot(slot: LiveSlot, width: int) -> Text:
-    said = text.slot_text(slot)
-    name = fit(said.where, 6, style="bold")
+def _slot(slot: LiveSlot, said: text.SlotText, named: int, width: int) -> Text:
+    """`named`: cells for its name."""
+    name = fit(said.where, named, style="bold")
     if not slot.run:
         return row([name, Text(said.problem or "free", style="red" if said.problem else "dim")], width)
     kind = [fit(slot.kind, 8)] if width >= 76 else []
-    taken = 56 + 9 * len(kind)
+    taken = 50 + named + 9 * len(kind)
     cells = [name, fit(said.run, 5), *kind, fit(said.candidate, max(8, width - taken))]
     cells += [fit(said.phase, 8), fit(said.bar, text.BAR, style="cyan"), fit(said.time, 11, right=True)]
     return row([*cells, fit(f"loss {said.loss}" if said.loss else "", 10)], width)

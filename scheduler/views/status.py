@@ -89,7 +89,6 @@ def read_status(facts: LabFacts, live: Live | None, now: float) -> Status:
 def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | None) -> Status:
     """`now` in seconds since the epoch: how old the live file is decides whether it still means anything."""
     fresh = fresh_live(facts.lab.tag, live, now)
-    slots = usable_slots(facts.lab.tag, live, now)
     return Status(
         tag=facts.lab.tag,
         branch=facts.lab.branch,
@@ -102,7 +101,7 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
         undecided_below_bpb=facts.undecided_below_bpb,
         runner=Runner(fresh.pid, max(0.0, now - fresh.at), fresh.stopping) if fresh else None,
         slots=fresh.slots if fresh else tuple(_left_over(facts, run) for run in facts.running),
-        queued=tuple(_queued(facts, run, slots) for run in facts.queued),
+        queued=tuple(_queued(facts, run, fresh) for run in facts.queued),
         queued_runs=len(facts.queued),
         running_runs=len(facts.running),
         finished_runs=facts.count_runs("finished"),
@@ -120,12 +119,16 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
 
 def fresh_live(tag: str, live: Live | None, now: float) -> Live | None:
     """The live file if its writer is still there and works on this lab."""
-    return live if live is not None and live.tag == tag and now - live.at < FRESH_S else None
+    is_ours = live is not None and live.tag == tag and now - live.at < FRESH_S
+    return live if is_ours and live is not None and live.may_be_alive() else None
 
 
 def usable_slots(tag: str, live: Live | None, now: float) -> int | None:
     """How many healthy slots the process that runs the queue has; None when there is none."""
-    fresh = fresh_live(tag, live, now)
+    return _usable(fresh_live(tag, live, now))
+
+
+def _usable(fresh: Live | None) -> int | None:
     return sum(not slot.problem for slot in fresh.slots) if fresh else None
 
 
@@ -164,6 +167,7 @@ def _left_over(facts: LabFacts, run: Run) -> LiveSlot:
     return LiveSlot(slot, run=run.id, candidate=run.candidate_id, name=name, kind=run.kind.value, phase="unwatched")
 
 
-def _queued(facts: LabFacts, run: Run, slots: int | None) -> QueuedRow:
-    why = clean(waiting_for(facts, run, slots))
-    return QueuedRow(run.id, run.candidate_id, one_line(facts.name(run.candidate_id)), run.kind.value, why)
+def _queued(facts: LabFacts, run: Run, fresh: Live | None) -> QueuedRow:
+    has_note = fresh is not None and fresh.note and not fresh.slots  # it waits for its cluster
+    why = fresh.note if fresh is not None and has_note else waiting_for(facts, run, _usable(fresh))
+    return QueuedRow(run.id, run.candidate_id, one_line(facts.name(run.candidate_id)), run.kind.value, clean(why))

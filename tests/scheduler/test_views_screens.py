@@ -114,7 +114,8 @@ def test_slots_while_the_queue_is_run(play: Play) -> None:
         assert word in table
     assert "other/cpu0: cache is missing" in table and "nan" not in table and "\x1b" not in table
     line = slots_line(live)
-    assert line.startswith("cpu0 r0013 c0009 [red]wide[/red] train 8/20 s step 82 · cpu1 free · cpu0 cache is missing")
+    busy = "laptop/cpu0 r0013 c0009 [red]wide[/red] train 8/20 s step 82"
+    assert line.startswith(f"{busy} · laptop/cpu1 free · other/cpu0 cache is missing")
     assert "finishing what runs" in painted([slots_table(replace(live, stopping=True))])
 
 
