@@ -54,7 +54,7 @@ class Word(Enum):
 class ChildEnd:
     """How a child ended. `code` is as subprocess gives it; `cut`: it was killed here, because its head was away.
 
-    `problem`: the exception of PROBLEM. `since_back_s`: since the cluster's head is back, None for the first child.
+    `problem`: its exception. `since_back_s`: since the cluster's head is back, None for the first child.
     """
 
     word: Word
@@ -179,6 +179,7 @@ class _Rejoining:
             words.close()
             self._signals.__exit__()
             os.setpgid(0, 0)
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it draws on a terminal whose foreground is its parent
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._be_child(theirs, parent)
@@ -220,7 +221,7 @@ class _Rejoining:
         self._crashes = self._crashes + 1 if is_crash and lived_s < CRASH_S else 0
         since_back_s = None if self._back_since is None else time.monotonic() - self._back_since
         code = os.waitstatus_to_exitcode(status)
-        problem = said if word is Word.PROBLEM else None
+        problem = said if isinstance(said, BaseException) and word is not Word.RESULT else None
         return ChildEnd(word, code, child.cut, child.joined, problem, since_back_s)
 
     def _listen(self, child: _Child) -> bool:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -141,9 +140,14 @@ class Interrupt:
     def _count(self, number: int, frame: FrameType | None) -> None:
         self.level = self.level + 1 if number == signal.SIGINT else max(STOP, self.level + 1)
         if self.level >= LEAVE:
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+            _show_cursor()
             os._exit(130)
+
+
+def _show_cursor() -> None:
+    """On the terminal itself: stderr may lead to Ray's log meanwhile."""
+    with suppress(OSError):
+        os.write(os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY), _SHOW_CURSOR)
 
 
 SUBMIT_LOCK_S = 120.0  # how long one waits for another that adds candidates

@@ -208,6 +208,16 @@ def test_what_the_work_returns_or_raises_is_returned_or_raised(stage: Stage) -> 
     assert stage.said == []
 
 
+def test_a_head_that_goes_while_it_is_joined_for_the_first_time_is_the_answer(stage: Stage) -> None:
+    def connect(*_: object) -> PoolHandle:
+        raise HeadGone("the head is gone")
+
+    means = Runtime(PoolOptions(stage.head.address), connect=connect)
+    with pytest.raises(HeadGone, match="the head is gone"):
+        run_rejoining(stage.space, means, lambda mine, means, _: means.connect(mine.lab, means.options, print),
+                      lambda reason: None, stage.said.append)  # fmt: skip
+
+
 def test_the_work_has_no_process_of_its_own_without_a_cluster(stage: Stage) -> None:
     pid = run_rejoining(stage.space, Runtime(), lambda *_: os.getpid(), lambda reason: 0, stage.said.append)
     assert pid == os.getpid()
