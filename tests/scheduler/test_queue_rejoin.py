@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pty
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +354,49 @@ def test_a_killed_command_takes_its_driver_along(stage: Stage, tmp_path: Path) -
         child = int(process.stderr.readline())
         process.kill()
     wait_until(lambda: not is_running(child))
+
+
+ON_A_TERMINAL = """
+import os, signal, sys, time
+from contextlib import suppress
+from pathlib import Path
+from scheduler.domain.errors import PoolProblem
+from scheduler.lab import open_workspace
+from scheduler.queue.progress import open_screen
+from scheduler.queue.rejoin import run_rejoining
+from scheduler.queue.runtime import Interrupt, PoolHandle, PoolOptions, Runtime
+
+def work(mine, means, is_again):
+    means.connect(mine.lab, means.options, print)
+    with open_screen(mine.paths.ray_log) as screen, Interrupt() as interrupt:
+        os.write(2, b"chatter")
+        screen.say(f"ready {type(screen).__name__} {os.getppid()}")
+        while not interrupt.finishing:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        screen.say(f"level {interrupt.level}")
+    return 0
+
+with open_workspace("t", Path(sys.argv[1])) as space:
+    handle = PoolHandle(None, True, address=sys.argv[2])
+    run_rejoining(space, Runtime(PoolOptions(sys.argv[2]), connect=lambda *_: handle), work, lambda _: 0, print)
+print("the end")
+"""
+
+
+def test_ctrl_c_on_a_terminal_counts_once_and_chatter_stays_away_from_it(stage: Stage) -> None:
+    stage.head.start()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", ON_A_TERMINAL, str(stage.space.paths.root), stage.head.address])
+    seen = b""
+    while b"ready" not in seen:
+        seen += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    with suppress(OSError):  # the end of a terminal
+        while more := os.read(terminal, 1000):
+            seen += more
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert b"ready TerminalScreen" in seen and b"level 1" in seen and b"the end" in seen and b"chatter" not in seen
+    assert (stage.space.paths.ray_log).read_text().startswith("chatter")
