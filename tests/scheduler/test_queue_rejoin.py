@@ -370,7 +370,7 @@ def work(mine, means, is_again):
     means.connect(mine.lab, means.options, print)
     with open_screen(mine.paths.ray_log) as screen, Interrupt() as interrupt:
         os.write(2, b"chatter")
-        screen.say(f"ready {type(screen).__name__} {os.getppid()}")
+        screen.say(f"ready {type(screen).__name__}, own group {os.getpgrp() == os.getpid()}")
         while not interrupt.finishing:
             time.sleep(0.05)
         time.sleep(0.5)
@@ -398,5 +398,5 @@ def test_ctrl_c_on_a_terminal_counts_once_and_chatter_stays_away_from_it(stage: 
             seen += more
     os.waitpid(pid, 0)
     os.close(terminal)
-    assert b"ready TerminalScreen" in seen and b"level 1" in seen and b"the end" in seen and b"chatter" not in seen
+    assert b"ready TerminalScreen, own group True" in seen and b"level 1" in seen and b"the end" in seen and b"chatter" not in seen
     assert (stage.space.paths.ray_log).read_text().startswith("chatter")

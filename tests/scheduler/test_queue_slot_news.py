@@ -82,7 +82,7 @@ def test_different_reasons_on_one_node_are_different_lines_and_a_new_reason_is_s
 def test_a_reason_that_differs_in_a_number_alone_is_the_same(heard: Heard) -> None:
     for pid in range(100, 160):
         heard.set(f"process {pid} holds its lock")
-        heard.set(f"{IN_USE} (lab other, judge {pid})", "h1/cpu0")
+        heard.set(f"{IN_USE} (lab {'fast' if pid // 10 % 2 else 'slow'}, judge {pid})", "h1/cpu0")
         heard.after(1)
     assert [line.partition(" take")[0] for line in heard.lines] == ["note: h1/cpu0", "note: 2 slots of h3"]
 
