@@ -60,6 +60,8 @@ class Placer:
         problem = problem_of(slot, self._space.lab)
         if not problem and slot.pool != self.pool_name:
             return f"its scores would not compare: it is {slot.pool}, this lab measures on {self.pool_name}"
+        if problem and not slot.problem:
+            return f"{problem}; see `arsched doctor`"
         return problem or self._refusals.get(slot.id, "")
 
     def place(self, queued: Sequence[Run], running: Sequence[Run], usable: Sequence[Slot]) -> int:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -174,7 +175,9 @@ class _Rejoining:
         words, theirs = multiprocessing.Pipe(duplex=False)
         sys.stderr.flush()
         blocked, parent = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED), os.getpid()
-        pid = os.fork()
+        with warnings.catch_warnings():  # numpy has threads; they hold no lock of ours
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             words.close()
             self._signals.__exit__()

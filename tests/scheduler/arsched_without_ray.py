@@ -26,7 +26,7 @@ MACHINE = Machine("boot-1", "test processor", tuple(sorted(os.sched_getaffinity(
 class LocalPool:
     """What an embedded Ray is: it ends with its driver, and its runs with it."""
 
-    detached = False
+    detached, address = False, ""
 
     def __init__(self, contract_json: str, lab_id: str, slots: int | None, sandbox: str) -> None:
         self._contract_json, self._lab_id = contract_json, lab_id

@@ -398,5 +398,10 @@ def test_ctrl_c_on_a_terminal_counts_once_and_chatter_stays_away_from_it(stage: 
             seen += more
     os.waitpid(pid, 0)
     os.close(terminal)
-    assert b"ready TerminalScreen, own group True" in seen and b"level 1" in seen and b"the end" in seen and b"chatter" not in seen
+    assert (
+        b"ready TerminalScreen, own group True" in seen
+        and b"level 1" in seen
+        and b"the end" in seen
+        and b"chatter" not in seen
+    )
     assert (stage.space.paths.ray_log).read_text().startswith("chatter")

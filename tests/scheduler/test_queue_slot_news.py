@@ -165,7 +165,7 @@ def test_a_queue_names_what_it_cannot_use_and_goes_on_with_the_rest(tmp_path: Pa
     heard = [line.partition(": ")[2] for line in played.screen.said("no run:")]
     assert sorted(heard) == [
         "2 slots of h3 take no run: " + UNPREPARED,
-        "2 slots of h4 take no run: its cpu cache is cache-2, the lab's is cache-1",
+        "2 slots of h4 take no run: its cpu cache is cache-2, the lab's is cache-1; see `arsched doctor`",
         "h1/cpu0 takes no run: the disk is full",
         "h5/cpu0 takes no run: its scores would not compare: it is fast, this lab measures on memory",
     ]
