@@ -50,6 +50,7 @@ VERBS = {
     "cancel": "Take a candidate or a run out of the queue.",
     "restore": "Put a lab whose ledger is gone together again, as far as copies and git reach.",
     "labs": "List the labs here, or switch to one.",
+    "gc": "Remove worktrees, spools and caches that nothing needs any more.",
     "demo": "A real parallel hill climb on this machine.",
 }
 # At least one for every verb; each is tried by the parser of its verb in the tests.
@@ -77,6 +78,7 @@ EXAMPLES = {
     "cancel": ("arsched cancel c0007", "arsched cancel r0012"),
     "labs": ("arsched labs", "arsched labs nov23"),
     "restore": ("arsched restore", "arsched restore --contract cpu"),
+    "gc": ("arsched gc --dry-run", "arsched gc --days 7"),
     "demo": ("arsched demo", "arsched demo --slots 2"),
 }
 

@@ -6,7 +6,7 @@ uncommitted changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +198,25 @@ class Repo:
         """Delete a worktree with all that is in it, edits and what git ignores too; the branch it had stays."""
         with worktrees_lock(self.common_dir):
             worktrees.drop_worktree(self.root, path)
+
+    def remove_worktree(self, path: Path, hidden: Path, may_go: Callable[[Path], bool]) -> bool:
+        """Delete a worktree that `may_go` says yes to once it is at `hidden`, next to it; its branch stays.
+
+        Killed anywhere it is whole in one of the two places, or only `hidden` is left. Raises GitProblem.
+        """
+        with worktrees_lock(self.common_dir):
+            return worktrees.remove_worktree(self.root, path, hidden, may_go)
+
+    def worktrees_in(self, folder: Path) -> tuple[Path, ...]:
+        """Those right below a folder, the deleted ones left out."""
+        place = folder.resolve()
+        trees = worktrees.list_worktrees(self.root)[1:]
+        return tuple(tree.path for tree in trees if tree.path.parent == place and self.has_worktree(tree.path))
+
+    @staticmethod
+    def uncommitted(path: Path) -> tuple[str, tuple[str, ...]]:
+        """HEAD of a worktree, and the paths and unfinished work that would be lost with it, ignored files too."""
+        return worktrees.uncommitted(path)
 
     def has_worktree(self, path: Path) -> bool:
         """Whether `path` is the top of a worktree of this repository (a folder inside one is not)."""

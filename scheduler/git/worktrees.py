@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +160,35 @@ def drop_worktree(root: Path, path: Path) -> None:
     _forget(root, path, "--force", "--force")  # even where it was locked
 
 
+def uncommitted(path: Path) -> tuple[str, tuple[str, ...]]:
+    """HEAD of a worktree, and what would be lost with it: changed, untracked and ignored paths, and unfinished work.
+
+    A folder of ignored files ends with "/". Raises GitProblem.
+    """
+    head, _, changed = _status(path, "--ignored=matching")
+    hidden = commits.names(commits.run_git(path, "ls-files", "-v", "-z"))  # edits that `git status` is not to show
+    changed += [name[2:] for name in hidden if name[:1].islower() or name[:1] == "S"]
+    folder = git_folder_of(path) or path
+    return head, (*changed, *(f"{name} in {folder}" for name in _UNFINISHED if (folder / name).exists()))
+
+
+_UNFINISHED = ("locked", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply", "BISECT_LOG")
+
+
+def remove_worktree(root: Path, path: Path, hidden: Path, may_go: Callable[[Path], bool]) -> bool:
+    """See `Repo.remove_worktree`. Caller holds the lock."""
+    try:
+        path.rename(hidden)
+        if not may_go(hidden):  # something was written meanwhile
+            hidden.rename(path)
+            return False
+        _forget(root, path, "--force")
+        _delete(hidden)
+    except OSError as problem:
+        raise GitProblem(f"cannot delete {path}: {problem.strerror}", "delete it by hand") from None
+    return True
+
+
 def _forget(root: Path, path: Path, *force: str) -> None:
     """Drop git's memory of a worktree whose folder is gone."""
     path = path.parent.resolve() / path.name
@@ -245,11 +274,11 @@ def follow(home: Path, old: str, new: str) -> None:
         raise GitProblem(f"uncommitted changes in {home} are in the way: {reasons}", _HINT)
 
 
-def _status(path: Path) -> tuple[str, str | None, list[str]]:
-    """HEAD's commit, the branch, and the paths that are not as committed; ignored files do not count."""
+def _status(path: Path, *more: str) -> tuple[str, str | None, list[str]]:
+    """HEAD's commit, the branch, and the paths that are not as committed; ignored files only if asked for."""
     head, branch, changed = "", None, []
     options = ("--untracked-files=all", "--no-renames", "--ignore-submodules=dirty")
-    for entry in commits.names(commits.run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options)):
+    for entry in commits.names(commits.run_git(path, "status", "--porcelain=v2", "--branch", "-z", *options, *more)):
         kind, _, rest = entry.partition(" ")
         if rest.startswith("branch.oid "):
             head = rest.removeprefix("branch.oid ")
@@ -262,7 +291,7 @@ def _status(path: Path) -> tuple[str, str | None, list[str]]:
     return head, None if branch == "(detached)" else branch, changed
 
 
-_FIELDS_BEFORE_PATH = {"1": 7, "u": 9, "?": 0}  # of an entry in git's porcelain format 2: changed, unmerged, untracked
+_FIELDS_BEFORE_PATH = {"1": 7, "u": 9, "?": 0, "!": 0}  # in git's porcelain format 2: changed, unmerged, new, ignored
 
 
 def _differing(folder: Path, old: str, new: str, *options: str) -> tuple[str, ...]:

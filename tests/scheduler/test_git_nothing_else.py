@@ -183,7 +183,7 @@ def test_every_function_of_the_repository_is_tried() -> None:
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
     tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
     tried |= {"find_files", "check_free", "is_cut_off"}
-    tried |= {"kept_refs", "history"}
+    tried |= {"kept_refs", "history", "uncommitted", "worktrees_in", "remove_worktree"}
     assert public == tried | {"commit_worktree", "move_branch", "add_worktree", "drop_worktree"}
 
 

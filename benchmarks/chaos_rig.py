@@ -1,0 +1,212 @@
+"""What chaos.py kills in: a lab on a small contract, a Ray head, the driver of a search, all below one folder.
+
+Every process is known by that folder's path in its environment or command line, or by a parent that is known; nothing
+else is ever signalled. Not covered: when and what to kill, and what to make of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.harness.small_corpus import write_contract, write_corpus
+from tests.ray.ray_head import RayHead, free_port, kill_quietly, start_head
+
+ROOT = Path(__file__).resolve().parents[1]
+BIGRAM = ROOT / "tests" / "fixtures" / "candidates" / "bigram.py"
+KINDS = ("driver", "actor", "raylet", "gcs", "judge", "candidate", "agent")
+HEAD_KINDS = ("raylet", "gcs")
+LEAVES_S = 60.0  # for what a killed parent leaves to be gone
+AGENT = """import random, re, time
+from pathlib import Path
+chance = random.Random()  # or the next search would have the same ideas
+time.sleep(chance.uniform(0.5, 3.0))
+text = Path("train.py").read_text()
+value = f"SMOOTHING = {chance.uniform(0.05, 20.0):.4f}"
+Path("train.py").write_text(re.sub(r"^SMOOTHING = .*$", value, text, flags=re.MULTILINE))
+Path("IDEA.json").write_text('{"title": "%s", "theme": "smoothing", "hypothesis": "counts are few"}' % value)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """`started` tells it from a later one with the same pid: clock ticks since the machine's start."""
+
+    pid: int
+    parent: int
+    started: int
+    command: str
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Whether it was still there."""
+        with suppress(OSError):
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                if (now := read_process(self.pid)) is not None and now.started == self.started:
+                    signal.pidfd_send_signal(descriptor, number)
+                    return True
+            finally:
+                os.close(descriptor)
+        return False
+
+
+def read_process(pid: int) -> Process | None:
+    """None for one that is gone or a zombie."""
+    with suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return None if fields[0] == "Z" else Process(pid, int(fields[1]), int(fields[19]), command)
+    return None
+
+
+class Rig:
+    """The folder and what runs in it. Made whole by `begin`; `end` leaves no process."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        self.folder, self.slots, self.root = folder, slots, folder / "lab"
+        self.ledger = self.root / ".git" / "arsched" / "ledger.db"
+        self.driver: subprocess.Popen[bytes] | None = None
+        self.head: RayHead | None = None
+        self.port = free_port()
+        self._known: dict[tuple[int, int], bool] = {}  # pid and start -> ours
+        self._mark = os.fsencode(folder)
+        (folder / "cache").mkdir()
+        os.environ |= {
+            "ARSCHED_CACHE": str(folder / "cache"), "ARSCHED_SPOOL": str(folder / "spool"), "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+        }  # fmt: skip
+        os.environ.pop("RAY_ADDRESS", None)
+
+    def begin(self) -> None:
+        """A prepared cache, a repository with a lab, a head. Raises CalledProcessError with the words on stderr."""
+        write_corpus(self.folder)
+        contract = write_contract(
+            self.folder, name="chaos", budget={"seconds": 1, "clock": "cpu", "grace_s": 1.0, "wall_limit_s": 120},
+            limits={"startup_s": 120, "evaluation_s": 120, "teardown_s": 10, "log_mb": 1},
+            train_constants={"SMOOTHING": 1.0},
+        )  # fmt: skip
+        self.root.mkdir()
+        source = BIGRAM.read_text().replace("width = ", "SMOOTHING = 1.0\nwidth = ")
+        (self.root / "train.py").write_text(
+            source.replace("np.ones((width, width))", "np.full((width, width), SMOOTHING)")
+        )
+        (self.folder / "agent.py").write_text(AGENT)
+        for words in (("init", "--quiet", "--initial-branch=main"), ("config", "user.name", "A User"),
+                      ("config", "user.email", "user@example.org"), ("add", "--all"),
+                      ("commit", "--quiet", "--message", "first")):  # fmt: skip
+            subprocess.run(["git", *words], cwd=self.root, check=True)
+        self.arsched("prepare", "--contract", str(contract))
+        self.arsched("init", "--tag", "chaos", "--contract", str(contract), "--no-wait")
+        self.start_head()
+
+    def arsched(self, *words: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "scheduler", *words], cwd=self.root, check=True, stdout=subprocess.DEVNULL
+        )
+
+    def start_head(self) -> None:
+        self.head = start_head(self.slots, self.folder / "cache", self.port)
+
+    def is_head_whole(self) -> bool:
+        if self.head is None or self.head.node.process.poll() is not None:
+            return False
+        kinds = self.by_kind()
+        return bool(kinds["raylet"]) and bool(kinds["gcs"])
+
+    def restart_head(self) -> None:
+        """What `ray stop` and the same `ray start` again do."""
+        if self.head is not None:
+            self.head.node.end()
+        for name in HEAD_KINDS:
+            for process in self.by_kind()[name]:
+                process.signal(signal.SIGKILL)
+        self.start_head()
+
+    def start_driver(self) -> None:
+        """The one command that a user types again and again."""
+        agent = f"{sys.executable} {self.folder / 'agent.py'}"
+        command = [
+            sys.executable, "-m", "scheduler", "search", "--runs", "6", "--claim-runs", "1", "--proposer", "agent",
+            "--command", agent, "--address", f"127.0.0.1:{self.port}",
+        ]  # fmt: skip
+        with (self.folder / "driver.log").open("ab") as log:
+            self.driver = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
+
+    def progress(self) -> int:
+        """Attempts begun and results recorded, of all runs."""
+        with closing(sqlite3.connect(self.ledger, timeout=60)) as ledger:
+            return int(
+                ledger.execute("SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM result)").fetchone()[0]
+            )
+
+    def processes(self) -> list[Process]:
+        """All that is ours and lives, this process left out."""
+        everything = {p.pid: p for entry in os.listdir("/proc") if entry.isdigit() and (p := read_process(int(entry)))}
+        return [process for process in everything.values() if self._is_ours(process, everything)]
+
+    def by_kind(self) -> dict[str, list[Process]]:
+        ours = self.processes()
+        judges = {p.pid for p in ours if "harness.judge" in p.command}
+        driver = self.driver.pid if self.driver and self.driver.poll() is None else 0
+        agent = str(self.folder / "agent.py")
+        return {
+            "driver": [p for p in ours if p.pid == driver],
+            "actor": [p for p in ours if p.command.startswith("ray::SlotActor")],
+            "raylet": [p for p in ours if re.match(r"\S*/raylet/raylet ", p.command)],
+            "gcs": [p for p in ours if re.match(r"\S*/gcs_server ", p.command)],
+            "judge": [p for p in ours if p.pid in judges],
+            "candidate": [p for p in ours if p.parent in judges and p.pid not in judges],
+            "agent": [p for p in ours if agent in p.command and "search" not in p.command],
+        }
+
+    def _is_ours(self, process: Process, everything: dict[int, Process]) -> bool:
+        """By its own words, or as the child of one that is; once ours, always ours."""
+        key = (process.pid, process.started)
+        if process.pid == os.getpid():
+            return False
+        if not self._known.get(key):
+            parent = everything.get(process.parent)
+            self._known[key] = self._has_mark(process) or (parent is not None and self._is_ours(parent, everything))
+        return self._known[key]
+
+    def _has_mark(self, process: Process) -> bool:
+        with suppress(OSError):
+            return (
+                os.fsdecode(self._mark) in process.command
+                or self._mark in Path(f"/proc/{process.pid}/environ").read_bytes()
+            )
+        return False
+
+    def end(self) -> list[str]:
+        """End driver and head, wait for the rest to go by itself; what does not is returned in words, and killed."""
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+        if self.head is not None:
+            self.head.node.end()
+        deadline = time.monotonic() + LEAVES_S
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for process in left:
+            process.signal(signal.SIGCONT)
+            kill_quietly(process.pid)
+        return [f"process {process.pid}: {process.command[:150]}" for process in left]
+
+    def said(self, lines: int = 25) -> str:
+        """The last of what the driver printed."""
+        with suppress(OSError):
+            return "\n".join((self.folder / "driver.log").read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
