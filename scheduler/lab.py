@@ -122,6 +122,8 @@ def open_workspace(
         lab = ledger.labs.get(tag) if tag else ledger.labs.current()
         if lab is None:
             raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
+        if ledger.unwritable:
+            sys.stderr.write(f"note: {ledger.unwritable}; what it has now can be read, nothing can be recorded\n")
         yield Workspace(repo, paths, ledger, lab)
 
 

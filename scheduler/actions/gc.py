@@ -116,9 +116,9 @@ class _Collector:
             else:
                 candidate = decided[self._repo.uncommitted(path)[0]]
                 self._remove("worktree", path, f"{candidate.id} {candidate.name} is {candidate.state}", self._drop)
-        for path in _entries(self._paths.candidates):
-            if path.name.startswith(REMOVED):
-                self._remove("worktree", path, EARLIER, _delete)
+        self._sweep_hidden("worktree", self._paths.candidates)
+        if not self._dry_run:
+            self._repo.forget_worktrees(self._paths.candidates)
 
     def _why_kept(self, path: Path, decided: Mapping[str, Candidate]) -> str:
         """Why a worktree stays, "" when it may go. Raises GitProblem."""
@@ -170,18 +170,25 @@ class _Collector:
                 else:
                     self._remove("spool", path, "its run is over, or has another attempt", _delete)
 
+        self._sweep_hidden("lab", self._spools.root)
+
     def sweep_caches(self) -> None:
         """Whole caches of contracts that are neither shipped nor of a lab here, and what an earlier sweep left."""
         used = self._used_caches()
         for path in _entries(cache_root()):
-            if path.name.startswith(REMOVED):
-                self._remove("cache", path, EARLIER, _delete)
-            elif (path / MANIFEST).is_file() and path.name not in used:
+            if (path / MANIFEST).is_file() and path.name not in used and not path.name.startswith(REMOVED):
                 name, seen = path.name.rpartition("-")[0], _last_use(path)
                 if seen > self._before:
                     self.keep(path, f"of no lab here, but used within {self._days:g} days")
                 else:
                     self._remove("cache", path, f"contract {name} as no lab here has it", _delete_cache)
+
+        self._sweep_hidden("cache", cache_root())
+
+    def _sweep_hidden(self, kind: str, folder: Path) -> None:
+        for path in _entries(folder):
+            if path.name.startswith(REMOVED):
+                self._remove(kind, path, EARLIER, _delete)
 
     def _used_caches(self) -> set[str]:
         """Names of their folders. A contract that cannot be read keeps its caches, whatever their digest."""
@@ -250,7 +257,7 @@ def _delete_cache(path: Path) -> None:
 
 def _last_use(path: Path) -> float:
     """When a cache was last prepared or checked, as its neighbours in the cache's folder show."""
-    marks = (path / MANIFEST, path.with_name(f"{path.name}.lock"), path.parent / "verified" / f"{path.name}.json")
+    marks = (path / MANIFEST, path.parent / "verified" / f"{path.name}.json")
     found = [mark.stat() for mark in marks if mark.exists()]
     return max(*(one.st_mtime for one in found), found[0].st_atime)  # a judge reads the manifest
 

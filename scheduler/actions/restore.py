@@ -32,7 +32,7 @@ from scheduler.lab import (
 )
 from scheduler.ledger import Ledger
 from scheduler.ledger.db import SAVED
-from scheduler.ledger.ledger import latest_copy, put_back
+from scheduler.ledger.ledger import latest_copy, put_back, set_aside
 from scheduler.ledger.rows import number_of
 from scheduler.policy.explain import explain_decision
 from scheduler.policy.source import TRAIN_PY, free_name, read_source, slug
@@ -52,11 +52,15 @@ class Restored(NamedTuple):
 
 
 class Restoration(NamedTuple):
-    """`copy` is the copy of a ledger that was put back, None where none was; `refused` says what was in the way."""
+    """`copy` is the copy of a ledger that was put back, None where none was; `refused` says what was in the way.
+
+    `damaged` is where a ledger was kept that could not be read, None where there was none.
+    """
 
     copy: Path | None
     labs: tuple[Restored, ...]
     refused: tuple[ArschedError, ...]
+    damaged: Path | None = None
 
 
 def restore(
@@ -68,26 +72,34 @@ def restore(
     """Bring back all labs of a repository. `copy`: this one of the ledger, not the latest found; `contract`: by name or
     file, for a lab whose contract is not to be found.
 
-    A ledger that is there is completed, never replaced. Raises UsageProblem, LabProblem, LedgerProblem.
+    A ledger that is there and sound is completed, never replaced; a damaged one is kept under another name. Raises
+    UsageProblem, LabProblem, LedgerProblem.
     """
     repo = Repo.open(start or Path.cwd())
     paths, tags = paths_of(repo), repo.kept_tags()
-    copy = _choose_copy(paths, copy)
-    if not (copy or tags or paths.ledger.is_file()):
-        hint = "a copy elsewhere: arsched restore --from FILE; a new lab: arsched init --tag TAG"
-        raise LabProblem(f"nothing is left to restore in {repo.root}: no ledger, no copy, no record in git", hint)
+    if not (paths.ledger.is_file() or tags or _choose_copy(paths, copy)):
+        raise _nothing_left(repo, "")
     turn = SchedulerLock(paths.scheduler_lock)
     if not turn.try_take():
         raise LabProblem("another arsched runs the queue here", "end it first, or leave the lab to it")
     try:
         with exclusive(paths.submit_lock, SUBMIT_LOCK_S):
+            damaged = set_aside(paths.ledger)
+            copy = _choose_copy(paths, copy)
+            if not (copy or tags or paths.ledger.is_file()):
+                raise _nothing_left(repo, f"; the damaged one is kept as {damaged}")
             if copy:
                 put_back(copy, paths.ledger)
             with Ledger.open(paths.ledger, clock) as ledger:
-                return Restoration(copy, *_complete_all(repo, paths, ledger, tags, contract))
+                return Restoration(copy, *_complete_all(repo, paths, ledger, tags, contract), damaged)
     finally:
         turn.release()
         show_runs(paths)
+
+
+def _nothing_left(repo: Repo, more: str) -> LabProblem:
+    hint = "a copy elsewhere: arsched restore --from FILE; a new lab: arsched init --tag TAG"
+    return LabProblem(f"nothing is left to restore in {repo.root}: no ledger, no copy, no record in git{more}", hint)
 
 
 def _choose_copy(paths: LabPaths, given: Path | None) -> Path | None:

@@ -49,6 +49,7 @@ def _follow(space: Workspace, run: Run, tail: int | None) -> None:
     attempt = _begun(space, run).attempts
 
     def is_over() -> bool:
+        space.ledger.ensure_current()
         state = space.ledger.runs.get(run.id, space.tag).state
         return not (isinstance(state, Running) and state.attempt == attempt)
 
@@ -77,6 +78,7 @@ def _begun(space: Workspace, run: Run) -> Run:
                 return now
         elif not isinstance(now.state, Queued):
             return now
+        space.ledger.ensure_current()
         if time.monotonic() - reported_at > REPORT_S:
             reported_at = time.monotonic()
             log(f"{run.id} has not begun to print (Ctrl-C leaves it alone)")

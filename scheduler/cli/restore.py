@@ -33,6 +33,8 @@ def command(copy: Path | None, contract: str | None, as_json: bool) -> int:
 
 
 def _print(done: Restoration) -> None:
+    if done.damaged:
+        print_text(f"ledger    the one that was there is damaged, or empty: kept as {done.damaged}")
     if done.copy:
         print_text(f"ledger    {done.copy} is put back")
     for lab in done.labs:
@@ -47,4 +49,4 @@ def _print(done: Restoration) -> None:
 def _as_json(done: Restoration) -> dict[str, object]:
     labs = [{"tag": lab.tag, "restored": lab.back, "lost": lab.lost} for lab in done.labs]
     refused = [{"error": problem.message, "hint": problem.hint} for problem in done.refused]
-    return {"copy": str(done.copy or ""), "labs": labs, "refused": refused}
+    return {"copy": str(done.copy or ""), "damaged": str(done.damaged or ""), "labs": labs, "refused": refused}

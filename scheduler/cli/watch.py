@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import click
 
@@ -32,10 +33,10 @@ def command(once: bool, tag: str | None, as_json: bool) -> None:
         if as_json:
             print_json(watcher.look(time.time()).to_json())
         else:
-            _draw(watcher, once)
+            _draw(watcher, once, space.ledger.ensure_current)
 
 
-def _draw(watcher: Watcher, once: bool) -> None:
+def _draw(watcher: Watcher, once: bool, ensure_current: Callable[[], None]) -> None:
     """Once, or until Ctrl-C, with the terminal left as it was."""
     from scheduler.screens.terminal import on_terminal, redrawing, terminal_size
     from scheduler.screens.watch import watch_frame
@@ -47,6 +48,7 @@ def _draw(watcher: Watcher, once: bool) -> None:
         with redrawing() as draw:
             while True:
                 draw(lambda width, height: watch_frame(watcher.look(time.time()), width, height))
+                ensure_current()
                 time.sleep(EVERY_S)
     except KeyboardInterrupt:
         log("left; what runs goes on")

@@ -213,6 +213,14 @@ class Repo:
         trees = worktrees.list_worktrees(self.root)[1:]
         return tuple(tree.path for tree in trees if tree.path.parent == place and self.has_worktree(tree.path))
 
+    def forget_worktrees(self, folder: Path) -> None:
+        """Drop git's memory of those right below a folder that were deleted, unless they are locked."""
+        place = folder.resolve()
+        with worktrees_lock(self.common_dir):
+            for tree in worktrees.list_worktrees(self.root)[1:]:
+                if tree.path.parent == place and place.is_dir() and not tree.path.exists():
+                    commits.try_git(self.root, "worktree", "remove", "--force", "--", str(tree.path))
+
     @staticmethod
     def uncommitted(path: Path) -> tuple[str, tuple[str, ...]]:
         """HEAD of a worktree, and the paths and unfinished work that would be lost with it, ignored files too."""

@@ -7,6 +7,7 @@ write happens inside `transaction()`, which takes the write lock at its start, s
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -17,22 +18,30 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from scheduler.domain.errors import LedgerProblem
+from scheduler.domain.text import one_line
+from scheduler.ledger.presence import Presence
 
 BUSY_TIMEOUT_S = 30.0
 RETRY_S = 0.01
-DESCRIPTORS = Path("/dev/fd")  # one entry for each descriptor of this process
-HEADER_BYTES = 100
-SUFFIXES = ("", "-wal", "-shm")
 SAVED = "ledger-saved-"  # how the name of every copy begins that was saved of a ledger whose files went
 WHAT_IS_LEFT = (
     "`arsched restore` puts the lab together again, from a saved copy and from what git keeps: every candidate in "
     "refs/arsched/<tag>/, every promotion on the branch autoresearch/<tag>"
 )
-Inode = tuple[int, int]  # device, number
 Stamp = tuple[int, int]  # commits by other connections, rows changed by this one
+LEAST_FREE_BYTES = 64 * 2**10  # SQLite's file for locks and a page
+UNWRITABLE_HINT = "check that the folder is writable and the disk is not full"
+DAMAGED_HINT = (
+    "`arsched restore` keeps it aside, puts the latest whole copy back, then what git has on top of that; every "
+    "candidate is in git"
+)
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=NamedTuple)
+
+
+class LedgerUnwritable(LedgerProblem):
+    """The disk, or its rights, refuse what SQLite has to write, also for reading."""
 
 
 class Database:
@@ -45,26 +54,58 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._presence: Presence | None = None
         self._saved: str | None = None
+        self.unwritable: LedgerUnwritable | None = None  # why this is a copy in memory, to be read only
         with self._translated():
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
         # FULL: a result is acknowledged to its node once recorded, so it must outlive a power cut, too.
-        synchronous = "FULL" if durable else "OFF"
+        self._synchronous = "FULL" if durable else "OFF"
         try:
-            for pragma in ("foreign_keys = ON", f"synchronous = {synchronous}", "recursive_triggers = ON"):
-                self.execute(f"PRAGMA {pragma}")
+            self._set_up()
+        except LedgerUnwritable as why:
+            self.go_on_reading(why)
         except BaseException:
             self._connection.close()
             raise
 
+    def _set_up(self) -> None:
+        self._connection.row_factory = sqlite3.Row
+        for pragma in ("foreign_keys = ON", f"synchronous = {self._synchronous}", "recursive_triggers = ON"):
+            self.execute(f"PRAGMA {pragma}")
+
     def close(self) -> None:
         self._connection.close()
+
+    def go_on_reading(self, why: LedgerUnwritable) -> None:
+        """From here on be a copy in memory of what is recorded now. Raises `why` when that cannot be read either."""
+        self._connection.close()
+        if self.unwritable is not None or not self.path.is_file() or not self.path.stat().st_size:
+            raise why
+        try:
+            self._connection = read_into_memory(self.path)
+        except (sqlite3.Error, OSError):
+            raise why from None
+        self.unwritable = why
+        self._set_up()
+
+    def refuse_writing(self) -> None:
+        """Where this is a copy in memory, every change raises what was in the way of the file."""
+        if self.unwritable is not None:
+            self.execute("PRAGMA query_only = ON")
+
+    def ensure_sound(self) -> None:
+        """Read all of it. Raises LedgerProblem when it is damaged."""
+        found = [str(row[0]) for row in self.all("PRAGMA integrity_check(3)")]
+        found += [f"{row['table']} refers to lost rows" for row in self.all("PRAGMA foreign_key_check")[:3]]
+        if found != ["ok"]:
+            raise self._damaged("; ".join(one for one in found if one != "ok"))
 
     def guard(self) -> None:
         """From here on, raise LedgerProblem when a file of the database is no longer the one that was opened.
 
         Every statement outside a transaction, every begin and every commit then asks whether the files are there.
         """
+        if self.unwritable is not None:
+            return
         if not self._database_id():
             with suppress(LedgerProblem), self.transaction():  # a reader without permission to write does without
                 if not self._database_id():
@@ -232,11 +273,21 @@ class Database:
         if _is_busy(problem):
             hint = "another arsched command is writing; wait for it, or end it, and try again"
             return LedgerProblem(f"the ledger {self.path} stayed locked for {self._busy_timeout_s:g} s", hint)
+        if self.unwritable is not None:
+            return self.unwritable
         if isinstance(problem, sqlite3.OperationalError):
-            hint = "check that the folder is writable and the disk is not full"
-            return LedgerProblem(f"cannot use the ledger {self.path}: {problem}", hint)
-        hint = "move it away (it may still be of use), then run `arsched restore`; every candidate is still in git"
-        return LedgerProblem(f"the ledger {self.path} is damaged: {problem}", hint)
+            return LedgerUnwritable(f"cannot use the ledger {self.path}: {self._cause(problem)}", UNWRITABLE_HINT)
+        return self._damaged(str(problem))
+
+    def _cause(self, problem: sqlite3.OperationalError) -> str:
+        """SQLite calls a full disk an I/O error where it cannot make a file for its locks."""
+        with suppress(OSError):
+            if shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
+                return f"its disk is full ({problem})"
+        return str(problem)
+
+    def _damaged(self, what: str) -> LedgerProblem:
+        return LedgerProblem(f"the ledger {self.path} is damaged: {one_line(what)}", DAMAGED_HINT)
 
 
 def storable(value: object) -> object:
@@ -246,6 +297,42 @@ def storable(value: object) -> object:
 
 def _is_busy(problem: sqlite3.DatabaseError) -> bool:
     return isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
+
+
+def read_into_memory(path: Path) -> sqlite3.Connection:
+    """What is recorded in a database whose disk takes no writes, which SQLite needs to read a write-ahead log.
+
+    First as it is, with the files of whoever has it open; then without those where there is no log; else a copy on
+    another disk is read. Raises sqlite3.Error, OSError.
+    """
+    try:
+        return _into_memory(f"{path.absolute().as_uri()}?mode=ro")
+    except sqlite3.OperationalError:
+        log = path.with_name(f"{path.name}-wal")
+        if not log.exists() or not log.stat().st_size:
+            return _into_memory(f"{path.absolute().as_uri()}?mode=ro&immutable=1")
+    with tempfile.TemporaryDirectory(prefix="arsched-", dir=_roomy_folder(path)) as folder:
+        for name in (path.name, log.name):
+            shutil.copyfile(path.with_name(name), Path(folder, name))
+        return _into_memory(Path(folder, path.name).as_uri())
+
+
+def _into_memory(uri: str) -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as source:
+            source.backup(memory)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def _roomy_folder(path: Path) -> str | None:
+    """Of the folders for temporary files, one on another disk than `path` is on; None: the usual one."""
+    device = path.stat().st_dev
+    folders = (tempfile.gettempdir(), "/dev/shm", "/var/tmp")
+    return next((one for one in folders if os.path.isdir(one) and os.stat(one).st_dev != device), None)
 
 
 def copy_database(source: sqlite3.Connection, target: Path, database_id: int | None = None) -> None:
@@ -296,73 +383,3 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class Header(NamedTuple):
-    """Of the SQLite file format, 1.3: change counter (offset 24), size in pages (28), user version (60)."""
-
-    changes: int
-    pages: int
-    database_id: int
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Header | None:
-        """None for what is no SQLite file."""
-        if len(raw) < HEADER_BYTES or not raw.startswith(b"SQLite format 3\0"):
-            return None
-        return cls(*(int.from_bytes(raw[at : at + 4], "big") for at in (24, 28, 60)))
-
-    def may_follow(self, earlier: Header, database_id: int) -> bool:
-        """Whether a checkpoint can have made this of `earlier`: a ledger is never vacuumed, so it only grows."""
-        grown = self.changes >= earlier.changes and self.pages >= earlier.pages
-        return grown and self.database_id in (earlier.database_id, database_id)
-
-
-class Presence:
-    """Whether the files of an open ledger are still those at their paths: not deleted, moved, replaced, overwritten.
-
-    SQLite does not look: it goes on writing to files that have no name any more. An inode cannot be used again while
-    SQLite holds it open, so device and inode tell every other file; a copy written into the same inode is known by the
-    header on disk. No descriptor is opened here: closing one would drop every lock this process has on the file.
-    Make it after the first statement, when all files are there. `database_id` is the user version, random for each.
-    """
-
-    def __init__(self, path: Path, database_id: int) -> None:
-        self._path, self.database_id = path, database_id
-        self._inodes: dict[Path, Inode] = {}
-        for one in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
-            with suppress(OSError):
-                found = os.stat(one)
-                self._inodes[one] = found.st_dev, found.st_ino
-        self._written: tuple[int, int] | None = None  # size and time of change when the header was last read
-        self._header = self._read_header()
-
-    def loss(self) -> str:
-        """What happened to the files, as a sentence without its end; "" while all is well. Costs microseconds."""
-        for path, inode in self._inodes.items():
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                return f"{path} was deleted or moved away"
-            except OSError as problem:
-                return f"{path} cannot be reached ({problem.strerror})"
-            if (found.st_dev, found.st_ino) != inode:
-                return f"{path} was replaced by another file"
-            if path == self._path and (found.st_size, found.st_mtime_ns) != self._written:
-                earlier, now = self._header, self._read_header()
-                if earlier is not None:  # otherwise descriptors cannot be listed here
-                    if now is None or not now.may_follow(earlier, self.database_id):
-                        return f"{path} was overwritten"  # by another than this database's own checkpoints
-                    self._header = now
-                self._written = found.st_size, found.st_mtime_ns
-        return "" if self._path in self._inodes else f"{self._path} was deleted or moved away"
-
-    def _read_header(self) -> Header | None:
-        with suppress(OSError):
-            for entry in os.listdir(DESCRIPTORS):
-                with suppress(OSError, ValueError):
-                    descriptor = int(entry)
-                    found = os.fstat(descriptor)
-                    if (found.st_dev, found.st_ino) == self._inodes.get(self._path):
-                        return Header.parse(os.pread(descriptor, HEADER_BYTES, 0))
-        return None

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import fields
+from itertools import count
 from pathlib import Path
 
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import SANDBOX_LEVELS, Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, P, T, copy_database
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, LedgerUnwritable, P, T, copy_database
 from scheduler.ledger.decisions import Decisions
 from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
@@ -115,12 +116,31 @@ class Ledger(AbstractContextManager["Ledger"]):
             raise LedgerProblem(f"cannot make the folder of the ledger {path}: {problem.strerror}") from None
         database = Database(path, busy_timeout_s, durable=durable)
         try:
-            migrate(database, clock())
-            database.guard()
+            try:
+                migrate(database, clock())
+                database.guard()
+            except LedgerUnwritable as why:
+                database.go_on_reading(why)
+                migrate(database, clock())
+            database.refuse_writing()
         except BaseException:
             database.close()
             raise
         return cls(database, clock)
+
+    @property
+    def unwritable(self) -> str:
+        """Why nothing can be recorded and what is read is a copy in memory; "" when all is well."""
+        return self._database.unwritable.message if self._database.unwritable else ""
+
+    def ensure_current(self) -> None:
+        """Raises LedgerProblem when what is read is a copy, which whoever waits for a change would wait on for good."""
+        if self._database.unwritable is not None:
+            raise self._database.unwritable
+
+    def ensure_sound(self) -> None:
+        """Read all of it, about a second for 100 MB. Raises LedgerProblem when it is damaged."""
+        self._database.ensure_sound()
 
     def board(self, tag: str) -> LabSnapshot:
         """Every candidate of a lab with its scores. Raises LabProblem for an unknown tag or a lab without baseline."""
@@ -171,6 +191,41 @@ def _history_of(path: Path) -> int:
     return 0
 
 
+def set_aside(path: Path) -> Path | None:
+    """Rename a ledger that is damaged or has no record at all, with its log; None where it is sound or not there.
+
+    Raises LedgerProblem when that cannot be found out, or done.
+    """
+    if not path.is_file() or _has_record(path):
+        return None
+    kept = next(one for n in count(1) if not (one := path.with_name(f"{DAMAGED}{n}.db")).exists())
+    try:
+        for suffix in ("-wal", "-shm", ""):  # the file itself last: killed in between, it is found damaged again
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
+    except OSError as problem:
+        raise LedgerProblem(
+            f"the damaged ledger {path} cannot be renamed: {problem}", "see its folder's rights"
+        ) from None
+    return kept
+
+
+def _has_record(path: Path) -> bool:
+    """False where SQLite finds it damaged, and for a ledger, or an empty file, in which nothing was ever recorded."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as source:
+            if [row[0] for row in source.execute("PRAGMA integrity_check(1)")] != ["ok"]:
+                return False
+            kind = source.execute("PRAGMA application_id").fetchone()[0]
+            if source.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and kind != APPLICATION_ID:
+                return True  # another's: left as it is
+            return bool(kind and source.execute("SELECT count(*) FROM event").fetchone()[0])
+    except sqlite3.OperationalError as problem:
+        raise LedgerProblem(f"cannot read {path}: {problem}", "see that its disk has room and can be written") from None
+    except sqlite3.DatabaseError:
+        return False
+
+
 def put_back(copy: Path, path: Path) -> None:
     """Make a copy the ledger at `path`, where none is; the copy stays. Raises LedgerProblem."""
     try:
@@ -183,6 +238,7 @@ def put_back(copy: Path, path: Path) -> None:
         raise LedgerProblem(f"{copy} cannot be copied to {path}: {problem}", "has the disk room?") from None
 
 
+DAMAGED = "ledger-damaged-"  # how the name of every ledger begins that was set aside
 APPLICATION_ID = 0x4152534C  # "ARSL": marks a ledger among SQLite files
 BEFORE_0_1 = 0x41525343  # "ARSC": of development versions
 APPEND_ONLY = ("event", "decision", "promotion", "merge", "claim")

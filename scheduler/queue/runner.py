@@ -81,7 +81,11 @@ def serve(
 
 
 def recover(space: Workspace, screen: Screen) -> None:
-    """Finish what a crash left undone after the ledger had it; remove a request to stop that came too late."""
+    """Finish what a crash left undone after the ledger had it; remove a request to stop that came too late.
+
+    Raises LedgerProblem when the ledger is damaged.
+    """
+    space.ledger.ensure_sound()
     if space.paths.stop.exists():
         space.paths.stop.unlink(missing_ok=True)
         screen.say(f"note: removed {space.paths.stop}, left behind by an earlier run of the queue")

@@ -46,7 +46,8 @@ def wait_for(
 ) -> Wait:  # fmt: skip
     """Look again and again until all of `refs` have ended or the time has. `report` gets every look.
 
-    `clock` in seconds of any origin. Raises UsageProblem for a ref that is not there.
+    `clock` in seconds of any origin. Raises UsageProblem for a ref that is not there,
+    LedgerProblem when no change can be seen.
     """
     deadline = None if timeout_s is None else clock() + timeout_s
     while True:
@@ -58,6 +59,7 @@ def wait_for(
         if over or late or paused:
             return now
         report(now)
+        space.ledger.ensure_current()
         sleep(LOOK_S)
 
 

@@ -130,6 +130,12 @@ def added(hostile: Hostile) -> None:
     place = hostile.root / "candidates" / "other"
     hostile.repo.add_worktree(place, hostile.new, "other")
     assert (place / "train.py").read_bytes() == TRAIN
+    assert hostile.repo.uncommitted(place) == (hostile.new, ())
+    assert place in hostile.repo.worktrees_in(place.parent)
+    assert not hostile.repo.remove_worktree(place, place.with_name(".removed.x"), lambda hidden: False)
+    assert hostile.repo.remove_worktree(place, place.with_name(".removed.x"), lambda hidden: hidden.is_dir())
+    hostile.repo.forget_worktrees(place.parent)
+    hostile.repo.add_worktree(place, hostile.new, "other")
     hostile.repo.drop_worktree(place)
 
 
@@ -183,7 +189,8 @@ def test_every_function_of_the_repository_is_tried() -> None:
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
     tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
     tried |= {"find_files", "check_free", "is_cut_off"}
-    tried |= {"kept_refs", "history", "uncommitted", "worktrees_in", "remove_worktree"}
+    tried |= {"kept_refs", "history", "uncommitted", "worktrees_in"}
+    tried |= {"remove_worktree", "forget_worktrees"}
     assert public == tried | {"commit_worktree", "move_branch", "add_worktree", "drop_worktree"}
 
 

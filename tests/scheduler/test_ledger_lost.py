@@ -16,7 +16,8 @@ import pytest
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LedgerProblem
 from scheduler.ledger import Ledger
-from scheduler.ledger.db import SAVED, Header
+from scheduler.ledger.db import SAVED
+from scheduler.ledger.presence import Header
 from tests.scheduler.ledger_kit import (
     SLOT,
     add_candidate,
