@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from scheduler.domain.text import id_order, one_line
 from scheduler.git import Repo
 from scheduler.ledger import WHAT_IS_LEFT, Ledger, move_database
 from scheduler.node.machine import boot_id
-from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive
+from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive, steady_time
 
 
 class LabPaths:
@@ -108,7 +107,7 @@ def is_paused(space: Workspace) -> bool:
 
 @contextmanager
 def open_workspace(
-    tag: str | None = None, start: Path | None = None, clock: Callable[[], float] = time.time
+    tag: str | None = None, start: Path | None = None, clock: Callable[[], float] = steady_time
 ) -> Iterator[Workspace]:
     """Open the lab `tag` (None: the current one) of the repository `start` (None: here) is in.
 

@@ -1,4 +1,4 @@
-"""Whether the files of an open SQLite database are still those at their paths, told without a lock or a descriptor.
+"""Whether the files of an open SQLite database are still those at their paths, seen without a lock or a descriptor.
 
 Knows the file's header and the process's open files; not what is in the database, nor what to do about a loss.
 """

@@ -45,6 +45,7 @@ class Collector:
         self._space, self._pool, self._log = space, handle.pool, log
         self._clock, self._timeouts = runtime.clock, runtime.timeouts
         self.held = held_runs(space)
+        self._shorten_leases()
         # Where runs end with their driver, those of an earlier one were lost with it: not the runs' fault.
         self._orphans = set() if handle.detached else set(self.held)
         self._heard_at: dict[Key, float] = {}
@@ -64,6 +65,13 @@ class Collector:
         if changed:
             self.held = held_runs(self._space)
         return changed
+
+    def _shorten_leases(self) -> None:
+        """The clock may have been set back by hours since they were given: none is waited for longer than a fresh one."""
+        latest = self._clock() + self._timeouts.lease_s
+        for key in self.held:
+            if self._space.ledger.runs.attempts(key[0])[-1].expires_at > latest:
+                self._space.ledger.runs.renew(*key, expires_at=latest)
 
     def stop_all(self) -> None:
         """Stop what runs and queue it again, uncounted: it is not the candidates' fault."""
@@ -173,7 +181,7 @@ class Collector:
         elif slot is not None and not slot.problem and silent_s >= self._timeouts.unknown_s:
             self._space.ledger.runs.requeue(*key, f"{slot.id} never began it", counts=False)
             self._forget(key)
-        elif expired:
+        elif expired and silent_s >= self._timeouts.unknown_s:  # a clock set forward alone makes nothing lost
             silent = f"{run.state.slot_id} was not heard of until its lease was over"
             self._requeue(key, silent, None, went_with_slot=True)
         else:

@@ -70,6 +70,17 @@ def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> P
     return PoolHandle(pool, detached=pool.detached, address=pool.address)
 
 
+_STARTED = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def steady_time() -> float:
+    """Seconds since the epoch, as this machine's clock had it when the program started and as time passed since.
+
+    Setting the clock moves no lease, pause or budget of a process that runs; time asleep counts.
+    """
+    return _STARTED + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True)
 class PollIntervals:
     """Seconds between two rounds of the loop, decisions without news, live files, and copies of the ledger."""
@@ -95,7 +106,7 @@ class Runtime:
 
     options: PoolOptions = field(default_factory=PoolOptions)
     connect: Connect = connect_ray
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = steady_time
     sleep: Callable[[float], None] = time.sleep
     intervals: PollIntervals = field(default_factory=PollIntervals)
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -51,8 +51,8 @@ def said(*verbs: str) -> dict[str, tuple[int, str, str]]:
 
 def leave_log(path: Path) -> None:
     """As a killed process leaves it: the last commits are in the log alone."""
-    keeper = sqlite3.connect(path)
-    keeper.execute("SELECT count(*) FROM event").fetchone()
+    reader = sqlite3.connect(path)
+    reader.execute("SELECT count(*) FROM event").fetchone()
     with sqlite3.connect(path) as writer:
         writer.execute("UPDATE lab SET paused_at = 5.0")
     saved = path.with_name("saved")
@@ -60,7 +60,7 @@ def leave_log(path: Path) -> None:
     for suffix in ("", "-wal"):
         shutil.copyfile(path.with_name(path.name + suffix), saved / (path.name + suffix))
     writer.close()
-    keeper.close()
+    reader.close()
     for file in saved.iterdir():
         file.replace(path.parent / file.name)
     saved.rmdir()

@@ -1,0 +1,90 @@
+"""The machine's clock is set back or forward by hours: leases, waits, ages and the timeline go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from scheduler.cli.main import main
+from scheduler.domain.run import Finished
+from scheduler.domain.slot import Slot
+from scheduler.queue.runtime import StopReason, steady_time
+from tests.scheduler.git_kit import no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import PlayedLab
+from tests.scheduler.ledger_kit import broken_invariants
+
+HOURS_S = 5 * 3600.0
+READING = ("status", "leaderboard", "show better", "explain better", "brief", "labs", "watch --once", "report")
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> PlayedLab:
+    made = PlayedLab(tmp_path)
+    made.clock.now_s = 20_000.0
+    return made
+
+
+def lease_to_a_node_that_is_gone(played: PlayedLab) -> str:
+    """As a driver leaves it that was killed, on a cluster that lost that node."""
+    played.outlives_us = True
+    (run, *_) = played.space.ledger.runs.queued("t")
+    gone = Slot("gone/cpu0", "gone", "boot-9", "cpu", "memory", "memory", "cache-1")
+    assert played.space.ledger.runs.lease(run.id, gone, played.clock() + 60.0) == 1
+    return run.id
+
+
+@pytest.mark.parametrize("jump_s", [-HOURS_S, 0.0, HOURS_S])
+def test_between_two_drivers_a_lost_run_is_waited_for_as_long_as_a_lease(played: PlayedLab, jump_s: float) -> None:
+    run_id = lease_to_a_node_that_is_gone(played)
+    played.clock.advance(jump_s)
+    began = played.clock()
+    assert played.run() is StopReason.DONE
+    first, *_ = played.space.ledger.runs.attempts(run_id)
+    assert first.outcome == "lost" and first.ended_at is not None
+    assert 5.0 <= first.ended_at - began <= 70.0
+    assert not broken_invariants(played.space.paths.ledger)
+
+
+@pytest.mark.parametrize("jump_s", [-HOURS_S, HOURS_S])
+def test_while_a_queue_runs_every_run_is_done_once(played: PlayedLab, jump_s: float) -> None:
+    """By a process that cannot count on a steady clock, as an injected one."""
+    played.submit("better", "SCORE = 1.7\n")
+    rounds = 0
+
+    def jump() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds in (5, 30):
+            played.clock.advance(jump_s / 4)
+
+    played.each_round = jump
+    assert played.run() is StopReason.DONE
+    runs = played.space.ledger.runs.list("t")
+    assert all(isinstance(run.state, Finished) for run in runs)
+    assert len(played.pool.started) == len(runs)
+    assert not broken_invariants(played.space.paths.ledger)
+
+
+@pytest.mark.parametrize("jump_s", [-HOURS_S, HOURS_S])
+def test_screens_of_a_lab_whose_times_run_backwards(
+    played: PlayedLab, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.run()
+    played.clock.advance(jump_s)
+    played.submit("better", "SCORE = 1.7\n")
+    played.each_round = lambda: None
+    played.run()
+    monkeypatch.chdir(played.space.repo.root)
+    for verb in READING:
+        done = CliRunner().invoke(main, verb.split())
+        assert done.exit_code == 0 and "defect" not in done.stderr, (verb, done.stderr)
+
+
+def test_the_programs_own_clock_does_not_follow_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert abs(steady_time() - time.time()) < 60.0
+    before = steady_time()
+    monkeypatch.setattr(time, "time", lambda: before + HOURS_S)
+    assert 0.0 <= steady_time() - before < 60.0
