@@ -67,7 +67,7 @@ class Collector:
         return changed
 
     def _shorten_leases(self) -> None:
-        """The clock may have been set back by hours since they were given: none is waited for longer than a fresh one."""
+        """None is waited for longer than a fresh one: the clock may have been set back by hours since."""
         latest = self._clock() + self._timeouts.lease_s
         for key in self.held:
             if self._space.ledger.runs.attempts(key[0])[-1].expires_at > latest:
