@@ -219,11 +219,12 @@ class RunKind(StrEnum):
     UNION = "union"  # first run of a candidate the scheduler merged
     CLAIM = "claim"  # first or last baseline at a search's end; counts for the claim alone, never for a decision
     AUDIT = "audit"  # a stored candidate scored again from scratch; counts for nothing
+    CALIBRATION = "calibration"  # the baseline with one seed on every slot; counts for the comparison of slots alone
 
     @property
     def decides(self) -> bool:
         """Whether decisions are taken on its score."""
-        return self not in (RunKind.CLAIM, RunKind.AUDIT)
+        return self not in (RunKind.CLAIM, RunKind.AUDIT, RunKind.CALIBRATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +270,11 @@ class Run:
     attempts: int
     pool: str
     state: RunState
+
+    @property
+    def slot_id(self) -> str:
+        """Where it runs or ran; "" in every other state."""
+        return self.state.slot_id if isinstance(self.state, Running | Finished) else ""
 
 
 @dataclass(frozen=True, slots=True)

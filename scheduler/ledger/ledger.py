@@ -293,6 +293,18 @@ def m005_occasions(database: Database) -> None:
     database.execute("ALTER TABLE result ADD COLUMN speed REAL")
 
 
+def m006_calibration(database: Database) -> None:
+    """Runs may be of a calibration, which measures one program with one seed on several slots at a time."""
+    _rebuild_runs(database, "'audit')", "'audit', 'calibration')")
+    for index in ("run_claim", "one_pending_run"):
+        database.execute(f"DROP INDEX {index}")
+    database.execute("CREATE INDEX run_claim ON run (tag, seed) WHERE kind IN ('claim', 'calibration')")
+    database.execute(
+        "CREATE UNIQUE INDEX one_pending_run ON run (candidate, seed) "
+        "WHERE state IN ('queued', 'running') AND kind != 'calibration'"
+    )
+
+
 def _rebuild_runs(database: Database, before: str, after: str) -> None:
     """The table of runs with this part of its schema replaced, its rows, indexes and numbers kept."""
     sql = database.one("SELECT sql FROM sqlite_master WHERE name = 'run'")["sql"]
@@ -310,7 +322,14 @@ def _rebuild_runs(database: Database, before: str, after: str) -> None:
         database.insert("sqlite_sequence", name="run", seq=last["seq"])
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_tables, m002_attempts, m003_sandbox, m004_audit, m005_occasions)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_tables,
+    m002_attempts,
+    m003_sandbox,
+    m004_audit,
+    m005_occasions,
+    m006_calibration,
+)
 
 
 def migrate(database: Database, at: float, migrations: Sequence[Migration] = MIGRATIONS) -> None:

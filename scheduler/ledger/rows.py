@@ -68,6 +68,7 @@ LAST_LENGTHS = 25  # enough for their median
 # Looked up, because to call an enumeration takes five times as long and a lab may have many rows.
 STATES = {state.value: state for state in CandidateState}
 ORIGINS = {origin.value: origin for origin in Origin}
+MEASURED_APART = f"({', '.join(repr(kind.value) for kind in RunKind if not kind.decides)})"  # SQL: kinds of such runs
 _RUN_KINDS = {kind.value: kind for kind in RunKind}
 
 

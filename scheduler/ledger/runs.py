@@ -36,6 +36,7 @@ from scheduler.ledger.db import Database
 from scheduler.ledger.rows import (
     LAST_LENGTHS,
     LENGTHS,
+    MEASURED_APART,
     RUNS,
     Events,
     Table,
@@ -110,6 +111,10 @@ class Runs(Table):
         """All of a lab, in the order of their queueing."""
         return self._read("run.tag = ? ORDER BY run.number", tag)
 
+    def of_kind(self, tag: str, kind: RunKind) -> tuple[Run, ...]:
+        """In the order of their queueing."""
+        return self._read("run.tag = ? AND run.kind = ? ORDER BY run.number", tag, kind.value)
+
     def of_candidate(self, ref: str) -> tuple[Run, ...]:
         return self._read("run.candidate = ? ORDER BY run.number", number_of(ref, "c"))
 
@@ -172,8 +177,8 @@ class Runs(Table):
         """Queue a run of a candidate with the first of the lab's seeds (1, 2, 3, …) that it has not had, or that one.
 
         Candidates have their seeds in common: what a seed does to every program alike then moves no comparison. Those
-        of claims are left out. A run that ended without a word on its program has not had its seed. Raises
-        LedgerProblem, UsageProblem for a seed that another run of the candidate has.
+        of claims and calibrations are left out. A run that ended without a word on its program has not had its seed.
+        Raises LedgerProblem, UsageProblem for a seed that another run of the candidate has; a calibration's may.
         """
         with self._database.transaction():
             candidate = number_of(ref, "c")
@@ -184,7 +189,9 @@ class Runs(Table):
             if seed is None:
                 known = {row["seed"] for row in self._database.all(_HAD_OR_CLAIMED, candidate, tag)}
                 seed = next(seed for seed in count(1) if seed not in known)
-            elif taken := self._database.one(f"{_HAD} AND seed = ?", candidate, seed):
+            elif kind is not RunKind.CALIBRATION and (
+                taken := self._database.one(f"{_HAD} AND seed = ?", candidate, seed)
+            ):
                 raise UsageProblem(f"{run_id(taken['number'])} has had seed {seed}", "choose another, or leave it out")
             number = self._database.insert(
                 "run", tag=tag, candidate=candidate, kind=kind.value, seed=seed, state="queued", since=self._clock()
@@ -237,11 +244,11 @@ class Runs(Table):
             return True
 
     def _twin(self, ref: str, result: Result) -> Any:
-        """An earlier run of the candidate that gave this very score, where nothing else makes that suspect."""
+        """An earlier run with another seed that gave this very score, where nothing else makes that suspect."""
         run, verdict = self._row(ref), result.verdict
         if not isinstance(verdict, Scored) or verdict.suspect:
             return None
-        return self._database.one(_TWIN, run["candidate"], run["number"], verdict.val_bpb, CLONE_BPB)
+        return self._database.one(_TWIN, run["candidate"], run["number"], run["seed"], verdict.val_bpb, CLONE_BPB)
 
     def requeue(
         self,
@@ -328,7 +335,7 @@ _HAD = """
 SELECT run.number, run.seed FROM run LEFT JOIN result ON result.run = run.number
 WHERE run.candidate = ? AND run.state != 'cancelled' AND coalesce(result.family, '') != 'infra'
 """
-_HAD_OR_CLAIMED = f"{_HAD} UNION SELECT number, seed FROM run WHERE tag = ? AND kind = 'claim'"
+_HAD_OR_CLAIMED = f"{_HAD} UNION SELECT number, seed FROM run WHERE tag = ? AND kind IN ('claim', 'calibration')"
 _FRESH_SEED = """
 WITH RECURSIVE next(seed) AS (
     SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?1 AND kind != 'audit'
@@ -338,7 +345,8 @@ WITH RECURSIVE next(seed) AS (
 _HOLDS_LEASE = "run = ? AND number = ? AND ended_at IS NULL"
 _TWIN = """
 SELECT run.number, run.seed FROM result JOIN run ON run.number = result.run
-WHERE run.candidate = ? AND run.number != ? AND abs(result.val_bpb - ?) <= ? ORDER BY run.number LIMIT 1
+WHERE run.candidate = ? AND run.number != ? AND run.seed != ? AND abs(result.val_bpb - ?) <= ?
+ORDER BY run.number LIMIT 1
 """
 _COUNTED = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
 
@@ -355,9 +363,9 @@ SELECT run.kind, run.state, coalesce(result.family, ''), count(*)
 FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 1, 2, 3
 """
 
-_OF_IDEAS = """
+_OF_IDEAS = f"""
 SELECT run.state AS state, count(*) AS runs FROM run JOIN candidate ON candidate.number = run.candidate
-WHERE run.tag = ? AND run.kind NOT IN ('claim', 'audit') AND candidate.base IS NOT NULL AND candidate.submitted_at >= ?
+WHERE run.tag = ? AND run.kind NOT IN {MEASURED_APART} AND candidate.base IS NOT NULL AND candidate.submitted_at >= ?
 GROUP BY run.state
 """
 

@@ -1,8 +1,8 @@
 """The lab as the policies see it: every candidate's scores, and the merges there were.
 
 Scores are compared within one pool only (device model, driver, contract, cache): the pool of the baseline's first
-score. A score from another pool counts as a failed run, with that reason. Runs of a claim and audits are not here:
-nothing was decided on them.
+score. A score from another pool counts as a failed run, with that reason. Runs of a claim, audits and calibrations are
+not here: nothing was decided on them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scheduler.ledger.db import Database
 from scheduler.ledger.rows import (
     LAST_LENGTHS,
     LENGTHS,
+    MEASURED_APART,
     ORIGINS,
     STATES,
     candidate_id,
@@ -149,7 +150,7 @@ class _Known:
         for row in rows:
             self._candidates[row.number], self._runs[row.number] = row, []
             self._standings.pop(row.number, None)
-        condition = f"WHERE run.tag = ?{chosen.format('run.candidate')} AND run.kind NOT IN ('claim', 'audit')"
+        condition = f"WHERE run.tag = ?{chosen.format('run.candidate')} AND run.kind NOT IN {MEASURED_APART}"
         for run in database.rows(_RunRow, f"{_RUNS} {condition} ORDER BY result.number, run.number", *values):
             self._runs[run.candidate].append(run)
         lengths = database.all(LENGTHS, tag, LAST_LENGTHS)

@@ -1,23 +1,25 @@
 """Which queued run goes next when a slot is free, and why another has to wait.
 
-Runs of the current baseline, repeats within their share of the slots (first runs of merged candidates among them),
-audits, new candidates, then what only fills slots: repeats beyond their share and runs of a former baseline. Runs of
-a claim come last, and they alone are given to a particular slot, because each slot has to measure both baselines.
+Runs of the current baseline, a calibration's (policy/calibration.py places them), repeats within their share of the
+slots (first runs of merged candidates among them), audits, new candidates, then what only fills slots: repeats beyond
+their share and runs of a former baseline. Runs of a claim come last, on slots of their own: each measures both sides.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import GateSettings
 from scheduler.domain.lab import LabSnapshot
-from scheduler.domain.run import Finished, Run, RunKind, Running
+from scheduler.domain.run import Run, RunKind, Running
 from scheduler.policy.decide import is_holding
 from scheduler.policy.siblings import without_held
 
+SOON = 0.1  # of a run's length
 _REPEATS = (RunKind.REPEAT, RunKind.UNION)
+_NONE: Counter[str] = Counter()
 
 
 def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, lab: LabSnapshot | None) -> tuple[Run, ...]:
@@ -31,28 +33,61 @@ def order_runs(queued: Sequence[Run], running: Sequence[Run], slots: int, lab: L
     former = [run for run in baselines if run not in current]
     new = [run for run in queued if run.kind is RunKind.NEW]
     claims = [run for run in queued if run.kind is RunKind.CLAIM]
+    calibrations = [run for run in queued if run.kind is RunKind.CALIBRATION]
     audits = [run for run in queued if run.kind is RunKind.AUDIT]  # someone waits for them
-    return (*current, *repeats[:allowed], *audits, *new, *repeats[allowed:], *former, *claims)
+    ahead = (*current, *calibrations, *repeats[:allowed])
+    return (*ahead, *audits, *new, *repeats[allowed:], *former, *claims)
 
 
 def pair_runs(
-    ordered: Sequence[Run], free: Sequence[str], usable: Sequence[str], lost_on: Mapping[str, frozenset[str]]
-) -> tuple[tuple[Run, str], ...]:
+    ordered: Sequence[Run], free: Sequence[str], usable: Sequence[str], lost_on: Mapping[str, frozenset[str]],
+    had: Mapping[str, Counter[str]] | None = None, soon: Collection[str] = (),
+) -> tuple[tuple[Run, str], ...]:  # fmt: skip
     """Runs onto free slots (ids), the first run onto the first slot.
 
     A run that some slots lost (`lost_on`, by run id) waits for one of the `usable` that has not, if there is one: it
     alone can tell whether the slot or the candidate is to blame.
+    Scores of one candidate come from different slots, so that a slot's own offset moves no mean: a run takes the free
+    slot that has `had` (by run id) fewest of its candidate's, and lets others pass while one that has had fewer still
+    is free `soon`. No slot idles for that.
     """
-    left, pairs = list(free), []
+    left, pairs, passed = list(free), [], []
     for run in ordered:
-        avoided = lost_on.get(run.id, frozenset())
-        if set(usable) <= avoided:
-            avoided = frozenset()
-        slot = next((slot for slot in left if slot not in avoided), None)
+        allowed = _allowed(usable, lost_on.get(run.id, frozenset()))
+        open_to_it = [slot for slot in left if slot in allowed]
+        counts = (had or {}).get(run.id, _NONE)
+        slot = min(open_to_it, key=counts.__getitem__, default=None)
+        if slot is None:
+            continue
+        if any(counts[other] < counts[slot] for other in allowed & set(soon)):
+            passed.append((run, allowed, counts))
+            continue
+        left.remove(slot)
+        pairs.append((run, slot))
+    for run, allowed, counts in passed:
+        slot = min((slot for slot in left if slot in allowed), key=counts.__getitem__, default=None)
         if slot is not None:
             left.remove(slot)
             pairs.append((run, slot))
     return tuple(pairs)
+
+
+def slots_had(run: Run, running: Sequence[Run], lab: LabSnapshot) -> Counter[str]:
+    """How often each slot (id) has measured or measures the candidate of `run`."""
+    scored = [occasion.slot_id for occasion in lab.of(run.candidate_id).occasions]
+    return Counter([*scored, *(other.slot_id for other in running if other.candidate_id == run.candidate_id)])
+
+
+def free_soon(running: Sequence[Run], now: float, run_s: float | None) -> frozenset[str]:
+    """Slots (ids) whose runs are expected to end within SOON of a run's length, or are late by no more than that."""
+    if not run_s:
+        return frozenset()
+    ends = [(run.slot_id, run.state.started_at + run_s) for run in running if isinstance(run.state, Running)]
+    return frozenset(slot for slot, end in ends if abs(end - now) <= SOON * run_s)
+
+
+def _allowed(usable: Sequence[str], lost: frozenset[str]) -> frozenset[str]:
+    return frozenset(usable) - lost or frozenset(usable)
 
 
 def repeats_allowed(slots: int, lab: LabSnapshot | None) -> int:
@@ -67,8 +102,8 @@ def pair_claims(queued: Sequence[Run], free: Sequence[str], begun: Sequence[Run]
     `begun` are the claim's runs that hold or held a slot. No more slots are used than can measure both; when one of
     them is lost, another takes its place. A slot that is ahead of the others leaves them the runs they still need.
     """
-    left, history = list(queued), [(_slot_of(run), run.candidate_id) for run in begun]
-    busy = {_slot_of(run) for run in begun if isinstance(run.state, Running)}
+    left, history = list(queued), [(run.slot_id, run.candidate_id) for run in begun]
+    busy = {run.slot_id for run in begun if isinstance(run.state, Running)}
     known = {slot for slot, _ in history}
     allowed = max(1, (len(queued) + len(begun)) // 2)
     if not busy and not known & set(free):
@@ -132,10 +167,6 @@ def _measured(candidate_id: str, slot: str, history: Sequence[tuple[str, str]]) 
     everywhere = [candidate for _, candidate in history]
     here = [candidate for place, candidate in history if place == slot]
     return here.count(candidate_id), everywhere.count(candidate_id), everywhere[-1:] == [candidate_id]
-
-
-def _slot_of(run: Run) -> str:
-    return run.state.slot_id if isinstance(run.state, Running | Finished) else ""
 
 
 def _neediness(run: Run, stats: CandidateStats) -> tuple[bool, int, float]:

@@ -13,7 +13,7 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Run, RunKind
 
-_NEEDED_ANYWAY = (RunKind.AUDIT, RunKind.CLAIM)  # they compare with no current baseline
+_NEEDED_ANYWAY = (RunKind.AUDIT, RunKind.CLAIM, RunKind.CALIBRATION)  # they compare with no current baseline
 
 
 def wait_until(lab: LabSnapshot, winners: Sequence[CandidateStats]) -> float | None:

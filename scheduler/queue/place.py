@@ -14,11 +14,12 @@ from dataclasses import replace
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.domain.run import Finished, Run, RunKind, Running, Scored
+from scheduler.domain.run import Finished, Queued, Run, RunKind, Running, Scored
 from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key, is_in_use
 from scheduler.lab import Workspace
+from scheduler.policy.calibration import fit_to_slots, pair_calibration
 from scheduler.policy.decide import is_holding
-from scheduler.policy.dispatch import order_runs, pair_claims, pair_runs
+from scheduler.policy.dispatch import free_soon, order_runs, pair_claims, pair_runs, slots_had
 from scheduler.policy.siblings import without_held
 from scheduler.queue.slot_news import SlotNews
 
@@ -80,17 +81,36 @@ class Placer:
         board = replace(self._space.ledger.board(self._space.tag), now=self._clock())
         if is_holding(board):
             queued = without_held(queued)
-        others = [run for run in queued if run.kind is not RunKind.CLAIM]
+        others = [run for run in queued if run.kind not in (RunKind.CLAIM, RunKind.CALIBRATION)]
         slots = {slot.id: slot for slot in free}
+        pairs = [(run, slots.pop(slot_id)) for run, slot_id in self._pair_calibration(queued, tuple(slots), usable)]
+        running = [*running, *(run for run, _ in pairs)]
         lost_on = {run.id: self._lost_on(run) for run in others if run.attempts}
+        had = {run.id: slots_had(run, running, board) for run in others}
+        soon = free_soon(running, self._clock(), board.run_s)
         ordered = order_runs(others, running, len(usable), board)
-        placed = pair_runs(ordered, tuple(slots), [slot.id for slot in usable], lost_on)
-        pairs = [(run, slots.pop(slot_id)) for run, slot_id in placed]
+        placed = pair_runs(ordered, tuple(slots), [slot.id for slot in usable], lost_on, had, soon)
+        pairs += [(run, slots.pop(slot_id)) for run, slot_id in placed]
         claims = [run for run in queued if run.kind is RunKind.CLAIM]
         if claims and slots:
             paired = pair_claims(claims, tuple(slots), _claims_begun(self._space))
             pairs += [(run, slots[slot_id]) for run, slot_id in paired]
         return pairs
+
+    def _pair_calibration(
+        self, queued: Sequence[Run], free: Sequence[str], usable: Sequence[Slot]
+    ) -> tuple[tuple[Run, str], ...]:
+        """Every slot that joins a calibration gets its runs, and what was for one that is gone is cancelled."""
+        if not any(run.kind is RunKind.CALIBRATION for run in queued):
+            return ()
+        runs, tag = self._space.ledger.runs, self._space.tag
+        change = fit_to_slots(runs.of_kind(tag, RunKind.CALIBRATION), [slot.id for slot in usable])
+        for candidate, seed in change.add:
+            runs.add(candidate, RunKind.CALIBRATION, "calibration: a run for each slot", seed)
+        for run in change.cancel:
+            runs.cancel(run.id, "calibration: no slot is left that has not had its seed")
+        its = runs.of_kind(tag, RunKind.CALIBRATION)
+        return pair_calibration([run for run in its if isinstance(run.state, Queued)], free, its)
 
     def _lost_on(self, run: Run) -> frozenset[str]:
         return frozenset(attempt.slot_id for attempt in self._space.ledger.runs.attempts(run.id) if attempt.charge)

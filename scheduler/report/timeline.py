@@ -37,6 +37,7 @@ KINDS = {
     "union": ("run of a union or port", PURPLE),
     "claim": ("run of the claim", BLUE),
     "audit": ("audit", GREY),
+    "calibration": ("calibration", INK),
 }
 FINE = ("ok", "")
 STRIP_FRAME_IN = 0.9  # around the rows of the machine's pace

@@ -13,6 +13,7 @@ from scheduler.screens import text
 from scheduler.screens.terminal import Columns, Renderable, indented, pairs, state, verbatim
 from scheduler.views import utc
 from scheduler.views.audit import AuditSide, AuditView
+from scheduler.views.calibration import CalibratedSlot, CalibrationView
 from scheduler.views.candidate import CandidateView, Explanation, compared_with, effect_in
 from scheduler.views.candidates import describe_merge
 from scheduler.views.facts import describe_noise, noise_parts
@@ -229,6 +230,31 @@ def _audited(side: AuditSide) -> tuple[str, ...]:
         side.sandbox or text.UNKNOWN,
         steps,
     )
+
+
+def calibration_screen(view: CalibrationView) -> Iterator[Renderable]:
+    seeds = ", ".join(map(str, view.seeds)) or "none yet"
+    yield f"lab {view.tag}   {view.candidate} {view.name} on every slot, seeds {seeds}"
+    if view.slots:
+        numbers = ("n", "val_bpb", "offset ± error", "steps", "tokens/s", "speed")
+        optional = ("speed", "tokens/s", "device", "steps", "n", "val_bpb")
+        table = Columns("slot", "device", *numbers, "", right=numbers, flexible="device", drop=optional)
+        for slot in view.slots:
+            table.add(*_calibrated(slot))
+        yield table
+    yield ""
+    if view.failed:
+        yield f"{count(view.failed, 'run')} without a score of this pool left out"
+    yield view.sentence
+
+
+def _calibrated(slot: CalibratedSlot) -> tuple[str | Text, ...]:
+    differs = Text("differs", "yellow") if slot.differs else ""
+    offset = text.effect(slot.offset_bpb, slot.error_bpb, 5)
+    rates = (None if rate is None else round(rate) for rate in (slot.steps, slot.tokens_per_s))
+    speed = text.UNKNOWN if slot.speed is None else f"{slot.speed:.3f}"
+    figures = (str(slot.runs), text.bpb(slot.val_bpb, places=5), offset, *map(text.whole, rates), speed)
+    return slot.slot, slot.device, *figures, differs
 
 
 def explanation_screen(about: Explanation) -> Iterator[Renderable]:

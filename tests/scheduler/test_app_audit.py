@@ -189,4 +189,4 @@ def test_audits_are_finished_runs_of_their_kind(played: PlayedLab) -> None:
     audited(played, "r0001")
     kinds = [run for run in played.space.ledger.runs.list("t") if run.kind is RunKind.AUDIT]
     assert [type(run.state) for run in kinds] == [Finished] and isinstance(kinds[0], Run)
-    assert [kind for kind in RunKind if not kind.decides] == [RunKind.CLAIM, RunKind.AUDIT]
+    assert [kind for kind in RunKind if not kind.decides] == [RunKind.CLAIM, RunKind.AUDIT, RunKind.CALIBRATION]

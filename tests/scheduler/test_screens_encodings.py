@@ -28,6 +28,7 @@ READING = (
     "watch --once", "report", "show typo", "pause --dry-run", "resume --dry-run", "cancel c0099", "submit nothing",
     "labs", "logs typo", "new wider --dry-run", "promote c0004 --dry-run", "audit c0099", "search --runs 2 --dry-run",
     "init --tag nov23", "prepare --contract cpu --dry-run", "stop --dry-run", "restore", "gc --dry-run",
+    "calibrate --dry-run",
 )  # fmt: skip
 SLOW = {"doctor", "demo"}  # both print by the same two functions; the doctor's arrow is tried below
 Run = Callable[..., "Said"]
