@@ -1,7 +1,8 @@
 """The promotion rule at work in memory, on a virtual clock: slots, runs and scores are made up, decisions are not.
 
-decide(), order_runs() and near_miss_union() are the shipped ones and see the same values as in a lab, occasions too;
-this file only carries out what they say and keeps what happened. No ledger, no git, no processes. Ideas are instant.
+decide(), order_runs(), pair_runs() and near_miss_union() are the shipped ones and see the same values as in a lab,
+occasions too; this file only carries out what they say and keeps what happened. No ledger, no git, no processes. Ideas
+are instant.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from scheduler.domain.decision import (
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.run import Queued, Run, RunKind, Running
 from scheduler.policy.decide import baseline_is_hopeless, decide, is_holding, promotion_waits_until
-from scheduler.policy.dispatch import order_runs
+from scheduler.policy.dispatch import free_soon, order_runs, pair_runs, slots_had
 from scheduler.policy.merging import near_miss_union
 from scheduler.policy.siblings import without_held
 from scheduler.policy.stats import lab_noise, make_claim
@@ -261,12 +262,15 @@ class Simulation:
         running = tuple(run for *_, run, _ in self._ends)
         holding = is_holding(self.lab)
         may = without_held(self.queued) if holding else self.queued
-        chosen = order_runs(may, running, self.slots, self.lab)[: self.slots - len(running)]
-        for run in chosen:
+        free, usable = self._free_slots(), self._slot_ids()
+        chosen = order_runs(may, running, self.slots, self.lab)[: 2 * self.slots]  # of more, none gets a slot
+        had = slots_had(chosen, running, self.lab)
+        pairs = pair_runs(chosen, free, usable, {}, had, free_soon(running, self.now, self.world.plain))
+        for run, _ in pairs:
             self.queued.remove(run)
-        started = [self._start(run) for run in chosen]
-        while not holding and len(self._ends) < self.slots and (next_run := self._next_union() or self._propose()):
-            started.append(self._start(next_run))
+        started = [self._start(run, slot_id) for run, slot_id in pairs]
+        while not holding and (free := self._free_slots()) and (next_run := self._next_union() or self._propose()):
+            started.append(self._start(next_run, free[0]))
         running = tuple(run for *_, run, _ in self._ends)
         self.placings.append(Placing(self.now, self.lab, tuple(self.queued), running, tuple(started)))
 
@@ -280,18 +284,18 @@ class Simulation:
         self._log_decision("union", None)
         return None
 
-    def _start(self, run: Run) -> Run:
+    def _start(self, run: Run, slot_id: str) -> Run:
         lasts, how = self.world.ending(run)
         self._begun[run.kind] += 1
         attempt = run.attempts + 1
-        run = replace(run, attempts=attempt, state=Running(attempt, self._free_slot(), "boot", self.now))
+        run = replace(run, attempts=attempt, state=Running(attempt, slot_id, "boot", self.now))
         heapq.heappush(self._ends, (self.now + lasts, self._begun.total(), run, how))
         self.lab = started(self.lab, run.candidate_id, self._seconds(self.now))
         return run
 
-    def _free_slot(self) -> str:
-        taken = {run.state.slot_id for *_, run, _ in self._ends if isinstance(run.state, Running)}
-        return next(slot_id for slot_id in self._slot_ids() if slot_id not in taken)
+    def _free_slots(self) -> list[str]:
+        taken = {run.slot_id for *_, run, _ in self._ends}
+        return [slot_id for slot_id in self._slot_ids() if slot_id not in taken]
 
     def _finish(self, ended: float, run: Run, how: End) -> None:
         ref, state = run.candidate_id, run.state

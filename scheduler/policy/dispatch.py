@@ -7,8 +7,8 @@ their share and runs of a former baseline. Runs of a claim come last, on slots o
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import GateSettings
@@ -48,8 +48,8 @@ def pair_runs(
     A run that some slots lost (`lost_on`, by run id) waits for one of the `usable` that has not, if there is one: it
     alone can tell whether the slot or the candidate is to blame.
     Scores of one candidate come from different slots, so that a slot's own offset moves no mean: a run takes the free
-    slot that has `had` (by run id) fewest of its candidate's, and lets others pass while one that has had fewer still
-    is free `soon`. No slot idles for that.
+    slot that has `had` (by run id) fewest of its candidate's. A repeat lets others pass while one that has had fewer
+    still is free `soon`; no slot idles for that.
     """
     left, pairs, passed = list(free), [], []
     for run in ordered:
@@ -59,7 +59,7 @@ def pair_runs(
         slot = min(open_to_it, key=counts.__getitem__, default=None)
         if slot is None:
             continue
-        if any(counts[other] < counts[slot] for other in allowed & set(soon)):
+        if run.kind is RunKind.REPEAT and any(counts[other] < counts[slot] for other in allowed & set(soon)):
             passed.append((run, allowed, counts))
             continue
         left.remove(slot)
@@ -72,10 +72,16 @@ def pair_runs(
     return tuple(pairs)
 
 
-def slots_had(run: Run, running: Sequence[Run], lab: LabSnapshot) -> Counter[str]:
-    """How often each slot (id) has measured or measures the candidate of `run`."""
-    scored = [occasion.slot_id for occasion in lab.of(run.candidate_id).occasions]
-    return Counter([*scored, *(other.slot_id for other in running if other.candidate_id == run.candidate_id)])
+def slots_had(queued: Iterable[Run], running: Sequence[Run], lab: LabSnapshot) -> dict[str, Counter[str]]:
+    """Run id -> how often each slot (id) has measured or measures its candidate; only where one has."""
+    now: dict[str, Counter[str]] = defaultdict(Counter)
+    for run in running:
+        now[run.candidate_id][run.slot_id] += 1
+    return {
+        run.id: now.get(run.candidate_id, _NONE) + Counter(occasion.slot_id for occasion in occasions)
+        for run in queued
+        if (occasions := lab.of(run.candidate_id).occasions) or run.candidate_id in now
+    }
 
 
 def free_soon(running: Sequence[Run], now: float, run_s: float | None) -> frozenset[str]:

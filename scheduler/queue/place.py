@@ -86,7 +86,7 @@ class Placer:
         pairs = [(run, slots.pop(slot_id)) for run, slot_id in self._pair_calibration(queued, tuple(slots), usable)]
         running = [*running, *(run for run, _ in pairs)]
         lost_on = {run.id: self._lost_on(run) for run in others if run.attempts}
-        had = {run.id: slots_had(run, running, board) for run in others}
+        had = slots_had(others, running, board)
         soon = free_soon(running, self._clock(), board.run_s)
         ordered = order_runs(others, running, len(usable), board)
         placed = pair_runs(ordered, tuple(slots), [slot.id for slot in usable], lost_on, had, soon)

@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.domain.candidate import Occasion
 from scheduler.domain.run import Finished, Queued, Result, Run, RunKind, Running
-from scheduler.policy.dispatch import explain_waiting, order_runs, pair_claims, repeats_allowed
+from scheduler.policy.dispatch import (
+    explain_waiting,
+    free_soon,
+    order_runs,
+    pair_claims,
+    pair_runs,
+    repeats_allowed,
+    slots_had,
+)
 from tests.scheduler.policy_kit import BASE as BASELINE_ID
 from tests.scheduler.policy_kit import baseline, board, run, standing
 
@@ -99,6 +108,64 @@ def test_half_of_the_slots_and_at_least_one(slots: int, allowed: int) -> None:
 def test_the_share_is_the_labs_setting() -> None:
     generous = replace(LATER, gates=replace(LATER.gates, max_repeat_share=1.0))
     assert repeats_allowed(8, generous) == 8
+
+
+AGO = Occasion(0.0, "a", 1)
+MEASURED = board(baseline(1.0), standing(2, 0.99, occasions=(AGO,)), standing(3), first=False)
+
+
+def on(slot: str, number: int, candidate: str, began: float = 0.0) -> Run:
+    return replace(run(number, candidate=candidate), state=Running(1, slot, "boot", began))
+
+
+def paired(queued: list[Run], free: str, usable: str = "abc", running=(), soon: str = "") -> list[tuple[str, str]]:
+    """Slots are letters."""
+    had = slots_had(queued, running, MEASURED)
+    return [(placed.id, slot) for placed, slot in pair_runs(queued, list(free), list(usable), {}, had, set(soon))]
+
+
+def test_a_repeat_goes_to_a_slot_that_has_not_had_its_candidate() -> None:
+    repeat, idea = run(1, REPEAT, "c0002"), run(2, NEW, "c0003")
+    assert paired([repeat], "ab") == [("r0001", "b")]
+    assert paired([repeat, idea], "ab") == [("r0001", "b"), ("r0002", "a")]
+    assert paired([repeat], "abc", running=[on("b", 9, "c0002")]) == [("r0001", "c")]
+    assert paired([idea], "ab") == [("r0002", "a")]
+
+
+def test_it_lets_others_pass_for_a_slot_that_is_free_soon_and_no_slot_idles_for_it() -> None:
+    repeat, idea = run(1, REPEAT, "c0002"), run(2, NEW, "c0003")
+    assert paired([repeat, idea], "a", soon="b") == [("r0002", "a")]
+    assert paired([repeat], "a", soon="b") == [("r0001", "a")]  # else it would idle
+    assert paired([repeat, idea], "a", soon="") == [("r0001", "a")]  # the others are busy for long
+    assert paired([repeat, idea], "a", usable="a", soon="b") == [("r0001", "a")]  # b is not the lab's any more
+    assert paired([repeat, idea], "b", soon="c") == [("r0001", "b")]  # no better than this one
+
+
+def test_of_slots_that_all_had_it_the_one_that_had_fewest_is_taken() -> None:
+    base, idea = run(1, BASE, "c0001"), run(2, NEW, "c0003")
+    spread = [on("a", 8, "c0001"), on("b", 9, "c0001"), on("a", 7, "c0001")]
+    assert paired([base], "ab", usable="ab", running=spread) == [("r0001", "b")]
+    assert paired([base, idea], "a", running=spread, soon="b") == [("r0001", "a")]  # all wait for the baseline
+
+
+def test_a_slot_is_free_soon_within_a_tenth_of_a_run_and_not_for_longer_than_that_overdue() -> None:
+    running = [on(slot, n, "c0003", began) for n, (slot, began) in enumerate([("a", 0.0), ("b", 15.0), ("c", -15.0)])]
+    assert free_soon(running, 95.0, 100.0) == {"a", "c"}
+    assert free_soon(running, 110.0, 100.0) == {"a", "b"}
+    assert free_soon(running, 111.0, 100.0) == {"b"}
+    assert free_soon(running, 95.0, None) == free_soon([], 95.0, 100.0) == frozenset()
+
+
+@given(QUEUES, st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")), BUSY, BOARDS)
+def test_whatever_was_where_every_free_slot_gets_a_run_and_none_two(
+    queued: list[Run], free: set[str], soon: set[str], busy: list[Run], now
+) -> None:
+    running = [replace(one, state=Running(1, "abcdef"[n % 6], "b", 0.0)) for n, one in enumerate(busy)]
+    had = slots_had(queued, running, now or FIRST)
+    pairs = pair_runs(queued, sorted(free), list("abcdef"), {}, had, soon - free)
+    assert len(pairs) == min(len(free), len(queued))
+    assert len({slot for _, slot in pairs}) == len({placed.id for placed, _ in pairs}) == len(pairs)
+    assert {slot for _, slot in pairs} <= free
 
 
 def test_a_waiting_run_is_reported_why() -> None:
