@@ -22,6 +22,7 @@ from scheduler.domain.slot import Slot
 from scheduler.domain.text import count
 from scheduler.git import Repo, git_version
 from scheduler.lab import ContractChoice, choose_contract, contract_of, contract_ref, open_workspace
+from scheduler.node.cores import spell_cpu_list
 from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
 from scheduler.node.harness_client import ask_cache, ask_sandbox, installed_version
 from scheduler.node.judge_process import Commands
@@ -280,5 +281,6 @@ def _check_spec(spec: SlotSpec) -> CheckResult:
         return problem(spec.slot_id, f"in use by process {users}", "a budget on a shared GPU is not a budget: end it")
     if foreign is None:
         return note(spec.slot_id, f"{spec.device_name}: {UNSEEN_PROCESSES}", "make sure of it yourself")
-    cores = ",".join(map(str, spec.cpus))
-    return ok(spec.slot_id, f"{spec.device_name}, core{'s' if len(spec.cpus) > 1 else ''} {cores}")
+    cores = f"{'cores' if len(spec.cpus) > 1 else 'core'} {spell_cpu_list(spec.cpus)}"
+    far = f", {spec.far_cpus} of them on another NUMA node" if spec.far_cpus else ""
+    return ok(spec.slot_id, f"{spec.device_name}, {cores}{far}")

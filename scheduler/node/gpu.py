@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.node.cores import read_local_cpus
+
 MPS_PROCESS_PREFIX = "nvidia-cuda-mps"  # control daemon and server; /proc/<pid>/comm cuts names at 15 characters
 CPU_MASK_BITS = 64
 LEAST_FREE_SHARE = 0.9  # of an unused GPU's memory; drivers and desktops keep some for themselves
@@ -309,7 +311,11 @@ def _mig_enabled(nvml: Any, handle: Any) -> bool:
 
 
 def _local_cpus(nvml: Any, handle: Any) -> tuple[int, ...]:
-    """Cores of the GPU's NUMA node; empty where the driver does not report them (virtual machines)."""
+    """Cores of the GPU's NUMA node, as the kernel says or the driver; empty where neither does (virtual machines)."""
+    if (pci := _answer(nvml, "nvmlDeviceGetPciInfo", handle)) is not None:
+        bus_id = pci.busId.decode() if isinstance(pci.busId, bytes) else str(pci.busId)
+        if local := read_local_cpus(bus_id):
+            return local
     try:  # a list like "0-127"
         possible = Path("/sys/devices/system/cpu/possible").read_text()
         count = int(possible.strip().replace(",", "-").rsplit("-", 1)[-1]) + 1

@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scheduler.node.cores import order_cores, read_groups, share_cores
 from scheduler.node.gpu import Gpu, GpuUnavailable, mps_running, read_gpus
-
-TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class Machine:
     physical_cores: int
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""  # why no GPU here may be used; "" when they may
+    groups: tuple[tuple[int, ...], ...] = ()  # the cores by physical core; none: each is one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class SlotSpec:
     driver: str = ""
     siblings: tuple[str, ...] = ()
     problem: str = ""
+    far_cpus: int = 0  # of `cpus`, those of another NUMA node than the GPU's
 
     @property
     def slot_id(self) -> str:
@@ -53,7 +54,8 @@ class SlotSpec:
 def read_machine(gpus: bool) -> Machine:
     """Facts of the machine this process runs on. NVML is asked only with `gpus`."""
     cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    ordered, physical = order_cores(tuple(cores), {core: _siblings(core) for core in cores})
+    groups = read_groups(cores)
+    ordered, physical = order_cores(groups)
     found: tuple[Gpu, ...] = ()
     problem = ""
     if gpus:
@@ -64,18 +66,7 @@ def read_machine(gpus: bool) -> Machine:
                 problem = "an MPS daemon runs on this node: GPUs are shared and budgets not comparable; stop it first"
         except GpuUnavailable as raised:
             problem = str(raised)
-    return Machine(boot_id(), cpu_name(), ordered, physical, found, problem)
-
-
-def order_cores(cores: tuple[int, ...], siblings: dict[int, frozenset[int]]) -> tuple[tuple[int, ...], int]:
-    """Physical cores first, so that as few slots as possible share one; and how many physical cores there are."""
-    first: list[int] = []
-    later: list[int] = []
-    seen: set[int] = set()
-    for core in cores:
-        (later if core in seen else first).append(core)
-        seen |= siblings[core] | {core}
-    return (*first, *later), len(first)
+    return Machine(boot_id(), cpu_name(), ordered, physical, found, problem, groups)
 
 
 def boot_id(path: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
@@ -97,7 +88,8 @@ def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
 def lay_out(machine: Machine, node: str, device: str, count: int | None = None) -> tuple[SlotSpec, ...]:
     """All slots of a node for contracts of one device ("cpu" or "cuda"), at most `count` of them."""
     if device == "cuda":
-        shares = share_cores(tuple(sorted(machine.cores)), machine.gpus)
+        groups = machine.groups or [(core,) for core in machine.cores]
+        shares = share_cores(groups, [gpu.local_cpus for gpu in machine.gpus])
         specs = [_gpu_slot(machine, node, gpu, cpus) for gpu, cpus in zip(machine.gpus, shares, strict=True)][:count]
     else:
         cores = machine.cores[: machine.physical_cores if count is None else count]
@@ -106,39 +98,10 @@ def lay_out(machine: Machine, node: str, device: str, count: int | None = None) 
     return tuple(replace(spec, siblings=ids, boot_id=machine.boot_id) for spec in specs)
 
 
-def share_cores(cores: tuple[int, ...], gpus: tuple[Gpu, ...]) -> tuple[tuple[int, ...], ...]:
-    """As many cores for each GPU as for every other, near ones first. Fewer cores than GPUs: all share all."""
-    share = len(cores) // max(len(gpus), 1)
-    if share == 0:
-        return tuple(cores for _ in gpus)
-    left = list(cores)
-    near = [_take(left, gpu.local_cpus, share) for gpu in gpus]
-    return tuple(tuple(sorted([*own, *_take(left, cores, share - len(own))])) for own in near)
-
-
-def _siblings(core: int) -> frozenset[int]:
-    """Logical cores on the same physical core, from a list like "0,64" or "0-1"."""
-    try:
-        text = (TOPOLOGY / f"cpu{core}" / "topology" / "thread_siblings_list").read_text().strip()
-    except OSError:
-        return frozenset({core})
-    found: set[int] = set()
-    for part in text.split(","):
-        low, _, high = part.partition("-")
-        found |= set(range(int(low), int(high or low) + 1))
-    return frozenset(found)
-
-
 def _gpu_slot(machine: Machine, node: str, gpu: Gpu, cpus: tuple[int, ...]) -> SlotSpec:
     problem = machine.gpu_problem
     if gpu.mig:
         problem = f"MIG is on for GPU {gpu.index}: a slice is not a whole GPU; switch it off (nvidia-smi -mig 0)"
-    return SlotSpec(node, "cuda", gpu.index, gpu.name, cpus, uuid=gpu.uuid, driver=gpu.driver, problem=problem)
-
-
-def _take(left: list[int], wanted: tuple[int, ...], count: int) -> list[int]:
-    """Remove up to `count` of the wanted cores from `left` and return them."""
-    taken = [core for core in wanted if core in left][:count]
-    for core in taken:
-        left.remove(core)
-    return taken
+    far = len(set(cpus) - set(gpu.local_cpus)) if gpu.local_cpus else 0
+    named = SlotSpec(node, "cuda", gpu.index, gpu.name, cpus, uuid=gpu.uuid, driver=gpu.driver)
+    return replace(named, problem=problem, far_cpus=far)
