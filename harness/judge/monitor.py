@@ -66,6 +66,8 @@ class CandidateMonitor:
         hidden = self._candidate.cpu.hidden()
         if verdict.status == "ok" and self._contract.budget.counts_cpu and hidden > _MOST_HIDDEN:
             return JudgeVerdict("suspect: hidden-cpu", f"{hidden} processes came and went without being counted")
+        if verdict.status == "ok" and (slowed := self._machine.slowdown()):
+            return JudgeVerdict("suspect: throttled", slowed)
         return verdict
 
     def fill(self, result: JudgeResult) -> None:

@@ -23,6 +23,8 @@ from scheduler.domain.errors import ArschedError
 
 RESULT_FORMAT = 1
 _OF_THE_RUN = ("wall_s", "peak_memory_mb", "attention", "exchange", "seed", "compile_cache", "sandbox", "containment")
+_OF_THE_MACHINE = ("speed", "speed_low", "speed_high", "steal", "load", "throttled_share", "energy_j")
+THROTTLED = "throttled"  # what a score is suspected of whose GPU was slowed down
 
 
 class ResultError(ArschedError):
@@ -67,7 +69,8 @@ class MachineReadings:
 
     `speed`: mean, lowest and highest of the core's speed, as shares of the calibrated one. `steal`: share of the wall
     time that the host gave to others; `load`: processes that wanted a core, mean. `gpu`: name, mean, lowest, highest of
-    what NVML says (sm_mhz, memory_mhz, power_w, temperature_c); `throttled`: its reasons for lower clocks.
+    what NVML says (sm_mhz, memory_mhz, power_w, temperature_c); `throttled`: its reasons for lower clocks, and
+    `throttled_share`: of the training that heat or power supply forced one. `energy_j`: joules of the whole run.
     """
 
     speed: float | None = None
@@ -78,6 +81,8 @@ class MachineReadings:
     load: float | None = None
     gpu: tuple[tuple[str, float, float, float], ...] = ()
     throttled: tuple[str, ...] = ()
+    throttled_share: float | None = None
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,7 @@ def _measurements(raw: Mapping[str, Any]) -> Measurements:
 
 
 def _machine(raw: Mapping[str, Any]) -> MachineReadings:
-    read = {name: _finite(raw.get(name)) for name in ("speed", "speed_low", "speed_high", "steal", "load")}
+    read = {name: _finite(raw.get(name)) for name in _OF_THE_MACHINE}
     gpu = ((str(name), [float(value) for value in values]) for name, values in (raw.get("gpu") or {}).items())
     return MachineReadings(
         **read,

@@ -15,6 +15,7 @@ from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import (
+    THROTTLED,
     Finished,
     Infra,
     Result,
@@ -130,12 +131,23 @@ class Collector:
         strange = _mismatch(result, run, candidate, self._space.lab)
         if strange:
             result = infra_result("mismatch", f"{report.slot_id} judged something else: {strange}")
-        if isinstance(result.verdict, Infra):
+        if self._is_throttled_first(report, result):
+            machine = result.measured.machine
+            slowed = f"{100 * (machine.throttled_share or 0):.0f} % of the training ({', '.join(machine.throttled)})"
+            self._requeue(key_of(report), f"{report.slot_id} was slowed down for {slowed}", result)
+        elif isinstance(result.verdict, Infra):
             self._requeue(key_of(report), f"{result.verdict.status}: {result.verdict.reason}", result)
         elif self._space.ledger.runs.record(run.id, report.attempt, result):
             state = self._space.ledger.runs.get(run.id, self._space.tag).state
             recorded = state.result if isinstance(state, Finished) else result  # as a suspect one, where it is a clone
             self._log(describe_result(run, candidate, report.slot_id, recorded))
+
+    def _is_throttled_first(self, report: Done, result: Result) -> bool:
+        """Whether its GPU was slowed down, which is repeated once with the same seed, elsewhere where that is free."""
+        if not isinstance(result.verdict, Scored) or result.verdict.suspect != THROTTLED:
+            return False
+        attempts = self._space.ledger.runs.attempts(report.run_id)
+        return not any(attempt.outcome == result.verdict.status for attempt in attempts)
 
     def _harvest(self, report: Done) -> None:
         write_whole(self._space.paths.log(*key_of(report)), report.log)

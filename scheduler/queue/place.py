@@ -14,7 +14,7 @@ from dataclasses import replace
 from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.domain.run import Finished, Queued, Run, RunKind, Running, Scored
+from scheduler.domain.run import THROTTLED, Finished, Queued, Run, RunKind, Running, Scored
 from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key, is_in_use
 from scheduler.lab import Workspace
 from scheduler.policy.calibration import fit_to_slots, pair_calibration
@@ -113,7 +113,9 @@ class Placer:
         return pair_calibration([run for run in its if isinstance(run.state, Queued)], free, its)
 
     def _lost_on(self, run: Run) -> frozenset[str]:
-        return frozenset(attempt.slot_id for attempt in self._space.ledger.runs.attempts(run.id) if attempt.charge)
+        """Slots that lost it or slowed it down."""
+        attempts, slowed = self._space.ledger.runs.attempts(run.id), f"suspect: {THROTTLED}"
+        return frozenset(attempt.slot_id for attempt in attempts if attempt.charge or attempt.outcome == slowed)
 
     def _start(self, run: Run, slot: Slot) -> bool:
         runs = self._space.ledger.runs

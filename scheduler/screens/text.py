@@ -157,12 +157,14 @@ def machine_text(machine: MachineReadings) -> str:
         speed = f"speed {machine.speed:.2f}"
         if machine.speed_low is not None and machine.speed_high is not None:
             speed += f" ({machine.speed_low:.2f} to {machine.speed_high:.2f})"
+    share = f" {100 * machine.throttled_share:.0f} % of the training" if machine.throttled_share else ""
     parts = (
         speed,
         "" if machine.steal is None else f"steal {100 * machine.steal:.0f} %",
         "" if machine.load is None else f"load {machine.load:.1f}",
         *(_gpu_reading(*reading) for reading in machine.gpu if math.isfinite(sum(reading[1:]))),
-        f"throttled: {', '.join(map(one_line, machine.throttled))}" if machine.throttled else "",
+        "" if machine.energy_j is None else f"{machine.energy_j:,.0f} J",
+        f"throttled{share}: {', '.join(map(one_line, machine.throttled))}" if machine.throttled else "",
     )
     return ", ".join(filter(None, parts))
 

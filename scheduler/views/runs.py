@@ -41,7 +41,7 @@ _FIGURES = (
     "attention", "exchange", "device", "sandbox", "containment", "compile_cache", "machine",
     "contract_digest", "cache_digest", "train_sha256",
 )  # fmt: skip
-_MACHINE = ("speed", "speed_low", "speed_high", "calibration", "steal", "load")
+_MACHINE = ("speed", "speed_low", "speed_high", "calibration", "steal", "load", "throttled_share", "energy_j")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import pytest
 
 from harness.judge.clock import SpeedRange
 from harness.judge.machine import GpuWatch, MachineWatch
+from harness.judge.monitor import CandidateMonitor
+from harness.judge.report import JudgeVerdict
 
 
 def write_proc(folder: Path, steal: int, idle: int = 0, running: int = 2) -> None:
@@ -113,6 +115,64 @@ def test_idle_and_clocks_set_by_hand_are_no_throttling(reasons: int, names: list
     assert gpu_of(FakeNvml(reasons))["throttled"] == names
     newer = FakeNvml(0, nvmlDeviceGetCurrentClocksEventReasons=lambda handle: reasons)
     assert gpu_of(newer)["throttled"] == names
+
+
+def slowed(masks: list[int], name: str = "nvmlDeviceGetCurrentClocksThrottleReasons") -> MachineWatch:
+    """After one look for each mask; one more is asked for when the watch begins."""
+    answers = iter([0x1, *masks])
+    gpu = GpuWatch("GPU-1", FakeNvml(**{name: lambda handle: next(answers)}))
+    for second in range(len(masks)):
+        gpu.look(100.0 + second)
+    return MachineWatch((), gpu)
+
+
+@pytest.mark.parametrize("bit", [0x08, 0x20, 0x40, 0x80])
+@pytest.mark.parametrize(
+    ("looks", "of_them", "is_slowed"), [(20, 3, True), (20, 2, False), (9, 9, False), (20, 0, False)]
+)
+def test_a_gpu_that_heat_or_power_supply_slowed_for_a_tenth_makes_the_score_suspect(
+    bit: int, looks: int, of_them: int, is_slowed: bool
+) -> None:
+    watch = slowed([bit | 0x4] * of_them + [0x4] * (looks - of_them))
+    assert bool(watch.slowdown()) is is_slowed
+    if is_slowed:
+        assert "15% of the training" in watch.slowdown() and "power cap" not in watch.slowdown()
+
+
+def test_the_power_cap_and_clocks_set_by_hand_slow_no_gpu_down() -> None:
+    assert not slowed([0x4 | 0x2 | 0x10 | 0x100 | 0x1] * 50).slowdown()
+    assert not MachineWatch((), None).slowdown() and not slowed([]).slowdown()
+
+
+def test_energy_and_clock_events_are_those_between_beginning_and_end() -> None:
+    joules, masks = iter([5_000_000, 5_234_560]), iter([0x1, 0x40, 0x4])
+    nvml = FakeNvml(
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(joules),
+        nvmlDeviceGetCurrentClocksEventReasons=lambda handle: next(masks),
+    )
+    shown = gpu_of(nvml, looks=1)
+    assert shown["energy_j"] == 234.6 and shown["throttled_share"] == 1.0
+    assert shown["clock_events"] == {"before": [], "after": ["power cap"]}
+
+
+@pytest.mark.parametrize("counter", [refuse, lambda handle: next(iter([]))])
+def test_a_driver_without_a_counter_says_nothing_of_energy(counter: Any) -> None:
+    assert gpu_of(FakeNvml(nvmlDeviceGetTotalEnergyConsumption=counter))["energy_j"] is None
+    backwards = iter([9, 8])  # the driver was loaded anew
+    assert gpu_of(FakeNvml(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(backwards)))["energy_j"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("ok", "suspect: throttled"), ("crash", "crash"), ("suspect: x",) * 2]
+)
+def test_only_a_score_that_nothing_else_is_said_of_becomes_suspect(status: str, expected: str) -> None:
+    monitor = object.__new__(CandidateMonitor)
+    monitor._until_verdict = lambda: JudgeVerdict(status)  # type: ignore[method-assign]
+    monitor._session = SimpleNamespace(stop_clock=lambda: None)  # type: ignore[assignment]
+    monitor._candidate = SimpleNamespace(cpu=SimpleNamespace(hidden=lambda: 0))  # type: ignore[assignment]
+    monitor._contract = SimpleNamespace(budget=SimpleNamespace(counts_cpu=False))  # type: ignore[assignment]
+    monitor._machine = slowed([0x40] * 20)
+    assert monitor.watch().status == expected
 
 
 def test_what_a_driver_does_not_report_is_left_out() -> None:

@@ -140,6 +140,55 @@ def test_nodes_that_die_under_runs_are_no_fault_of_theirs(tmp_path: Path) -> Non
     assert any(run.attempts > 1 for run in played.space.ledger.runs.list("t"))
 
 
+def throttled_on(played_slots: set[str], places: dict[str, str]) -> object:
+    """Runs on these slots are slowed down; `places` is filled with where each attempt ran."""
+
+    def outcome(order: RunOrder) -> Outcome:
+        made = as_the_source_says(order)
+        assert isinstance(made, Finishes)
+        if places[order.key] not in played_slots:
+            return made
+        machine = {"throttled": ["power brake"], "throttled_share": 0.34, "energy_j": 9.0}
+        return Finishes(json.dumps(json.loads(made.result_text) | {"status": "suspect: throttled", "machine": machine}))
+
+    return outcome
+
+
+def play_throttled(tmp_path: Path, slow: set[str], slots: int = 2) -> PlayedLab:
+    places: dict[str, str] = {}
+    played = PlayedLab(tmp_path, slots=slots, outcome=throttled_on(slow, places))
+    start = played.pool.start
+
+    def noted(slot_id: str, order: RunOrder) -> None:
+        places[order.key] = slot_id
+        start(slot_id, order)
+
+    played.pool.start = noted  # type: ignore[method-assign]
+    played.submit("idea", "SCORE = 2.0\n")
+    played.run()
+    return played
+
+
+def test_a_throttled_run_is_measured_again_with_its_seed_on_another_slot(tmp_path: Path) -> None:
+    played = play_throttled(tmp_path, {"memory/cpu1"})
+    runs = [run for run in played.space.ledger.runs.list("t") if isinstance(run.state, Finished)]
+    assert {run.state.result.verdict.status for run in runs if isinstance(run.state, Finished)} == {"ok"}
+    attempts = {run.id: played.space.ledger.runs.attempts(run.id) for run in runs}
+    repeated = [its for its in attempts.values() if len(its) > 1]
+    assert repeated and all([one.outcome for one in its] == ["suspect: throttled", "ok"] for its in repeated)
+    assert all([one.slot_id for one in its] == ["memory/cpu1", "memory/cpu0"] for its in repeated)
+    assert played.screen.said("memory/cpu1 was slowed down for 34 % of the training (power brake)")
+    assert played.space.ledger.board("t").of("c0002").failed_runs == 0
+
+
+def test_where_every_slot_throttles_the_second_score_is_kept_as_a_suspect_one(tmp_path: Path) -> None:
+    played = play_throttled(tmp_path, {"memory/cpu0"}, slots=1)
+    for run in played.space.ledger.runs.list("t"):
+        assert run.attempts == 2 and isinstance(run.state, Finished)
+        assert run.state.result.verdict.status == "suspect: throttled"
+    assert played.space.ledger.board("t").of("c0001").suspect_scores == 3
+
+
 def attempt(number: int, slot_id: str, charge: str) -> Attempt:
     return Attempt(number, slot_id, "boot", 1.0, 2.0, 3.0, "lost", charge)
 

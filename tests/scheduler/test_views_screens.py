@@ -140,6 +140,10 @@ GPU = {
         (CPU, "speed 0.97 (0.80 to 1.02), steal 0 %, load 2.3"),
         (GPU, "steal 0 %, sm 1755 MHz (1410 to 1980), memory 2619 MHz, 640 W, 62 °C, fan rpm 2, throttled: sw power"),
         ({"speed": 0.5}, "speed 0.50"),
+        (
+            {"energy_j": 189_400.4, "throttled": ["heat"], "throttled_share": 0.341},
+            "189,400 J, throttled 34 % of the training: heat",
+        ),
     ],
 )
 def test_a_run_says_what_the_machine_did(play: Play, machine: dict[str, object], said: str) -> None:
