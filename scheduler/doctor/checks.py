@@ -18,16 +18,17 @@ from typing import Any
 
 from harness.files import home_folder
 from scheduler.domain.errors import ArschedError, LabProblem
-from scheduler.domain.slot import Slot
+from scheduler.domain.slot import DIRTY, Slot
 from scheduler.domain.text import count
 from scheduler.git import Repo, git_version
 from scheduler.lab import ContractChoice, choose_contract, contract_of, contract_ref, open_workspace
 from scheduler.node.cores import spell_cpu_list
 from scheduler.node.gpu import UNSEEN_PROCESSES, GpuUnavailable, compute_processes
 from scheduler.node.harness_client import ask_cache, ask_sandbox, installed_version
-from scheduler.node.judge_process import Commands
+from scheduler.node.judge_process import Commands, is_locked, lock_holders
 from scheduler.node.machine import SlotSpec, lay_out, read_machine
-from scheduler.node.spool import default_spool_root
+from scheduler.node.spool import SpoolRoot, default_spool_root
+from scheduler.node.supervisor import lock_name
 from scheduler.queue.runtime import PoolOptions
 from scheduler.ray.cluster_config import read_cluster_config
 
@@ -272,13 +273,19 @@ def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
 def _check_spec(spec: SlotSpec) -> CheckResult:
     if spec.problem:
         return problem(spec.slot_id, spec.problem)
+    lock = SpoolRoot(default_spool_root()).find_lock(lock_name(spec))
+    if is_locked(lock):
+        users = ", ".join(lock_holders(lock)) or "of another user"
+        hint = "doctor says more of a slot when no run is on it; what is no run of a lab has to end first"
+        return note(spec.slot_id, f"a run is going on there, or is left of one: process {users}", hint)
     try:
         foreign = compute_processes(spec.uuid) if spec.uuid else ()
     except GpuUnavailable as error:
         return problem(spec.slot_id, str(error))
     if foreign:
         users = ", ".join(map(str, foreign))
-        return problem(spec.slot_id, f"in use by process {users}", "a budget on a shared GPU is not a budget: end it")
+        hint = "a budget on a shared GPU is not a budget: end it"
+        return problem(spec.slot_id, f"{DIRTY}in use by process {users}", hint)
     if foreign is None:
         return note(spec.slot_id, f"{spec.device_name}: {UNSEEN_PROCESSES}", "make sure of it yourself")
     cores = f"{'cores' if len(spec.cpus) > 1 else 'core'} {spell_cpu_list(spec.cpus)}"

@@ -35,6 +35,9 @@ class Slot:
 IN_USE = "a run of another lab is going on"  # how a slot's problem begins that is over when that run is
 
 
+DIRTY = "dirty: "  # how a slot's problem begins that is over once a process no lab knows of has left it
+
+
 def is_in_use(slot: Slot) -> bool:
     """Whether another lab of this machine has the slot for now: to be waited for."""
     return slot.problem.startswith(IN_USE)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -189,6 +189,24 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """Processes that have a file open, like "4711 (python3)"; those of other users are not seen."""
+    try:
+        lock = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ()
+    return tuple(f"{pid} ({name})" for pid, name in sorted(_having_open(lock, proc)))
+
+
+def _having_open(file: os.stat_result, proc: Path) -> Iterator[tuple[int, str]]:
+    for process in proc.glob("[0-9]*"):
+        for fd in process.glob("fd/*"):
+            with contextlib.suppress(OSError):  # it ended or was closed meanwhile, or is another user's
+                if os.path.samestat(file, os.stat(fd)):
+                    yield int(process.name), (process / "comm").read_text(errors="replace").strip()
+                    break
 
 
 def end_inherited_judge(spool: Spool, slot_lock: Path) -> bool:

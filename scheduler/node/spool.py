@@ -173,6 +173,10 @@ class SpoolRoot:
         """Lock file of one GPU or core; its folder exists afterwards. Raises PoolProblem."""
         with self._disk():
             (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
+        return self.find_lock(name)
+
+    def find_lock(self, name: str) -> Path:
+        """Where that file is, if it is there."""
         return self.root / LOCKS / f"{_safe(name)}.lock"
 
     def free_mb(self) -> float:

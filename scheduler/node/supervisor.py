@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.lab import SANDBOX_LEVELS
-from scheduler.domain.slot import IN_USE, Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
+from scheduler.domain.slot import DIRTY, IN_USE, Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
 from scheduler.node import judge_process
 from scheduler.node.code import code_digest
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
@@ -202,7 +202,8 @@ class SlotSupervisor:
             others = sorted({spool.holder() for spool in at_work if spool.lab_id != lab_id})
             return f"{IN_USE} ({'; '.join(others)})" if others else ""
         if judge_process.is_locked(self._lock()):
-            return f"another judge of this user holds {self._lock()}"
+            holders = ", ".join(judge_process.lock_holders(self._lock())) or "that cannot be seen from here"
+            return f"{DIRTY}its lock {self._lock()} is held by a process of no known run: {holders}"
         if not self.spec.uuid:
             return ""
         # Without a compiler every candidate would end as a crash, and be blamed for it.
@@ -227,15 +228,19 @@ class SlotSupervisor:
         try:
             while foreign := compute_processes(self.spec.uuid):
                 if time.monotonic() > deadline:
-                    return f"GPU {self.spec.index} is in use by process {', '.join(map(str, foreign))}"
+                    return f"{DIRTY}GPU {self.spec.index} is in use by process {', '.join(map(str, foreign))}"
                 time.sleep(0.1)
         except GpuUnavailable as problem:
             return str(problem)
         return ""
 
     def _lock(self) -> Path:
-        name = f"gpu-{self.spec.uuid}" if self.spec.uuid else f"cpu-{'-'.join(map(str, self.spec.cpus)) or 'none'}"
-        return self._spools.lock_path(name)
+        return self._spools.lock_path(lock_name(self.spec))
+
+
+def lock_name(spec: SlotSpec) -> str:
+    """Of the lock of a slot's GPU or core."""
+    return f"gpu-{spec.uuid}" if spec.uuid else f"cpu-{'-'.join(map(str, spec.cpus)) or 'none'}"
 
 
 def _report_inherited(spool: Spool) -> Report:

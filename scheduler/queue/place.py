@@ -15,7 +15,7 @@ from scheduler.domain.candidate import Candidate
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import THROTTLED, Finished, Queued, Run, RunKind, Running, Scored
-from scheduler.domain.slot import Pool, RunOrder, Slot, compile_key, is_in_use
+from scheduler.domain.slot import DIRTY, Pool, RunOrder, Slot, compile_key, is_in_use
 from scheduler.lab import Workspace
 from scheduler.policy.calibration import fit_to_slots, pair_calibration
 from scheduler.policy.decide import is_holding
@@ -173,6 +173,8 @@ def nothing_usable(slots: Sequence[Slot], lab: Lab, contract: str) -> PoolProble
     problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
     shown = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
     hint = f"on every node: arsched prepare --contract {contract}; then `arsched doctor`"
+    if any(slot.problem.startswith(DIRTY) for slot in slots):
+        hint = "what runs there is not arsched's and is left alone: end it (nvidia-smi shows it), or wait for its end"
     if any(map(is_in_use, slots)):
         hint = "they share the machine: each waits until the other's run is over"
     return PoolProblem(f"none of {len(slots)} slots can run lab {lab.tag!r}: {shown}", hint)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from scheduler.domain.decision import Claim
+from scheduler.domain.slot import DIRTY
 from scheduler.domain.text import count, shorten
 from scheduler.lab import LiveSlot
 from scheduler.policy.explain import describe_undecided
@@ -108,7 +109,8 @@ def slots_screen(slots: Sequence[LiveSlot]) -> Iterator[Renderable]:
                     flexible="candidate", drop=("step", "loss", "phase", "progress"))  # fmt: skip
     for slot in slots:
         said = text.slot_text(slot)
-        free = Text("broken", "red") if said.problem else Text("free", "dim")
+        word = "dirty" if said.problem.startswith(DIRTY) else "broken"
+        free = Text(word, "red") if said.problem else Text("free", "dim")
         progress = f"{said.bar} {said.time}".strip()
         table.add(slot.slot, said.run, said.candidate or free, said.phase, progress, said.step, said.loss)
     yield table

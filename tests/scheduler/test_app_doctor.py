@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,7 +24,9 @@ from scheduler.doctor.repository import check_repository
 from scheduler.domain.errors import PoolProblem
 from scheduler.lab import ContractChoice, choose_contract, open_workspace
 from scheduler.node.gpu import Gpu, GpuProcess
-from scheduler.node.machine import Machine
+from scheduler.node.machine import Machine, lay_out
+from scheduler.node.spool import SpoolRoot
+from scheduler.node.supervisor import lock_name
 from scheduler.queue.runtime import PoolOptions
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
@@ -196,6 +199,19 @@ def test_what_is_wrong_with_gpus_is_said_for_each(monkeypatch: pytest.MonkeyPatc
     results = list(checks.check_this_machine("cuda"))
     assert [one.grade for one in results] == [Grade.PROBLEM]
     assert words in results[0].message
+
+
+def test_of_a_gpu_with_a_run_it_says_whose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ARSCHED_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setattr(checks, "read_machine", lambda gpus: replace(CPUS, gpus=(GPU,)))
+    monkeypatch.setattr(checks, "compute_processes", lambda uuid: (GpuProcess(77, "python"),))
+    (found,) = checks.check_this_machine("cuda")
+    assert found.message == "dirty: in use by process 77 (python)" and not (tmp_path / "spool").exists()
+    path = SpoolRoot(tmp_path / "spool").lock_path(lock_name(lay_out(replace(CPUS, gpus=(GPU,)), "here", "cuda")[0]))
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (found,) = checks.check_this_machine("cuda")
+    assert found.grade is Grade.NOTE and f"process {os.getpid()} (" in found.message
 
 
 def test_a_free_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:

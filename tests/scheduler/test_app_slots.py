@@ -37,6 +37,25 @@ def test_a_judge_that_keeps_dying_on_one_slot_is_tried_three_times(tmp_path: Pat
     assert played.screen.said("given up")
 
 
+def test_a_dirty_slot_takes_no_run_until_it_is_clean(played: PlayedLab) -> None:
+    others, dirty = [slot.id for slot in played.pool.slots()][:1], played.pool.slots()[1].id
+    played.pool.break_slot(dirty, "dirty: GPU 0 is in use by process 42 (blender)")
+    played.submit("idea", "SCORE = 2.0\n")
+    played.run()
+    assert {state.slot_id for state in played.finished()} == set(others)
+    played.pool.break_slot(dirty, "")
+    played.submit("another", "SCORE = 2.1\n")
+    played.submit("third", "SCORE = 2.2\n")
+    played.run()
+    assert dirty in {state.slot_id for state in played.finished()}
+    for slot in played.pool.slots():
+        played.pool.break_slot(slot.id, "dirty: GPU 0 is in use by process 42 (blender)")
+    played.submit("last", "SCORE = 2.3\n")
+    with pytest.raises(PoolProblem, match="blender") as problem:
+        played.run()
+    assert "nvidia-smi" in problem.value.hint and "prepare" not in problem.value.hint
+
+
 def test_an_infra_verdict_is_retried_and_the_next_result_counts(tmp_path: Path) -> None:
     def flaky(order: RunOrder) -> Outcome:
         if order.attempt == 1 and order.run_id == "r0001":

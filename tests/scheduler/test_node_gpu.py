@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from scheduler.node.gpu import (
     read_states,
     unusable_device_files,
 )
+from scheduler.node.judge_process import lock_holders
 from scheduler.node.machine import Machine, lay_out
 from scheduler.node.supervisor import SlotSupervisor
 from tests.scheduler.fake_judge import CONTRACT_JSON
@@ -221,11 +223,27 @@ def test_a_judge_sees_its_gpu_alone_by_uuid(slot: GpuSlot, tmp_path: Path) -> No
 
 def test_a_foreign_process_breaks_the_slot_and_is_left_alone(slot: GpuSlot) -> None:
     slot.foreign = (GpuProcess(42, "blender"),)
-    assert "GPU 0 is in use by process 42 (blender)" in slot.supervisor.probe(CONTRACT_JSON).problem
+    assert slot.supervisor.probe(CONTRACT_JSON).problem == "dirty: GPU 0 is in use by process 42 (blender)"
     with pytest.raises(PoolProblem, match="blender"):
         slot.supervisor.start(fake_order("r0001", "score 1.9"))
     slot.foreign = ()
     assert slot.supervisor.probe(CONTRACT_JSON).problem == ""
+
+
+def test_a_lock_that_no_known_run_holds_is_said_with_its_holder_and_is_waited_for(slot: GpuSlot) -> None:
+    slot.supervisor.start(fake_order("r0001", "score 1.9"))
+    wait_until(lambda: isinstance(slot.supervisor.poll(LAB_ID)[0], Done))
+    path = slot.supervisor._lock()
+    holding = f"import fcntl, sys; f = open({str(path)!r}, 'a'); fcntl.flock(f, 2); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdin and holder.stdout.readline()
+        said = slot.supervisor.probe(CONTRACT_JSON).problem
+        assert said.startswith("dirty: its lock ") and f" {holder.pid} (python" in said
+        with pytest.raises(PoolProblem, match=str(holder.pid)):
+            slot.supervisor.start(fake_order("r0002", "score 1.9"))
+        holder.stdin.close()
+    assert slot.supervisor.probe(CONTRACT_JSON).problem == "" and lock_holders(path) == ()
+    assert lock_holders(path.with_name("none")) == ()
 
 
 def test_a_process_that_is_just_leaving_does_not_count(slot: GpuSlot, monkeypatch: pytest.MonkeyPatch) -> None:

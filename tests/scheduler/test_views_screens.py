@@ -113,6 +113,9 @@ def test_slots_while_the_queue_is_run(play: Play) -> None:
     for word in ("r0013 c0009 [red]wide[/red]", "████······ 8/20 s", "laptop/cpu1", "free", "2 queued"):
         assert word in table
     assert "other/cpu0: cache is missing" in table and "nan" not in table and "\x1b" not in table
+    dirty = replace(live, slots=(LiveSlot("n/gpu0", problem="dirty: GPU 0 is in use by process 42 (blender)"),))
+    table = painted([slots_table(dirty)])
+    assert "broken" not in table and table.count("dirty") == 2 and "process 42 (blender)" in table
     line = slots_line(live)
     busy = "laptop/cpu0 r0013 c0009 [red]wide[/red] train 8/20 s step 82"
     assert line.startswith(f"{busy} · laptop/cpu1 free · other/cpu0 cache is missing")
