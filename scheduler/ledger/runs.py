@@ -62,6 +62,14 @@ class RunCount(NamedTuple):
     runs: int
 
 
+class PoolCount(NamedTuple):
+    """Scores of a lab in one pool of like slots: how many runs, of how many candidates."""
+
+    pool: str
+    runs: int
+    candidates: int
+
+
 class AttemptRow(NamedTuple):
     """One attempt. `queued_at` is since when its run could have been placed; times in seconds since the epoch.
 
@@ -154,6 +162,10 @@ class Runs(Table):
     def counts(self, tag: str) -> tuple[RunCount, ...]:
         """Of every kind, state and family of results there is."""
         return tuple(self._database.rows(RunCount, _COUNTS, tag))
+
+    def scores_by_pool(self, tag: str) -> tuple[PoolCount, ...]:
+        """Of runs that decide, the pool of the first score first."""
+        return tuple(self._database.rows(PoolCount, _POOLS, tag))
 
     def count_of_ideas(self, tag: str, since: float) -> dict[str, int]:
         """State -> runs, claims and audits left out, of the candidates that came at `since` or later."""
@@ -361,6 +373,12 @@ WHERE run.tag = ? ORDER BY run.number, attempt.number
 _COUNTS = """
 SELECT run.kind, run.state, coalesce(result.family, ''), count(*)
 FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 1, 2, 3
+"""
+
+_POOLS = f"""
+SELECT run.pool, count(*), count(DISTINCT run.candidate) FROM run JOIN result ON result.run = run.number
+WHERE run.tag = ? AND result.family = 'scored' AND run.kind NOT IN {MEASURED_APART}
+GROUP BY run.pool ORDER BY min(result.number)
 """
 
 _OF_IDEAS = f"""

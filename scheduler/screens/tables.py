@@ -37,6 +37,7 @@ def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderab
     sd_bpb = board.noise_sd_bpb
     noise = f"noise {describe_noise(sd_bpb, board.noise_parts)}" if sd_bpb is not None else "noise unknown"
     yield f"lab {board.tag}   contract {board.contract}   {noise} ({count(board.noise_repeats, 'repeat')})"
+    yield from _pools(board)
     yield ""
     if not board.candidates:
         yield "no candidate yet"
@@ -56,6 +57,15 @@ def leaderboard_screen(board: Leaderboard, hidden: int = 0) -> Iterator[Renderab
     yield LEGEND
     if board.noise_parts is not None:
         yield WEIGHED
+
+
+def _pools(board: Leaderboard) -> Iterator[Renderable]:
+    if len(board.pools) < 2:
+        return
+    yield Text(f"scores of {len(board.pools)} pools of slots, which do not compare with each other:", "yellow")
+    for one in board.pools:
+        what = f"{count(one.runs, 'run')} of {count(one.candidates, 'candidate')}"
+        yield indented(f"{'shown' if one.compared else 'left out'}: {what} on {one.pool}")
 
 
 def _candidate_cells(row: Row, places: int) -> tuple[str | Text, ...]:

@@ -60,8 +60,21 @@ class Row(View):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRow(View):
+    """Scores on slots of one device model, driver, contract and cache. Of several, one is `compared`."""
+
+    pool: str
+    runs: int
+    candidates: int
+    compared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Leaderboard(View):
-    """Candidates with a score by their mean, then the others, without a rank, in the order of their submission."""
+    """Candidates with a score by their mean, then the others, without a rank, in the order of their submission.
+
+    `pools`: where there are several, scores of all but one are left out.
+    """
 
     tag: str
     contract: str
@@ -70,6 +83,7 @@ class Leaderboard(View):
     noise_repeats: int
     noise_parts: NoiseParts | None
     candidates: tuple[Row, ...]
+    pools: tuple[PoolRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +200,20 @@ def leaderboard(facts: LabFacts, limit: int | None = None) -> Leaderboard:
             candidate_row(facts, known[ref], place if place <= len(scored) else None)
             for place, ref in enumerate(refs, 1)
         ),
+        pools=_pools(facts),
     )
+
+
+def _pools(facts: LabFacts) -> tuple[PoolRow, ...]:
+    """Scores are compared in the pool of the baseline's first, as in the ledger's snapshot."""
+    counts = facts.ledger.runs.scores_by_pool(facts.lab.tag)
+    compared = counts[0].pool if counts else ""
+    if facts.board and len(counts) > 1:
+        runs = [run for run in facts.runs_of[facts.board.baseline_id] if run.kind.decides]
+        scored = [(run.state.finished_at, run.pool) for run in runs
+                  if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]  # fmt: skip
+        compared = min(scored, default=(0.0, ""))[1]
+    return tuple(PoolRow(one_line(one.pool), one.runs, one.candidates, one.pool == compared) for one in counts)
 
 
 def candidate_row(facts: LabFacts, candidate: Candidate, rank: int | None = None) -> Row:

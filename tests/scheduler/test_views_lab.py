@@ -12,6 +12,7 @@ import pytest
 
 from scheduler.domain.decision import Noise
 from scheduler.domain.run import parse_result
+from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
 from scheduler.policy.explain import describe_undecided
 from scheduler.policy.stats import effect_of, undecided_below
@@ -56,6 +57,24 @@ def test_the_leaderboard_ranks_by_mean(play: Play) -> None:
     assert [(row.name, row.status, row.detail) for row in board.candidates if not row.rank] == [
         ("typo", "failed", "crash")
     ]
+
+
+def test_the_leaderboard_says_that_scores_of_another_pool_are_left_out(play: Play) -> None:
+    (pool,) = leaderboard(play.facts()).pools
+    assert pool.compared and pool.runs > pool.candidates > 1
+    assert "pools of slots" not in painted(leaderboard_screen(leaderboard(play.facts())))
+    play.add("elsewhere")
+    (run,) = play.ledger.runs.queued("nov23")
+    slot = Slot("far/gpu0", "far", "boot-9", "cuda", "an H200", "H200 driver 580 / \x1b[2Jpool-b", "cache-1")
+    attempt = play.ledger.runs.lease(run.id, slot, play.clock.now + 60)
+    assert attempt and play.ledger.runs.record(run.id, attempt, judged(1.5))
+    board = leaderboard(play.facts(), limit=3)
+    first, second = board.pools
+    assert first == pool and (second.runs, second.candidates, second.compared) == (1, 1, False)
+    assert all(row.val_bpb is None or row.val_bpb > 1.6 for row in leaderboard(play.facts()).candidates)
+    shown = painted(leaderboard_screen(board), 120)
+    assert "scores of 2 pools" in shown and "shown: " in shown
+    assert "left out: 1 run of 1 candidate on H200 driver 580" in shown and "\x1b" not in shown
 
 
 def test_on_a_machine_that_drifts_errors_and_words_are_those_of_all_the_noise(play: Play) -> None:
