@@ -70,7 +70,7 @@ KEYS = {
     "status": "tag branch contract device baseline noise_sd_bpb noise_repeats noise_parts"
     " undecided_below_bpb runner slots queued queued_runs running_runs finished_runs cancelled_runs"
     " undecided_candidates paused note search claim efficiency ideas recent_decisions",
-    "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats noise_parts candidates",
+    "leaderboard": "tag contract baseline noise_sd_bpb noise_repeats noise_parts candidates pools",
     "show last": "standing author hypothesis commit made_from train_sha256 fingerprint sandbox"
     " compressed_bytes source_notes submitted_at runs decisions merge merged_into diff",
     "show r0004": "run candidate name kind seed state since status reason slot pool sandbox val_bpb val_bpb_upstream"
