@@ -127,7 +127,7 @@ _NAMES = {int: "a whole number", float: "a number (write 0.001, not 1e-3)", str:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return f"{text[:60]}…" if len(text) > 60 else text
+    return f"{text[:60]}..." if len(text) > 60 else text
 
 
 def _dotted(where: str, key: object) -> str:

@@ -44,7 +44,8 @@ class LabPaths:
         self.truth = (common or root / ".git") / "arsched"
         self.ledger = self.truth / "ledger.db"
         self.scheduler_lock = self.truth / "scheduler.lock"  # held by the one process that runs the queue
-        self.submit_lock = self.truth / "submit.lock"  # held while candidates are queued: two cannot both be the first
+        # Held while candidates are queued: two cannot both be the first. In a folder of its own, which is locked, too.
+        self.submit_lock = self.truth / "submit" / "submit.lock"
         self.live = self.truth / "live.json"  # what the slots do, about once a second; for display only
         self.contract = self.truth / "contract.json"  # as `python train.py` finds it when it runs alone
         self.runs = self.truth / "runs"

@@ -61,7 +61,7 @@ class PrepareProgress:
     def stage(self, name: str) -> Iterator[None]:
         """Print that a stage begins, how far it is while it lasts, and how long it took."""
         self._stage, self._detail, began = name, "", time.monotonic()
-        self.print(f"{name} …")
+        self.print(f"{name} ...")
         stop = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(stop, began), name="progress", daemon=True)
         ticker.start()

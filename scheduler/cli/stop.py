@@ -26,11 +26,14 @@ def command(now: bool, timeout_s: float | None, tag: str | None, dry_run: bool, 
     """End the process that runs the queue, a detached search for one, and wait until it has ended.
 
     It places nothing new, finishes what runs and leaves; nothing is lost. `arsched search` or `arsched submit` go on.
-    Exit code 3: it was still at work when the time was over, and ends as soon as it can.
+    With --tag only where it runs that lab. Exit code 3: it was still at work when the time was over, and ends as soon
+    as it can.
     """
     with open_workspace(tag) as space:
         lock = SchedulerLock(space.paths.scheduler_lock)
         runs, live = not _is_free(lock), read_live(space.paths.live)
+        if runs and tag and (other := _other_lab(space, lock)):
+            return _leave_alone(space, other, dry_run=dry_run, as_json=as_json)
         ended = not runs if dry_run else _stop(space, lock, now=now, timeout_s=timeout_s)
     who = f"process {live.pid}" if runs and live else "the process that runs the queue"
     done = f"{who} would be stopped" if dry_run else f"{who} has ended" if ended else f"{who} is still ending"
@@ -38,6 +41,25 @@ def command(now: bool, timeout_s: float | None, tag: str | None, dry_run: bool, 
     value = {"tag": space.tag, "ran": runs, "pid": live.pid if runs and live else None, "ended": ended}
     print_json(value | {"dry_run": dry_run}) if as_json else print_text(text)
     return 0 if ended or dry_run else ExitCode.ANSWER_IS_NO
+
+
+def _other_lab(space: Workspace, lock: SchedulerLock) -> Live | None:
+    """What the process that runs the queue shows, where that is of another lab. A new one shows nothing at first."""
+    deadline = time.monotonic() + FRESH_S
+    while True:
+        live = read_live(space.paths.live)
+        if live is not None and time.time() - live.at < FRESH_S:
+            return live if live.tag != space.tag else None
+        if time.monotonic() > deadline or _is_free(lock):
+            return None
+        time.sleep(LOOK_S)
+
+
+def _leave_alone(space: Workspace, other: Live, *, dry_run: bool, as_json: bool) -> int:
+    text = f"no process runs the queue of lab {space.tag!r}: nothing to stop. Process {other.pid} runs {other.tag!r}"
+    value = {"tag": space.tag, "ran": False, "pid": None, "ended": True, "dry_run": dry_run}
+    print_json(value) if as_json else print_text(text)
+    return 0
 
 
 def _stop(space: Workspace, lock: SchedulerLock, *, now: bool, timeout_s: float | None) -> bool:

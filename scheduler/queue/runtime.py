@@ -1,7 +1,7 @@
 """What a process needs to run a queue: pool, clock, intervals, timeouts, Ctrl-C as a question, and its locks.
 
 Ray is known to `connect_ray` alone. Locks are released by the kernel when their process dies; one holds as long as its
-file is at its path. The queue's is on the file's folder as well: with the file replaced no other process gets it.
+file is at its path. It is on the file's folder as well: with the file replaced no other process gets it.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[SchedulerLock]:
 
     Raises LabProblem when they take longer than `timeout_s`, and at the end when the lock was lost meanwhile.
     """
-    lock, deadline = SchedulerLock(path, with_folder=False), time.monotonic() + timeout_s
+    lock, deadline = SchedulerLock(path), time.monotonic() + timeout_s
     while not lock.try_take():
         if time.monotonic() >= deadline:
             hint = "see which arsched commands run, and try again"

@@ -188,7 +188,7 @@ def test_finished_stages_are_not_done_again(home: Path, capsys: pytest.CaptureFi
     kill_at(home, "val.u16", "before")
     shutil.rmtree(home / "corpus")
     assert main(["--contract", str(home / "small.json")]) == 0
-    assert "tokenizer …" not in capsys.readouterr().err
+    assert "tokenizer ..." not in capsys.readouterr().err
 
 
 def test_stages_of_other_versions_are_not_gone_on_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import threading
 from pathlib import Path
 
 import pytest
 
+import harness
 from harness.prepare.stage import PrepareProgress, count, held, run_in_threads, size
 
 QUICK_S = 0.01
+PRINTED_BY_PREPARE = (
+    "prepare/*.py",
+    "fields.py",
+    "cache.py",
+    "files.py",
+    "calibration.py",
+    "gpu_probe.py",
+    "gpu_trial.py",
+)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Watched(io.StringIO):
@@ -35,8 +47,18 @@ def test_a_long_call_is_never_silent() -> None:
     with progress.stage("merging"):
         progress.show("3 of 9")
         assert out.seen.wait(10)
-    assert "merging …\n" in out.getvalue() and "merging: 3 of 9, 0 s so far\n" in out.getvalue()
+    assert "merging ...\n" in out.getvalue() and "merging: 3 of 9, 0 s so far\n" in out.getvalue()
     assert out.getvalue().splitlines()[-1].startswith("merging: 3 of 9, 0.")
+
+
+def test_what_prepare_prints_fits_every_stream() -> None:
+    """It has no guarded way to stderr, where an ascii terminal would get \\u2026."""
+    home = Path(harness.__file__).parent
+    for path in sorted(found for pattern in PRINTED_BY_PREPARE for found in home.glob(pattern)):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = [one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        docs = {ast.get_docstring(one, clean=False) for one in ast.walk(tree) if isinstance(one, DOCUMENTED)}
+        assert not [text for text in texts if not text.isascii() and text not in docs], path
 
 
 def test_a_terminal_gets_one_line_that_changes() -> None:

@@ -18,7 +18,7 @@ from scheduler.actions.submit import SubmitRequest, submit
 from scheduler.domain.candidate import Candidate, CandidateState, Source
 from scheduler.domain.errors import ArschedError, LabProblem, LedgerProblem
 from scheduler.domain.run import Finished, RunKind, Running
-from scheduler.lab import Live, Workspace, open_workspace, write_live
+from scheduler.lab import LabPaths, Live, Workspace, open_workspace, write_live
 from scheduler.ledger.db import SAVED
 from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import PollIntervals, SchedulerLock, StopReason, exclusive
@@ -269,6 +269,26 @@ def test_a_lock_for_a_moment_that_was_lost_is_reported_at_its_end_but_hides_no_o
         raise ZeroDivisionError
     with exclusive(path, 1.0), pytest.raises(LabProblem, match="has held"), exclusive(path, 0.1):
         pass
+
+
+def test_who_deletes_the_lock_for_a_moment_opens_it_to_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "submit.lock"
+    with pytest.raises(LabProblem, match=r"submit\.lock was deleted"), exclusive(path, 1.0):
+        path.unlink()
+        with pytest.raises(LabProblem, match="has held"), exclusive(path, 0.1):
+            pass
+
+
+def test_the_lock_of_the_queue_and_that_of_submit_do_not_meet(tmp_path: Path) -> None:
+    paths = LabPaths(tmp_path)
+    queue = SchedulerLock(paths.scheduler_lock)
+    assert queue.try_take()
+    with exclusive(paths.submit_lock, 0.1):
+        assert queue.is_held()
+    queue.release()
+    with exclusive(paths.submit_lock, 0.1):
+        assert queue.try_take()
+    queue.release()
 
 
 def test_a_submit_whose_lock_goes_adds_no_further_candidate(played: PlayedLab, monkeypatch: pytest.MonkeyPatch) -> None:

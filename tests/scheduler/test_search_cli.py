@@ -18,7 +18,7 @@ from scheduler.cli.search import command
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import ProposerChoice, SearchBudget, SearchSettings
-from scheduler.lab import open_workspace
+from scheduler.lab import Live, open_workspace, write_live
 from scheduler.ledger import Ledger
 from scheduler.queue.runtime import SchedulerLock
 from scheduler.search.options import SearchOptions, describe_budget, describe_proposers, extended
@@ -148,6 +148,22 @@ def test_stop_where_nothing_runs_says_so_and_leaves_no_request_behind(lab: Path)
         assert result.exit_code == 0 and "nothing to stop" in result.output
     assert not json.loads(arsched("stop", "--json").stdout)["ran"]
     assert not list(lab.parent.glob("**/stop"))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--now"]])
+def test_stop_of_a_lab_leaves_the_queue_of_another_alone(lab: Path, more: list[str]) -> None:
+    with open_workspace() as space:
+        other = SchedulerLock(space.paths.scheduler_lock)
+        assert other.try_take()
+        write_live(space.paths.live, Live(time.time(), 4711, "other", "pool", 0, False, ()))
+        result = arsched("stop", "--tag", space.tag, "--timeout", "0", *more)
+        assert result.exit_code == 0 and "nothing to stop" in result.output and "4711 runs 'other'" in result.output
+        assert not json.loads(arsched("stop", "--tag", space.tag, "--json", *more).stdout)["ran"]
+        assert not space.paths.stop.exists()
+        write_live(space.paths.live, Live(time.time(), 4711, space.tag, "pool", 0, False, ()))
+        assert arsched("stop", "--tag", space.tag, "--timeout", "0").exit_code == 3
+        other.release()
+        assert arsched("stop").exit_code == 0
 
 
 def test_stop_gives_up_in_time_and_its_request_stays(lab: Path) -> None:
