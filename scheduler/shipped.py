@@ -44,9 +44,11 @@ def fill_repository(root: Path, shipped: Path, message: str) -> None:
     create_repo(root, message)
 
 
-def begin_repository(folder: Path) -> bool:
-    """Make an empty folder that no repository holds one for labs; whether it did. Raises LabProblem, GitProblem."""
-    if any(folder.iterdir()) or any((parent / ".git").exists() for parent in folder.resolve().parents):
-        return False
+def may_begin(folder: Path) -> bool:
+    """Whether it is empty and no repository holds it."""
+    return not any(folder.iterdir()) and not any((parent / ".git").exists() for parent in folder.resolve().parents)
+
+
+def begin_repository(folder: Path) -> None:
+    """Make an empty folder a repository for labs. Raises LabProblem, GitProblem."""
     fill_repository(folder, shipped_folder(), "train.py and its manual, as arsched ships them")
-    return True

@@ -68,9 +68,7 @@ class Created(NamedTuple):
 
 def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[[], float] = time.time) -> Created:
     """Create the lab, or finish creating it. Raises UsageProblem, LabProblem, CacheProblem, CandidateRejected."""
-    if not can_name_branch(request.tag, longest=40):
-        hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
-        raise UsageProblem(f"{request.tag!r} cannot be a tag", hint)
+    _check_tag(request.tag)
     repo = Repo.open(start or Path.cwd())
     paths = paths_of(repo)
     repo.head_commit()
@@ -91,6 +89,28 @@ def create_lab(request: InitRequest, start: Path | None = None, clock: Callable[
     if request.dry_run:
         return Created(lab, None, first.notes)
     return _write(repo, paths, request, lab, first, clock)
+
+
+def check_request(request: InitRequest) -> None:
+    """All that does not depend on the repository or the cache, which may not be there yet.
+
+    Raises UsageProblem, and LabProblem where this machine does not allow the sandbox.
+    """
+    _check_tag(request.tag)
+    choose_contract(request.contract)
+    _check_train(request.train)
+    _check_sandbox(request.sandbox)
+
+
+def _check_tag(tag: str) -> None:
+    if not can_name_branch(tag, longest=40):
+        hint = "letters, digits, '-', '_' and '.', at most 40, beginning with a letter or digit: nov23"
+        raise UsageProblem(f"{tag!r} cannot be a tag", hint)
+
+
+def _check_train(train: Path | None) -> None:
+    if train is not None and not train.exists():
+        raise UsageProblem(f"--train {train}: no such file", "check the path")
 
 
 def _check_sandbox(level: str) -> None:
@@ -215,9 +235,8 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
     if others:
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         notes.append(f"uncommitted: {shown}; the lab starts from the last commit, without them")
+    _check_train(train)
     if train is not None:
-        if not train.exists():
-            raise UsageProblem(f"--train {train}: no such file", "check the path")
         return FirstBaseline(parent, read_source(read_train_py(train)), tuple(notes))
     if TRAIN_PY in changed:
         hint = "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE"

@@ -8,15 +8,16 @@ import click
 
 from harness.contract import describe_references
 from scheduler.actions.candidate import pending_runs
-from scheduler.actions.init import InitRequest, create_lab
+from scheduler.actions.init import InitRequest, check_request, create_lab
 from scheduler.actions.submit import describe_outcome
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
+from scheduler.cli.prepare import ensure_prepared
 from scheduler.cli.submit import author, run_and_watch
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.lab import SANDBOX_LEVELS
-from scheduler.lab import open_workspace
-from scheduler.shipped import SHIPPED, begin_repository
+from scheduler.lab import choose_contract, open_workspace
+from scheduler.shipped import SHIPPED, begin_repository, may_begin
 
 
 @click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
@@ -37,13 +38,17 @@ def command(
 ) -> int:  # fmt: skip
     """Start a lab from HEAD: its train.py with the contract's constants becomes the first baseline.
 
-    Your checkout is not switched. In an empty folder a repository with train.py and its manual is made first. The
-    contract's cache must be prepared.
+    Your checkout is not switched. The contract's cache must be prepared. In an empty folder a repository with train.py
+    and its manual is made first, and the cache, where that needs no download.
     """
     tag = tag or options.dated_tag()
-    if not dry_run and begin_repository(Path.cwd()):
+    request = InitRequest(tag, contract, train, preset, author(), sandbox, dry_run)
+    if not dry_run and may_begin(Path.cwd()):
+        check_request(request)
+        ensure_prepared(choose_contract(contract))
+        begin_repository(Path.cwd())
         log(f"a git repository in {Path.cwd()}: {', '.join(SHIPPED)}")
-    created = create_lab(InitRequest(tag, contract, train, preset, author(), sandbox, dry_run))
+    created = create_lab(request)
     for note in created.notes:
         log(f"note: {note}")
     lab = created.lab

@@ -17,9 +17,9 @@ import click
 
 from harness.contract import describe_references
 from scheduler.cli import options
-from scheduler.cli.output import print_json, print_text
-from scheduler.domain.errors import LabProblem
-from scheduler.lab import choose_contract, contract_ref, open_workspace
+from scheduler.cli.output import log, print_json, print_text
+from scheduler.domain.errors import CacheProblem, ExitCode, LabProblem
+from scheduler.lab import ContractChoice, choose_contract, contract_ref, open_workspace, prepared_digest
 from scheduler.node.code import CODE_ROOT, python_command
 from scheduler.node.judge_process import site_folders
 
@@ -66,6 +66,24 @@ def prepare_command(contract: str, brought: Path | None, *, as_json: bool, verif
     """-P: a folder called harness where the command is run is not the judge's."""
     command = [*python_command("harness.prepare"), "--contract", contract]
     return command + (["--from", str(brought)] if brought else []) + ["--verify"] * verify + ["--json"] * as_json
+
+
+def ensure_prepared(choice: ContractChoice) -> None:
+    """Make the cache of a contract whose texts are on this machine, where there is none: that takes a minute.
+
+    Raises CacheProblem for one that wants a download, which is a decision of its own, and where making it failed.
+    """
+    try:
+        prepared_digest(choice)
+    except CacheProblem as problem:
+        if choice.contract.corpus.kind == "hub":
+            raise
+        log(f"the cache of contract {choice.contract.name} comes first, once per machine: arsched prepare")
+        code = run_program(prepare_command(choice.ref, None, as_json=False, verify=False))
+        if code == ExitCode.INTERRUPTED:
+            raise click.Abort from None
+        if code:
+            raise CacheProblem("the cache could not be made: see above", problem.hint) from None
 
 
 def run_program(command: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ class Repo:
             if git_folder is not None or is_bare:
                 break
         else:
-            hint = "run arsched inside a clone of autoresearch (or `git init` first)"
+            hint = "in an empty folder `arsched init` makes one; otherwise run arsched in a clone of autoresearch"
             raise LabProblem(f"no git repository at {start}", hint)
         common = common_folder_of(git_folder or folder)
         top = commits.find_top(folder) if git_folder else None

@@ -7,10 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from scheduler import shipped
+from scheduler.cli.main import main
 from scheduler.domain.errors import LabProblem
-from scheduler.shipped import SHIPPED, begin_repository, shipped_folder
+from scheduler.shipped import SHIPPED, begin_repository, may_begin, shipped_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -61,21 +63,62 @@ def test_the_wheel_carries_what_a_repository_begins_with() -> None:
 
 
 def test_an_empty_folder_becomes_a_repository_that_is_clean(tmp_path: Path) -> None:
-    assert begin_repository(tmp_path)
+    assert may_begin(tmp_path)
+    begin_repository(tmp_path)
     assert git(tmp_path, "status", "--porcelain") == ""
     assert sorted(git(tmp_path, "ls-files").split()) == sorted([".gitignore", *SHIPPED])
     assert (tmp_path / "train.py").read_bytes() == (CHECKOUT / "train.py").read_bytes()
-    assert not begin_repository(tmp_path)
+    assert not may_begin(tmp_path)
 
 
 def test_other_folders_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    assert not begin_repository(tmp_path / "full")
+    assert not may_begin(tmp_path / "full")
     git(tmp_path, "init", "--quiet")
     (tmp_path / "inside").mkdir()
-    assert not begin_repository(tmp_path / "inside")
-    assert [path.name for path in tmp_path.rglob("train.py")] == []
+    assert not may_begin(tmp_path / "inside")
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a cache elsewhere in which nothing is prepared."""
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path / "empty"
+
+
+def init(*words: str) -> Result:
+    return CliRunner().invoke(main, ["init", "--no-wait", "--sandbox", "off", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tag", "a b"), "cannot be a tag"),
+        (("--contract", "cpuu"), "no contract 'cpuu'"),
+        (("--contract", "standard"), "arsched prepare --contract standard"),
+        (("--train", "gone.py"), "no such file"),
+    ],
+)
+def test_a_refused_init_leaves_an_empty_folder_empty(empty: Path, words: tuple[str, ...], said: str) -> None:
+    refused = init(*words)
+    assert refused.exit_code in (1, 2) and said in refused.output
+    assert not any(empty.iterdir())
+
+
+@pytest.mark.parametrize("code", [1, 130])
+def test_in_an_empty_folder_the_cache_comes_first_and_nothing_without_it(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    run: list[list[str]] = []
+    monkeypatch.setattr("scheduler.cli.prepare.run_program", lambda command: run.append(command) or code)
+    assert init().exit_code == code
+    (command,) = run
+    assert "harness.prepare" in command and command[command.index("--contract") + 1] == "cpu"
+    assert not any(empty.iterdir())
+    assert init("--dry-run").exit_code == 1 and len(run) == 1
 
 
 def test_uv_and_pip_install_the_same_versions() -> None:
