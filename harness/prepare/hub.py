@@ -300,6 +300,9 @@ def _explained(error: Exception) -> Exception:
 
     if isinstance(error, OfflineModeIsEnabled):
         return DownloadFailed("HF_HUB_OFFLINE is set, so nothing is downloaded")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://"
+    if not endpoint.startswith(("http://", "https://")):
+        return DownloadFailed(f"HF_ENDPOINT={endpoint} lacks its beginning; set HF_ENDPOINT=https://{endpoint}")
     if not isinstance(error, HfHubHTTPError):
         return _Trouble(" ".join(str(error).split())[:200] or type(error).__name__)
     status = error.response.status_code

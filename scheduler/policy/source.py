@@ -100,8 +100,14 @@ def left_by_tools(path: str) -> bool:
 
 
 def slug(title: str) -> str:
-    """A name for a folder or a column from a title, never one that reads like an id."""
-    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:NAME_CHARACTERS].strip("-")
+    """A name for a folder or a column from a title, never one that reads like an id.
+
+    Longer titles are cut between words, unless the first one alone is too long: no number is cut.
+    """
+    found = re.findall(r"[0-9]+(?:\.[0-9]+)+|[a-z0-9]+", title.lower())
+    ends = (len("-".join(found[: number + 1])) for number in range(len(found)))
+    fitting = sum(end <= NAME_CHARACTERS for end in ends)
+    words = "-".join(found[: max(1, fitting)])[:NAME_CHARACTERS]
     return f"idea-{words}".strip("-") if not words or _LIKE_AN_ID.fullmatch(words) else words
 
 

@@ -21,6 +21,7 @@ from scheduler.report.plots import (
     PURPLE,
     RED,
     SKY,
+    WIDTH_IN,
     halo,
     new_figure,
     note_nothing,
@@ -44,6 +45,8 @@ STRIP_FRAME_IN = 0.9  # around the rows of the machine's pace
 ROW = 0.84  # of a lane's height, from the slowest reading of the lab to the fastest
 LANE_IN, FRAME_IN, MOST_LANES = 0.4, 1.7, 40  # inches for a slot, and around them all
 LANE, BAR = 1.0, 0.74  # heights
+BESIDE_IN = 1.5  # of the picture's width, for the names of the slots
+NAME_PT, LETTER = 7.5, 0.64  # size of a name in a bar; width of a letter, as a share of that
 FEW_BARS = 60  # up to which every bar names its candidate
 NAMED_SLOTS = 40
 LEAST_RANGE = 0.1  # of the pace, in a row
@@ -106,10 +109,12 @@ def _troubles(axes: Any, bars: Sequence[Bar], lanes: dict[str, int], divisor: fl
 
 
 def _names(axes: Any, timeline: Timeline, lanes: dict[str, int], divisor: float) -> None:
+    """Of the candidates, in the bars that are long enough for theirs."""
+    s_per_in = timeline.length_s / (WIDTH_IN - BESIDE_IN)
     for bar in timeline.bars:
         middle = (bar.start_s + bar.end_s) / 2 / divisor
-        style = {"ha": "center", "va": "center", "fontsize": 7.5, "color": INK, "path_effects": halo()}
-        if bar.end_s - bar.start_s > timeline.length_s / 40:
+        style = {"ha": "center", "va": "center", "fontsize": NAME_PT, "color": INK, "path_effects": halo()}
+        if bar.end_s - bar.start_s > s_per_in * NAME_PT / 72 * LETTER * (len(bar.candidate) + 1):
             axes.text(middle, lanes[bar.slot] - 0.22, bar.candidate, **style, clip_on=True, zorder=3)
 
 

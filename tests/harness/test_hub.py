@@ -143,6 +143,16 @@ def test_the_hubs_offline_switch_is_named(
     assert "HF_HUB_OFFLINE is set" in said and "--from" in said and server.tokens == []
 
 
+def test_an_endpoint_without_its_scheme_is_named_at_once(
+    contract: str, server: LyingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "hf-mirror.example")
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.example")
+    assert main(["--contract", contract]) == 1
+    said = capsys.readouterr().err
+    assert "set HF_ENDPOINT=https://hf-mirror.example" in said and "trying again" not in said
+
+
 def test_a_disk_that_fills_up_while_downloading(
     contract: str,
     server: LyingServer,

@@ -148,6 +148,10 @@ def test_a_name_like_train_py_is_another_file(path: str) -> None:
         ("last", "idea-last"),
         ("\x1b[31mred\x1b[0m", "31mred-0m"),
         ("x" * 60, "x" * 40),
+        ("UNEMBEDDING_LR 0.004 → 0.00071", "unembedding-lr-0.004-0.00071"),
+        ("UNEMBEDDING_LR 0.004 → 0.00071, MATRIX_LR 0.04 → 0.05", "unembedding-lr-0.004-0.00071-matrix-lr"),
+        ("ADAM_BETAS (0.8, 0.95) → (0.81234, 0.95123456789)", "adam-betas-0.8-0.95-0.81234"),
+        ("version 1.2.3. ends", "version-1.2.3-ends"),
     ],
 )
 def test_a_name_comes_from_a_title_and_never_reads_like_an_id(title: str, name: str) -> None:

@@ -88,6 +88,30 @@ def test_the_claim_is_the_headline_and_the_only_total(played: SearchedLab) -> No
     assert "1.9530 → 1.8840" not in html
 
 
+def test_the_claims_dots_stand_on_an_axis_with_figures(played: SearchedLab) -> None:
+    shown = Page(render_page(read_report(played.facts()), PNG, PNG)).text[""]
+    ends = re.search(r"(1\.\d+)\s+val_bpb\s+(1\.\d+)", shown)
+    assert ends
+    claim = read_report(played.facts()).summary.claim
+    assert claim is not None
+    scores = [*claim.first_scores, *claim.final_scores]
+    assert float(ends[1]) <= min(scores) <= max(scores) <= float(ends[2])
+
+
+def test_on_a_narrow_screen_every_figure_says_what_it_is(played: SearchedLab) -> None:
+    """There the heads of tables are not shown."""
+    html = render_page(read_report(played.facts()), PNG, PNG)
+    tables = [table for table in re.findall(r"<table>.*?</table>", html, re.S) if "<th>" in table]
+    assert len(tables) >= 5
+    for table in tables:
+        heads = re.findall(r"<th>(.*?)</th>", table)
+        for row in re.findall(r"<tr.*?</tr>", table, re.S):
+            cells = re.findall(r"<td([^>]*)>", row)
+            for head, attributes in zip(heads, cells, strict=False):
+                if 'class="num' in attributes and head != "#":
+                    assert f'data-head="{head}"' in attributes, (head, row[:200])
+
+
 def test_without_a_claim_it_says_so(tmp_path: Path) -> None:
     page = page_of(searched_lab(tmp_path / "ledger.db", ended=False))
     assert "No claim yet" in page.text[""] and "over-claims" in page.text[""]

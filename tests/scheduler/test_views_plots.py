@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from scheduler.report import timeline
 from scheduler.report.plots import (
     DPI,
     HEIGHT_IN,
@@ -24,6 +25,7 @@ from scheduler.report.plots import (
     write_names,
 )
 from scheduler.views.candidates import CandidatePoint, History, RunPoint, Step, history
+from scheduler.views.report import Bar, Timeline
 from tests.scheduler.view_kit import demo_lab
 
 SIZE = (round(HEIGHT_IN * DPI), round(WIDTH_IN * DPI))
@@ -109,6 +111,18 @@ def test_names_of_many_baselines_keep_their_distance() -> None:
     chosen = sorted(step.number for step in named_steps(course, 500))
     assert 10 <= len(chosen) < len(course.baselines)
     assert min(after - before for before, after in itertools.pairwise(chosen)) >= 0.02 * 500
+
+
+@pytest.mark.parametrize("bars", [12, 26, 32, 40, 60])
+def test_the_names_of_runs_next_to_each_other_keep_apart(bars: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(timeline, "to_png", lambda figure: drawn.append(figure) or b"")
+    runs = [Bar("node/cpu0", f"r{n:04d}", f"c{n:04d}", "new", "ok", 60.0 * n, 60.0 * n + 59) for n in range(bars)]
+    timeline.render_timeline(Timeline("t", "", 60.0 * bars, ("node/cpu0",), tuple(runs), ()), "cpu")
+    (figure,) = drawn
+    names = [text for text in figure.axes[0].texts if text.get_text().startswith("c0")]
+    assert len(names) == (bars if bars < 20 else len(names))
+    assert not any(one.overlaps(two) for one, two in itertools.pairwise(map(extent, names)))
 
 
 def close_scores(course: History) -> History:
