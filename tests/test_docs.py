@@ -81,6 +81,19 @@ def test_every_relative_link_resolves(name: str) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+def test_every_verb_is_in_the_list_of_commands() -> None:
+    listed = re.findall(r"`(?:arsched )?([a-z]+)[^`]*`", (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"))
+    assert set(verbs()) <= set(listed)
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """It is short: what is not about the first result is on a page of its own."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {Path(link).name for link in LINK.findall(text)}
+
+
 def test_every_verb_has_help() -> None:
     assert [name for name, command in verbs().items() if not (command.help or command.short_help)] == []
 

@@ -45,7 +45,7 @@ STRIP_FRAME_IN = 0.9  # around the rows of the machine's pace
 ROW = 0.84  # of a lane's height, from the slowest reading of the lab to the fastest
 LANE_IN, FRAME_IN, MOST_LANES = 0.4, 1.7, 40  # inches for a slot, and around them all
 LANE, BAR = 1.0, 0.74  # heights
-BESIDE_IN = 1.5  # of the picture's width, for the names of the slots
+AROUND_IN = 1.5  # of the picture's width, for the names of the slots
 NAME_PT, LETTER = 7.5, 0.64  # size of a name in a bar; width of a letter, as a share of that
 FEW_BARS = 60  # up to which every bar names its candidate
 NAMED_SLOTS = 40
@@ -110,7 +110,7 @@ def _troubles(axes: Any, bars: Sequence[Bar], lanes: dict[str, int], divisor: fl
 
 def _names(axes: Any, timeline: Timeline, lanes: dict[str, int], divisor: float) -> None:
     """Of the candidates, in the bars that are long enough for theirs."""
-    s_per_in = timeline.length_s / (WIDTH_IN - BESIDE_IN)
+    s_per_in = timeline.length_s / (WIDTH_IN - AROUND_IN)
     for bar in timeline.bars:
         middle = (bar.start_s + bar.end_s) / 2 / divisor
         style = {"ha": "center", "va": "center", "fontsize": NAME_PT, "color": INK, "path_effects": halo()}

@@ -89,7 +89,7 @@ def rows_of(document: str) -> dict[int, str]:
     return {int(code): meaning.replace("`", "") for code, meaning in rows}
 
 
-@pytest.mark.parametrize("document", ["README.md", "program.md"])
+@pytest.mark.parametrize("document", ["docs/commands.md", "program.md"])
 def test_the_documents_show_the_exit_codes_as_the_program_has_them(document: str) -> None:
     assert rows_of(document) == {int(code): meaning for code, meaning in MEANINGS.items()}
     shown = arsched("--help").stdout
