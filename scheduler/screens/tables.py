@@ -227,6 +227,7 @@ def _candidates(view: Summary) -> str:
         "promoted": view.promoted,
         "merged into the baseline": view.in_baseline,
         "near-miss" if view.shelved == 1 else "near-misses": view.shelved,
+        "shelved with a lower P": view.shelved_lower,
         "discarded": view.discarded,
         "failed": view.failed,
         "cancelled": view.cancelled,

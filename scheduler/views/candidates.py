@@ -16,6 +16,7 @@ from scheduler.domain.text import id_order, one_line, signed
 from scheduler.views import View
 from scheduler.views.facts import LabFacts, NoiseParts
 
+NEAR_MISS = "near-miss"  # on the shelf, and a union would take it today
 MERGED = "merged"  # a near-miss by itself; a union or port has carried its patch into the baseline
 
 # results.tsv: https://github.com/karpathy/autoresearch/blob/master/program.md
@@ -249,7 +250,8 @@ def _detail(facts: LabFacts, candidate: Candidate) -> str:
     if state.undecided:
         return undecided_state(candidate, facts.runs_of[candidate.id])
     if state is CandidateState.SHELVED:
-        return MERGED if candidate.id in facts.in_force else "near-miss"
+        near = any(one.id == candidate.id for one in facts.near_misses)
+        return MERGED if candidate.id in facts.in_force else NEAR_MISS if near else state.value
     if state is CandidateState.FAILED:
         return one_line(facts.failures.get(candidate.id, state.value))
     return "first" if state is CandidateState.PROMOTED and candidate.base_id is None else state.value

@@ -184,10 +184,16 @@ class LabFacts:
         return Patches(self.board).in_force() if self.board else frozenset()
 
     @cached_property
-    def near_misses(self) -> tuple[Candidate, ...]:
-        """The shelf: kept for what they did, and not in the baseline by now."""
+    def shelf(self) -> tuple[Candidate, ...]:
+        """Kept for what they did, or for a merge that nothing came of, and not in the baseline by now."""
         shelf = (s.candidate_id for s in self.standings.values() if s.state is CandidateState.SHELVED)
         return tuple(self.by_id[ref] for ref in shelf if ref not in self.in_force)
+
+    @cached_property
+    def near_misses(self) -> tuple[Candidate, ...]:
+        """Those of the shelf that a union would take today, by all their runs."""
+        bar = self.lab.gates.shelve_from
+        return tuple(one for one in self.shelf if (effect := self.effect(one)) and effect.p_better >= bar)
 
     @cached_property
     def attempts(self) -> tuple[AttemptRow, ...]:

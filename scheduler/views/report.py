@@ -19,7 +19,7 @@ from scheduler.ledger.runs import AttemptRow
 from scheduler.policy.stats import effect_of
 from scheduler.views import View, utc
 from scheduler.views.candidate import describe_gates, diff_of, explain_candidate
-from scheduler.views.candidates import MERGED, MergeRow, Row, candidate_row, leaderboard, made_by, merge_rows
+from scheduler.views.candidates import NEAR_MISS, MergeRow, Row, candidate_row, leaderboard, made_by, merge_rows
 from scheduler.views.facts import LabFacts, NoiseParts
 from scheduler.views.search import SearchView, Theme, read_search, read_themes
 from scheduler.views.slots import Efficiency, SlotTime
@@ -51,8 +51,8 @@ class Gain(View):
 class Summary(View):
     """`claim` is the last one there is; `claim_is_current` that it is of today's baseline. `search` is the last.
 
-    Counts leave the first baseline out of the candidates. `shelved` are near-misses, `in_baseline` those whose patch a
-    merge has carried into the baseline since.
+    Counts leave the first baseline out of the candidates. `shelved` are near-misses, `shelved_lower` others on the
+    shelf, `in_baseline` those whose patch a merge has carried into the baseline since.
     """
 
     tag: str
@@ -60,6 +60,7 @@ class Summary(View):
     candidates: int
     promoted: int
     shelved: int
+    shelved_lower: int
     in_baseline: int
     discarded: int
     failed: int
@@ -175,8 +176,8 @@ class ReportData:
 
     @property
     def near_misses(self) -> tuple[CandidateLine, ...]:
-        """The shelf without what is in the baseline by now, the most promising first."""
-        shelf = [line for line in self.candidates if line.row.status == "shelved" and line.row.detail != MERGED]
+        """The most promising first."""
+        shelf = [line for line in self.candidates if line.row.detail == NEAR_MISS]
         return tuple(sorted(shelf, key=lambda line: (-(line.row.p_better or 0.0), id_order(line.row.candidate))))
 
     @property
@@ -233,7 +234,8 @@ def summary(facts: LabFacts) -> Summary:
         candidates=len(proposed),
         promoted=len(facts.promotions),
         shelved=len(facts.near_misses),
-        in_baseline=states[CandidateState.SHELVED] - len(facts.near_misses),
+        shelved_lower=len(facts.shelf) - len(facts.near_misses),
+        in_baseline=states[CandidateState.SHELVED] - len(facts.shelf),
         discarded=states[CandidateState.DISCARDED],
         failed=states[CandidateState.FAILED],
         cancelled=states[CandidateState.CANCELLED],

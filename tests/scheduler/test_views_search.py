@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.decision import Combine
+from scheduler.domain.decision import Combine, Replicate
 from scheduler.domain.run import RunKind
 from scheduler.ledger.runs import AttemptRow
 from scheduler.screens.details import candidate_screen, explanation_screen
@@ -20,7 +20,8 @@ from scheduler.views.report import CUT_S, PAUSE_S, read_report, summary, timelin
 from scheduler.views.slots import SlotInterval, efficiency, slot_time
 from scheduler.views.status import read_status
 from tests.scheduler import searched_lab as kit
-from tests.scheduler.searched_lab import SearchedLab, searched_lab
+from tests.scheduler.searched_lab import SETTINGS, SearchedLab, searched_lab
+from tests.scheduler.view_kit import judged
 
 UNION = "c0005"
 
@@ -64,6 +65,31 @@ def test_a_part_says_what_became_of_it(played: SearchedLab) -> None:
 
 def test_a_near_miss_says_why_it_was_kept(played: SearchedLab) -> None:
     assert why(played, "c0006").answer.startswith("kept as a near-miss: P(better) 0.76")
+
+
+def test_who_was_left_by_a_merge_is_a_near_miss_while_a_union_would_take_it(tmp_path: Path) -> None:
+    """Its repeat was on its way when a promotion handed its patch on, and came out badly."""
+    lab = SearchedLab(tmp_path / "ledger.db", lambda name, before: 1.944 if name == "late" else 1.95 + 0.003 * before)
+    lab.begin()
+    lab.ledger.searches.start(lab.tag, SETTINGS)
+    lab.until_idle()
+    late = lab.idea("late").id
+    lab.until_idle()
+    lab.apply(Replicate(late, "c0001", lab.effect(late), "one more"))
+    (run,) = lab.ledger.runs.queued(lab.tag)
+    attempt = lab.lease(run)
+    lab.apply(Combine("c0001", (late,), 0, -0.004, "late"), problem="nothing could be merged: it conflicts")
+
+    def row() -> tuple[str, int, int]:
+        view, (line,) = summary(lab.facts()), [one for one in leaderboard(lab.facts()).candidates if one.name == "late"]
+        assert view.candidates == view.shelved + view.shelved_lower
+        return line.detail, view.shelved, view.shelved_lower
+
+    assert row() == ("near-miss", 1, 0)
+    assert lab.ledger.runs.record(run.id, attempt, judged(1.99, run.seed))
+    assert row() == ("shelved", 0, 1) and lab.facts().near_misses == ()
+    assert "1 shelved with a lower P" in painted(summary_screen(summary(lab.facts())))
+    lab.ledger.close()
 
 
 def test_merges_that_gave_nothing_are_on_record(played: SearchedLab) -> None:
