@@ -1,4 +1,4 @@
-"""For every test: Ctrl-C means what it means at a terminal, and every Ray of the suite shares one token.
+"""For every test: Ctrl-C means what it means at a terminal, ledgers are closed, every Ray of the suite has one token.
 
 A suite started in the background of a script inherits an ignored SIGINT and would hand it on to every process it
 starts; those that are sent one on purpose would then run on forever. Ray decides about tokens when it is imported, so
@@ -11,9 +11,26 @@ import contextlib
 import os
 import secrets
 import signal
+import sqlite3
+import weakref
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+with contextlib.suppress(ImportError):
+    from scheduler.ledger.db import Database
+
+    def _open(self: Database, *given: object, **named: object) -> None:
+        _opened(self, *given, **named)  # type: ignore[arg-type]
+        weakref.finalize(self, _close, self._connection)
+
+    def _close(connection: sqlite3.Connection) -> None:
+        """Python 3.13 warns of a connection that was left to the garbage collection, as many a test does."""
+        with contextlib.suppress(sqlite3.Error):  # another thread made it
+            connection.close()
+
+    _opened = Database.__init__
+    Database.__init__ = _open  # type: ignore[method-assign]
 
 with contextlib.suppress(ImportError):  # a bare GPU machine has pytest and torch alone
     from hypothesis import HealthCheck, settings

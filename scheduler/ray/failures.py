@@ -17,6 +17,12 @@ GONE_HINT = (
     "is the cluster still up (`ray status` on its head)? start one with `ray up cluster.yaml` or `ray start --head`; "
     "without --address arsched uses this machine alone"
 )
+BUSY_HINT = (
+    "this machine may be too busy to start processes in time (see `uptime`): nothing is lost; run the same command "
+    "again, best when it is quieter"
+)
+OWN_NAME_HINT = "this machine has to find itself: put its name (`hostname`) into /etc/hosts"
+_HERE = {GONE_HINT: BUSY_HINT, ADDRESS_HINT: OWN_NAME_HINT}  # where no cluster was asked for, but Ray's own processes
 
 
 class RayFailure(NamedTuple):
@@ -105,7 +111,7 @@ def start_failure(text: str) -> PoolProblem:
     message, hint = explain_failure(text) or RayFailure(
         first_words(text), "see what else runs here (`ps ax`), and the room in /tmp and /dev/shm; then try again"
     )
-    return PoolProblem(f"Ray could not be started on this machine: {message}", hint)
+    return PoolProblem(f"Ray could not be started on this machine: {message}", _HERE.get(hint, hint))
 
 
 def join_failure(where: str, text: str) -> PoolProblem:

@@ -41,6 +41,7 @@ TEXTS = {  # Ray's or the system's own words -> words of the message, words of t
     "Could not find any running Ray instance. Please": ("no Ray cluster runs on this machine", "leave --address"),
     "Connection refused": ("Connection refused", "is the cluster still up"),
     "Timed out while waiting for GCS to become available.": ("GCS", "is the cluster still up"),
+    "The current node timed out during startup. The GCS may be": ("timed out", "is the cluster still up"),
     "Name or service not known": ("cannot resolve that host name", "HOST:6379"),
     "some new trouble\nand its details": ("some new trouble", ""),
 }  # fmt: skip
@@ -49,9 +50,16 @@ TEXTS = {  # Ray's or the system's own words -> words of the message, words of t
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text[:24])
 def test_each_cause_has_its_own_message_and_hint(text: str) -> None:
     message, hint = TEXTS[text]
-    for problem in (start_failure(text), join_failure("10.0.0.7:6379", text)):
-        assert message in problem.message and hint in problem.hint
+    here = {"is the cluster still up": "too busy", "HOST:6379": "/etc/hosts"}.get(hint, hint)
+    for problem, said in ((start_failure(text), here), (join_failure("10.0.0.7:6379", text), hint)):
+        assert message in problem.message and said in problem.hint
         assert "\n" not in problem.message and problem.hint
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if "active Ray" not in text and "running Ray" not in text])
+def test_who_asked_for_no_cluster_is_not_sent_after_one(text: str) -> None:
+    hint = start_failure(text).hint
+    assert "ray up" not in hint and "--address" not in hint
 
 
 def test_no_hint_is_given_to_two_causes_that_have_nothing_in_common() -> None:
