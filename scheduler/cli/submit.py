@@ -54,7 +54,7 @@ def command(
         wait = not (no_wait or dry_run) and (not paths or bool(submission.candidates))
         code = run_and_watch(space, submission.candidates, address, slots) if wait else 0
         _print(space, submission, waited=wait, as_json=as_json)
-    if no_wait and submission.queued:
+    if no_wait and submission.queued and not dry_run:
         log("queued; run the queue with: arsched submit")
     return code or (ExitCode.FAILED if submission.failed else ExitCode.ANSWER_IS_NO if submission.refused else 0)
 

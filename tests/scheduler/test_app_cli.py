@@ -239,6 +239,8 @@ def test_candidates_star_queues_the_good_skips_the_notes_refuses_the_bad(lab: Pa
     (folder / "README.md").write_text("what lies here\n")
     (folder / "good.py").write_text("SCORE = 1.8\n")
     (folder / "bad.py").write_text("SCORE = \n")
+    tried = arsched("submit", str(folder / "good.py"), "--no-wait", "--dry-run")
+    assert "would be queued" in tried.stderr and "run the queue" not in tried.stderr
     done = arsched("submit", *sorted(map(str, folder.iterdir())), "--no-wait", "--json")
     said = json.loads(done.stdout)
     assert done.exit_code == 3
