@@ -10,7 +10,7 @@ from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text, typable
 from scheduler.doctor import run_checks
 from scheduler.doctor.checks import Grade
-from scheduler.domain.text import count
+from scheduler.domain.text import clean, count
 from scheduler.queue.progress import tidy
 from scheduler.queue.runtime import PoolOptions
 
@@ -33,7 +33,7 @@ def command(
         if not as_json:
             print_text(tidy(f"{result.grade:<8} {result.subject:<10} {result.message}"))
             if result.hint:
-                print_text(tidy(f"{'':<19} → {typable(result.hint)}"))
+                print_text(f"{'':<19} → {clean(typable(result.hint))}")  # whole: it may be a command
     problems = sum(result.grade is Grade.PROBLEM for result in results)
     if as_json:
         print_json({"ok": not problems, "findings": [

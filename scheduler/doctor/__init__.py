@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scheduler.doctor import checks, gpu, machine, repository
+from scheduler.doctor import checks, cluster, gpu, machine, repository
 from scheduler.doctor.checks import CheckResult
 from scheduler.lab import choose_contract
 from scheduler.node.gpu import read_driver, read_states
@@ -47,8 +47,8 @@ def run_checks(
             yield from gpu.check_record(choice, cache.get("gpu"), here)
         yield from gpu.check_gpus(choice.contract, states)
     if address:
-        yield from checks.check_cluster(context, options, log, start)
+        yield from cluster.check_cluster(context, options, log, start)
     else:
         yield from machine.check_ray()
         yield from checks.check_this_machine(device)
-        yield from checks.check_cluster_file(start)
+        yield from cluster.check_cluster_file(start)

@@ -1,6 +1,6 @@
-"""Results of checks: this machine and its lab (system, packages, git, disk, repository, cache), and the slots.
+"""Results of checks: this machine and its lab (system, packages, git, disk, repository, cache), its slots.
 
-Slots are asked about on this machine as it is, or on a cluster as its nodes answer. Not covered: GPUs (doctor.gpu).
+Not covered: GPUs (doctor.gpu), a cluster and its slots (doctor.cluster).
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.files import home_folder
 from scheduler.domain.errors import ArschedError, LabProblem
-from scheduler.domain.slot import DIRTY, Slot
-from scheduler.domain.text import count
+from scheduler.domain.slot import DIRTY
 from scheduler.git import Repo, git_version
 from scheduler.lab import ContractChoice, choose_contract, contract_of, contract_ref, open_workspace
 from scheduler.node.cores import spell_cpu_list
@@ -29,8 +27,6 @@ from scheduler.node.judge_process import Commands, is_locked, lock_holders
 from scheduler.node.machine import SlotSpec, lay_out, read_machine
 from scheduler.node.spool import SpoolRoot, default_spool_root
 from scheduler.node.supervisor import lock_name
-from scheduler.queue.runtime import PoolOptions
-from scheduler.ray.cluster_config import read_cluster_config
 
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_GB = 2.0
@@ -181,14 +177,6 @@ def _unmet(line: str) -> str:
     return "" if fits else f"{required.name} is {version}, arsched needs {required.specifier}"
 
 
-CLUSTER_FILE = "cluster.yaml"
-BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"  # what `ray up` leaves of cluster.yaml in the head's home
-MONITOR_HINT = (
-    "`ray up` is back minutes before the workers are set up; how far they are: "
-    "tail -f /tmp/ray/session_latest/logs/monitor.out; else log in on a missing one and see what this prints: "
-)
-
-
 def check_this_machine(device: str) -> Iterator[CheckResult]:
     """Slots an embedded Ray would have here. Starts none."""
     machine = read_machine(device == "cuda")
@@ -200,74 +188,6 @@ def check_this_machine(device: str) -> Iterator[CheckResult]:
         yield problem("slots", "no core may be used", "look at the affinity and the limits of this shell")
     for spec in specs:
         yield _check_spec(spec)
-
-
-def check_cluster(
-    context: CheckContext, options: PoolOptions, log: Callable[[str], None], folder: Path
-) -> Iterator[CheckResult]:
-    """Join the cluster, place its supervisors and report what each slot answers."""
-    from scheduler.ray.pool import RayPool
-
-    contract = context.choice.contract
-    try:
-        pool = RayPool.connect(options.address, options.slots, contract.to_json(), "doctor", log=log)
-    except ArschedError as error:
-        yield from_error("cluster", error)
-        return
-    try:
-        slots = pool.slots()
-    finally:
-        pool.close(stop_runs=False)
-    yield _check_nodes(slots, folder)
-    for slot in slots:
-        yield _check_slot(slot, context)
-        yield from (note(slot.id, message) for message in slot.notes)
-    pools = sorted({slot.pool for slot in slots if slot.pool and not slot.problem})
-    if len(pools) > 1:
-        kinds = f"{len(pools)} kinds of slots, whose scores do not compare: " + "; ".join(pools)
-        yield note("pools", kinds, "a lab measures on one kind; start a lab for each, or use only one")
-    if contract.device == "cuda":
-        hint = f"log in there and run: arsched doctor --quick --contract {context.choice.ref}"
-        yield note("nodes", "driver, clocks, power and the GPU probe are checked on each node only", hint)
-
-
-def check_cluster_file(folder: Path) -> Iterator[CheckResult]:
-    """What would go wrong with `ray up cluster.yaml`; nothing where the file is still as shipped, or not there."""
-    path = folder / CLUSTER_FILE
-    if not path.is_file():
-        return
-    try:
-        config = read_cluster_config(path)
-    except ArschedError as error:
-        yield from_error(CLUSTER_FILE, error, Grade.NOTE)
-        return
-    if not config.is_example:
-        yield from (note(CLUSTER_FILE, message, "correct it before `ray up`") for message in config.problems)
-
-
-def _check_nodes(slots: tuple[Slot, ...], folder: Path) -> CheckResult:
-    """Against the folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; else nothing."""
-    nodes = {slot.node for slot in slots}
-    found = f"{count(len(nodes), 'node')} with {count(len(slots), 'slot')}"
-    paths = [path for path in (folder / CLUSTER_FILE, (home_folder() or folder) / BOOTSTRAP_FILE) if path.is_file()]
-    try:
-        config = next((config for config in map(read_cluster_config, paths) if not config.is_example), None)
-    except ArschedError as error:
-        return from_error("cluster", error)
-    if config is None or len(nodes) >= config.nodes:
-        return ok("cluster", found)
-    command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
-    message = f"{found}; {config.path.name} names {config.nodes} nodes"
-    return problem("cluster", message, MONITOR_HINT + command)
-
-
-def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
-    if slot.problem:
-        return problem(slot.id, slot.problem, "solve it on that node, then run this again")
-    if context.cache_digest not in ("", slot.cache_digest):
-        message = f"its cache is {slot.cache_digest[:12]}, the lab's is {context.cache_digest[:12]}"
-        return problem(slot.id, message, "prepare the same data there: arsched prepare; it prints the versions it used")
-    return ok(slot.id, slot.device_name)
 
 
 def _check_spec(spec: SlotSpec) -> CheckResult:

@@ -34,7 +34,8 @@ LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/
 FOLDER_PREFIX = "arsched-ray-"  # mkdtemp adds eight letters
 # Below any `uv run` (an agent's loop, a notebook) Ray would start its workers by that command line, in a copy of the
 # current folder: with another Python, or none. Ours need this program's own. Ray reads it when it is imported.
-OWN_PYTHON = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+# 3.11.2 and 3.11.9 are one Python to a run, as to a pool's name; Ray's own choice is to refuse such a node.
+OWN_PYTHON = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor"}
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
 
 
@@ -54,6 +55,7 @@ class RayNode:
     host: str
     cpus: int
     gpus: int
+    address: str = ""
 
 
 class RayCluster:
@@ -84,7 +86,8 @@ class RayCluster:
             host = str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress"))
             if node["Alive"]:
                 cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-                found.append(RayNode(str(node["NodeID"]), host, cpus, gpus))
+                address = str(node.get("NodeManagerAddress") or "")
+                found.append(RayNode(str(node["NodeID"]), host, cpus, gpus, address))
         return tuple(sorted(found, key=lambda node: (node.host, node.id)))
 
     def place(self, assignment: SlotAssignment, node_id: str, settings: NodeSettings) -> Any:

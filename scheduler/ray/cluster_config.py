@@ -28,6 +28,8 @@ KNOWN_KEYS = (
     "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
     "available_node_types",
 )  # fmt: skip
+CLOUDS = ("aws", "gcp", "azure", "aliyun", "vsphere", "readonly", "kuberay", "spark")
+HEAD_ADDRESS = r"""--node-ip-address=$(sed -E 's/.*"head_ip": *"([^"]+)".*/\1/' ~/ray_bootstrap_config.yaml)"""
 HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
 PATH_LINE = (  # begins with a line end: the last line of a .bashrc may lack its own
     "grep -qs '^export PATH={home}{bin}' ~/.bashrc || "
@@ -47,11 +49,22 @@ class ClusterConfig:
     """What arsched itself reads of a cluster.yaml; `problems` are sentences, empty when `ray up` can be tried."""
 
     path: Path
-    head: str
-    nodes: int  # that should be there, the head among them
+    name: str  # of the cluster
+    addresses: tuple[
+        str, ...
+    ]  # of every node that should be there, the head's first; empty in a cloud, where Ray knows
+    user: str  # who logs in there
     worker_start_command: str
     is_example: bool  # as shipped, without an address of the user's
     problems: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        return self.addresses[0] if self.addresses else ""
+
+    @property
+    def nodes(self) -> int:
+        return len(self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +87,17 @@ def read_cluster_config(path: Path) -> ClusterConfig:
         raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
     provider = _mapping(raw, "provider")
     workers = provider.get("worker_ips")
-    commands = raw.get("worker_start_ray_commands") or [""]
-    nodes = 1 + (len(workers) if isinstance(workers, list) else 0)
-    head = str(provider.get("head_ip") or "")
-    return ClusterConfig(path, head, nodes, str(commands[-1]), _is_example(head), tuple(_problems(raw, path.parent)))
+    head, listed = str(provider.get("head_ip") or ""), workers if isinstance(workers, list) else []
+    addresses = () if _is_cloud(provider) else (head, *map(str, listed))
+    return ClusterConfig(
+        path,
+        str(raw.get("cluster_name") or ""),
+        addresses,
+        str(_mapping(raw, "auth").get("ssh_user") or ""),
+        str((raw.get("worker_start_ray_commands") or [""])[-1]),
+        _is_example(head),
+        tuple(_problems(raw, path.parent)),
+    )
 
 
 def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
@@ -85,20 +105,32 @@ def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
         if key not in KNOWN_KEYS:
             near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
             yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    yield from _address_problems(_mapping(raw, "provider"))
-    yield from _login_problems(_mapping(raw, "auth"))
+    provider = _mapping(raw, "provider")
+    cloud = _is_cloud(provider)
+    yield from () if cloud else _address_problems(provider)
+    yield from _login_problems(_mapping(raw, "auth"), makes_keys=cloud)
     yield from _mount_problems(_mapping(raw, "file_mounts"), folder)
     head_start = yield from _start_problems(raw, "head_start_ray_commands", " --head")
-    if _mapping(raw, "provider").get("worker_ips"):
+    if provider.get("worker_ips") or cloud:
         yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
     if head_start is not None:
         yield from _path_problems(raw, head_start)
+        if provider.get("worker_ips") and not any(word.startswith("--node-ip-address") for word in head_start.words):
+            yield (
+                "head_start_ray_commands has no --node-ip-address: a head without a default route calls itself "
+                f"127.0.1.1, and no worker finds it; add to `ray start`: {HEAD_ADDRESS}"
+            )
 
 
 def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
     if provider.get("type") != "local":
         yield f"provider.type is {provider.get('type')!r}; machines reached by SSH need 'local'"
         return
+    if not _is_address(head := str(provider.get("head_ip") or "0.0.0.0")):
+        yield (
+            f"provider.head_ip {head} is a name: on the head itself it mostly means 127.0.1.1 (/etc/hosts), where no "
+            "worker finds it; give the head's address"
+        )
     workers = provider.get("worker_ips")
     if not isinstance(workers, list):
         yield "provider.worker_ips must be a list, [] for one node"
@@ -113,10 +145,12 @@ def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
         yield f"{address} is listed twice"
 
 
-def _login_problems(auth: Mapping[str, Any]) -> Iterator[str]:
+def _login_problems(auth: Mapping[str, Any], *, makes_keys: bool) -> Iterator[str]:
     if not auth.get("ssh_user"):
         yield "auth.ssh_user is missing: `ray up` could log in nowhere"
     key = auth.get("ssh_private_key")
+    if not key and makes_keys:
+        return
     if not key:
         yield "auth.ssh_private_key is missing: the head needs it to set up the workers"
     elif not Path(os.path.expanduser(str(key))).is_file():
@@ -145,7 +179,8 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Generator[st
     if start is None or sign not in f" {' '.join(start.words)}":
         yield f"{key} has no `ray start` with {sign.strip()}"
         return start
-    if start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
+    local = not _is_cloud(_mapping(raw, "provider"))
+    if local and start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
         yield (
             f"{key} starts Ray without RAY_enable_autoscaler_v2=0: `ray up` turns version 2 of its autoscaler on, "
             "which silently leaves out one worker; write RAY_enable_autoscaler_v2=0 in front of `ray start`"
@@ -154,6 +189,11 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Generator[st
         yield f"{key} starts Ray without RAY_worker_niceness=0: runs would be starved on a busy node"
     if "RAY_AUTH_MODE" not in start.environ:
         yield f"{key} does not set RAY_AUTH_MODE (token or disabled): nodes that differ in it cannot join"
+    if start.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL") != "minor":
+        yield (
+            f"{key} starts Ray without RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor: Ray refuses a node whose Python "
+            "differs in the last digit, and only its monitor.out says so"
+        )
     return start
 
 
@@ -179,11 +219,20 @@ def _commands(raw: Mapping[str, Any], key: str) -> list[str]:
     return [str(command) for command in found] if isinstance(found, list) else []
 
 
-def _is_example(address: str) -> bool:
+def _is_cloud(provider: Mapping[str, Any]) -> bool:
+    """Whether Ray rents the nodes: it knows their addresses, and makes keys and a way between them."""
+    return provider.get("type") in CLOUDS
+
+
+def _is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(address) in EXAMPLE_NETWORK
-    except ValueError:  # a host name
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
         return False
+
+
+def _is_example(address: str) -> bool:
+    return _is_address(address) and ipaddress.ip_address(address) in EXAMPLE_NETWORK
 
 
 def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:

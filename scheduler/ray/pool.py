@@ -170,6 +170,10 @@ class RayPool:
         self._refresh()
         return tuple(sorted((handle.slot for handle in self._handles.values()), key=lambda slot: slot.id))
 
+    def addresses(self) -> frozenset[str]:
+        """Addresses of the living nodes, as they know each other."""
+        return frozenset(node.address for node in self._cluster.nodes())
+
     def start(self, slot_id: str, order: RunOrder) -> None:
         handle = self._handle_of(slot_id)
         handle.poll = None  # an answer under way knows nothing of this order

@@ -120,6 +120,10 @@ class MemoryPool:
         self._seen: set[tuple[str, str]] = set()
         self._extra: list[Report] = []
 
+    def addresses(self) -> frozenset[str]:
+        """Here a node's address is its name."""
+        return frozenset(slot.node for slot in self._slots.values())
+
     def slots(self) -> tuple[Slot, ...]:
         return tuple(self._slots.values())
 

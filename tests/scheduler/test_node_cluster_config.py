@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ Settings = dict[str, Any]
 
 GOOD_START = (
     "RAY_enable_autoscaler_v2=0 RAY_worker_niceness=0 RAY_AUTH_MODE=token "
-    "~/arsched/.venv/bin/ray start --head --port=6379"
+    "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor "
+    "~/arsched/.venv/bin/ray start --head --port=6379 --node-ip-address=10.0.0.1"
 )
 SHIPPED_LINE = (
     "grep -qs '^export PATH=~/arsched/.venv/bin' ~/.bashrc || "
@@ -147,6 +149,15 @@ def use_a_cloud(settings: Settings) -> None:
     settings["provider"]["type"] = "lambda"
 
 
+def give_the_heads_name(settings: Settings) -> None:
+    settings["provider"]["head_ip"] = "gpu1"
+
+
+def let_ray_refuse_a_patch_level(settings: Settings) -> None:
+    commands = settings["worker_start_ray_commands"]
+    commands[-1] = commands[-1].replace("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor", "")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -176,6 +187,9 @@ def use_a_cloud(settings: Settings) -> None:
         (on_path(SHIPPED_LINE, key="worker_setup_commands"), "no setup command puts"),
         (start(GOOD_START.replace("~/arsched/.venv", "/opt/venv")), "export PATH=/opt/venv/bin:$PATH"),
         (use_a_cloud, "'lambda'"),
+        (give_the_heads_name, "head_ip gpu1 is a name: on the head itself it mostly means 127.0.1.1"),
+        (let_ray_refuse_a_patch_level, "worker_start_ray_commands starts Ray without RAY_DEFAULT_PYTHON_VERSION"),
+        (start(GOOD_START.replace("--node-ip-address=10.0.0.1", "")), "add to `ray start`: --node-ip-address=$(sed"),
     ],
 )
 def test_what_cannot_work_is_named(
@@ -208,6 +222,40 @@ def test_the_same_in_other_words_is_fine(
 ) -> None:
     change(settings)
     assert problems_of(settings, tmp_path) == ()
+
+
+def test_one_node_alone_needs_no_address_that_others_reach(settings: Settings, tmp_path: Path) -> None:
+    settings["provider"]["worker_ips"] = []
+    start(GOOD_START.replace("--node-ip-address=10.0.0.1", ""))(settings)
+    assert problems_of(settings, tmp_path) == ()
+
+
+def test_the_head_is_started_with_the_address_that_the_file_gives(settings: Settings, tmp_path: Path) -> None:
+    """As the shell reads the shipped line, from the file as Ray leaves it on the head."""
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(settings))
+    (tmp_path / "arsched" / ".venv" / "bin").mkdir(parents=True)
+    program = tmp_path / "arsched" / ".venv" / "bin" / "ray"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    printed = as_ray_runs_it(settings["head_start_ray_commands"][-1], tmp_path).split()
+    assert "--node-ip-address=10.0.0.1" in printed
+
+
+def rent(settings: Settings, kind: str) -> None:
+    settings["provider"] = {"type": kind, "region": "here"}
+    settings["auth"] = {"ssh_user": "ubuntu"}
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        settings[key][-1] = settings[key][-1].replace("RAY_enable_autoscaler_v2=0", "")
+
+
+@pytest.mark.parametrize("kind", ["aws", "gcp"])
+def test_a_rented_cluster_lists_no_addresses_and_brings_no_key(settings: Settings, tmp_path: Path, kind: str) -> None:
+    rent(settings, kind)
+    assert problems_of(settings, tmp_path) == ()
+    config = read_cluster_config(tmp_path / "cluster.yaml")
+    assert (config.nodes, config.head, config.is_example) == (0, "", False)
+    del settings["worker_start_ray_commands"]
+    assert "worker_start_ray_commands has no `ray start`" in problems_of(settings, tmp_path)[0]
 
 
 def test_a_cluster_without_a_token_needs_none_in_its_shells(settings: Settings, tmp_path: Path) -> None:

@@ -1,0 +1,392 @@
+"""A cluster as people meet it: the shipped cluster.yaml, `ray up` from a laptop, three nodes, and what breaks there.
+
+`make test-cluster`, or `python -m tests.cluster.run --only up,doctor` for some steps, in their order, on hosts that an
+earlier call left up. Prints what a user sees; exit code 1 when a promise is broken. The hosts: tests/cluster/hosts.sh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("hosts.sh")
+BASE = Path(os.environ.get("ARSCHED_HOSTS") or Path(tempfile.gettempdir(), "arsched-hosts"))
+WHEELS = Path(os.environ.get("WHEELS") or BASE / "wheels")
+NODES = {"h1": "10.99.0.11", "h2": "10.99.0.12", "h3": "10.99.0.13"}
+PATIENCE_S = 900.0  # for any one condition on a loaded machine
+CUT_S = 90.0
+# The cpu contract, cut to seconds.
+SHORTER = {"name": "short", "tokenizer_chars": 1_000_000, "train_tokens": 1_048_576, "train_shards": 4,
+           "evaluation_tokens": 16_384, "holdout_tokens": 16_384}  # fmt: skip
+BUDGET_S = 4
+OURS = r"raylet|gcs_server|SlotActor|harness\.judge|harness\.shim|train\.py|arsched (submit|search)"
+LEDGER = """
+import collections, sqlite3
+db = sqlite3.connect("file:.git/arsched/ledger.db?mode=ro", uri=True)
+ask = lambda text: db.execute(text).fetchall()
+print("open", ask("SELECT count(*) FROM run WHERE state IN ('queued', 'running')")[0][0])
+print("results", ask("SELECT count(*) FROM result")[0][0])
+print("finished", ask("SELECT count(*) FROM run WHERE state = 'finished'")[0][0])
+print("twice", ask("SELECT count(*) FROM (SELECT 1 FROM result GROUP BY run HAVING count(*) > 1)")[0][0])
+print("unscored", ask("SELECT count(*) FROM result WHERE family != 'scored'")[0][0])
+print("unfinal", ask("SELECT count(*) FROM candidate WHERE state = 'open' AND number NOT IN"
+    " (SELECT candidate FROM run JOIN result ON result.run = run.number)")[0][0])
+nodes = collections.Counter(slot.partition("/")[0] for slot, in ask(
+    "SELECT slot_id FROM attempt JOIN result ON result.run = attempt.run AND result.attempt = attempt.number"))
+print("nodes", " ".join(f"{node}:{n}" for node, n in sorted(nodes.items())))
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    text: str
+
+
+class Trial:
+    """One call of this program: what was promised and not kept."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+
+    def promise(self, kept: object, words: str) -> None:
+        print(f"   {'kept  ' if kept else 'BROKEN'} {words}", flush=True)
+        if not kept:
+            self.broken.append(words)
+
+
+def hosts(*words: str, quiet: bool = False, timeout_s: float = 3 * PATIENCE_S) -> Said:
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, timeout=timeout_s, env=surroundings(), errors="replace",
+    )  # fmt: skip
+    if done.returncode and not quiet:
+        print(done.stdout, flush=True)
+        raise SystemExit(f"hosts.sh {' '.join(words[:2])} failed")
+    return Said(done.returncode, done.stdout)
+
+
+def surroundings() -> dict[str, str]:
+    return {**os.environ, "ARSCHED_HOSTS": str(BASE), "WHEELS": str(WHEELS)}
+
+
+def typed(command: str) -> str:
+    """As in a shell that has read ~/.bashrc; its complaints about a missing terminal are not the user's."""
+    quoted = command.replace("'", "'\\''")
+    return f"bash -ic '{quoted}' 2> >(grep -v 'job control\\|terminal process group' >&2)"
+
+
+def on(host: str, command: str, *, show: int = 40, folder: str = "~") -> Said:
+    """Type a command on a host and print the last `show` lines of what its user sees."""
+    print(f"{host}:{folder}$ {command}", flush=True)
+    begun = time.monotonic()
+    said = hosts("on", host, typed(f"cd {folder} && {command}"), quiet=True)
+    print_tail(said.text, show)
+    print(f"   [exit code {said.code}, {time.monotonic() - begun:.0f} s]", flush=True)
+    return said
+
+
+def print_tail(text: str, most: int) -> None:
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in text.replace("\r", "\n").splitlines()]
+    lines = [line for line in lines if line.strip()]
+    if len(lines) > most:
+        print(f"   | … {len(lines) - most} lines before")
+    print("".join(f"   | {line}\n" for line in lines[-most:]), end="", flush=True)
+
+
+def ask(host: str, command: str) -> str:
+    """What a command prints, unseen by the user."""
+    return hosts("on", host, typed(command), quiet=True).text
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> float | None:
+    """Seconds until it holds; None when it never did."""
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > timeout_s:
+            print(f"   gave up after {timeout_s:.0f} s: {what}", flush=True)
+            return None
+        time.sleep(2)
+    print(f"   {time.monotonic() - begun:.0f} s: {what}", flush=True)
+    return time.monotonic() - begun
+
+
+class Command:
+    """A command that goes on while things happen to it; its output is printed as it comes at `show`."""
+
+    def __init__(self, host: str, command: str, folder: str) -> None:
+        print(f"{host}:{folder}$ {command}   (goes on meanwhile)", flush=True)
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self._shown = 0
+        self._process = subprocess.Popen(
+            ["bash", str(SCRIPT), "on", host, typed(f"cd {folder} && {command}")], stdin=subprocess.DEVNULL,
+            stdout=self._log, stderr=subprocess.STDOUT, env=surroundings(), text=True,
+        )  # fmt: skip
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def text(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def show(self, most: int = 25) -> str:
+        new = self.text()[self._shown :]
+        self._shown += len(new)
+        print_tail(new, most)
+        return new
+
+    def end(self) -> int:
+        wait_for(lambda: self.ended, "the command ended", 4 * PATIENCE_S)
+        if not self.ended:
+            self._process.kill()
+        self.show()
+        print(f"   [exit code {self._process.wait()}]", flush=True)
+        return self._process.returncode
+
+
+def living_nodes() -> int:
+    """As Ray on the head counts them."""
+    script = 'import ray, logging; ray.init(address="auto", logging_level="ERROR", log_to_driver=False); '
+    counted = ask("h1", f"~/arsched/.venv/bin/python -c '{script}print(sum(n[\"Alive\"] for n in ray.nodes()))'")
+    return int(counted.split()[-1]) if counted.split() and counted.split()[-1].isdigit() else 0
+
+
+def ledger() -> dict[str, str]:
+    script = BASE / "ledger.py"
+    script.write_text(LEDGER)
+    hosts("root", "h1", "true", quiet=True)
+    with script.open() as file:
+        done = subprocess.run(
+            ["bash", str(SCRIPT), "on", "h1", "cd ~/lab && python3 -"], stdin=file, capture_output=True, text=True,
+            env=surroundings(), check=False,
+        )  # fmt: skip
+    return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+
+
+def left_running() -> list[str]:
+    found = []
+    for host in NODES:
+        listed = hosts("root", host, "ps", "-eo", "pid,args", quiet=True).text
+        found += [f"{host}: {line.strip()[:150]}" for line in listed.splitlines() if re.search(OURS, line)]
+    return found
+
+
+def bring_up_hosts(trial: Trial) -> None:
+    if not any(WHEELS.glob("ray-*.whl")):
+        print("   fetching what hosts install (once)", flush=True)
+        hosts("wheels", str(ROOT))
+    hosts("up")
+    print("   lap, h1 (head), h2, h3", flush=True)
+
+
+def install_on_laptop(trial: Trial) -> None:
+    """A checkout, its packages, the cluster's token; then the file is filled in as its header says."""
+    carry = f"git -C {ROOT} ls-files -co --exclude-standard | tar -c -C {ROOT} -T - | bash {SCRIPT} on lap "
+    subprocess.run([*("bash", "-o", "pipefail", "-c"), carry + "'mkdir -p arsched && tar -x -C arsched'"],
+                   check=True, env=surroundings())  # fmt: skip
+    trial.promise(on("lap", "make install", folder="~/arsched", show=3).code == 0, "make install")
+    tools = ask("lap", "ls ~/arsched/.venv/bin")
+    trial.promise(not re.search(r"^(pytest|mypy|ruff)$", tools, re.M), "a node gets no test tools")
+    ask("lap", "test -e ~/.ray/auth_token || (cd arsched && .venv/bin/ray get-auth-token --generate)")
+    write_cluster_file()
+
+
+def write_cluster_file(contract: str = "short.yaml") -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    workers = ", ".join(address for host, address in NODES.items() if host != "h1")
+    for old, new in (
+        ("head_ip: 192.0.2.10 ", f"head_ip: {NODES['h1']} "),
+        ("worker_ips: [] ", f"worker_ips: [{workers}] "),
+        ("ssh_user: ubuntu ", "ssh_user: rig "),
+        ("  ~/arsched/LICENSE: LICENSE\n", f"  ~/arsched/LICENSE: LICENSE\n  ~/arsched/{contract}: {contract}\n"),
+        ("prepare --contract standard", f"prepare --contract ~/arsched/{contract}"),
+    ):
+        if old not in text:
+            raise SystemExit(f"cluster.yaml has no {old!r} any more")
+        text = text.replace(old, new)
+    put("lap", "arsched/cluster.yaml", text)
+    put("lap", f"arsched/{contract}", short_contract())
+
+
+def short_contract() -> str:
+    text = (ROOT / "harness" / "contracts" / "cpu.yaml").read_text()
+    for name, value in SHORTER.items():
+        text = re.sub(rf"^{name}: \S+", f"{name}: {value}", text, flags=re.M)
+    return re.sub(r"^  seconds: \d+", f"  seconds: {BUDGET_S}", text, flags=re.M)
+
+
+def put(host: str, path: str, text: str) -> None:
+    subprocess.run(["bash", str(SCRIPT), "on", host, f"cat > {path}"], input=text, text=True, check=True,
+                   env=surroundings())  # fmt: skip
+
+
+def ray_up(trial: Trial) -> None:
+    trial.promise(on("lap", "chmod 600 ~/.ray/auth_token; source .venv/bin/activate; ray up -y cluster.yaml",
+                     folder="~/arsched", show=12).code == 0, "ray up")  # fmt: skip
+    said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
+    trial.promise("being set up" in said.text or "all is well" in said.text.lower() or living_nodes() == len(NODES),
+                  "doctor says that workers are still being set up")  # fmt: skip
+    trial.promise(
+        wait_for(lambda: living_nodes() == len(NODES), "every listed node is up"), "all listed workers come up"
+    )
+
+
+def ray_status(trial: Trial) -> None:
+    said = on("h1", "ray status", show=30)
+    trial.promise(said.code == 0 and "Traceback" not in said.text and "3 " in said.text, "plain `ray status` works")
+
+
+def doctor(trial: Trial) -> None:
+    wait_for(lambda: living_nodes() == len(NODES), "every listed node is up")
+    said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
+    trial.promise("3 nodes with" in said.text, "doctor on the head counts three nodes")
+
+
+def init(trial: Trial) -> None:
+    files = ("train.py", "program.md")
+    carry = f"tar -c -C {ROOT} {' '.join(files)} | bash {SCRIPT} on h1 'mkdir -p lab && tar -x -C lab'"
+    subprocess.run([*("bash", "-o", "pipefail", "-c"), carry], check=True, env=surroundings())
+    ask("h1", "cd lab && git init -q -b main . && git config user.name rig && git config user.email rig@lap"
+              " && git add . && git commit -qm start")  # fmt: skip
+    said = on("h1", "arsched init --tag first --contract ~/arsched/short.yaml --address auto", folder="~/lab")
+    trial.promise(said.code == 0, "init on the cluster")
+
+
+def candidates(first: int, count: int) -> str:
+    """Write some candidates into the lab; returns the words for submit."""
+    make = "".join(
+        f"sed 's/^EMBEDDING_LR = [0-9.]*/EMBEDDING_LR = 0.6{number:03d}/' train.py > c{number}.py; "
+        for number in range(first, first + count)
+    )
+    ask("h1", f"cd lab && {make}")
+    return " ".join(f"c{number}.py" for number in range(first, first + count))
+
+
+def check_ledger(trial: Trial) -> None:
+    found = ledger()
+    print(f"   ledger: {found}", flush=True)
+    whole = found.get("open") == found.get("twice") == found.get("unfinal") == "0"
+    trial.promise(whole and found["results"] == found["finished"], "every run has one result, every candidate is over")
+    trial.promise(all(f"{host}:" in found.get("nodes", "") for host in NODES), "every node was used")
+
+
+def submit(trial: Trial) -> None:
+    said = on("h1", f"arsched submit {candidates(0, 8)} --address auto", folder="~/lab", show=60)
+    trial.promise(said.code == 0, "submit ends with 0")
+    check_ledger(trial)
+
+
+def during_a_submit(trial: Trial, first: int, happens: Callable[[Command], None], count: int = 14) -> None:
+    """Something happens in the middle; if the command ends of it, it is typed again, as it says."""
+    words = candidates(first, count)
+    before = int(ledger().get("results", 0))
+    command = Command("h1", f"arsched submit {words} --address auto", "~/lab")
+    wait_for(lambda: command.ended or int(ledger().get("results", 0)) >= before + 2, "two results are there")
+    command.show()
+    happens(command)
+    if command.end():
+        wait_for(lambda: living_nodes() == len(NODES), "every listed node is up")
+        said = on("h1", f"arsched submit {words} --address auto", folder="~/lab")
+        trial.promise(said.code == 0, "the same command again ends with 0")
+    check_ledger(trial)
+
+
+def cut_a_link(trial: Trial) -> None:
+    def happens(command: Command) -> None:
+        hosts("cut", "h2")
+        print(f"   --- the cable of h2 is pulled for {CUT_S:.0f} s", flush=True)
+        wait_for(lambda: False, "that long", CUT_S)
+        hosts("mend", "h2")
+        print("   --- it is back", flush=True)
+        trial.promise("h2 is gone" in command.show(), "the lost node is named")
+
+    during_a_submit(trial, 100, happens)
+    trial.promise(wait_for(lambda: living_nodes() == len(NODES), "every node is up again"), "h2 comes back by itself")
+
+
+def cut_the_power(trial: Trial) -> None:
+    def happens(command: Command) -> None:
+        hosts("crash", "h3")
+        print("   --- h3 has no power", flush=True)
+        wait_for(lambda: "h3 is gone" in command.text() or command.ended, "the lost node is named")
+        trial.promise("h3 is gone" in command.show(), "the lost node is named")
+        said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
+        trial.promise(said.code == 1 and NODES["h3"] in said.text, "doctor names the missing node")
+        hosts("boot", "h3")
+        print("   --- h3 boots", flush=True)
+
+    during_a_submit(trial, 200, happens)
+    trial.promise(wait_for(lambda: living_nodes() == len(NODES), "every node is up again"), "h3 comes back by itself")
+
+
+def kill_the_head(trial: Trial) -> None:
+    def happens(command: Command) -> None:
+        pids = ask("h1", "pgrep -f gcs_server/gcs_server").split()
+        hosts("root", "h1", "kill", "-9", *[pid for pid in pids if pid.isdigit()])
+        print("   --- the head's gcs_server is killed", flush=True)
+        begun = time.monotonic()
+        wait_for(
+            lambda: re.search("head|gone|wait", command.text()[command._shown :]) or command.ended, "it is said", 90
+        )
+        print(f"   what the user sees, {time.monotonic() - begun:.0f} s after:", flush=True)
+        command.show()
+        on("lap", "source .venv/bin/activate; ray up -y cluster.yaml", folder="~/arsched", show=5)
+        wait_for(lambda: living_nodes() == len(NODES), "every node is up again")
+
+    during_a_submit(trial, 300, happens)
+
+
+def ray_down(trial: Trial) -> None:
+    said = on("lap", "source .venv/bin/activate; ray down -y cluster.yaml", folder="~/arsched", show=15)
+    trial.promise(said.code == 0 and "command not found" not in said.text, "ray down")
+    gone = wait_for(lambda: not left_running(), "nothing of arsched or Ray runs", 300)
+    trial.promise(gone is not None, "ray down ends everything")
+    print_tail("\n".join(left_running()), 20)
+
+
+def take_down_hosts(trial: Trial) -> None:
+    hosts("down")
+
+
+Step = Callable[[Trial], None]
+STEPS: dict[str, Step] = {
+    "hosts": bring_up_hosts, "install": install_on_laptop, "up": ray_up, "status": ray_status, "doctor": doctor,
+    "init": init, "submit": submit, "cut": cut_a_link, "power": cut_the_power, "head": kill_the_head,
+    "down": ray_down, "end": take_down_hosts,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.run", description=__doc__)
+    parser.add_argument("--only", default=",".join(STEPS), help=f"steps, of: {','.join(STEPS)}")
+    given = parser.parse_args()
+    names = given.only.split(",")
+    if unknown := [name for name in names if name not in STEPS]:
+        parser.error(f"no step {', '.join(unknown)}; there are: {', '.join(STEPS)}")
+    if hosts("can", quiet=True).code:
+        print(hosts("can", quiet=True).text, end="", file=sys.stderr)
+        return 1
+    trial = Trial()
+    try:
+        for name in names:
+            print(f"== {name}", flush=True)
+            STEPS[name](trial)
+    finally:
+        if "hosts" in names and "end" in names:
+            hosts("down", quiet=True)
+    print(f"{len(trial.broken)} broken" + "".join(f"\n   {words}" for words in trial.broken), flush=True)
+    return 1 if trial.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
