@@ -16,7 +16,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def prepare(
     with held(directory.with_suffix(".lock"), progress):
         _leave_contract(contract)
         if contract.device == "cuda":
-            fetch_kernel(progress)
+            fetch_kernel(progress, brought)
         built = _build_unless_there(contract, directory, brought, progress)
         if contract.corpus.kind == "hub":
             remove_scored_shards(contract.corpus, brought, progress)
@@ -180,7 +180,7 @@ class Build:
         fresh = self.folder / "cache"
         remove_tree(fresh)
         fresh.mkdir()
-        if not copy_twin(self.contract, fresh, self.progress):
+        if not copy_twin(self.contract, fresh, self.brought, self.progress):
             with held_store(self.contract.corpus, self.progress):
                 self._fill(fresh)
         fresh.rename(directory)
@@ -216,7 +216,8 @@ class Build:
         np.save(fresh / "token_bytes.npy", true_token_bytes(tokenizer))
         np.save(fresh / "token_bytes_upstream.npy", upstream_token_bytes(tokenizer))
         with self.progress.stage("checksums"):
-            write_manifest(fresh, self.contract, [_identity(shard) for shard in shards], self.progress)
+            made_with = versions(self.contract.corpus)
+            write_manifest(fresh, self.contract, [_identity(shard) for shard in shards], made_with, self.progress)
 
     def _tokenizer(self, train_shards: tuple[Shard, ...]) -> Tokenizer:
         path = self.folder / "tokenizer.json"
@@ -274,8 +275,17 @@ def versions(corpus: Corpus) -> dict[str, str]:
     return own | {name: metadata.version(name) for name in _LIBRARIES} | package_versions(corpus.packages)
 
 
-def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, object]], progress: PrepareProgress) -> str:
-    """Hash, chmod and list every file below `folder`; returns the cache's digest. `shards`: what it was made of."""
+def write_manifest(
+    folder: Path,
+    contract: Contract,
+    shards: list[dict[str, object]],
+    made_with: dict[str, str],
+    progress: PrepareProgress,
+) -> str:
+    """Hash, chmod and list every file below `folder`; returns the cache's digest.
+
+    `shards`, `made_with`: what it was made of, and the versions that made it.
+    """
     files: dict[str, FileEntry] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -291,7 +301,7 @@ def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, obje
         "rows": {split: rows_of(contract, split) for split in SPLITS},
         "files": {name: {"bytes": entry.size_bytes, "sha256": entry.sha256} for name, entry in files.items()},
         "corpus": {"kind": contract.corpus.kind, "root": contract.corpus.root, "shards": shards},
-        "versions": versions(contract.corpus),
+        "versions": made_with,
     }
     write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     (folder / MANIFEST_NAME).chmod(_READ_ONLY)
@@ -301,28 +311,39 @@ def write_manifest(folder: Path, contract: Contract, shards: list[dict[str, obje
 # Twins: caches of one recipe, whose rows need not be made twice
 
 
-def copy_twin(contract: Contract, fresh: Path, progress: PrepareProgress) -> bool:
-    """Fill `fresh` with copies from a cache of the same recipe; False when none is whole.
+def copy_twin(contract: Contract, fresh: Path, brought: Path | None, progress: PrepareProgress) -> bool:
+    """Fill `fresh` with copies from a cache of the same recipe, `brought` from another node or here; False without one.
 
-    Copies and not links: who changes one contract's file changes no other contract.
+    Copies and not links: who changes one contract's file changes no other contract. What arrives must be what its
+    manifest says, byte by byte.
     """
-    for folder, manifest in _twins(recipe_digest(contract)):
+    recipe, places = recipe_digest(contract), [brought] if brought else []
+    for folder, manifest in (twin for place in (*places, cache_root()) for twin in _twins(recipe, place)):
         require_space(contract, fresh)
         with progress.stage(f"copying the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
             for name in manifest["files"]:
                 if name != CONTRACT_NAME:
                     copy_whole(folder / name, fresh / name)
             write_atomic(fresh / CONTRACT_NAME, contract.to_json())
-            if write_manifest(fresh, contract, manifest["corpus"]["shards"], progress) == manifest["digest"]:
+            made = manifest["corpus"]["shards"], manifest["versions"]
+            if write_manifest(fresh, contract, *made, progress) == manifest["digest"]:
                 return True
+        progress.print(f"passing over {folder}: its files are not what its manifest says")
         remove_tree(fresh)
         fresh.mkdir()
     return False
 
 
-def _twins(recipe: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted(cache_root().glob(f"*/{MANIFEST_NAME}")):
-        with contextlib.suppress(OSError, ValueError):
+def is_cache(folder: Path) -> bool:
+    """Whether a folder that was brought has a cache in it, and not shards."""
+    return any(path.is_file() for path in (folder / MANIFEST_NAME, *folder.glob(f"*/{MANIFEST_NAME}")))
+
+
+def _twins(recipe: str, place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in (place / MANIFEST_NAME, *sorted(place.glob(f"*/{MANIFEST_NAME}"))):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(manifest, dict) and manifest.get("recipe_digest") == recipe:
+            names = [PurePosixPath(name) for name in manifest["files"]]
+            inside = not any(name.is_absolute() or ".." in name.parts for name in names)
+            if manifest["recipe_digest"] == recipe and manifest["corpus"]["shards"] and manifest["versions"] and inside:
                 yield path.parent, manifest

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.cache import Cache, CacheError, cache_directory, describe, open_cache, verify_cache
 from harness.contract import Contract, ContractError, describe_references, load_contract
 from harness.files import cache_root
-from harness.prepare.build import discard_build, prepare
+from harness.prepare.build import discard_build, is_cache, prepare
 from harness.prepare.stage import PrepareError, PrepareProgress, count
 
 _DONE, _FAILED, _USAGE, _NO, _STOPPED = 0, 1, 2, 3, 130
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--contract", required=True, metavar="C", help=describe_references())
-    add("--from", dest="brought", type=Path, metavar="DIR", help="take shards from this folder before downloading any")
+    add("--from", dest="brought", type=Path, metavar="DIR", help="take shards, or another node's cache, from there")
     add("--calibrate", action="store_true", help="measure anew what a work clock counts in; refused on a busy machine")
     add("--verify", action="store_true", help="only check the cache that is there, reading all of it")
     add("--json", action="store_true", help="print one JSON object about the cache on stdout")
@@ -62,9 +62,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _wrong_folder(contract: Contract, brought: Path) -> str:
-    if contract.corpus.kind != "hub":
-        return f"--from is for contracts that download shards; {contract.name} does not"
-    return "" if brought.is_dir() else f"--from {brought}: no such folder"
+    if not brought.is_dir():
+        return f"--from {brought}: no such folder"
+    if contract.corpus.kind != "hub" and not is_cache(brought):
+        return f"--from {brought} has no manifest.json, and {contract.name} needs no shards: bring a copy of a cache"
+    return ""
 
 
 def _prepare(contract: Contract, brought: Path | None, as_json: bool, *, calibrate_anew: bool) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _AT_A_TIME = 4
 _UPSTREAM_REPOSITORY = "karpathy/climbmix-400b-shuffle"
+BROUGHT_KERNEL = "kernel"
 _DENIED = "access denied; a token is read from HF_TOKEN or `hf auth login`"
 _FINAL = {401: _DENIED, 403: _DENIED, 404: "not found", 410: "gone", 451: "withheld"}
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -312,11 +313,18 @@ def _explained(error: Exception) -> Exception:
     return _Trouble(f"HTTP {status}", float(asked) if asked.isdigit() else 0.0)
 
 
-def fetch_kernel(progress: PrepareProgress) -> bool:
-    """Have the kernel for the installed torch in place. False, with a note printed, when that cannot be done."""
+def fetch_kernel(progress: PrepareProgress, brought: Path | None = None) -> bool:
+    """Have the kernel for the installed torch in place. False, with a note printed, when that cannot be done.
+
+    `brought`: from another node, below `kernel/` there.
+    """
     place = kernel_directory()
     with held(place.with_suffix(".lock"), progress):
         if torch_version() in _fetched_for(place):
+            return True
+        if brought and torch_version() in _fetched_for(brought / BROUGHT_KERNEL) and not place.exists():
+            with whole_folder(place) as fresh:
+                shutil.copytree(brought / BROUGHT_KERNEL, fresh, dirs_exist_ok=True)
             return True
         try:
             with progress.stage("attention kernel"):

@@ -57,7 +57,7 @@ VERBS = {
 # At least one for every verb; each is tried by the parser of its verb in the tests.
 EXAMPLES = {
     "doctor": ("arsched doctor", "arsched doctor --contract standard --quick"),
-    "prepare": ("arsched prepare --contract cpu", "arsched prepare --contract standard --from SHARDS"),
+    "prepare": ("arsched prepare --contract cpu", "arsched prepare --contract standard --all-nodes"),
     "init": ("arsched init --tag nov23", "arsched init --tag nov24 --contract standard --no-wait"),
     "new": ("arsched new wider-mlp",),
     "submit": ("arsched submit candidates/*", "arsched submit idea.py --title 'Wider MLP' --no-wait", "arsched submit"),

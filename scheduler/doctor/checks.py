@@ -66,11 +66,13 @@ def from_error(subject: str, error: ArschedError, grade: Grade = Grade.PROBLEM) 
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What later checks are about. `cache_digest` is what the lab was made with, "" without a lab."""
+    """What later checks are about. `cache_digest`, `lab_id` and `sandbox` are the lab's, "" and "full" without one."""
 
     result: CheckResult
     choice: ContractChoice
     cache_digest: str = ""
+    lab_id: str = ""
+    sandbox: str = "full"
 
 
 def check_system() -> CheckResult:
@@ -122,7 +124,8 @@ def find_lab(tag: str | None, given: ContractChoice | None, start: Path) -> Chec
         with open_workspace(tag, start) as space:
             own = ContractChoice(contract_ref(space.lab, space.paths.contract), contract_of(space.lab))
             found = ok("lab", f"{space.tag} on {space.lab.branch}, contract {space.lab.contract_words}")
-            return CheckContext(found, given or own, "" if given else space.lab.cache_digest)
+            digest = "" if given else space.lab.cache_digest
+            return CheckContext(found, given or own, digest, space.lab.lab_id, space.lab.sandbox)
     except ArschedError as error:
         grade = Grade.NOTE if isinstance(error, LabProblem) else Grade.PROBLEM  # a lab is made by `arsched init`
         return CheckContext(from_error("lab", error, grade), fallback)

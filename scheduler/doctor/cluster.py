@@ -48,8 +48,9 @@ def check_cluster(
     from scheduler.ray.pool import RayPool
 
     contract = context.choice.contract
+    where, lab_id = (options.address, options.slots), context.lab_id or "doctor"  # whose runs are not in the way
     try:
-        pool = RayPool.connect(options.address, options.slots, contract.to_json(), "doctor", log=log)
+        pool = RayPool.connect(*where, contract.to_json(), lab_id, sandbox=context.sandbox, log=log)
     except ArschedError as error:
         yield from_error("cluster", error)
         return

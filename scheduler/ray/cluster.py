@@ -20,6 +20,7 @@ from typing import Any
 
 from scheduler.domain.errors import ArschedError, PoolProblem
 from scheduler.node.code import CODE_ROOT
+from scheduler.node.preparer import NodePreparer
 from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
 from scheduler.ray.failures import check_address, first_words, join_failure, start_failure
 from scheduler.ray.head import refuse_unless_listening, takes_connections
@@ -100,6 +101,15 @@ class RayCluster:
             name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached",
             num_gpus=gpus, num_cpus=cpus, scheduling_strategy=on_node,
         ).remote(assignment, settings)  # fmt: skip
+
+    def place_preparer(self, node_id: str) -> Any:
+        """An actor on that node that takes no slot and ends with this process."""
+        on_node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+        return self._ray.remote(max_restarts=0)(NodePreparer).options(num_cpus=0, scheduling_strategy=on_node).remote()
+
+    def own_node(self) -> str:
+        """The node that this process runs on."""
+        return str(self._ray.get_runtime_context().get_node_id())
 
     def ask(self, actor: Any, method: str, *arguments: object) -> Any:
         """Call a method of an actor; `answer` fetches what it returns."""

@@ -144,10 +144,7 @@ class RayPool:
             log(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used: this machine alone; --address auto joins it")
         size = None if address else embedded_size(contract_device(contract_json), slots)
         log(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine (a few seconds)")
-        with cluster.environment(cluster.OWN_PYTHON):
-            import ray
-
-        connection = cluster.start_embedded(ray, *size) if size else cluster.join_cluster(ray, address or "auto")
+        connection = cluster.start_embedded(_ray(), *size) if size else join(address or "auto")
         try:
             pool = cls(connection, contract_json, lab_id, settings, slots, sandbox=sandbox)
             pool._await_slots(log, placement_s)
@@ -377,6 +374,17 @@ class RayPool:
         kind = f"cpu{index}" if self._device == "cpu" else f"gpu?{index}"  # which one, Ray decides
         slot = Slot(f"{name}/{kind}", name, "", self._device, "", "", "", problem="its supervisor is starting")
         return ActorHandle(assignment, node_id, actor, slot, self._clock())
+
+
+def join(address: str) -> RayCluster:
+    """A connection to a running cluster, without slots. Raises PoolProblem, UsageProblem."""
+    return cluster.join_cluster(_ray(), address)
+
+
+def _ray() -> Any:
+    with cluster.environment(cluster.OWN_PYTHON):
+        import ray
+    return ray
 
 
 def contract_device(contract_json: str) -> str:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("hosts.sh")
 BASE = Path(os.environ.get("ARSCHED_HOSTS") or Path(tempfile.gettempdir(), "arsched-hosts"))
 WHEELS = Path(os.environ.get("WHEELS") or BASE / "wheels")
+WORKERS = ("10.99.0.12", "10.99.0.13")
 NODES = {"h1": "10.99.0.11", "h2": "10.99.0.12", "h3": "10.99.0.13"}
 PATIENCE_S = 900.0  # for any one condition on a loaded machine
 CUT_S = 90.0
@@ -28,6 +29,7 @@ CUT_S = 90.0
 SHORTER = {"name": "short", "tokenizer_chars": 1_000_000, "train_tokens": 1_048_576, "train_shards": 4,
            "evaluation_tokens": 16_384, "holdout_tokens": 16_384}  # fmt: skip
 BUDGET_S = 4
+DOCTOR = "arsched doctor --quick --contract ~/arsched/short.yaml --address auto"
 OURS = r"raylet|gcs_server|SlotActor|harness\.judge|harness\.shim|train\.py|arsched (submit|search)"
 LEDGER = """
 import collections, sqlite3
@@ -233,9 +235,10 @@ def put(host: str, path: str, text: str) -> None:
 def ray_up(trial: Trial) -> None:
     trial.promise(on("lap", "chmod 600 ~/.ray/auth_token; source .venv/bin/activate; ray up -y cluster.yaml",
                      folder="~/arsched", show=12).code == 0, "ray up")  # fmt: skip
-    said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
-    trial.promise("being set up" in said.text or "all is well" in said.text.lower() or living_nodes() == len(NODES),
-                  "doctor says that workers are still being set up")  # fmt: skip
+    clone_lab()
+    said = on("h1", DOCTOR, folder="~/lab", show=60)
+    named = all(re.search(rf"{address} .*being set up|{address} .*setup", said.text) for address in WORKERS)
+    trial.promise(named or "3 nodes with" in said.text, "doctor names the workers that are still being set up")
     trial.promise(
         wait_for(lambda: living_nodes() == len(NODES), "every listed node is up"), "all listed workers come up"
     )
@@ -246,20 +249,23 @@ def ray_status(trial: Trial) -> None:
     trial.promise(said.code == 0 and "Traceback" not in said.text and "3 " in said.text, "plain `ray status` works")
 
 
-def doctor(trial: Trial) -> None:
-    wait_for(lambda: living_nodes() == len(NODES), "every listed node is up")
-    said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
-    trial.promise("3 nodes with" in said.text, "doctor on the head counts three nodes")
+def clone_lab() -> None:
+    """A repository with a train.py on the head, as a user's clone would be."""
+    carry = f"tar -c -C {ROOT} train.py program.md | bash {SCRIPT} on h1 'mkdir -p lab && tar -x -C lab'"
+    subprocess.run(["bash", "-o", "pipefail", "-c", carry], check=True, env=surroundings())
+    ask("h1", "cd lab && git init -q -b main . && git config user.name rig && git config user.email rig@lap"
+              " && git add . && git commit -qm start")  # fmt: skip
 
 
 def init(trial: Trial) -> None:
-    files = ("train.py", "program.md")
-    carry = f"tar -c -C {ROOT} {' '.join(files)} | bash {SCRIPT} on h1 'mkdir -p lab && tar -x -C lab'"
-    subprocess.run([*("bash", "-o", "pipefail", "-c"), carry], check=True, env=surroundings())
-    ask("h1", "cd lab && git init -q -b main . && git config user.name rig && git config user.email rig@lap"
-              " && git add . && git commit -qm start")  # fmt: skip
     said = on("h1", "arsched init --tag first --contract ~/arsched/short.yaml --address auto", folder="~/lab")
     trial.promise(said.code == 0, "init on the cluster")
+
+
+def doctor(trial: Trial) -> None:
+    wait_for(lambda: living_nodes() == len(NODES), "every listed node is up")
+    said = on("h1", DOCTOR, folder="~/lab", show=60)
+    trial.promise("3 nodes with" in said.text, "doctor on the head counts three nodes")
 
 
 def candidates(first: int, count: int) -> str:
@@ -281,7 +287,7 @@ def check_ledger(trial: Trial) -> None:
 
 
 def submit(trial: Trial) -> None:
-    said = on("h1", f"arsched submit {candidates(0, 8)} --address auto", folder="~/lab", show=60)
+    said = on("h1", f"arsched submit {candidates(1, 8)} --address auto", folder="~/lab", show=60)
     trial.promise(said.code == 0, "submit ends with 0")
     check_ledger(trial)
 
@@ -320,7 +326,7 @@ def cut_the_power(trial: Trial) -> None:
         print("   --- h3 has no power", flush=True)
         wait_for(lambda: "h3 is gone" in command.text() or command.ended, "the lost node is named")
         trial.promise("h3 is gone" in command.show(), "the lost node is named")
-        said = on("h1", "arsched doctor --quick --contract ~/arsched/short.yaml --address auto", show=60)
+        said = on("h1", DOCTOR, folder="~/lab", show=60)
         trial.promise(said.code == 1 and NODES["h3"] in said.text, "doctor names the missing node")
         hosts("boot", "h3")
         print("   --- h3 boots", flush=True)
@@ -331,8 +337,7 @@ def cut_the_power(trial: Trial) -> None:
 
 def kill_the_head(trial: Trial) -> None:
     def happens(command: Command) -> None:
-        pids = ask("h1", "pgrep -f gcs_server/gcs_server").split()
-        hosts("root", "h1", "kill", "-9", *[pid for pid in pids if pid.isdigit()])
+        hosts("root", "h1", "pkill", "-9", "-x", "gcs_server")  # of that host's own processes
         print("   --- the head's gcs_server is killed", flush=True)
         begun = time.monotonic()
         wait_for(

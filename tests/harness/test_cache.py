@@ -180,7 +180,7 @@ def test_a_kernel_counts_only_on_a_gpu_and_only_when_whole(
     kernel.mkdir(parents=True)
     gpu = tmp_path / "gpu"
     write_contract(gpu, device="cuda", corpus__root=str(tmp_path / "corpus"))
-    monkeypatch.setattr("harness.prepare.build.fetch_kernel", lambda progress: False)
+    monkeypatch.setattr("harness.prepare.build.fetch_kernel", lambda progress, brought: False)
     assert prepare(["--contract", str(gpu / "small.json")]) == 0
     assert open_cache(load_contract(str(gpu / "small.json"))).kernel_dir is None
     (kernel / "kernel.json").write_text("{}")

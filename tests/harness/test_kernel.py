@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,21 @@ def test_another_torch_fetches_its_own(library: FakeKernels, monkeypatch: pytest
     fetch()
     assert library.calls == 2
     monkeypatch.undo()
+
+
+def test_one_of_another_node_is_taken_over_for_the_same_torch_alone(
+    library: FakeKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fetch()[0]
+    shutil.copytree(kernel_directory(), tmp_path / "brought" / "kernel")
+    library.problem = OSError("unreachable")
+    monkeypatch.setenv("ARSCHED_CACHE", str(tmp_path / "elsewhere"))
+    out = PrepareProgress(io.StringIO())
+    with monkeypatch.context() as other:
+        other.setattr(hub, "torch_version", lambda: "99.0")
+        assert not fetch_kernel(out, tmp_path / "brought")
+    assert fetch_kernel(out, tmp_path / "brought")
+    assert (kernel_directory() / "build" / "torch-cuda" / "code.so").read_text() == "compiled code"
 
 
 @pytest.mark.parametrize("problem", [ValueError("no variant\nfor this system"), OSError("unreachable")])

@@ -359,6 +359,69 @@ def test_a_damaged_twin_is_not_inherited(home: Path) -> None:
     assert open_cache(load_contract(str(other))).digest == first.digest
 
 
+def bring(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the cache, as from another node; the corpus is gone and the caches here are empty."""
+    assert main(["--contract", str(home / "small.json")]) == 0
+    brought = home / "brought"
+    shutil.copytree(the_cache(home).directory, brought / "small-123")
+    shutil.rmtree(home / "corpus")
+    monkeypatch.setenv("ARSCHED_CACHE", str(home / "elsewhere"))
+    return brought
+
+
+@pytest.mark.parametrize("inner", ["", "small-123"])
+def test_a_cache_of_another_node_is_taken_over_without_the_texts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, inner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought = bring(home, monkeypatch)
+    made_there = brought / "small-123" / "manifest.json"
+    made_there.chmod(0o644)
+    manifest = json.loads(made_there.read_text())
+    made_there.write_text(json.dumps(manifest | {"versions": {"python": "3.11.99"}}))
+    assert main(["--contract", str(home / "small.json"), "--from", str(brought / inner), "--json"]) == 0
+    cache = the_cache(home)
+    assert cache.digest == manifest["digest"] == json.loads(capsys.readouterr().out)["digest"]
+    assert cache.versions == {"python": "3.11.99"}, "what the data was made with, not what is installed here"
+    assert not (cache.directory / "train" / "rows.u16").samefile(brought / "small-123" / "train" / "rows.u16")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "manifest", "outside", "short"])
+def test_what_arrives_damaged_is_not_taken_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought = bring(home, monkeypatch) / "small-123"
+    rows, manifest = brought / "train" / "rows.u16", brought / "manifest.json"
+    for path in (rows, manifest):
+        path.chmod(0o644)
+    fields = json.loads(manifest.read_text())
+    if damage == "flip":
+        rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
+    elif damage == "cut":
+        rows.write_bytes(rows.read_bytes()[:-2])
+    elif damage == "manifest":
+        manifest.write_text(json.dumps(fields | {"files": []}))
+    elif damage == "short":
+        del fields["files"]["tokenizer.json"]
+        manifest.write_text(json.dumps(fields))
+    else:
+        (home / "secret").write_text("x")
+        fields["files"]["../../secret"] = {"bytes": 1, "sha256": "0"}
+        manifest.write_text(json.dumps(fields))
+    assert main(["--contract", str(home / "small.json"), "--from", str(brought)]) == 1
+    said = capsys.readouterr().err
+    assert "corpus folder" in said, "then it is made here, from texts that are not there"
+    assert ("not what its manifest says" in said) == (damage in ("flip", "cut", "short"))
+    assert not (home / "elsewhere" / "secret").exists() and not list((home / "elsewhere").glob("*/manifest.json"))
+
+
+def test_two_nodes_on_one_shared_folder_make_one_cache(home: Path) -> None:
+    """Locks on a file system that nodes share; here they are processes."""
+    both = [start(home, "--json"), start(home, "--json")]
+    said = [json.loads(out) for code, out, _ in map(finish, both) if code == 0]
+    assert sorted(one["built"] for one in said) == [False, True] and said[0]["digest"] == said[1]["digest"]
+    the_cache(home)
+
+
 def test_a_contract_with_other_data_shares_nothing(home: Path) -> None:
     assert main(["--contract", str(home / "small.json")]) == 0
     other = write_contract(home / "other", vocab_size=300, corpus__root=str(home / "corpus"))
@@ -372,7 +435,7 @@ def test_a_contract_with_other_data_shares_nothing(home: Path) -> None:
     [
         (["--contract", "cpuu"], "did you mean 'cpu'"),
         (["--contract", "none.yaml"], "No such file"),
-        (["--contract", "cpu", "--from", "."], "--from is for contracts that download"),
+        (["--contract", "cpu", "--from", "."], "bring a copy of a cache"),
         (["--contract", "standard", "--from", "/no/such/folder"], "no such folder"),
         (["--contract", "small", "--from", "/no/such/folder"], "no such folder"),
     ],

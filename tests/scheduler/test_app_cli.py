@@ -275,6 +275,11 @@ def test_prepare_runs_the_referees_own_program_for_the_labs_contract(lab: Path) 
     assert said["command"][-1] == "--calibrate"
 
 
+def test_an_address_prepares_nothing_unless_all_nodes_are_meant(lab: Path) -> None:
+    said = arsched("prepare", "--address", "auto")
+    assert said.exit_code == 2 and "--all-nodes" in said.output
+
+
 @pytest.mark.parametrize("contract", ["cpu4", "README.md"])
 def test_prepare_of_no_contract_is_refused_in_a_dry_run_too(lab: Path, contract: str) -> None:
     assert arsched("prepare", "--contract", contract, "--dry-run").exit_code == 2
