@@ -20,6 +20,11 @@ from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
 HOMELESS = Path("/var/tmp")  # on a disk, and kept over a restart
+# File systems that several nodes may have mounted; fuse.* too (sshfs, gcsfuse, juicefs, mergerfs of any of them).
+_SHARED = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "gfs2", "ocfs2", "9p", "afs",
+    "virtiofs", "wekafs", "panfs", "orangefs", "pvfs2", "vboxsf",
+})  # fmt: skip
 _COPIED_AT_ONCE = 1 << 30
 
 
@@ -34,7 +39,7 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     if os.path.isabs(shared := environ.get("XDG_CACHE_HOME", "")):
         return Path(shared, "arsched")
     home = home_folder(environ)
-    return home / ".cache" / "arsched" if home else _private_folder(HOMELESS / f"arsched-{os.geteuid()}")
+    return home / ".cache" / "arsched" if home else node_folder()
 
 
 def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -45,6 +50,26 @@ def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
         if os.path.isabs(home := pwd.getpwuid(os.getuid()).pw_dir):
             return Path(home)
     return None
+
+
+def node_folder() -> Path:
+    """A private folder of this user on this node's own disk, which is made."""
+    return _private_folder(HOMELESS / f"arsched-{os.geteuid()}")
+
+
+def is_shared(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a path is, or will be, on a file system that other nodes may see as well; False where nothing says so.
+
+    Format of the list: man 5 proc_pid_mountinfo. Later lines cover earlier ones.
+    """
+    real, found, kind = os.path.realpath(path), "", ""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            point = before.split()[4].encode().decode("unicode_escape")  # blanks are octal
+            if len(point) >= len(found) and os.path.commonpath([point, real]) == point:
+                found, kind = point, after.split()[0]
+    return kind in _SHARED or kind.startswith("fuse.")
 
 
 def _private_folder(path: Path) -> Path:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.files import cache_root
+from harness.files import cache_root, is_shared, node_folder
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import ResultError, parse_result
 from scheduler.domain.slot import Progress, RunOrder
@@ -36,10 +36,14 @@ FILE_LIMIT_BYTES = 4 * 2**20  # result.json, progress.json, order.json: kilobyte
 
 
 def default_spool_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """ARSCHED_SPOOL, else `spool` in the cache folder (ARSCHED_CACHE, else the XDG one)."""
+    """ARSCHED_SPOOL, else `spool` in the cache folder (ARSCHED_CACHE, else the XDG one), or on this node's own disk.
+
+    A cache may be shared by nodes; locks on a node's GPUs and cores, and judges found by their process id, may not.
+    """
     if spool := environ.get("ARSCHED_SPOOL"):
         return Path(spool)
-    return cache_root(environ) / "spool"
+    root = cache_root(environ)
+    return (node_folder() if is_shared(root) else root) / "spool"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,12 @@ from scheduler.ray.failures import gone_failure, slots_failure
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
-POLL_WAIT_S = 0.5
-LOG_EVERY_S = 5.0
+POLL_WAIT_S, LOG_EVERY_S = 0.5, 5.0
 NODES_JOIN_S = 15.0
 PLACEMENT_BASE_S, PLACEMENT_PER_SLOT_S = 60.0, 1.5  # eight actors take 5 s at once, sixty-four a minute
 NODES_EVERY_S = 2.0
-PROBE_EVERY_S = 30.0
-PROBE_BROKEN_EVERY_S = 5.0
-REVIVE_EVERY_S = 10.0
-RETIRE_EVERY_S = 10.0
+PROBE_EVERY_S, PROBE_BROKEN_EVERY_S = 30.0, 5.0
+REVIVE_EVERY_S = RETIRE_EVERY_S = 10.0
 SILENT_AFTER_S = 30.0
 HEAD_AWAY_S = 6.0  # Ray itself ends this process after sixty
 

@@ -19,10 +19,12 @@ BASE=${ARSCHED_HOSTS:-${TMPDIR:-/tmp}/arsched-hosts}
 WHEELS=${WHEELS:-$BASE/wheels}      # every host's /srv
 PLAYERS=${PLAYERS:-"lap:10 h1:11 h2:12 h3:13"}
 ROUTELESS=${ROUTELESS:-}            # hosts without a default route, as in a rack without a way out
+NAMED=${NAMED:-}                    # host:name pairs, for hosts that are called otherwise, like each other
 NET=10.99.0
 ACCOUNT=rig ACCOUNT_ID=20017
 
 number_of() { for pair in $PLAYERS; do [ "${pair%%:*}" = "$1" ] && echo "${pair##*:}" && return; done; echo "there is no host $1" >&2; exit 2; }
+name_of()   { for pair in $NAMED; do [ "${pair%%:*}" = "$1" ] && echo "${pair##*:}" && return; done; echo "$1"; }
 pid_of()    { cat "$BASE/$1/pid"; }
 in_switch() { nsenter -t "$(cat "$BASE/switch")" -n "$@"; }
 
@@ -57,7 +59,7 @@ lay_out() {
   cp "$BASE/key.pub" "$dir/home/.ssh/authorized_keys"
   if [ "$host" = lap ]; then cp "$BASE/key" "$dir/home/.ssh/id_ed25519"; chmod 600 "$dir/home/.ssh/id_ed25519"; fi
   [ -e "$dir/ssh/host_key" ] || ssh-keygen -q -t ed25519 -N '' -f "$dir/ssh/host_key"
-  printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$host" > "$dir/hosts"    # as Debian and Ubuntu write it
+  printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$(name_of "$host")" > "$dir/hosts"    # as Debian and Ubuntu write it
   cat > "$dir/ssh/sshd_config" <<CONFIG
 HostKey /mnt/host_key
 PidFile none
@@ -73,7 +75,7 @@ CONFIG
   cat > "$dir/init" <<INIT
 #!/bin/bash
 # Process 1 of $host: what it sees of the machine, its sshd, and reaping what is left to it.
-hostname $host
+hostname $(name_of "$host")
 mount --bind $BASE/etc/passwd /etc/passwd
 mount --bind $BASE/etc/group /etc/group
 mount --bind $BASE/etc/shadow /etc/shadow

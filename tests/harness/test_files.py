@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import copy_whole, whole_file, whole_folder, write_atomic
+from harness.files import copy_whole, is_shared, whole_file, whole_folder, write_atomic
 
 
 @pytest.fixture
@@ -77,3 +77,38 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path: Path) -> None:
         (folder / "one").write_text("1")
         assert not (tmp_path / "made").exists()
     assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["one"]
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:40 / /shared rw,relatime - nfs4 server:/x rw,vers=4.2
+31 30 254:1 / /shared/local rw - xfs /dev/vdb rw
+32 22 0:41 / /mnt/with\\040blank rw - lustre x@tcp:/y rw
+33 22 0:42 / /data rw - fuse.gcsfuse bucket rw
+34 22 254:0 / /over rw - nfs server:/z rw
+35 22 254:2 / /over rw - ext4 /dev/vdc rw
+nonsense
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "shared"),
+    [
+        ("/home/me/.cache/arsched", False),
+        ("/shared/arsched", True),
+        ("/sharedx", False),
+        ("/shared/local/arsched", False),
+        ("/mnt/with blank/arsched", True),
+        ("/data", True),
+        ("/over/x", False),
+    ],
+)
+def test_a_file_system_that_nodes_share_is_known_by_its_kind(tmp_path: Path, path: str, shared: bool) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS.replace("nonsense\n", ""))
+    assert is_shared(Path(path), tmp_path / "mountinfo") == shared
+
+
+def test_where_nothing_tells_a_folder_is_taken_for_this_nodes_own(tmp_path: Path) -> None:
+    assert not is_shared(tmp_path, tmp_path / "none")
+    (tmp_path / "mountinfo").write_text("nonsense")
+    assert not is_shared(tmp_path, tmp_path / "mountinfo")
