@@ -22,8 +22,8 @@ PARTIAL_SUFFIX = ".partial"
 HOMELESS = Path("/var/tmp")  # on a disk, and kept over a restart
 # File systems that several nodes may have mounted; fuse.* too (sshfs, gcsfuse, juicefs, mergerfs of any of them).
 _SHARED = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "gfs2", "ocfs2", "9p", "afs",
-    "virtiofs", "wekafs", "panfs", "orangefs", "pvfs2", "vboxsf",
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "gfs2", "ocfs2", "9p",
+    "afs", "virtiofs", "wekafs", "panfs", "orangefs", "pvfs2", "vboxsf",
 })  # fmt: skip
 _COPIED_AT_ONCE = 1 << 30
 

@@ -12,9 +12,10 @@ import re
 import secrets
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,15 @@ class RayCluster:
         return takes_connections(self.address)
 
     def nodes(self) -> tuple[RayNode, ...]:
-        """All living nodes, in a stable order."""
+        """All living nodes, in a stable order. Hosts of one name are distinguished by their addresses."""
         found = []
         for node in self._ray.nodes():
-            resources = node.get("Resources") or {}
-            host = str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress"))
+            resources, address = node.get("Resources") or {}, str(node.get("NodeManagerAddress") or "")
+            host = str(node.get("NodeManagerHostname") or address)
             if node["Alive"]:
                 cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-                address = str(node.get("NodeManagerAddress") or "")
                 found.append(RayNode(str(node["NodeID"]), host, cpus, gpus, address))
-        return tuple(sorted(found, key=lambda node: (node.host, node.id)))
+        return tuple(sorted(distinguished(found), key=lambda node: (node.host, node.id)))
 
     def place(self, assignment: SlotAssignment, node_id: str, settings: NodeSettings) -> Any:
         """The actor of an assignment: an existing one, or a new one. Returns at once, before it is placed."""
@@ -186,6 +186,14 @@ class RayCluster:
         if idle:
             self.kill(actor)
         return bool(idle)
+
+
+def distinguished(nodes: Sequence[RayNode]) -> Iterator[RayNode]:
+    """The nodes, with the address in the name where two hosts share one and it tells which."""
+    hosts, places = Counter(node.host for node in nodes), Counter((node.host, node.address) for node in nodes)
+    for node in nodes:
+        clear = hosts[node.host] == 1 or places[node.host, node.address] > 1 or not node.address
+        yield node if clear else replace(node, host=f"{node.host}-{node.address}")
 
 
 def start_embedded(ray: Any, cores: int, gpus: int) -> RayCluster:

@@ -7,7 +7,6 @@ and disturbs no other. Not covered: preparing the first node; what a node does (
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 from scheduler.domain.errors import PoolProblem
 from scheduler.node.preparer import PrepareState, prepared_digest
-from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
+from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster
 
 CHUNK_BYTES = 16 << 20
 COPIES_AT_ONCE = 4  # they share the line of the node that sends
@@ -76,10 +75,9 @@ class ClusterPreparation:
         """One outcome for every other living node, in a stable order. Interrupted, it stops what nodes do."""
         here = self._cluster.own_node()
         nodes = [node for node in self._cluster.nodes() if node.id != here]
-        names = _names(nodes)
         for node in nodes:
             actor = self._cluster.place_preparer(node.id)
-            task = _Task(names[node.id], actor, self._steps_of(len(self._tasks), actor))
+            task = _Task(node.host, actor, self._steps_of(len(self._tasks), actor))
             self._tasks.append(task)
         try:
             for task in self._tasks:
@@ -165,9 +163,3 @@ class ClusterPreparation:
             self._cluster.answered([self._cluster.ask(task.actor, "stop") for task in self._tasks], STOP_S)
         for task in self._tasks:
             self._cluster.kill(task.actor)
-
-
-def _names(nodes: list[RayNode]) -> dict[str, str]:
-    """Node id -> the host's name, with its address where two nodes share one."""
-    taken = Counter(node.host for node in nodes)
-    return {node.id: node.host if taken[node.host] == 1 else f"{node.host} ({node.address})" for node in nodes}

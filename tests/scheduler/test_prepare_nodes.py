@@ -22,7 +22,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.node import preparer
 from scheduler.node.preparer import NodePreparer
 from scheduler.ray import preparation
-from scheduler.ray.cluster import ActorGone, RayNode
+from scheduler.ray.cluster import ActorGone, RayNode, distinguished
 from scheduler.ray.preparation import ClusterPreparation, NodeOutcome, NodeSource
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -205,9 +205,19 @@ def test_what_a_killed_preparation_left_goes_with_the_next(tmp_path: Path, monke
     assert [path.name for path in tmp_path.glob("arriving-*")] == ["arriving-new"]
 
 
-def test_hosts_of_one_name_are_told_apart() -> None:
-    nodes = [RayNode("1", "gpu", 1, 0, "10.0.0.1"), RayNode("2", "gpu", 1, 0, "10.0.0.2"), RayNode("3", "x", 1, 0, "y")]
-    assert list(preparation._names(nodes).values()) == ["gpu (10.0.0.1)", "gpu (10.0.0.2)", "x"]
+def test_hosts_of_one_name_are_distinguished_by_their_addresses_where_these_differ() -> None:
+    hosts = [
+        ("gpu", "10.0.0.1"),
+        ("gpu", "10.0.0.2"),
+        ("other", "y"),
+        ("same", "z"),
+        ("same", "z"),
+        ("bare", ""),
+        ("bare", ""),
+    ]
+    nodes = [RayNode(str(number), host, 1, 0, address) for number, (host, address) in enumerate(hosts)]
+    named = [node.host for node in distinguished(nodes)]
+    assert named == ["gpu-10.0.0.1", "gpu-10.0.0.2", "other", "same", "same", "bare", "bare"]
 
 
 def test_the_answer_of_a_node_is_read(tmp_path: Path) -> None:
