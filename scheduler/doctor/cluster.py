@@ -148,9 +148,12 @@ def _resolved(address: str) -> str:
 
 
 def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
+    again = f"arsched prepare --all-nodes --contract {context.choice.ref}"
     if slot.problem:
-        return problem(slot.id, slot.problem, "solve it on that node, then run this again")
+        unprepared = "is not prepared" in slot.problem
+        hint = f"on this node, for all of them: {again}" if unprepared else "solve it on that node, then run this again"
+        return problem(slot.id, slot.problem, hint)
     if context.cache_digest not in ("", slot.cache_digest):
         message = f"its cache is {slot.cache_digest[:12]}, the lab's is {context.cache_digest[:12]}"
-        return problem(slot.id, message, "prepare the same data there: arsched prepare; it prints the versions it used")
+        return problem(slot.id, message, f"here, it says what to remove there: {again}")
     return ok(slot.id, slot.device_name)

@@ -68,7 +68,7 @@ class NodePreparer:
             with path.open("ab") as file:
                 file.write(data)
         except OSError as problem:
-            hint = "make room there, or set ARSCHED_CACHE to a folder on another disk"
+            hint = "make room or let this user write there, or set ARSCHED_CACHE to another folder"
             raise PoolProblem(f"{cache_root()} cannot be written: {problem.strerror or problem}", hint) from None
 
     def begin(self, contract_json: str, options: tuple[str, ...]) -> None:

@@ -181,12 +181,12 @@ def doctor(trial: Trial) -> None:
     trial.promise("3 nodes with" in said.text, "doctor on the head counts three nodes")
 
 
-def candidates(count: int) -> str:
-    """Write some candidates that are new to the lab; returns the words for submit."""
+def submission(count: int) -> str:
+    """The command that submits some candidates which are new to the lab; they are written."""
     words = [f"c{time.time_ns() // 1000 % 10**9 + number}.py" for number in range(count)]
     edit = "s/^EMBEDDING_LR = [0-9.]*/EMBEDDING_LR = 0.6"
     ask("h1", "cd lab && " + "; ".join(f"sed '{edit}{word[1:-3]:0>9}/' train.py > {word}" for word in words))
-    return " ".join(words)
+    return f"arsched submit {' '.join(words)} --address auto"
 
 
 def prepare(trial: Trial) -> None:
@@ -217,23 +217,24 @@ def check_ledger(trial: Trial) -> None:
 
 
 def submit(trial: Trial) -> None:
-    said = on("h1", f"arsched submit {candidates(8)} --address auto", folder="~/lab", show=60)
+    said = on("h1", submission(8), folder="~/lab", show=60)
     trial.promise(said.code == 0, "submit ends with 0")
     check_ledger(trial)
 
 
-def during_a_submit(trial: Trial, happens: Callable[[Command], None], count: int = 14) -> None:
-    """Something happens in the middle; if the command ends of it, it is typed again, as it says."""
-    words = candidates(count)
+SEARCH = "arsched search --proposer tpe --runs 14 --claim-runs 2 --address auto"
+
+
+def during(trial: Trial, line: str, happens: Callable[[Command], None]) -> None:
+    """Something happens in the middle of a command; if it ends of that, it is typed again, as it says."""
     before = int(ledger().get("results", 0))
-    command = Command("h1", f"arsched submit {words} --address auto", "~/lab")
+    command = Command("h1", line, "~/lab")
     wait_for(lambda: command.ended or int(ledger().get("results", 0)) >= before + 2, "two results are there")
     command.show()
     happens(command)
     if command.end():
         wait_for(lambda: living_nodes() == len(NODES), "every listed node is up")
-        said = on("h1", f"arsched submit {words} --address auto", folder="~/lab")
-        trial.promise(said.code == 0, "the same command again ends with 0")
+        trial.promise(on("h1", line, folder="~/lab").code == 0, "the same command again ends with 0")
     check_ledger(trial)
 
 
@@ -246,7 +247,7 @@ def cut_a_link(trial: Trial) -> None:
         print("   --- it is back", flush=True)
         trial.promise("h2 is gone" in command.show(), "the lost node is named")
 
-    during_a_submit(trial, happens)
+    during(trial, submission(14), happens)
     trial.promise(wait_for(lambda: living_nodes() == len(NODES), "every node is up again"), "h2 comes back by itself")
 
 
@@ -261,7 +262,7 @@ def cut_the_power(trial: Trial) -> None:
         hosts("boot", "h3")
         print("   --- h3 boots", flush=True)
 
-    during_a_submit(trial, happens)
+    during(trial, submission(14), happens)
     trial.promise(wait_for(lambda: living_nodes() == len(NODES), "every node is up again"), "h3 comes back by itself")
 
 
@@ -278,7 +279,7 @@ def kill_the_head(trial: Trial) -> None:
         on("lap", "source .venv/bin/activate; ray up -y cluster.yaml", folder="~/arsched", show=5)
         wait_for(lambda: living_nodes() == len(NODES), "every node is up again")
 
-    during_a_submit(trial, happens)
+    during(trial, SEARCH, happens)
 
 
 def ray_down(trial: Trial) -> None:
@@ -298,7 +299,7 @@ def odd_hosts(trial: Trial) -> None:
     trial.promise(wait_for(lambda: living_nodes() == len(NODES), "every node is up"), "all nodes find the head")
     said = on("h1", DOCTOR, folder="~/lab", show=60)
     trial.promise("3 nodes with 6 slots" in said.text and not re.search(r"problem +10\.99", said.text), "doctor")
-    said = on("h1", f"arsched submit {candidates(6)} --address auto", folder="~/lab", show=60)
+    said = on("h1", submission(6), folder="~/lab", show=60)
     trial.promise(said.code == 0 and len(set(re.findall(r" on (gpu[^/ ]*)/", said.text))) > 1,
                   "nodes of one name are distinguished, and used")  # fmt: skip
     on("lap", "source .venv/bin/activate; ray down -y cluster.yaml", folder="~/arsched", show=3)
