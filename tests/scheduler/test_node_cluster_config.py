@@ -321,3 +321,12 @@ def test_what_a_node_needs_is_in_the_mounts() -> None:
     here = set(mounts.values())
     assert {"harness", "scheduler", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"} <= here
     assert not here & {".", ".git", ".arsched", ".venv"}
+
+
+@pytest.mark.parametrize(("target", "tools"), [("install", False), ("demo", False), ("test", True), ("lint", True)])
+def test_a_node_gets_what_runs_need_and_a_developer_the_tools(tmp_path: Path, target: str, tools: bool) -> None:
+    setup = yaml.safe_load(SHIPPED.read_text())["setup_commands"]
+    assert [line for line in setup if "make" in line] == ["make -C ~/arsched install"]
+    dry = ["make", "--dry-run", "-C", str(ROOT), target, f"VENV={tmp_path / 'venv'}"]
+    said = subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+    assert ("[dev]" in said) == tools and " -e '.'" in said
