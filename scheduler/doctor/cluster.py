@@ -150,7 +150,7 @@ def _resolved(address: str) -> str:
 def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
     again = f"arsched prepare --all-nodes --contract {context.choice.ref}"
     if slot.problem:
-        unprepared = "is not prepared" in slot.problem
+        unprepared = "arsched prepare" in slot.problem
         hint = f"on this node, for all of them: {again}" if unprepared else "solve it on that node, then run this again"
         return problem(slot.id, slot.problem, hint)
     if context.cache_digest not in ("", slot.cache_digest):
