@@ -121,10 +121,12 @@ boot() {
   echo "$host did not come up; see $dir/init.log and $dir/ssh/sshd.log" >&2; return 1
 }
 
+is_ours() { tr '\0' ' ' < "/proc/$1/cmdline" 2>/dev/null | grep -qF "$2"; }  # and no process that got an old number
+
 end_of() {  # cut first: a host without power says no goodbye to its peers
   local pid
   in_switch ip link set "v-$1" down 2>/dev/null || true
-  pid=$(pid_of "$1" 2>/dev/null) && kill -9 "$pid" 2>/dev/null || true
+  pid=$(pid_of "$1" 2>/dev/null) && is_ours "$pid" "$BASE/$1/init" && kill -9 "$pid" || true
   rm -f "$BASE/$1/pid"
 }
 
@@ -132,6 +134,7 @@ case ${1:-} in
   can) demand ;;
   up)
     demand
+    [ ! -e "$BASE/switch" ] || { echo "hosts are up already, or were not taken down: $0 down" >&2; exit 2; }
     mkdir -p "$BASE" "$WHEELS"; chmod 755 "$BASE"
     accounts
     setsid unshare --net sleep infinity </dev/null >/dev/null 2>&1 &
@@ -162,7 +165,8 @@ case ${1:-} in
     ;;
   down)
     for pair in $PLAYERS; do end_of "${pair%%:*}"; done
-    [ -e "$BASE/switch" ] && kill "$(cat "$BASE/switch")" 2>/dev/null; rm -f "$BASE/switch"
+    switch=$(cat "$BASE/switch" 2>/dev/null) && is_ours "$switch" "sleep infinity" && kill "$switch" || true
+    rm -f "$BASE/switch"
     ;;
   *) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

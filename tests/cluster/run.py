@@ -101,6 +101,7 @@ def bring_up_hosts(trial: Trial) -> None:
     if not any(WHEELS.glob("ray-*.whl")):
         print("   fetching what hosts install (once)", flush=True)
         hosts("wheels", str(ROOT))
+    hosts("down")  # what an interrupted call left
     hosts("up")
     print("   lap, h1 (head), h2, h3", flush=True)
 
