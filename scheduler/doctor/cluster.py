@@ -27,7 +27,10 @@ MONITOR = "/tmp/ray/session_latest/logs/monitor.out"
 WATCH = f"on the head: tail -f {MONITOR}"
 # What Ray's local provider notes of a node that is not there yet -> what that means, what to do. {} is its address.
 _UNDER_WAY = {
-    "uninitialized": ("its setup has not begun", f"`ray up` is back minutes before the workers are there; {WATCH}"),
+    "uninitialized": (
+        "its setup has not begun, or failed and will be tried again",
+        f"`ray up` is back minutes before the workers are there; {WATCH}",
+    ),
     "waiting-for-ssh": (
         "the head waits until it can log in there by SSH",
         "is it on? on the head, try: ssh -i ~/ray_bootstrap_key.pem {user}@{address}",

@@ -7,7 +7,6 @@ earlier call left up. Prints what a user sees; exit code 1 when a promise is bro
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -309,23 +308,6 @@ def odd_hosts(trial: Trial) -> None:
     on("lap", "source .venv/bin/activate; ray down -y cluster.yaml", folder="~/arsched", show=3)
 
 
-def other_python(trial: Trial) -> None:
-    """h3 with the Python of prefix $OTHER_PYTHON: another patch level joins, another minor version is explained."""
-    prefix = os.environ.get("OTHER_PYTHON")
-    if not prefix:
-        print("   left out: no OTHER_PYTHON=PREFIX was given", flush=True)
-        return
-    line = "export PATH=~/py/bin:\\$PATH"
-    ask("h3", f"mkdir -p py; rm -rf arsched/.venv; grep -q '~/py/bin' .bashrc || echo \"{line}\" >> .bashrc")
-    hosts("root", "h3", "mount", "--bind", prefix, "/home/rig/py")
-    on("lap", "source .venv/bin/activate; ray up -y cluster.yaml", folder="~/arsched", show=3)
-    wait_for(lambda: living_nodes() == len(NODES), "every node is up", 600)
-    on("h3", "~/arsched/.venv/bin/python --version")
-    said = on("h1", DOCTOR, folder="~/lab", show=60)
-    trial.promise("3 nodes with" in said.text or f"{NODES['h3']} not in the cluster: its setup failed" in said.text,
-                  "a node with another Python joins, or doctor says that its setup failed")  # fmt: skip
-
-
 def take_down_hosts(trial: Trial) -> None:
     hosts("down")
 
@@ -334,7 +316,7 @@ Step = Callable[[Trial], None]
 STEPS: dict[str, Step] = {
     "hosts": bring_up_hosts, "install": install_on_laptop, "up": ray_up, "status": ray_status, "doctor": doctor,
     "init": init, "prepare": prepare, "submit": submit, "cut": cut_a_link, "power": cut_the_power,
-    "head": kill_the_head, "down": ray_down, "odd": odd_hosts, "python": other_python, "end": take_down_hosts,
+    "head": kill_the_head, "down": ray_down, "odd": odd_hosts, "end": take_down_hosts,
 }  # fmt: skip
 
 

@@ -5,15 +5,18 @@ Needs the ray package, starts no Ray. The check is private to Ray (2.60): a new 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from ray._private.utils import check_version_info
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 
@@ -80,3 +83,16 @@ def test_ray_ends_a_cluster_with_a_bare_ray_stop() -> None:
 def test_the_known_keys_are_rays() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     assert set(KNOWN_KEYS) == set(schema["properties"])
+
+
+@pytest.mark.parametrize(("level", "joins"), [("minor", True), (None, False)])
+def test_the_level_in_our_commands_lets_another_patch_of_python_join(
+    monkeypatch: pytest.MonkeyPatch, level: str | None, joins: bool
+) -> None:
+    monkeypatch.delenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", raising=False)
+    if level:
+        monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", level)
+    here = sys.version_info
+    there = {"ray_version": ray.__version__, "python_version": f"{here.major}.{here.minor}.{here.micro + 1}"}
+    with contextlib.nullcontext() if joins else pytest.raises(RuntimeError, match="Version mismatch"):
+        check_version_info(there, "node")
