@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from scheduler.actions.sources import can_name_branch, reads_like_an_id
+from scheduler.actions.sources import Checkout, can_name_branch, reads_like_an_id
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
 from scheduler.domain.decision import Promote
 from scheduler.domain.errors import NameTaken, NotYet, UsageProblem
@@ -28,24 +28,29 @@ class NewWorktree(NamedTuple):
 
 def new_worktree(space: Workspace, name: str, *, dry_run: bool = False) -> NewWorktree:
     """Make `candidates/<name>` on the branch arsched/<tag>/<name>. Raises UsageProblem, NameTaken, GitProblem."""
+    base, commit = space.baseline(), space.baseline_commit()
+    return NewWorktree(*place_worktree(space, space.tag, name, commit, dry_run=dry_run), base, commit)
+
+
+def place_worktree(space: Checkout, tag: str, name: str, commit: str, *, dry_run: bool) -> tuple[Path, str]:
+    """The folder `candidates/<name>` and its branch, made on a commit. Raises UsageProblem, NameTaken, GitProblem."""
     if not can_name_branch(name, longest=64):
         hint = "letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit: wider-mlp"
         raise UsageProblem(f"{name!r} cannot name a candidate", hint)
     if reads_like_an_id(name):
         raise UsageProblem(f"{name!r} reads like an id", "choose a name that says what the idea is: wider-mlp")
-    path, branch = space.paths.candidates / name, f"arsched/{space.tag}/{name}"
-    made = NewWorktree(path, branch, space.baseline(), space.baseline_commit())
+    path, branch = space.paths.candidates / name, f"arsched/{tag}/{name}"
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise NameTaken(
             f"{path} exists already", f"submit what is there (arsched submit {name}), or choose another name"
         )
-    if space.repo.branch_commit(branch) not in (None, made.commit):
+    if space.repo.branch_commit(branch) not in (None, commit):
         hint = f"go on with it (git worktree add {path} {branch}), or choose another name"
         raise NameTaken(f"the branch {branch!r} exists and holds an earlier idea of that name", hint)
     if not dry_run:
         space.repo.exclude((f"/{path.parent.name}/*",))  # the folder may have become a link since
-        space.repo.add_worktree(made.path, made.commit, made.branch)
-    return made
+        space.repo.add_worktree(path, commit, branch)
+    return path, branch
 
 
 class Promoted(NamedTuple):

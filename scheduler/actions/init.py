@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -238,14 +238,19 @@ def read_first_baseline(repo: Repo, choice: ContractChoice, train: Path | None) 
     _check_train(train)
     if train is not None:
         return FirstBaseline(parent, read_source(read_train_py(train)), tuple(notes))
-    if TRAIN_PY in changed:
-        hint = "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE"
-        raise LabProblem(f"{repo.root / TRAIN_PY} has uncommitted changes", hint)
+    refuse_uncommitted(repo, changed)
     if TRAIN_PY not in repo.find_files(parent, TRAIN_PY):
         raise no_train_py(repo, parent)
     data = repo.read(parent, TRAIN_PY)
     source, note = _with_constants(data, choice)
     return FirstBaseline(parent, source, (*notes, note))
+
+
+def refuse_uncommitted(repo: Repo, changed: Sequence[str]) -> None:
+    """Raises LabProblem where the checkout's train.py, which is among `changed` then, is not as committed."""
+    if TRAIN_PY in changed:
+        hint = "commit them (git commit train.py), set them aside (git stash), or start from a file: --train FILE"
+        raise LabProblem(f"{repo.root / TRAIN_PY} has uncommitted changes", hint)
 
 
 def no_train_py(repo: Repo, commit: str) -> LabProblem:

@@ -1,5 +1,7 @@
 """What a path on the command line is: a worktree, a folder with a train.py, a Python file, or a name in candidates/.
 
+Also a candidate carried here from another repository, which is a commit under no ref: `carried_path` spells it.
+
 Reads only. Whether the bytes make a candidate is policy.source's question.
 """
 
@@ -10,14 +12,24 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from scheduler.domain.errors import CandidateRejected, GitProblem
-from scheduler.git import WorktreeState
-from scheduler.lab import LabPaths, Workspace
+from scheduler.git import Repo, WorktreeState
+from scheduler.lab import LabPaths
 from scheduler.policy.source import MAX_BYTES, TRAIN_PY
 
 Lineage = Sequence[tuple[str, str]]  # id and commit of every baseline, the current one last
+_CARRIED = re.compile(r"commit:([0-9a-f]{40}|[0-9a-f]{64}):([A-Za-z0-9._-]{1,64})")
+
+
+class Checkout(Protocol):
+    """A repository and where its candidates lie, with a lab or without."""
+
+    @property
+    def repo(self) -> Repo: ...
+    @property
+    def paths(self) -> LabPaths: ...
 
 
 class NotACandidate(Exception):
@@ -51,8 +63,19 @@ def distinct(places: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_path(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
+def carried_path(commit: str, name: str) -> Path:
+    """The candidate `name` whose train.py is that of a commit: a path to `read_path`, and to no file."""
+    return Path(f"commit:{commit}:{name}")
+
+
+def is_carried(path: Path) -> bool:
+    return _CARRIED.fullmatch(str(path)) is not None
+
+
+def read_path(space: Checkout, path: Path, lineage: Lineage) -> SourceFile:
     """Look at one path. Raises CandidateRejected with the reason, NotACandidate, GitProblem, OSError."""
+    if carried := _CARRIED.fullmatch(str(path)):
+        return _read_commit(space, path, carried[1], carried[2], lineage)
     if not path.exists():
         raise _nothing_there(space.paths, path)
     if path.is_file():
@@ -70,6 +93,14 @@ def read_path(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
         hint = within if inside else "a candidate's folder holds its train.py"
         raise CandidateRejected("it holds no train.py", hint)
     return _read_folder(space, path, lineage)
+
+
+def _read_commit(space: Checkout, path: Path, commit: str, name: str, lineage: Lineage) -> SourceFile:
+    state = space.repo.inspect_commit(commit, *(commit for _, commit in lineage))
+    data = space.repo.read(commit, TRAIN_PY)
+    _check_size(len(data))
+    base_id = {commit: candidate_id for candidate_id, commit in lineage}[state.base]
+    return SourceFile(path, name, data, base_id, state.base, state.changed, state)
 
 
 def name_for(path: Path) -> str:
@@ -94,16 +125,19 @@ def read_train_py(path: Path) -> bytes:
     if not path.is_file():
         raise CandidateRejected(f"{path.name} is no regular file", "a candidate is one file, train.py")
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            hint = "weights and data do not belong in the source"
-            raise CandidateRejected(f"train.py has {size:,} bytes, the limit is {MAX_BYTES:,}", hint)
+        _check_size(path.stat().st_size)
         return path.read_bytes()
     except PermissionError as problem:
         raise CandidateRejected(f"{path.name} cannot be read: {problem.strerror}", "check its permissions") from None
 
 
-def _read_folder(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        hint = "weights and data do not belong in the source"
+        raise CandidateRejected(f"train.py has {size:,} bytes, the limit is {MAX_BYTES:,}", hint)
+
+
+def _read_folder(space: Checkout, path: Path, lineage: Lineage) -> SourceFile:
     folder = path.resolve()
     file, name, base = folder / TRAIN_PY, name_for(folder), lineage[-1]
     if not space.repo.has_worktree(folder):
@@ -118,7 +152,7 @@ def _read_folder(space: Workspace, path: Path, lineage: Lineage) -> SourceFile:
     return SourceFile(path, name, read_train_py(file), base_id, state.base, state.changed, state)
 
 
-def _refuse_foreign_worktree(space: Workspace, folder: Path) -> None:
+def _refuse_foreign_worktree(space: Checkout, folder: Path) -> None:
     """A worktree that is not of this repository is no plain folder: all its files would count as changes."""
     if space.repo.is_cut_off(folder):
         what = "it is a worktree that has lost its repository, as after a clone was moved"

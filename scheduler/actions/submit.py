@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from scheduler.actions.sources import Lineage, NotACandidate, SourceFile, distinct, find_place, is_there, read_path
+from scheduler.actions.sources import (
+    Checkout,
+    Lineage,
+    NotACandidate,
+    SourceFile,
+    distinct,
+    find_place,
+    is_carried,
+    is_there,
+    read_path,
+)
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Source
 from scheduler.domain.decision import MeasureBaseline, Retry
 from scheduler.domain.errors import CandidateRejected, GitProblem, UsageProblem
@@ -93,7 +103,7 @@ class Submission:
     def matched_nothing(self) -> bool:
         """Whether no path led to anything that could have been a candidate: a slip on the command line."""
         found = self.queued or self.known or self.failed
-        return not found and not any(refusal.path.exists() for refusal in self.refused)
+        return not found and not any(no.path.exists() or is_carried(no.path) for no in self.refused)
 
 
 def submit(space: Workspace, request: SubmitRequest) -> Submission:
@@ -173,11 +183,8 @@ def _submit_file(
 
 
 def _queue(space: Workspace, request: SubmitRequest, file: SourceFile, source: Source, name: str) -> Candidate:
-    title = request.title or ""
-    if not title and file.worktree is not None and file.worktree.head != file.base_commit:
-        title = space.repo.subject(file.worktree.head)
-    title = " ".join(title.split())[:TITLE_CHARACTERS] or name
-    commit, source = _commit(space, file, source, name, title)
+    title = title_of(space, file, request.title, name)
+    commit, source = commit_source(space, file, source, name, title)
     new = NewCandidate(source, name, commit, file.base_id, title, request.author)
     with space.ledger.transaction():  # a candidate whose commit git does not keep is not recorded
         candidate = space.ledger.candidates.add(space.tag, new)
@@ -185,7 +192,15 @@ def _queue(space: Workspace, request: SubmitRequest, file: SourceFile, source: S
     return candidate
 
 
-def _commit(space: Workspace, file: SourceFile, source: Source, name: str, title: str) -> tuple[str, Source]:
+def title_of(space: Checkout, file: SourceFile, given: str | None, name: str) -> str:
+    """What was given, else the subject of the worktree's last commit, else the name."""
+    title = given or ""
+    if not title and file.worktree is not None and file.worktree.head != file.base_commit:
+        title = space.repo.subject(file.worktree.head)
+    return " ".join(title.split())[:TITLE_CHARACTERS] or name
+
+
+def commit_source(space: Checkout, file: SourceFile, source: Source, name: str, title: str) -> tuple[str, Source]:
     """The candidate's commit and its train.py as that has it: a commit of its own where git's is not normalised."""
     if file.worktree is None or file.worktree.others_committed:
         return space.repo.commit_train_py(file.base_commit, source.data, title, {"Candidate": name}), source

@@ -57,7 +57,12 @@ class Arsched(click.Group):
             near = difflib.get_close_matches(args[0], VERBS, 1)
             hint = f"did you mean {near[0]!r}?" if near else "`arsched --help` lists them"
             raise UsageProblem(f"no command {args[0]!r}", hint)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and ctx.params.get("cluster") is not None:
+            from scheduler.cli.cluster import on_head  # ssh, git and the actions: only where they are asked for
+
+            command = on_head(ctx.params["cluster"], args[0], command)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -142,8 +147,10 @@ _COMPLETION = _as_typed(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=f"{_as_typed('Examples:', _FIRST)}\n\n{_ENDINGS}\n\n{_COMPLETION}",
 )
+@click.option("--cluster", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Carry the command out on the head that this cluster.yaml names (docs/laptop.md).")  # fmt: skip
 @click.version_option(None, "-V", "--version", package_name="arsched", prog_name="arsched")
-def main() -> None:
+def main(cluster: Path | None) -> None:
     """Run autoresearch on every slot you have, and believe the result.
 
     Agents, people or scripts edit train.py; arsched runs the candidates, judges them, and decides from the results

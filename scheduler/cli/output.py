@@ -144,6 +144,7 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
         log(f"\nhint: {problem.hint}")
 
 
+TYPED_AS = "ARSCHED_TYPED_AS"  # how the person at the other end of an ssh begins a command of ours
 UV_RUN = "UV_RUN_RECURSION_DEPTH"  # set below `uv run`, which puts the program on a PATH that ends with it
 
 
@@ -163,9 +164,9 @@ def program(folder: Path) -> str:
 
 
 def typable(text: str) -> str:
-    """The text with every command line of ours as it can be typed in the current folder."""
+    """The text with every command line of ours as it can be typed in the current folder, or where TYPED_AS was set."""
     try:
-        typed = program(Path.cwd())
+        typed = os.environ.get(TYPED_AS) or program(Path.cwd())
     except OSError:  # the current folder was deleted
         return text
-    return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda found: f"{typed} ", text)
+    return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda _: f"{typed} ", text)

@@ -47,7 +47,7 @@ def command(
         raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
     with open_workspace(tag) as space:
         submission = submit(space, SubmitRequest(paths, title, author(), again, dry_run))
-        _log(submission, dry_run=dry_run)
+        log_submission(submission, dry_run=dry_run)
         if paths and submission.matched_nothing:
             named = ", ".join(map(str, paths[:3])) + (" …" if len(paths) > 3 else "")
             raise UsageProblem(f"nothing to submit in {named}", "make a candidate: arsched new NAME")
@@ -59,7 +59,8 @@ def command(
     return code or (ExitCode.FAILED if submission.failed else ExitCode.ANSWER_IS_NO if submission.refused else 0)
 
 
-def _log(submission: Submission, *, dry_run: bool) -> None:
+def log_submission(submission: Submission, *, dry_run: bool = False) -> None:
+    """A line on stderr for every path."""
     for note in submission.skipped:
         log(f"skipped   {one_line(note)}")
     for candidate in submission.known:

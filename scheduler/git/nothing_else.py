@@ -71,8 +71,9 @@ ENVIRONMENT = {
 }
 # These read no file of a checkout, write none and show no difference of contents: no driver has a part in them.
 STORE_COMMANDS = frozenset({
-    "cat-file", "check-ignore", "check-ref-format", "commit-tree", "config", "diff-tree", "for-each-ref", "init", "log",
-    "ls-tree", "merge-file", "mktree", "rev-list", "rev-parse", "symbolic-ref", "update-ref", "version",
+    "cat-file", "check-ignore", "check-ref-format", "commit-tree", "config", "diff-tree", "for-each-ref", "init",
+    "log", "index-pack", "ls-tree", "merge-base", "merge-file", "mktree", "pack-objects", "rev-list", "rev-parse",
+    "symbolic-ref", "unpack-objects", "update-ref", "version",
 })  # fmt: skip
 LIST_CONFIGURATION = ("config", "--list", "--name-only", "-z")
 _OFF = {

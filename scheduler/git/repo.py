@@ -6,14 +6,14 @@ uncommitted changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files import write_atomic
 from scheduler.domain.errors import GitProblem, LabProblem
-from scheduler.git import commits, worktrees
+from scheduler.git import commits, packs, worktrees
 from scheduler.git.worktrees import WorktreeState, common_folder_of, git_folder_of, worktrees_lock
 
 HEADING = "# arsched"  # of the lines in .git/info/exclude
@@ -178,6 +178,59 @@ class Repo:
         """Id -> facts of these commits and of all they descend from by first parents."""
         return commits.read_history(self.root, heads)
 
+    def root_commit(self) -> str:
+        """The first commit of HEAD's line of first parents. Raises LabProblem before the first commit."""
+        what = ("--first-parent", "--max-parents=0", self.head_commit())
+        return commits.line(commits.run_git(self.root, "rev-list", *what))
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Whether commit `new` is `old` or descends from it."""
+        return commits.try_git(self.root, "merge-base", "--is-ancestor", old, new)[0] == 0
+
+    # What is carried to another repository and back.
+
+    def add_blob(self, data: bytes) -> str:
+        """Bytes into the store, under no ref. Returns their id."""
+        return commits.line(commits.run_git(self.root, "hash-object", "-w", "--stdin", data=data))
+
+    def read_blob(self, blob: str) -> bytes:
+        """Raises GitProblem when it is not there."""
+        (found,) = commits.read_objects(self.root, blob)
+        if found is None or found.kind != "blob":
+            raise GitProblem(f"no file {blob[:12]} in {self.root}", "run the command again")
+        return found.data
+
+    def make_pack(self, wanted: Sequence[str], known: Iterable[str]) -> bytes:
+        """See `packs.make_pack`."""
+        return packs.make_pack(self.root, wanted, known)
+
+    def take_pack(self, pack: bytes, wanted: Sequence[str]) -> None:
+        """See `packs.take_pack`."""
+        packs.take_pack(self.root, pack, wanted)
+
+    def existing(self, ids: Iterable[str]) -> list[str]:
+        """Those of these commits and blobs that are here."""
+        return packs.existing(self.root, ids)
+
+    def read_refs(self, *prefixes: str) -> dict[str, str]:
+        """Name -> id of all refs below the prefixes."""
+        return packs.read_refs(self.root, *prefixes)
+
+    def set_refs(self, refs: Mapping[str, str]) -> None:
+        """Set all, or none."""
+        packs.set_refs(self.root, refs)
+
+    def check_out(self, branch: str, commit: str) -> None:
+        """Have `branch` at the commit, and its files in the main worktree. Uncommitted edits in the way refuse it."""
+        with worktrees_lock(self.common_dir):
+            commits.run_git(self.root, "checkout", "--quiet", "--no-track", "-B", branch, commit)
+
+    def inspect_commit(self, commit: str, *bases: str) -> WorktreeState:
+        """What `inspect` says of a worktree, of a commit. Raises GitProblem when it is not here."""
+        base, changed = worktrees.against(self.root, commits.resolve(self.root, commit), bases)
+        others = bool(set(changed) - {commits.TRAIN_PY})
+        return WorktreeState(commit, None, base, changed, dirty=False, others_committed=others)
+
     def _refused(self, ref: str, errors: str) -> GitProblem:
         if commits.try_git(self.root, "check-ref-format", ref)[0] != 0:
             return GitProblem(f"{ref!r} is no valid name in git", "use letters, digits, '-', '_' and '.'")
@@ -283,6 +336,19 @@ class Repo:
         command = ("check-ignore", "--quiet", "--no-index", "--", probe)
         # The path is spelled out, so git's literal pathspecs, which this command refuses, are not needed.
         return commits.try_git(self.root, *command, environment={"GIT_LITERAL_PATHSPECS": "0"})[0] == 0
+
+
+def begin_empty(folder: Path, branch: str, hash_digits: int) -> bool:
+    """See that `folder` is a repository of its own, made without a commit; whether it was made now. Raises GitProblem.
+
+    `hash_digits` of its ids: 40, or 64 for SHA-256.
+    """
+    if (folder / ".git" / "HEAD").is_file():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    form = ("--object-format=sha256",) if hash_digits == 64 else ()
+    commits.run_git(folder, "init", "--quiet", "--initial-branch", branch, *form)
+    return True
 
 
 def create_repo(folder: Path, message: str) -> None:

@@ -218,14 +218,19 @@ def common_folder_of(git_folder: Path) -> Path:
 def inspect(path: Path, bases: Sequence[str]) -> WorktreeState:
     """See `Repo.inspect`. Raises GitProblem when there is no commit."""
     head, branch, uncommitted = _status(path)
+    base, committed = against(path, head, bases)
+    others = bool(set(committed) - {commits.TRAIN_PY})
+    return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted), others)
+
+
+def against(root: Path, head: str, bases: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The last of `bases` that the commit `head` descends from (the last of all where of none), and what differs."""
     base = bases[-1]
     if head != base and len(bases) > 1:
         # What HEAD descends from, without what the oldest base does.
-        ancestors = set(commits.run_git(path, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
+        ancestors = set(commits.run_git(root, "rev-list", head, "--not", f"{bases[0]}^@").decode().split())
         base = next((base for base in reversed(bases) if base in ancestors), base)
-    committed = _differing(path, base, head) if head != base else ()
-    others = bool(set(committed) - {commits.TRAIN_PY})
-    return WorktreeState(head, branch, base, tuple(sorted({*committed, *uncommitted})), bool(uncommitted), others)
+    return base, _differing(root, base, head) if head != base else ()
 
 
 def commit_train_py(path: Path, message: str) -> tuple[str, bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import ArschedError, GitProblem
-from scheduler.git import Repo, create_repo, git_version
+from scheduler.git import Repo, begin_empty, create_repo, git_version
 from scheduler.git.nothing_else import drivers_off
 from tests.scheduler.git_kit import TRAIN, git, make_repository, no_configuration  # noqa: F401
 
@@ -156,6 +156,22 @@ def inspected(hostile: Hostile) -> None:
         assert hostile.repo.inspect(path, hostile.old, hostile.new).changed == (".gitattributes",)
 
 
+def carried(hostile: Hostile) -> None:
+    """To a repository that is made for it, and back."""
+    repo, there = hostile.repo, hostile.marks.parent / "there"
+    begin_empty(there, "laptop", 40)
+    for name, value in (("core.fsmonitor", "fsmonitor"), ("core.alternateRefsCommand", "alternate")):
+        git(there, "config", name, hostile.program(name.replace(".", "-") + value))
+    blob = repo.add_blob(b"a file\n")
+    wanted = [repo.head_commit(), repo.root_commit(), blob]
+    other = Repo.open(there)
+    other.take_pack(repo.make_pack(wanted, []), wanted)
+    other.set_refs({"refs/heads/main": hostile.new})
+    assert other.read_refs("refs/heads/") == {"refs/heads/main": hostile.new}
+    assert other.existing(wanted) == wanted and other.read_blob(blob) == b"a file\n"
+    repo.take_pack(other.make_pack([hostile.new], [hostile.old]), [hostile.new])
+
+
 CALLS: dict[str, Callable[[Hostile], object]] = {
     "open": lambda h: (Repo.open(h.root), Repo.open(h.idea), git_version(), h.repo.keep_main()),
     "read": lambda h: (h.repo.read(h.new, "train.py"), h.repo.subject(h.new), h.repo.head_commit()),
@@ -164,6 +180,9 @@ CALLS: dict[str, Callable[[Hostile], object]] = {
     "files": lambda h: (h.repo.find_files(h.new, "train.py"), h.repo.is_cut_off(h.idea)),
     "kept": lambda h: h.repo.kept_refs("t"),
     "record": lambda h: (h.repo.create_branch("autoresearch/t", h.new), h.repo.kept_tags(), h.repo.history([h.new])),
+    "carried": lambda h: carried(h),
+    "check_out": lambda h: (h.repo.check_out("laptop", h.old), h.repo.check_out("laptop", h.new)),
+    "of a commit": lambda h: (h.repo.inspect_commit(h.new, h.old), h.repo.is_ancestor(h.old, h.new)),
     "commit_train_py": lambda h: h.repo.commit_train_py(h.new, b"DEPTH = 7\n", "m", {"A": "b"}),
     "merge_train_py": lambda h: h.repo.merge_train_py(b"a\nb\nc\n", b"a\nb\n", b"b\n"),
     "exclude": lambda h: h.repo.exclude(("/x/", "/y/*")),
@@ -189,8 +208,9 @@ def test_every_function_of_the_repository_is_tried() -> None:
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
     tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
     tried |= {"find_files", "check_free", "is_cut_off"}
-    tried |= {"kept_refs", "history", "uncommitted", "worktrees_in"}
-    tried |= {"remove_worktree", "forget_worktrees"}
+    tried |= {"kept_refs", "history", "uncommitted", "worktrees_in", "remove_worktree", "forget_worktrees"}
+    tried |= {"root_commit", "is_ancestor", "add_blob", "read_blob", "make_pack", "take_pack"}
+    tried |= {"existing", "read_refs", "set_refs", "check_out", "inspect_commit"}
     assert public == tried | {"commit_worktree", "move_branch", "add_worktree", "drop_worktree"}
 
 

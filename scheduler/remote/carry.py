@@ -1,0 +1,174 @@
+"""The laptop's side of a lab on the head: candidates and files carried there as commits, its refs fetched back.
+
+Here are the lab's refs in refs/cluster/HEAD/…; a branch autoresearch/TAG is shown as refs/remotes/autoresearch/TAG too,
+so that a lab of this machine, whose branches are in refs/heads and whose records are in refs/arsched, is never touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scheduler.actions.sources import (
+    Lineage,
+    NotACandidate,
+    SourceFile,
+    carried_path,
+    distinct,
+    find_place,
+    is_there,
+    read_path,
+)
+from scheduler.actions.submit import NotSubmitted, Refusal, Submission, SubmitRequest, commit_source, title_of
+from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, LabProblem
+from scheduler.git import Repo
+from scheduler.lab import LabPaths
+from scheduler.policy.source import check_changed_paths, read_source
+from scheduler.remote import ssh
+from scheduler.remote.login import Login
+from scheduler.remote.wire import Request
+
+_BRANCH, _RECORD, _SHOWN = "refs/heads/autoresearch/", "refs/arsched/", "refs/remotes/autoresearch/"
+_REF = re.compile(rf"({_BRANCH}|{_RECORD})[A-Za-z0-9._/-]+")  # as labs are named: nothing else is believed
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """What the head has. `made`: its repository is new. Without a lab `tag` is "" and `problem` says why."""
+
+    made: bool
+    root: str
+    refs: dict[str, str]
+    tag: str = ""
+    lineage: tuple[tuple[str, str], ...] = ()
+    problem: ArschedError | None = None
+
+
+class Fetched(NamedTuple):
+    """A lab's branch that moved here. `shown` is the ref that shows it; `taken`: that name is another lab's here."""
+
+    tag: str
+    commit: str
+    shown: str
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Candidates as words for `submit` at the head, with the path of each here; and what became of the others."""
+
+    words: tuple[str, ...]
+    commits: tuple[str, ...]
+    paths: dict[str, str]
+    rest: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLab:
+    """A repository here and its counterpart on the head; they belong together by folder name and first commit."""
+
+    login: Login
+    repo: Repo
+    name: str
+    paths: LabPaths = field(repr=False)
+
+    @classmethod
+    def of(cls, login: Login, repo: Repo) -> RemoteLab:
+        folder = re.sub(r"[^A-Za-z0-9._-]+", "-", repo.root.name).strip("-.")[:40] or "lab"
+        name = f"{folder}-{repo.root_commit()[:12]}"
+        return cls(login, repo, name, LabPaths(repo.root, repo.common_dir))
+
+    def ask(self, what: str, data: bytes = b"", **more: Any) -> dict[str, Any]:
+        return ssh.ask(self.login, self.request(what, **more), data)
+
+    def request(self, what: str, **more: Any) -> Request:
+        return {"ask": what, "repository": self.name, **more}
+
+    def look(self, tag: str | None, *, make: bool) -> HeadState:
+        """Raises LabProblem: no way there, other code there, or no repository and not `make`."""
+        said = self.ask("look", tag=tag, make=make, hash_digits=len(self.repo.head_commit()))
+        refs = {ref: commit for ref, commit in said["refs"].items() if _ID.fullmatch(commit)}
+        if "tag" not in said:
+            problem = LabProblem(said["problem"], said["hint"])
+            return HeadState(said["made"], said["root"], refs, problem=problem)
+        lineage = tuple((str(candidate), str(commit)) for candidate, commit in said["lineage"])
+        return HeadState(said["made"], said["root"], refs, said["tag"], lineage)
+
+    def fetch(self, state: HeadState) -> list[Fetched]:
+        """Bring the lab's branches and records here, all or none. Returns the branches that moved."""
+        theirs = {self._here(ref): commit for ref, commit in state.refs.items() if _REF.fullmatch(ref)}
+        ours = self.repo.read_refs(f"refs/cluster/{self.login.ref_name}/")
+        new = {ref: commit for ref, commit in theirs.items() if ours.get(ref) != commit}
+        if new:
+            wanted = sorted(set(new.values()))
+            known = [*ours.values(), self.repo.head_commit()]
+            said = self.ask("give", wanted=wanted, known=sorted(set(known)))
+            self.repo.take_pack(base64.b64decode(said["pack"]), wanted)
+            self.repo.set_refs(new)
+        heads = f"refs/cluster/{self.login.ref_name}/heads/"
+        return [moved for ref, commit in theirs.items() if ref.startswith(heads) for moved in self._show(ref, commit)]
+
+    def _here(self, ref: str) -> str:
+        inside = (
+            ref.replace(_BRANCH, "heads/", 1) if ref.startswith(_BRANCH) else ref.replace(_RECORD, "candidates/", 1)
+        )
+        return f"refs/cluster/{self.login.ref_name}/{inside}"
+
+    def _show(self, ref: str, commit: str) -> list[Fetched]:
+        """A lab's branch only moves forward: what does not descend from what is shown is another lab's."""
+        tag = ref.rpartition("/")[2]
+        shown = _SHOWN + tag
+        before = self.repo.read_refs(shown).get(shown)
+        if before == commit:
+            return []
+        if before is not None and not self.repo.is_ancestor(before, commit):
+            return [Fetched(tag, commit, ref, taken=True)]
+        self.repo.set_refs({shown: commit})
+        return [Fetched(tag, commit, shown, taken=False)]
+
+    def send(self, state: HeadState, wanted: Sequence[str], head: str | None = None) -> None:
+        """Carry commits and blobs; `head` is checked out there."""
+        wanted = [*dict.fromkeys([*wanted, *([head] if head else [])])]
+        if wanted:
+            pack = self.repo.make_pack(wanted, state.refs.values())
+            self.ask("take", pack, wanted=wanted, head=head, bytes=len(pack))
+
+    def carry(self, request: SubmitRequest, lineage: Lineage) -> Carried:
+        """Read every path as `submit` does, and commit what it holds. A word that is no path here is the head's."""
+        words: dict[str, str] = {}
+        commits: list[str] = []
+        refused, failed, skipped = list[Refusal](), list[NotSubmitted](), list[str]()
+        for path in distinct(find_place(self.paths, path) for path in request.paths):
+            if not is_there(path) and len(path.parts) == 1 and not re.search(r"[*?\[]", path.name):
+                words[str(path)] = str(path)  # an id or the name of a candidate
+                continue
+            try:
+                commit, name = self._commit(request, path, lineage)
+            except NotACandidate as note:
+                skipped.append(str(note))
+            except CandidateRejected as problem:
+                refused.append(Refusal(path, problem.message, problem.hint))
+            except GitProblem as problem:
+                failed.append(NotSubmitted(path, problem.message, problem.hint))
+            except OSError as problem:
+                what = f"{problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
+                failed.append(NotSubmitted(path, what, "see to that, then submit it again"))
+            else:
+                commits.append(commit)
+                words[str(carried_path(commit, name))] = str(path)
+        rest = Submission((), (), tuple(refused), tuple(skipped), tuple(failed))
+        return Carried(tuple(words), tuple(commits), words, rest)
+
+    def _commit(self, request: SubmitRequest, path: Path, lineage: Lineage) -> tuple[str, str]:
+        file = read_path(self, path, lineage)
+        check_changed_paths(file.changed)
+        source = read_source(file.data)
+        if request.dry_run:  # leaves the worktree as it is
+            file = SourceFile(*file[:-1], worktree=None)
+        title = title_of(self, file, request.title, file.name)
+        return commit_source(self, file, source, file.name, title)[0], file.name

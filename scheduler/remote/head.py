@@ -1,0 +1,169 @@
+"""The head's side: `python -m scheduler.remote.head`, started by the laptop's ssh for each question and each verb.
+
+A lab of a laptop's repository lives in ~/labs/NAME-HASH. Its HEAD is the branch `laptop`, what was last carried there.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scheduler.cli.output import TYPED_AS, guard_streams, log, print_problem, print_text
+from scheduler.domain.errors import ArschedError, ExitCode, LabProblem
+from scheduler.git import Repo, begin_empty
+from scheduler.lab import LabPaths, open_workspace, write_whole
+from scheduler.remote import jobs
+from scheduler.remote.wire import LABS, REPOSITORY, Request, answer, decode, problem_answer
+
+BRANCH = "laptop"
+EMPTY = "empty"  # where `submit` is started: no word of its can be a file there
+
+
+def main(arguments: list[str]) -> int:
+    """Answer one request. Returns the exit code of the verb, 0 after an answer."""
+    guard_streams()
+    try:
+        request = decode(arguments[0] if arguments else sys.stdin.buffer.readline().decode("ascii", "replace").strip())
+    except ArschedError as problem:
+        print_text(problem_answer(problem))
+        return 0
+    if request["ask"] == "run":
+        return _run_or_say(request)
+    try:
+        print_text(answer(QUESTIONS[request["ask"]](request)))
+    except ArschedError as problem:
+        print_text(problem_answer(problem))
+    except OSError as problem:
+        print_text(problem_answer(_disk_problem(problem)))
+    return 0
+
+
+def _disk_problem(problem: OSError) -> ArschedError:
+    what = f"on the head: {problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
+    return LabProblem(what, "see to that there, and run the same command again")
+
+
+def root_of(request: Request) -> Path:
+    """Where the repository of a laptop is. Raises LabProblem for a name that could lead elsewhere."""
+    name = str(request["repository"])
+    if not REPOSITORY.fullmatch(name):
+        raise LabProblem(f"{name!r} names no repository of a laptop", "use `arsched --cluster`")
+    return Path.home() / LABS / name
+
+
+def look(request: Request) -> dict[str, Any]:
+    """The repository, made if asked for, its refs, and the lab of `tag` (None: the current one) if there is one."""
+    root, made = root_of(request), False
+    if request["make"]:
+        made = begin_empty(root, BRANCH, int(request["hash_digits"]))
+    elif not (root / ".git").is_dir():
+        hint = "create one: arsched init --contract standard"
+        raise LabProblem(f"the head has no lab of this repository yet ({root} is not there)", hint)
+    repo = Repo.open(root)
+    found: dict[str, Any] = {"made": made, "root": str(root), "refs": repo.read_refs("refs/heads/", "refs/arsched/")}
+    try:
+        with open_workspace(request["tag"], root) as space:
+            return found | {"tag": space.tag, "lineage": space.lineage()}
+    except ArschedError as problem:
+        return found | {"problem": problem.message, "hint": problem.hint}
+
+
+def take(request: Request) -> dict[str, Any]:
+    """What was carried here, into the repository; with `head`, its checkout is moved to that commit."""
+    repo, size = Repo.open(root_of(request)), int(request["bytes"])
+    pack = sys.stdin.buffer.read(size)
+    if len(pack) != size:
+        raise LabProblem(f"{len(pack)} of {size} bytes arrived", "the same command again")
+    repo.take_pack(pack, request["wanted"])
+    if request["head"]:
+        repo.check_out(BRANCH, request["head"])
+    return {}
+
+
+def give(request: Request) -> dict[str, Any]:
+    """A pack of `wanted` for a laptop that has `known`."""
+    repo = Repo.open(root_of(request))
+    return {"pack": base64.b64encode(repo.make_pack(request["wanted"], request["known"])).decode()}
+
+
+def files(request: Request) -> dict[str, Any]:
+    """The files of a report that was made here, which is deleted."""
+    folder = report_folder(LabPaths(root_of(request)))
+    found = {path.name: base64.b64encode(path.read_bytes()).decode() for path in folder.iterdir() if path.is_file()}
+    shutil.rmtree(folder)
+    return {"files": found}
+
+
+QUESTIONS: dict[str, Callable[[Request], dict[str, Any]]] = {"look": look, "take": take, "give": give, "files": files}
+
+
+def report_folder(paths: LabPaths) -> Path:
+    return paths.truth / "remote" / "report"
+
+
+def _run_or_say(request: Request) -> int:
+    try:
+        return run(request)
+    except ArschedError as problem:
+        print_problem(problem, as_json=bool(request["json"]))
+        return problem.exit_code
+    except OSError as problem:
+        print_problem(_disk_problem(problem), as_json=bool(request["json"]))
+        return ExitCode.FAILED
+
+
+def run(request: Request) -> int:
+    """Run a verb in the repository, in this process's place or, with `goes_on`, as a job that is followed."""
+    root = root_of(request)
+    paths = LabPaths(root)
+    remote = paths.truth / "remote"
+    words = [_word(Repo.open(root), remote, paths, word) for word in request["words"]]
+    program = os.path.expanduser(f"{request['programs']}/arsched")
+    environ = _environ(request)
+    place = remote / EMPTY if request["verb"] == "submit" else root
+    place.mkdir(parents=True, exist_ok=True)
+    line = [program, str(request["verb"]), *words]
+    if not request["goes_on"]:
+        os.chdir(place)
+        if not sys.stdin.isatty():
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.execve(program, line, environ)
+    hear_end = request["verb"] == "search"
+    job = jobs.start_or_join(remote / "jobs", line, place, environ, hear_end=hear_end)
+    if not job.is_new:
+        ended = job.code() is not None
+        log(
+            "note: it ended while no one listened; this is its end"
+            if ended
+            else "note: it is at work already; going on"
+        )
+    code = jobs.follow(job)
+    return ExitCode.INTERRUPTED if code is None else code
+
+
+def _word(repo: Repo, remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:
+    """A word of the command line; one for a file that was carried here names it where it is put."""
+    if isinstance(word, str):
+        return word
+    if "report" in word:
+        return f"{word['report']}{report_folder(paths)}"
+    place = remote / "files" / word["blob"][:12] / Path(word["name"]).name
+    write_whole(place, repo.read_blob(word["blob"]))
+    return f"{word['before']}{place}"
+
+
+def _environ(request: Request) -> dict[str, str]:
+    """Programs where a login shell has them: an agent's command may lie in ~/.local/bin."""
+    folders = [os.path.expanduser(folder) for folder in (request["programs"], "~/.local/bin", "~/bin")]
+    there = [folder for folder in folders if os.path.isdir(folder)]
+    path = os.pathsep.join([*there, os.environ.get("PATH", os.defpath)])
+    return {**os.environ, **request["environ"], "PATH": path, TYPED_AS: request["typed_as"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""Verbs that go on at the head when the laptop closes: each in a session of its own, its output in files.
+
+Whoever asks follows the files. The same command again follows the one that is at work, and hears the end of a search
+that ended meanwhile. Not covered: what a verb does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from scheduler.queue.runtime import exclusive
+
+LOOK_S = 0.2
+KEPT_S = 7 * 86400.0  # output of a job that has ended
+AGAIN_BYTES = 4000  # of what was said before, for one who comes back
+_SCRIPT = 'job=$1; shift; "$@"; echo $? > "$job/code"'
+_LOST = "error: the command was killed on the head\n\nhint: the same command again goes on\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A folder with out, err, the exit code once there is one, and a lock that is held while anything of it lives."""
+
+    folder: Path
+    is_new: bool
+
+    def code(self) -> int | None:
+        """Its exit code once it has ended; 1 where it was killed."""
+        is_free = _is_free(self.folder / "lock")  # looked at first: the code is written before it is free
+        with suppress(OSError, ValueError):
+            return int((self.folder / "code").read_text())
+        return 1 if is_free else None
+
+
+def start_or_join(
+    folder: Path, words: Sequence[str], place: Path, environ: Mapping[str, str], *, hear_end: bool
+) -> Job:  # fmt: skip
+    """Start a command in `place`, or find the same one at work. `hear_end`: also one that ended without a listener."""
+    job = folder / hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / "start.lock", 60.0):
+        if job.is_dir():
+            unheard = hear_end and (job / "code").is_file() and not (job / "heard").exists()
+            if unheard or not _is_free(job / "lock"):
+                return Job(job, is_new=False)
+        _remove_old(folder, job)
+        job.mkdir()
+        _start(job, words, place, environ)
+    return Job(job, is_new=True)
+
+
+def _start(job: Path, words: Sequence[str], place: Path, environ: Mapping[str, str]) -> None:
+    with ExitStack() as files:
+        out, err, lock = (files.enter_context((job / name).open("wb")) for name in ("out", "err", "lock"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.Popen(
+            ["sh", "-c", _SCRIPT, "sh", str(job), *words], cwd=place, env=dict(environ), stdin=subprocess.DEVNULL,
+            stdout=out, stderr=err, pass_fds=(lock.fileno(),), start_new_session=True,
+        )  # fmt: skip
+
+
+def _remove_old(folder: Path, job: Path) -> None:
+    for old in folder.iterdir():
+        with suppress(OSError):
+            ended = old.is_dir() and _is_free(old / "lock")
+            if old == job or (ended and time.time() - old.stat().st_mtime > KEPT_S):
+                shutil.rmtree(old)
+
+
+def follow(job: Job) -> int | None:
+    """Hand on what it says to stdout and stderr until it has ended: its exit code. None: the laptop has gone first."""
+    with (job.folder / "out").open("rb") as out, (job.folder / "err").open("rb") as err:
+        if not job.is_new:
+            _skip_all_but_the_last(err)
+        try:
+            while True:
+                code = job.code()  # before the copies, so that nothing said after them is lost
+                _copy(out, 1)
+                _copy(err, 2)
+                if code is not None:
+                    break
+                if select.select([0], [], [], LOOK_S)[0] and not os.read(0, 4096):
+                    return None
+            if not (job.folder / "code").is_file():
+                os.write(2, _LOST.encode())
+            (job.folder / "heard").touch()
+            return code
+        except BrokenPipeError:
+            return None
+
+
+def _copy(source: BinaryIO, number: int) -> None:
+    while data := source.read(65536):
+        while data:
+            data = data[os.write(number, data) :]
+
+
+def _skip_all_but_the_last(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - AGAIN_BYTES))
+    if size > AGAIN_BYTES:
+        file.readline()
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""The one way to the head: the system's ssh, and every failure of it in words. Knows nothing of labs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import IO, Any
+
+from scheduler.domain.errors import ArschedError, LabProblem
+from scheduler.remote.login import Login
+from scheduler.remote.wire import Request, encode, read_answer
+
+CONNECT_S, ALIVE_S, ALIVE_COUNT = 15, 15, 4  # a link that is dead for a minute is one
+_OPTIONS = (
+    *("ControlMaster=no", "ControlPath=none", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={ALIVE_S}"),
+    *(f"ServerAliveCountMax={ALIVE_COUNT}", "StrictHostKeyChecking=accept-new", "LogLevel=ERROR"),
+    *("ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no"),
+)
+_FAILED = 255  # of ssh itself
+# The first that matches what ssh said counts: what it means, and what to do.
+_CAUSES = (
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed",
+        "{target} shows another host key than it did before",
+        "if that machine was set up anew: ssh-keygen -R {address}; if not, find out who answers there",
+    ),
+    (
+        r"UNPROTECTED PRIVATE KEY|bad permissions",
+        "ssh refuses the key {key}: others may read it",
+        "chmod 600 {key}",
+    ),
+    (
+        r"Permission denied|Too many authentication failures|no mutual signature|invalid format|error in libcrypto",
+        "{target} refuses the key {key}",
+        "see that auth.ssh_user and auth.ssh_private_key are right: ssh -i {key} {target}; a key with a passphrase "
+        "goes into ssh-agent: ssh-add {key}",
+    ),
+    (
+        r"Could not resolve hostname|Name or service not known",
+        "no machine is known by the name {address}",
+        "see provider.head_ip in {path}",
+    ),
+    (
+        r"Connection refused",
+        "{address} refuses ssh: no sshd listens there",
+        "see provider.head_ip in {path}, and that sshd runs on that machine",
+    ),
+    (
+        r"timed out|No route to host|Network is unreachable|Host is down",
+        "{address} cannot be reached",
+        "see that it is on, and that this machine is in its network (VPN); provider.head_ip in {path}",
+    ),
+    (r"Bad configuration option|Bad owner or permissions on", "ssh cannot be used here: {said}", "mend that file"),
+)  # fmt: skip
+
+
+def command(login: Login, *, terminal: bool) -> list[str]:
+    """The ssh that runs the head's side. `terminal`: a person may be asked for a passphrase, and sees a screen."""
+    options = [*_OPTIONS, *(() if terminal or _at_terminal() else ("BatchMode=yes",))]
+    key = [] if login.key is None else ["-i", str(login.key), "-o", "IdentitiesOnly=yes"]
+    there = f"exec {login.program('python')} -P -m scheduler.remote.head"
+    words = [word for option in options for word in ("-o", option)]
+    return ["ssh", "-tt" if terminal else "-T", *words, *key, "-l", login.user, "--", login.address, there]
+
+
+def _at_terminal() -> bool:
+    return os.isatty(0)
+
+
+def ask(login: Login, request: Request, data: bytes = b"") -> dict[str, Any]:
+    """The head's answer to one question. Raises the head's problem, LabProblem for what is wrong with the way there."""
+    said = _start(login, terminal=False)
+    with said:
+        output, errors = said.communicate(_line(request) + data)
+    found = read_answer(output.decode("utf-8", "replace"))
+    if found is None:
+        raise failure(login, said.returncode, errors.decode("utf-8", "replace"))
+    return found
+
+
+def show(login: Login, request: Request) -> int:
+    """Run a verb there with this terminal as its own. Returns its exit code. Raises LabProblem."""
+    words = command(login, terminal=True)
+    words[-1] += f" {encode(request)}"
+    process = _popen(words, None, None)
+    with process:
+        _, errors = process.communicate()
+    if process.returncode == _FAILED:
+        raise failure(login, _FAILED, errors.decode("utf-8", "replace"), begun=True)
+    return process.returncode
+
+
+Take = Callable[[str], None]
+
+
+def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
+    """Run a verb there and hand on its stdout and stderr, line by line, in the order they come. Returns its exit code.
+
+    The head's side sees that this end has gone by its stdin. Raises LabProblem; KeyboardInterrupt ends the ssh.
+    """
+    process, said = _start(login, terminal=False), list[str]()
+
+    def tell(text: str) -> None:
+        said[:] = [*said[-20:], text]
+        talk(text)
+
+    with _ended(process):
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # then it says why
+            process.stdin.write(_line(request))
+            process.stdin.flush()
+        pumps = [
+            Thread(target=_pump, args=pair, daemon=True) for pair in ((process.stdout, output), (process.stderr, tell))
+        ]
+        for pump in pumps:
+            pump.start()
+        code = process.wait()
+        for pump in pumps:
+            pump.join()
+    if code in (_FAILED, 127, 126):
+        raise failure(login, code, "".join(said), begun=code == _FAILED)
+    return code
+
+
+def _pump(source: IO[bytes], take: Take) -> None:
+    for line in iter(source.readline, b""):
+        take(line.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _line(request: Request) -> bytes:
+    return f"{encode(request)}\n".encode()
+
+
+def _start(login: Login, *, terminal: bool) -> subprocess.Popen[bytes]:
+    return _popen(command(login, terminal=terminal), subprocess.PIPE, subprocess.PIPE)
+
+
+def _popen(words: list[str], stdin: int | None, stdout: int | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+    except FileNotFoundError:
+        raise LabProblem("ssh cannot be run", "install an OpenSSH client (apt install openssh-client)") from None
+
+
+def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> ArschedError:
+    """Why ssh, or the shell on the head, gave no answer. `begun`: a verb was started there before."""
+    said = [line.strip() for line in errors.splitlines() if line.strip()]
+    words = {
+        "target": login.target, "address": login.address, "key": login.key or "ssh offers", "path": login.path,
+        "said": said[-1].rstrip(".") if said else f"exit code {code}",
+    }  # fmt: skip
+    if code in (126, 127) or "No module named" in errors:
+        what = "arsched is not installed on {target} (no {programs}), or not whole"
+        hint = "ray up {path} puts it there; while that is at work, wait for its end"
+    elif code == _FAILED:
+        known = next((cause for cause in _CAUSES if re.search(cause[0], errors)), None)
+        lost = "the connection to {target} was lost" if begun else "no connection to {target}"
+        _, what, hint = known or ("", f"{lost}: {{said}}", "the same command again, when the network is back")
+        if begun:
+            hint = f"what was begun there goes on; {hint}"
+    elif "No space left" in errors or "Disk quota" in errors:
+        what, hint = "the disk of {target} is full: {said}", "make room there, and run the same command again"
+    else:
+        what, hint = "{target} gave no answer: {said}", "see what its shell prints there: ssh {target} true"
+    return LabProblem(what.format(**words, programs=login.programs), hint.format(**words))

@@ -1,0 +1,63 @@
+"""What laptop and head say to each other: one request, and an answer that noise of login shells does not spoil.
+
+A request is one line on the head's stdin, or its argument where stdin is a terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+from scheduler.domain.errors import ArschedError, LabProblem
+from scheduler.node.code import code_digest
+
+PROTOCOL = 1
+MARK = "arsched-answer: "
+REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,50}-[0-9a-f]{12}")
+LABS = "labs"  # folder in the home of the head's user
+Request = dict[str, Any]
+
+
+def encode(request: Request) -> str:
+    """One word of letters, digits, - and _, which no shell reads as anything else."""
+    whole = {"protocol": PROTOCOL, "code": code_digest(), **request}
+    return base64.urlsafe_b64encode(json.dumps(whole).encode()).decode()
+
+
+def decode(word: str) -> Request:
+    """Raises LabProblem where the laptop runs other code than this head."""
+    try:
+        request: Request = json.loads(base64.urlsafe_b64decode(word))
+        spoken, code = request["protocol"], request["code"]
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        raise LabProblem("the request from the laptop was cut off", "the same command again") from None
+    if (spoken, code) != (PROTOCOL, code_digest()):
+        what = f"the head runs other code of arsched ({code_digest()}) than this machine ({code})"
+        raise LabProblem(what, "bring it there, when nothing runs: ray up cluster.yaml")
+    return request
+
+
+def answer(value: dict[str, Any]) -> str:
+    """A line for the head's stdout."""
+    return MARK + json.dumps(value)
+
+
+def problem_answer(problem: ArschedError) -> str:
+    return answer({"error": problem.message, "hint": problem.hint, "exit_code": int(problem.exit_code)})
+
+
+def read_answer(said: str) -> dict[str, Any] | None:
+    """The answer in what the head said; None where there is none. Raises ArschedError with the head's problem."""
+    found = next((line for line in said.splitlines()[::-1] if line.startswith(MARK)), None)
+    try:
+        value: dict[str, Any] = json.loads((found or "").removeprefix(MARK))
+    except ValueError:
+        return None
+    if "error" in value:
+        problem = ArschedError(str(value["error"]), str(value["hint"]))
+        problem.exit_code = value["exit_code"]
+        raise problem
+    return value
