@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scheduler.cli.output import TYPED_AS, guard_streams, log, print_problem, print_text
 from scheduler.domain.errors import ArschedError, ExitCode, LabProblem
@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> int:
         print_text(problem_answer(problem))
         return 0
     if request["ask"] == "run":
-        return _run_or_say(request)
+        try:
+            return _run_or_say(request)
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED
     try:
         print_text(answer(QUESTIONS[request["ask"]](request)))
     except ArschedError as problem:
@@ -73,10 +76,10 @@ def look(request: Request) -> dict[str, Any]:
         return found | {"problem": problem.message, "hint": problem.hint}
 
 
-def take(request: Request) -> dict[str, Any]:
-    """What was carried here, into the repository; with `head`, its checkout is moved to that commit."""
+def take(request: Request, source: BinaryIO | None = None) -> dict[str, Any]:
+    """What was carried here (on stdin), into the repository; with `head`, its checkout is moved to that commit."""
     repo, size = Repo.open(root_of(request)), int(request["bytes"])
-    pack = sys.stdin.buffer.read(size)
+    pack = (source or sys.stdin.buffer).read(size)
     if len(pack) != size:
         raise LabProblem(f"{len(pack)} of {size} bytes arrived", "the same command again")
     repo.take_pack(pack, request["wanted"])

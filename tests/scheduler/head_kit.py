@@ -20,12 +20,14 @@ from tests.harness.judging import Rig
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "10.99.0.11"
 PROGRAM = "-m tests.scheduler.arsched_on_a_landscape"
-# `fail`: what ssh says instead of connecting. `cut`: after so many connections it is killed before the shell begins.
+# `fail` is what ssh says instead of connecting.
 SSH = """#!/bin/sh
 printf '%s\\n' "$*" >> {state}/calls
 [ -f {state}/fail ] && cat {state}/fail >&2 && exit 255
 for last; do :; done
-exec env -i HOME={home} PATH="$PATH" PYTHONPATH={root} {environ} sh -c "$last"
+# As sshd does: in a session of its own, which the end of this ssh does not end.
+env -i HOME={home} PATH="$PATH" PYTHONPATH={root} {environ} setsid sh -c "$last" <&0 &
+wait $!
 """
 
 
