@@ -12,7 +12,6 @@ import json
 import os
 import select
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +24,8 @@ from scheduler.queue.runtime import exclusive
 LOOK_S = 0.2
 KEPT_S = 7 * 86400.0  # output of a job that has ended
 AGAIN_BYTES = 4000  # of what was said before, for one who comes back
-_SCRIPT = 'job=$1; shift; "$@"; echo $? > "$job/code"'
+_LOCK_FD = 9  # a descriptor that every shell can hand on
+_SCRIPT = 'job=$1; cd "$2" || exit; shift 2; "$@"; echo $? > "$job/code"'
 _LOST = "error: the command was killed on the head\n\nhint: the same command again goes on\n"
 
 
@@ -62,13 +62,14 @@ def start_or_join(
 
 
 def _start(job: Path, words: Sequence[str], place: Path, environ: Mapping[str, str]) -> None:
+    """Not as a child that is waited for: whoever started it may go."""
     with ExitStack() as files:
         out, err, lock = (files.enter_context((job / name).open("wb")) for name in ("out", "err", "lock"))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.Popen(
-            ["sh", "-c", _SCRIPT, "sh", str(job), *words], cwd=place, env=dict(environ), stdin=subprocess.DEVNULL,
-            stdout=out, stderr=err, pass_fds=(lock.fileno(),), start_new_session=True,
-        )  # fmt: skip
+        moved = [(os.POSIX_SPAWN_DUP2, one.fileno(), number) for one, number in ((out, 1), (err, 2), (lock, _LOCK_FD))]
+        nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        line = ["sh", "-c", _SCRIPT, "sh", str(job), str(place), *words]
+        os.posix_spawn("/bin/sh", line, dict(environ), file_actions=[nothing, *moved], setsid=True)
 
 
 def _remove_old(folder: Path, job: Path) -> None:
