@@ -26,7 +26,8 @@ printf '%s\\n' "$*" >> {state}/calls
 [ -f {state}/fail ] && cat {state}/fail >&2 && exit 255
 for last; do :; done
 # As sshd does: in a session of its own, which the end of this ssh does not end.
-env -i HOME={home} PATH="$PATH" PYTHONPATH={root} {environ} setsid sh -c "$last" <&0 &
+exec 3<&0
+env -i HOME={home} PATH="$PATH" PYTHONPATH={root} {environ} setsid sh -c "$last" <&3 3<&- &
 wait $!
 """
 
