@@ -9,9 +9,9 @@ import base64
 import copy
 import json
 import os
+import secrets
 import shlex
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from click.core import ParameterSource
 from scheduler.actions.candidate import place_worktree
 from scheduler.actions.init import IGNORED, refuse_uncommitted
 from scheduler.actions.submit import SubmitRequest
-from scheduler.cli.output import TYPED_AS, log, print_json, print_text, program
+from scheduler.cli.output import log, print_json, print_text, program, spell_as
 from scheduler.cli.submit import log_submission
 from scheduler.domain.errors import ArschedError, ExitCode, LabProblem, UsageProblem
 from scheduler.git import Repo
@@ -52,10 +52,12 @@ class _Verb:
 
     lab: RemoteLab
     name: str
+    typed_as: str
     params: dict[str, Any]
     options: list[Word]
     arguments: list[Word]
     blobs: list[str]
+    listener: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @classmethod
     def of(cls, path: Path, name: str, command: click.Command, params: dict[str, Any]) -> _Verb:
@@ -64,11 +66,12 @@ class _Verb:
             raise UsageProblem(f"arsched {name} runs on this machine alone", "leave --cluster out")
         login = read_login(path)
         refuse_other_cluster(login, params.get("address"))
-        os.environ[TYPED_AS] = f"{program(Path.cwd())} --cluster {shlex.quote(str(path))}"
+        typed_as = f"{program(Path.cwd())} --cluster {shlex.quote(str(path))}"
+        spell_as(typed_as)
         if name == "init" and not params.get("dry_run") and begin_repository(Path.cwd()):
             log(f"a git repository in {Path.cwd()}: {', '.join(SHIPPED)}")
         repo = Repo.open(Path.cwd())
-        verb = cls(RemoteLab.of(login, repo), name, params, [], [], [])
+        verb = cls(RemoteLab.of(login, repo), name, typed_as, params, [], [], [])
         verb._read_words(command)
         return verb
 
@@ -204,16 +207,17 @@ class _Verb:
         login = self.lab.login
         return self.lab.request(
             "run", verb=self.name, words=[*self.options, "--", *self.arguments], programs=login.programs,
-            environ=login.environ, typed_as=os.environ[TYPED_AS], goes_on=self.goes_on,
-            json=bool(self.params.get("as_json")),
+            environ=login.environ, typed_as=self.typed_as, goes_on=self.goes_on,
+            json=bool(self.params.get("as_json")), listener=self.listener,
         )  # fmt: skip
 
     def _there(self) -> int:
         if not self.goes_on and not self.params.get("as_json") and _has_terminal():
             code = ssh.show(self.lab.login, self._request())
-        else:
-            code, _ = self._run({})
-        return code
+            if self.name not in _READ:
+                self._fetch_again()
+            return code
+        return self._run({})[0]
 
     def _run(self, spelt: dict[str, str], *, keep_output: bool = False, silent: bool = False) -> tuple[int, str]:
         """Exit code, and what was kept of stdout. `spelt`: words of the head -> what they are called here."""
@@ -236,9 +240,8 @@ class _Verb:
         except KeyboardInterrupt:
             log(f"\nleft; {self._what_becomes_of_it()}")
             return ExitCode.INTERRUPTED, ""
-        finally:
-            if self.name not in _READ and sys.exc_info()[0] is None:
-                self._fetch_again()
+        if self.name not in _READ:
+            self._fetch_again()
         return code, "".join(kept)
 
     def _what_becomes_of_it(self) -> str:
@@ -249,7 +252,7 @@ class _Verb:
 
     def _fetch_again(self) -> None:
         try:
-            self._fetch(self.lab.look(self.params.get("tag"), make=False))
+            self._fetch(self.lab.look(self.params.get("tag"), make=False, heard=self.listener))
         except ArschedError as problem:
             log(f"note: what was promoted is not fetched yet, the next command does that: {problem.message}")
 

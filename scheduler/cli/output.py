@@ -145,6 +145,7 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
 
 
 TYPED_AS = "ARSCHED_TYPED_AS"  # how the person at the other end of an ssh begins a command of ours
+_spelt_as = [os.environ.pop(TYPED_AS, "")]  # not handed on: an agent that a search starts types where it runs
 UV_RUN = "UV_RUN_RECURSION_DEPTH"  # set below `uv run`, which puts the program on a PATH that ends with it
 
 
@@ -163,10 +164,15 @@ def program(folder: Path) -> str:
     return shlex.quote(min(relative, str(running), key=len))
 
 
+def spell_as(start: str) -> None:
+    """Have `typable` begin command lines of ours so, for a person who types them elsewhere."""
+    _spelt_as.append(start)
+
+
 def typable(text: str) -> str:
-    """The text with every command line of ours as it can be typed in the current folder, or where TYPED_AS was set."""
+    """The text with every command line of ours as it can be typed in the current folder, or as `spell_as` set it."""
     try:
-        typed = os.environ.get(TYPED_AS) or program(Path.cwd())
+        typed = _spelt_as[-1] or program(Path.cwd())
     except OSError:  # the current folder was deleted
         return text
     return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda _: f"{typed} ", text)

@@ -89,9 +89,9 @@ class RemoteLab:
     def request(self, what: str, **more: Any) -> Request:
         return {"ask": what, "repository": self.name, **more}
 
-    def look(self, tag: str | None, *, make: bool) -> HeadState:
-        """Raises LabProblem: no way there, other code there, or no repository and not `make`."""
-        said = self.ask("look", tag=tag, make=make, hash_digits=len(self.repo.head_commit()))
+    def look(self, tag: str | None, *, make: bool, heard: str = "") -> HeadState:
+        """`heard`: see `head.look`. Raises LabProblem: no way there, other code, or no repository and not `make`."""
+        said = self.ask("look", tag=tag, make=make, heard=heard, hash_digits=len(self.repo.head_commit()))
         refs = {ref: commit for ref, commit in said["refs"].items() if _ID.fullmatch(commit)}
         if "tag" not in said:
             problem = LabProblem(said["problem"], said["hint"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scheduler.cli.output import TYPED_AS, guard_streams, log, print_problem, print_text
-from scheduler.domain.errors import ArschedError, ExitCode, LabProblem
+from scheduler.domain.errors import ArschedError, ExitCode, GitProblem, LabProblem
 from scheduler.git import Repo, begin_empty
 from scheduler.lab import LabPaths, open_workspace, write_whole
 from scheduler.remote import jobs
@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> int:
             return ExitCode.INTERRUPTED
     try:
         print_text(answer(QUESTIONS[request["ask"]](request)))
+    except GitProblem as problem:
+        problem.message = f"on the head: {problem.message}"
+        print_text(problem_answer(problem))
     except ArschedError as problem:
         print_text(problem_answer(problem))
     except OSError as problem:
@@ -60,8 +63,13 @@ def root_of(request: Request) -> Path:
 
 
 def look(request: Request) -> dict[str, Any]:
-    """The repository, made if asked for, its refs, and the lab of `tag` (None: the current one) if there is one."""
+    """The repository, made if asked for, its refs, and the lab of `tag` (None: the current one) if there is one.
+
+    `heard` is the listener that has seen the end of its verb, "" where there is none.
+    """
     root, made = root_of(request), False
+    if request["heard"]:
+        jobs.confirm(_jobs_folder(LabPaths(root)), str(request["heard"]))
     if request["make"]:
         made = begin_empty(root, BRANCH, int(request["hash_digits"]))
     elif not (root / ".git").is_dir():
@@ -105,6 +113,10 @@ def files(request: Request) -> dict[str, Any]:
 QUESTIONS: dict[str, Callable[[Request], dict[str, Any]]] = {"look": look, "take": take, "give": give, "files": files}
 
 
+def _jobs_folder(paths: LabPaths) -> Path:
+    return paths.truth / "remote" / "jobs"
+
+
 def report_folder(paths: LabPaths) -> Path:
     return paths.truth / "remote" / "report"
 
@@ -125,7 +137,7 @@ def run(request: Request) -> int:
     root = root_of(request)
     paths = LabPaths(root)
     remote = paths.truth / "remote"
-    words = [_word(Repo.open(root), remote, paths, word) for word in request["words"]]
+    words = [_word(remote, paths, word) for word in request["words"]]
     program = os.path.expanduser(f"{request['programs']}/arsched")
     environ = _environ(request)
     place = remote / EMPTY if request["verb"] == "submit" else root
@@ -136,27 +148,25 @@ def run(request: Request) -> int:
         if not sys.stdin.isatty():
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.execve(program, line, environ)
-    hear_end = request["verb"] == "search"
-    job = jobs.start_or_join(remote / "jobs", line, place, environ, hear_end=hear_end)
+    job = jobs.start_or_join(
+        _jobs_folder(paths), line, place, environ, listener=str(request["listener"]),
+        hear_end=request["verb"] == "search",
+    )  # fmt: skip
     if not job.is_new:
-        ended = job.code() is not None
-        log(
-            "note: it ended while no one listened; this is its end"
-            if ended
-            else "note: it is at work already; going on"
-        )
+        ended = "note: it ended meanwhile; this is its end, and the same command again begins another"
+        log(ended if job.code() is not None else "note: it is at work already; from here on:")
     code = jobs.follow(job)
     return ExitCode.INTERRUPTED if code is None else code
 
 
-def _word(repo: Repo, remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:
+def _word(remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:
     """A word of the command line; one for a file that was carried here names it where it is put."""
     if isinstance(word, str):
         return word
     if "report" in word:
         return f"{word['report']}{report_folder(paths)}"
     place = remote / "files" / word["blob"][:12] / Path(word["name"]).name
-    write_whole(place, repo.read_blob(word["blob"]))
+    write_whole(place, Repo.open(paths.root).read_blob(word["blob"]))
     return f"{word['before']}{place}"
 
 

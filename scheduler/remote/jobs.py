@@ -45,18 +45,23 @@ class Job:
 
 
 def start_or_join(
-    folder: Path, words: Sequence[str], place: Path, environ: Mapping[str, str], *, hear_end: bool
+    folder: Path, words: Sequence[str], place: Path, environ: Mapping[str, str], *, listener: str, hear_end: bool
 ) -> Job:  # fmt: skip
-    """Start a command in `place`, or find the same one at work. `hear_end`: also one that ended without a listener."""
+    """Start a command in `place`, or find the same one at work. `hear_end`: also one whose end no listener confirmed.
+
+    `listener` names who follows it from now on (`confirm`).
+    """
     job = folder / hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / "start.lock", 60.0):
         if job.is_dir():
             unheard = hear_end and (job / "code").is_file() and not (job / "heard").exists()
             if unheard or not _is_free(job / "lock"):
+                (job / "listener").write_text(listener)
                 return Job(job, is_new=False)
         _remove_old(folder, job)
         job.mkdir()
+        (job / "listener").write_text(listener)
         _start(job, words, place, environ)
     return Job(job, is_new=True)
 
@@ -80,6 +85,14 @@ def _remove_old(folder: Path, job: Path) -> None:
                 shutil.rmtree(old)
 
 
+def confirm(folder: Path, listener: str) -> None:
+    """The laptop has seen the end: what was written to a link that had gone was not heard."""
+    for note in folder.glob("*/listener"):
+        with suppress(OSError):
+            if note.read_text() == listener:
+                (note.parent / "heard").touch()
+
+
 def follow(job: Job) -> int | None:
     """Hand on what it says to stdout and stderr until it has ended: its exit code. None: the laptop has gone first."""
     with (job.folder / "out").open("rb") as out, (job.folder / "err").open("rb") as err:
@@ -96,7 +109,6 @@ def follow(job: Job) -> int | None:
                     return None
             if not (job.folder / "code").is_file():
                 os.write(2, _LOST.encode())
-            (job.folder / "heard").touch()
             return code
         except BrokenPipeError:
             return None

@@ -121,6 +121,7 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
         code = process.wait()
         for pump in pumps:
             pump.join()
+    code = _FAILED if code < 0 else code  # ssh was killed
     if code in (_FAILED, 127, 126):
         raise failure(login, code, "".join(said), begun=code == _FAILED)
     return code

@@ -5,14 +5,20 @@ ssh is a program that runs the head's side here; one test goes through a real ss
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import pwd
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,6 +131,30 @@ def test_noise_of_login_shells_and_odd_names_change_nothing(bench: Bench) -> Non
     assert not list(bench.folder.rglob("evil"))
 
 
+def shows_a_screen_until_ctrl_c(bench: Bench) -> None:
+    """`watch` has the laptop's terminal: its size, its colours, its keys."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 71, 0, 0))
+    line = [sys.executable, "-m", "scheduler", "--cluster", "cluster.yaml", "watch"]
+    environ = bench.environ | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        line, cwd=bench.laptop, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while b"better" not in shown:
+        shown += os.read(ours, 65536)
+    rows = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode(errors="replace").splitlines()
+    assert max(map(len, rows)) <= 71
+    os.write(ours, b"\x03")
+    while process.poll() is None:
+        with suppress(OSError):  # the terminal is gone with its last process
+            shown += os.read(ours, 65536)
+    os.close(ours)
+    assert process.returncode in (0, 130) and b"what runs goes on" in shown, shown[-500:]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists(SSHD) or not shutil.which("ssh-keygen"), reason="needs OpenSSH's sshd")
 def test_through_a_real_sshd(bench: Bench) -> None:
@@ -157,6 +187,7 @@ def test_through_a_real_sshd(bench: Bench) -> None:
         bench.candidate("better", DEPTH=2)
         assert "c0002" in bench.arsched("submit", "candidates/better.py")[0]
         assert bench.git("rev-parse", "autoresearch/t")
+        shows_a_screen_until_ctrl_c(bench)
         bench.key = folder / "other_key"
         config = bench.write_cluster(head_ip="127.0.0.1")
         config.write_text(config.read_text().replace("ssh_user: ubuntu", f"ssh_user: {user}"))

@@ -5,6 +5,7 @@ The head's side answers in this process, from another home; what is asked and an
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import time
@@ -342,6 +343,30 @@ def test_settings_of_the_repositorys_lead_nothing_elsewhere(two: TwoMachines) ->
     two.submit(two.worktree("wider"))
     two.fetched()
     assert [path.name for path in marks.iterdir()] == ["reference-transaction"]
+
+
+def test_what_git_refuses_there_is_said_of_the_head(
+    two: TwoMachines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.make_lab()
+    for problem, said in (
+        (GitProblem("git unpack-objects failed: No space left on device"), "on the head: git unpack-objects failed"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/labs"),
+            "on the head: No space left on device: /labs",
+        ),
+    ):
+        monkeypatch.setattr(head, "QUESTIONS", {"look": raising(problem)})
+        assert head.main([encode(two.lab.request("look"))]) == 0
+        with pytest.raises(ArschedError, match=said):
+            read_answer(capsys.readouterr().out)
+
+
+def raising(problem: Exception) -> Any:
+    def ask(request: Request) -> None:
+        raise problem
+
+    return ask
 
 
 def test_a_report_is_carried_and_deleted_there(two: TwoMachines) -> None:

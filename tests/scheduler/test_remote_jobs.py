@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.remote.jobs import Job, start_or_join
+from scheduler.remote.jobs import Job, confirm, start_or_join
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,8 @@ def listen(tmp_path: Path) -> Iterator[Callable[[Job], Listener]]:
 
 
 def start(tmp_path: Path, script: str, *, hear_end: bool = False) -> Job:
-    return start_or_join(tmp_path / "jobs", ["sh", "-c", script], tmp_path, os.environ, hear_end=hear_end)
+    words = ["sh", "-c", script]
+    return start_or_join(tmp_path / "jobs", words, tmp_path, os.environ, listener="me", hear_end=hear_end)
 
 
 Listen = Callable[[Job], Listener]
@@ -83,7 +84,7 @@ def test_it_goes_on_when_the_listener_goes_and_is_joined_again(tmp_path: Path, l
     gate.touch()
     assert second.code() == 0 and second.out.read_text() == "end\n"
     assert (tmp_path / "begun").read_text() == "begun\n", "it was started once"
-    assert start(tmp_path, script).is_new, "what has ended and was heard is started anew"
+    assert start(tmp_path, script).is_new, "what has ended is started anew"
 
 
 @pytest.mark.parametrize("hear_end", [True, False])
@@ -94,6 +95,11 @@ def test_the_end_of_a_search_is_heard_by_who_comes_later(tmp_path: Path, listen:
     assert later.is_new is not hear_end
     heard = listen(later)
     assert heard.code() == 4 and heard.out.read_text() == "claim\n"
+    confirm(tmp_path / "jobs", "another")
+    assert start(tmp_path, "echo claim; exit 4", hear_end=hear_end).is_new is not hear_end, "none has confirmed it"
+    confirm(tmp_path / "jobs", "me")
+    wait_until(lambda: later.code() is not None)
+    assert start(tmp_path, "echo claim; exit 4", hear_end=hear_end).is_new
 
 
 def test_a_killed_command_ends_its_listener_and_can_be_started_again(tmp_path: Path, listen: Listen) -> None:
@@ -110,7 +116,7 @@ def test_a_killed_command_ends_its_listener_and_can_be_started_again(tmp_path: P
 
 
 def test_a_command_that_is_not_there_has_its_code(tmp_path: Path, listen: Listen) -> None:
-    heard = listen(start_or_join(tmp_path / "jobs", ["/no/such"], tmp_path, os.environ, hear_end=False))
+    heard = listen(start_or_join(tmp_path / "jobs", ["/no/such"], tmp_path, os.environ, listener="me", hear_end=False))
     assert heard.code() == 127 and "/no/such" in heard.err.read_text()
 
 

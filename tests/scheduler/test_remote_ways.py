@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from scheduler.cli import cluster
+from scheduler.cli import cluster, output
 from scheduler.cli.main import main
 from scheduler.cli.output import VERBS
 from scheduler.domain.errors import ArschedError, LabProblem, UsageProblem
@@ -201,7 +201,7 @@ def sent(config: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     tip = git(root, "rev-parse", "HEAD").strip()
     monkeypatch.chdir(root)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("ARSCHED_TYPED_AS", raising=False)
+    monkeypatch.setattr(output, "_spelt_as", [""])
     monkeypatch.setattr(
         cluster.RemoteLab, "look", lambda *_, **__: HeadState(False, "/labs/x", {}, "t", (("c0001", tip),))
     )

@@ -122,3 +122,12 @@ def test_a_hint_of_the_installed_program_can_be_typed(tmp_path: Path) -> None:
     assert hint.endswith("arsched init --tag TAG"), done.stderr
     again = subprocess.run(["sh", "-c", f"{hint} --help"], cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert again.returncode == 0 and "Start a lab" in again.stdout
+
+
+def test_a_start_that_a_laptop_gave_is_used_and_not_handed_on() -> None:
+    """An agent that a search starts types where it runs, not where the person sits."""
+    code = "import os; from scheduler.cli.output import typable; print(typable('arsched stop'), os.environ.get(NAME))"
+    code = code.replace("NAME", "'ARSCHED_TYPED_AS'")
+    environ = {**os.environ, "ARSCHED_TYPED_AS": "arsched --cluster c.yaml"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "arsched --cluster c.yaml stop None\n"
