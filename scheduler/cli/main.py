@@ -105,6 +105,8 @@ def _named(problem: Exception) -> ArschedError:
         meant = f"did you mean {near[0]!r}? " if near else ""
         hint = f"{meant}Options of a command come after it: arsched status --json"
         return UsageProblem(f"no option {problem.option_name!r}", hint)
+    if isinstance(problem, click.NoSuchOption) and problem.option_name == "--cluster" and problem.ctx is not None:
+        return UsageProblem("--cluster comes before the command", f"arsched --cluster FILE {problem.ctx.info_name} …")
     if isinstance(problem, click.UsageError):
         where = problem.ctx.command_path if problem.ctx else "arsched"
         return UsageProblem(problem.format_message().rstrip("."), f"{where} --help")  # click names near options itself

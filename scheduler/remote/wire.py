@@ -36,7 +36,9 @@ def decode(word: str) -> Request:
         raise LabProblem("the request from the laptop was cut off", "the same command again") from None
     if (spoken, code) != (PROTOCOL, code_digest()):
         what = f"the head runs other code of arsched ({code_digest()}) than this machine ({code})"
-        raise LabProblem(what, "bring it there, when nothing runs: ray up cluster.yaml")
+        stale = "rm -r ~/arsched/harness ~/arsched/scheduler"  # `ray up` copies, and deletes nothing
+        hint = f"bring it there, when nothing runs: ray up cluster.yaml; if it stays so, first on the head: {stale}"
+        raise LabProblem(what, hint)
     return request
 
 

@@ -277,6 +277,11 @@ def test_what_cannot_be_done_there_is_a_slip(config: Path, sent: list[Any], type
     assert not any(isinstance(one, dict) for one in sent)
 
 
+def test_the_option_behind_the_verb_is_named(sent: list[Any]) -> None:
+    result = CliRunner().invoke(main, ["status", "--cluster", "cluster.yaml"])
+    assert result.exit_code == 2 and "arsched --cluster FILE status" in result.output
+
+
 def test_uncommitted_changes_begin_no_lab(config: Path, sent: list[Any]) -> None:
     Path("train.py").write_text("DEPTH = 8\n")
     result = arsched(config, "init", "--tag", "n")
