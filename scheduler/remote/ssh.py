@@ -15,6 +15,7 @@ from scheduler.remote.login import Login
 from scheduler.remote.wire import Request, encode, read_answer
 
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 15, 15, 4  # a link that is dead for a minute is one
+LAST_WORDS_S = 10.0  # a program that ssh started may hold its output open
 _OPTIONS = (
     *("ControlMaster=no", "ControlPath=none", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={ALIVE_S}"),
     *(f"ServerAliveCountMax={ALIVE_COUNT}", "StrictHostKeyChecking=accept-new", "LogLevel=ERROR"),
@@ -119,8 +120,10 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
         for pump in pumps:
             pump.start()
         code = process.wait()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         for pump in pumps:
-            pump.join()
+            pump.join(LAST_WORDS_S)
     code = _FAILED if code < 0 else code  # ssh was killed
     if code in (_FAILED, 127, 126):
         raise failure(login, code, "".join(said), begun=code == _FAILED)

@@ -35,6 +35,7 @@ SSHD = "/usr/sbin/sshd"
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
+    made.end()
     wait_until(lambda: not made.rig.survivors(), f"the last process to end: {made.rig.survivors()}", timeout_s=120.0)
 
 
@@ -97,11 +98,17 @@ def test_a_search_goes_on_when_the_laptop_closes_and_is_heard_to_its_end(bench: 
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_and_stop_ends_it(bench: Bench) -> None:
+def test_a_lost_link_and_ctrl_c_end_nothing_and_stop_does(bench: Bench) -> None:
     bench.arsched("init", "--tag", "t", "--contract", "cpu")
+    cut = bench.start("search", "--hours", "1", "--proposer", "tpe")
+    assert cut.stderr is not None
+    assert any("begins" in line for line in cut.stderr)
+    (ssh,) = Path(f"/proc/{cut.pid}/task/{cut.pid}/children").read_text().split()
+    os.kill(int(ssh), signal.SIGKILL)
+    assert "what was begun there goes on" in cut.communicate(timeout=60)[1] and cut.returncode == 1
     left = bench.start("search", "--hours", "1", "--proposer", "tpe")
     assert left.stderr is not None
-    assert any("begins" in line for line in left.stderr)
+    assert any("it is at work already" in line for line in left.stderr)
     os.killpg(left.pid, signal.SIGINT)
     _, err = left.communicate(timeout=60)
     assert left.returncode == 130 and "it goes on at ubuntu@10.99.0.11" in err and "Traceback" not in err
