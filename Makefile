@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
 
-.PHONY: help install demo test test-slow test-mutants test-gpu test-cluster check lint types bench bench-rule clean
+.PHONY: help install demo test test-slow test-mutants test-gpu test-cluster test-slurm test-image check lint types bench bench-rule clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ test-gpu: $(TOOLS)  ## the tests that need a CUDA device
 
 test-cluster:  ## a real `ray up` over four hosts made of namespaces, and what breaks there (root; half an hour)
 	@$(PYTHON) -m tests.cluster.run
+
+test-slurm: $(TOOLS)  ## deploy/slurm under a real Slurm on nodes made of namespaces (root, Debian's slurmd; 10 minutes)
+	@$(BIN)/python -m tests.cluster.slurm
+
+test-image: $(TOOLS)  ## the steps of deploy/Dockerfile in a fresh Debian, and a lab in it (root, debootstrap; 10 minutes)
+	@$(BIN)/python -m tests.cluster.image
 
 check: test lint types test-slow  ## what a change must pass
 
