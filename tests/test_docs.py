@@ -26,7 +26,7 @@ from tests.walk.manual import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
-    [ROOT / "README.md", ROOT / "program.md", ROOT / "candidates" / "README.md", *(ROOT / "docs").glob("*.md")]
+    [ROOT / "README.md", ROOT / "program.md", ROOT / "candidates" / "README.md", *(ROOT / "docs").rglob("*.md")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 

@@ -25,21 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 USER = 1000
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's own
-SHELL = tuple(
-    [
-        "unshare",
-        "--mount",
-        "--pid",
-        "--ipc",
-        "--uts",
-        "--fork",
-        "--kill-child",
-        "--propagation",
-        "private",
-        "bash",
-        "-ec",
-    ]
-)
+SHELL = "unshare --mount --pid --ipc --uts --fork --kill-child --propagation private bash -ec"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 ENTER = """\
 mount --bind "$TREE" "$TREE"
 cd "$TREE"
@@ -122,6 +109,7 @@ class Tree:
 
     def run(self, command: str, *, folder: str = "", read_only: bool = False) -> None:
         settings = self.settings | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        settings["PIP_CERT"] = f"/etc/{CERTIFICATES.name}"
         environ = os.environ | {
             "TREE": str(self.path), "BROUGHT": self.brought, "READ_ONLY": "yes" if read_only else "",
             "AS": str(self.user), "COMMAND": f"cd {folder or self.folder} && {command}",
@@ -133,14 +121,14 @@ class Tree:
         assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
 
 
-def fresh_debian(path: Path) -> None:
+def fresh_debian(path: Path, base: str) -> None:
     """About what debian:bookworm-slim holds."""
-    archive = ("bookworm", str(path), "http://deb.debian.org/debian")
-    subprocess.run(["debootstrap", "--variant=minbase", *archive], check=True, stdout=subprocess.DEVNULL)
+    archive = ("debootstrap", "--variant=minbase", "bookworm", str(path), "http://deb.debian.org/debian")
+    subprocess.run(["cp", "-a", base, str(path)] if base else archive, check=True, stdout=subprocess.DEVNULL)
     for name in ("resolv.conf", "hosts", "pip.conf"):
         if Path("/etc", name).exists():
             shutil.copy(Path("/etc", name), path / "etc" / name)
-    shutil.copytree("/etc/ssl/certs", path / "etc/ssl/certs", dirs_exist_ok=True)
+    shutil.copy(CERTIFICATES, path / "etc")  # this machine's, which may know a proxy's
 
 
 def try_a_lab(tree: Tree, folder: Path) -> None:
@@ -162,6 +150,7 @@ def try_a_lab(tree: Tree, folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheels", default="", metavar="DIR", help="a folder that PIP_FIND_LINKS names")
+    parser.add_argument("--base", default="", metavar="DIR", help="a tree that debootstrap made before")
     parser.add_argument("--keep", action="store_true", help="leave the tree")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0 or not shutil.which("debootstrap"):
@@ -171,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     folder.chmod(0o755)
     try:
         tree = Tree(folder / "root", options.wheels)
-        fresh_debian(tree.path)
+        fresh_debian(tree.path, options.base)
         for instruction in instructions(DOCKERFILE.read_text()):
             tree.do(instruction)
         try_a_lab(tree, folder)

@@ -210,6 +210,9 @@ def try_end_before_the_limit(slurm: Slurm, lab: UsersLab) -> None:
     paths = [lab.candidate(f"d{n}", COUNTING + f"\nD = {n}\n") for n in range(12)]
     job = sbatch(slurm, lab, 1, "submit", *paths)
     slurm.wait(lambda: len(lab.results()) > before, "a first result")
+    arsched = str(slurm.folder / "checkout" / ".venv" / "bin" / "arsched")
+    asked = ("srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", arsched, "status", "--json")
+    assert '"c' in slurm.run(*asked, cwd=lab.root), "status on the first node, while the job runs"
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     ended = slurm.wait_for_end(job)
     assert ended["JobState"] == "COMPLETED" and "asked to end" in output(lab, job), (ended, output(lab, job))

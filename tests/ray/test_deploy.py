@@ -204,3 +204,20 @@ def test_a_dockerfile_is_read_as_docker_reads_it() -> None:
     text = "# a\nFROM x\nRUN one \\\n    # said between\n    two && \\\n  three\n\nCOPY a b ./\n"
     run, copy_ = instructions(text)[1:]
     assert run == Instruction("RUN", "one two && three") and sources(copy_) == ["a", "b"]
+
+
+PAGES = sorted((ROOT / "docs" / "elsewhere").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_short_names_its_file_and_says_what_is_not_tried(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.splitlines()) <= 60 and "## What is tried" in text and "Not tried:" in text
+    named = re.findall(r"deploy/[\w/.]+\w", text)
+    assert named and all((ROOT / path).exists() for path in named)
+    assert f"docs/elsewhere/{page.name}" in (ROOT / "README.md").read_text()
+
+
+def test_every_file_of_deploy_has_a_page() -> None:
+    text = " ".join(page.read_text() for page in PAGES)
+    assert [path for path in DEPLOY.rglob("*") if path.is_file() and str(path.relative_to(ROOT)) not in text] == []
