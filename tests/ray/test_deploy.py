@@ -80,6 +80,46 @@ def test_ray_is_started_with_the_settings_of_cluster_yaml(settings: Callable[[],
     assert {name: settings().get(name) for name in wanted} == wanted
 
 
+FLAG = re.compile(r"(?<=\s)--(?!head\b|port\b|address\b|node-ip-address\b|autoscaling-config\b)[\w-]+(?:=\w+)?")
+
+
+def flags_of_kubernetes(role: str) -> set[str]:
+    spec = kube_cluster()["spec"]
+    group = spec["headGroupSpec"] if role == "head" else spec["workerGroupSpecs"][0]
+    statistics = of_kubernetes(role)["RAY_USAGE_STATS_ENABLED"] == "0"  # the flag's variable
+    return {f"--{name}={value}" for name, value in group["rayStartParams"].items()} | (
+        {"--disable-usage-stats"} if statistics else set()
+    )
+
+
+def flags_of_skypilot(role: str) -> set[str]:
+    head, worker = load("skypilot/arsched.yaml")["run"].split("else\n")
+    return set(FLAG.findall(head if role == "head" else worker))
+
+
+def flags_of_slurm(role: str) -> set[str]:
+    text = SBATCH.read_text().replace("of_the_head=", "of_the_head= " if role == "head" else "of_the_head=")
+    return set(FLAG.findall(text[text.index("bash -c") :]))
+
+
+def flags_of_cluster_yaml(settings: Settings, role: str) -> set[str]:
+    return set(FLAG.findall(settings[f"{role}_start_ray_commands"][-1]))
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_ray_is_started_with_the_flags_of_cluster_yaml(role: str) -> None:
+    wanted = flags_of_cluster_yaml(yaml.safe_load((ROOT / "cluster.yaml").read_text()), role)
+    assert "--disable-usage-stats" in wanted and ("--include-dashboard=false" in wanted) == (role == "head")
+    for found in (
+        flags_of_slurm(role),
+        flags_of_skypilot(role),
+        flags_of_kubernetes(role),
+        *(flags_of_cluster_yaml(load(f"{cloud}/cluster.yaml"), role) for cloud in CLOUDS),
+    ):
+        assert wanted <= found
+        assert role == "head" or "--include-dashboard=false" not in found, "Ray refuses it on a worker"
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_ray_accepts_a_clouds_file(cloud: str) -> None:
     prepared = check_by_ray(load(f"{cloud}/cluster.yaml"))
