@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.harness.judging import CANDIDATES, TINY, Rig
@@ -133,16 +133,16 @@ def fresh_debian(path: Path, base: str) -> None:
 
 def try_a_lab(tree: Tree, folder: Path) -> None:
     """As `docker run --read-only`: nothing can be written but the lab, the cache and temporary folders."""
-    rig = Rig(folder, TINY)
+    rig = Rig(folder, replace(TINY, corpus=replace(TINY.corpus, root="/nowhere")))  # the same from any folder
     cache = tree.path / "home" / "arsched" / ".cache"
     shutil.copytree(folder / "cache", cache / "arsched")
     for source, name in ((rig.contract_path, "tiny.json"), (CANDIDATES / "bigram.py", "bigram.py")):
-        shutil.copy(source, tree.path / "lab" / name)
+        shutil.copy(source, cache / name)
     subprocess.run(["chown", "-R", f"{USER}:{USER}", str(cache), str(tree.path / "lab")], check=True)
     for command in (
-        "arsched doctor --quick --contract tiny.json",
-        "arsched init --tag image --contract tiny.json --train bigram.py",
-        "arsched leaderboard",
+        "arsched init --tag image --contract ~/.cache/tiny.json --train ~/.cache/bigram.py",
+        "arsched leaderboard --json",
+        "arsched doctor",
     ):
         tree.run(command, read_only=True)
 
