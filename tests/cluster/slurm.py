@@ -1,7 +1,7 @@
 """`make test-slurm`: deploy/slurm/arsched.sbatch under a real Slurm, each of its nodes in namespaces of this machine.
 
-Root and Debian's slurmctld, slurmd, slurm-client, munge; without them it says so and ends. A lab of six candidates on
-two nodes; a search asked to end before its time, gone on with by another sbatch. No GPU, no accounting, no cgroups.
+Root and Debian's slurmctld, slurmd, slurm-client, munge; without them it says so and ends. Six candidates on two nodes;
+jobs asked to end, cancelled, at their time limit, and another that goes on. No GPU, no accounting, no cgroups.
 """
 
 from __future__ import annotations
@@ -172,11 +172,11 @@ def shims(folder: Path) -> Path:
     return folder / "checkout"
 
 
-def sbatch(slurm: Slurm, lab: UsersLab, nodes: int, *arguments: str) -> str:
-    """The number of a job that has been handed in, as a user would from the lab."""
+def sbatch(slurm: Slurm, lab: UsersLab, nodes: int, *arguments: str, time_: Sequence[str] = ("--time=30",)) -> str:
+    """The number of a job that has been handed in, as a user would from the lab; `time_`: sbatch's options for it."""
     environ = lab.environ | {"HOME": str(slurm.folder / "home"), "ARSCHED": str(slurm.folder / "checkout")}
     environ.pop("ARSCHED_SPOOL", None)
-    options = ("--parsable", f"--nodes={nodes}", "--gpus-per-node=0", "--time=30")
+    options = ("--parsable", f"--nodes={nodes}", "--gpus-per-node=0", *time_)
     return slurm.run("sbatch", *options, str(SCRIPT), *arguments, cwd=lab.root, **environ)
 
 
@@ -204,25 +204,62 @@ def try_six_candidates(slurm: Slurm, lab: UsersLab) -> None:
     print(f"six candidates on {len(slurm.names)} nodes: {len(results)} runs, {seconds:.0f} s", flush=True)
 
 
-def try_end_before_the_limit(slurm: Slurm, lab: UsersLab) -> None:
-    """USR1 is what Slurm sends before the time limit; the next sbatch goes on with the same lab."""
+def queue(lab: UsersLab, name: str, count: int) -> None:
+    for number in range(count):
+        said = lab.arsched("submit", "--no-wait", lab.candidate(f"{name}{number}", f"{COUNTING}\n{name} = {number}\n"))
+        assert said.code == 0, said.err
+
+
+def first_result(slurm: Slurm, lab: UsersLab, *arguments: str) -> tuple[str, int]:
+    """A job that is at work, and how many results there were before it."""
     before = len(lab.results())
-    paths = [lab.candidate(f"d{n}", COUNTING + f"\nD = {n}\n") for n in range(12)]
-    job = sbatch(slurm, lab, 1, "submit", *paths)
+    job = sbatch(slurm, lab, 1, *arguments)
     slurm.wait(lambda: len(lab.results()) > before, "a first result")
+    return job, before
+
+
+def try_being_asked_to_end(slurm: Slurm, lab: UsersLab) -> None:
+    """By hand; and `status` on the job's first node meanwhile."""
+    queue(lab, "asked", 10)
+    job, before = first_result(slurm, lab)
     arsched = str(slurm.folder / "checkout" / ".venv" / "bin" / "arsched")
     asked = ("srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", arsched, "status", "--json")
-    assert '"c' in slurm.run(*asked, cwd=lab.root), "status on the first node, while the job runs"
+    assert '"tag"' in slurm.run(*asked, cwd=lab.root)
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     ended = slurm.wait_for_end(job)
     assert ended["JobState"] == "COMPLETED" and "asked to end" in output(lab, job), (ended, output(lab, job))
-    half = len(lab.results())
-    assert half < before + len(paths), "it was over before it was asked to end"
-    again = sbatch(slurm, lab, 1)
-    assert slurm.wait_for_end(again)["JobState"] == "COMPLETED", output(lab, again)
-    assert len(lab.results()) >= before + len(paths) and set(lab.results().values()) == {1}
+    count = len(lab.results()) - before
+    assert count < 10, "it was over before it was asked to end"
+    print(f"asked to end: {count} of 10 runs finished", flush=True)
+
+
+def try_being_cancelled(slurm: Slurm, lab: UsersLab) -> None:
+    """Without a warning: Slurm kills what it tracks, which without cgroups leaves Ray behind."""
+    job, before = first_result(slurm, lab)
+    slurm.run("scancel", job)
+    assert slurm.wait_for_end(job)["JobState"] == "CANCELLED"
+    print(f"cancelled: {len(lab.results()) - before} runs finished", flush=True)
+
+
+def try_the_time_limit(slurm: Slurm, lab: UsersLab) -> None:
+    """Slurm's own signal may come up to a minute early, here while Ray still starts."""
+    queue(lab, "limited", 20)
+    before = len(lab.results())
+    job = sbatch(slurm, lab, 1, time_=("--time=5", "--signal=B:USR1@230"))
+    ended = slurm.wait_for_end(job)
+    assert ended["JobState"] == "COMPLETED", (ended, output(lab, job))
+    print(f"at the time limit: {len(lab.results()) - before} runs finished", flush=True)
+
+
+def try_going_on(slurm: Slurm, lab: UsersLab) -> None:
+    """One more sbatch makes the rest: every candidate has a result, and no run two."""
+    job = sbatch(slurm, lab, len(slurm.names))
+    assert slurm.wait_for_end(job)["JobState"] == "COMPLETED", output(lab, job)
+    assert len(lab.results()) >= 30 and set(lab.results().values()) == {1}
+    with sqlite3.connect(lab.root / ".git" / "arsched" / "ledger.db") as ledger:
+        (waiting,) = ledger.execute("SELECT COUNT(*) FROM run WHERE state IN ('queued', 'running')").fetchone()
+    assert waiting == 0
     assert shutil.which("pgrep") is None or subprocess.run(["pgrep", "raylet"], stdout=subprocess.DEVNULL).returncode
-    print(f"asked to end after {half - before} of {len(paths)} runs; the next sbatch made the rest")
 
 
 @contextlib.contextmanager
@@ -258,8 +295,8 @@ def main(arguments: Sequence[str]) -> int:
         lab = UsersLab(Rig(folder, with_budget(TINY, seconds=1.0)))
         said = lab.arsched("init", "--tag", "search", "--contract", str(lab.rig.contract_path), "--no-wait")
         assert said.code == 0, said.err
-        try_six_candidates(slurm, lab)
-        try_end_before_the_limit(slurm, lab)
+        for each in (try_six_candidates, try_being_asked_to_end, try_being_cancelled, try_the_time_limit, try_going_on):
+            each(slurm, lab)
     print("Slurm: all is well")
     return 0
 
