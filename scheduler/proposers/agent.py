@@ -48,7 +48,8 @@ class AgentPreset:
     """A well-known coding agent without a terminal and without questions; the user installs and pays it.
 
     Its command line: its name, `options`, the model, the user's arguments, `last`, the prompt. It may edit files in its
-    worktree and run what the manual asks for; codex has no list of commands, its sandbox confines any.
+    worktree and run what the manual asks for; codex has no list of commands, its sandbox confines any. gemini calls
+    --allowed-tools deprecated, and takes rules otherwise from files alone, which would be changes in the worktree.
     """
 
     options: tuple[str, ...]
@@ -71,7 +72,8 @@ PRESETS: Mapping[str, AgentPreset] = {
     "opencode": AgentPreset(
         ("run",),
         environment=(
-            ("OPENCODE_PERMISSION", json.dumps({"edit": "allow", "bash": _ALLOWED_BASH, "webfetch": "deny"})),
+            ("OPENCODE_PERMISSION",
+             json.dumps({"edit": "allow", "bash": _ALLOWED_BASH, "webfetch": "deny", "websearch": "deny"})),
         ),
     ),
 }  # fmt: skip

@@ -106,6 +106,7 @@ def test_a_known_agent_is_started_with_exactly_these_arguments(
     assert "arsched" in version, "the agent's PATH has it, whatever the user's shell has"
     allowed = json.loads(environment.get("OPENCODE_PERMISSION", "{}"))
     if preset == "opencode":
+        assert allowed["webfetch"] == allowed["websearch"] == "deny"
         assert allowed["edit"] == "allow" and next(iter(allowed["bash"].items())) == ("*", "deny")
         assert [one for one in allowed["bash"] if one.startswith("arsched")] == [
             *("arsched show*", "arsched logs*", "arsched brief*")
