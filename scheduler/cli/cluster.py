@@ -29,7 +29,7 @@ from scheduler.lab import write_whole
 from scheduler.remote import ssh
 from scheduler.remote.carry import Carried, HeadState, RemoteLab
 from scheduler.remote.login import read_login, refuse_other_cluster
-from scheduler.shipped import SHIPPED, begin_repository
+from scheduler.shipped import SHIPPED, begin_repository, may_begin
 
 _OF_THIS_MACHINE = ("demo",)
 _GO_ON = ("init", "submit", "search", "audit", "prepare")  # where the laptop is closed
@@ -68,7 +68,8 @@ class _Verb:
         refuse_other_cluster(login, params.get("address"))
         typed_as = f"{program(Path.cwd())} --cluster {shlex.quote(str(path))}"
         spell_as(typed_as)
-        if name == "init" and not params.get("dry_run") and begin_repository(Path.cwd()):
+        if name == "init" and not params.get("dry_run") and may_begin(Path.cwd()):
+            begin_repository(Path.cwd())
             log(f"a git repository in {Path.cwd()}: {', '.join(SHIPPED)}")
         repo = Repo.open(Path.cwd())
         verb = cls(RemoteLab.of(login, repo), name, typed_as, params, [], [], [])

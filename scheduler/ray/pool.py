@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Lost, Progress, Report, RunOrder, Slot
+from scheduler.domain.slot import Busy, Report, RunOrder, Slot
 from scheduler.node.code import code_digest
 from scheduler.node.machine import read_machine
 from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray import cluster
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
 from scheduler.ray.failures import gone_failure, slots_failure
+from scheduler.ray.pending import PendingReports
 
 ANSWER_S = 30.0  # for calls that answer in milliseconds
 STOP_ANSWER_S = 60.0
@@ -37,40 +38,6 @@ HEAD_AWAY_S = 6.0  # Ray itself ends this process after sixty
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
 NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
-
-
-class PendingReports:
-    """The last report on every attempt that was started or reported and not acknowledged, by slot. Pure bookkeeping.
-
-    Holds no truth: it only makes sure that every attempt started here gets a report in the end, also when its node is
-    gone or its supervisor came back without it.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[str, dict[tuple[str, int], Report]] = {}  # slot id -> (run id, attempt) -> report
-
-    def started(self, slot_id: str, run_id: str, attempt: int) -> None:
-        """An attempt was ordered there; until the slot reports it, it counts as busy."""
-        known = self._last.setdefault(slot_id, {})
-        known.setdefault((run_id, attempt), Busy(slot_id, run_id, attempt, Progress()))
-
-    def update(self, slot_id: str, reports: tuple[Report, ...]) -> None:
-        """A whole answer of one slot. A busy attempt that it does not contain any more is lost."""
-        self.lose(slot_id, "the slot knows nothing of this attempt any more")
-        self._last.setdefault(slot_id, {}).update({(report.run_id, report.attempt): report for report in reports})
-
-    def lose(self, slot_id: str, reason: str) -> None:
-        """The slot will not answer again: what it was busy with is lost."""
-        known = self._last.get(slot_id, {})
-        for key, report in known.items():
-            if isinstance(report, Busy):
-                known[key] = Lost(slot_id, *key, reason, went_with_slot=True)
-
-    def forget(self, slot_id: str, run_id: str, attempt: int) -> None:
-        self._last.get(slot_id, {}).pop((run_id, attempt), None)
-
-    def all(self) -> tuple[Report, ...]:
-        return tuple(report for reports in self._last.values() for report in reports.values())
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost, Progress, Report, Slot
 from scheduler.node.supervisor import NodeSettings, SlotAssignment
 from scheduler.ray.cluster import ActorGone, NoAnswer, RayCluster, RayNode
-from scheduler.ray.pool import HEAD_AWAY_S, REVIVE_EVERY_S, SILENT_AFTER_S, PendingReports, RayPool
+from scheduler.ray.pending import PendingReports
+from scheduler.ray.pool import HEAD_AWAY_S, REVIVE_EVERY_S, SILENT_AFTER_S, RayPool
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.memory_pool import VirtualClock
 from tests.scheduler.supervisor_pool import fake_order
