@@ -280,8 +280,24 @@ def test_a_pack_that_was_cut_off_changes_nothing(two: TwoMachines, monkeypatch: 
         with pytest.raises(ArschedError):
             two.lab.ask("take", cut, wanted=list(carried.commits), head=None, bytes=size)
         assert Repo.open(two.there).existing(carried.commits) == []
+    with pytest.raises(ArschedError, match="bytes arrived"):
+        two.lab.ask("take", pack[:40], wanted=list(carried.commits), head=None, bytes=len(pack))
     two.lab.send(state, carried.commits)
     assert Repo.open(two.there).existing(carried.commits) == list(carried.commits)
+
+
+def test_a_pack_without_the_history_below_it_is_refused(two: TwoMachines) -> None:
+    """As for a head that said it had a commit, and lost it."""
+    two.make_lab()
+    (two.root / "train.py").write_bytes(b"x = 1\n")
+    git(two.root, "commit", "-qam", "between")
+    between = two.lab.repo.head_commit()
+    git(two.root, "commit", "-q", "--allow-empty", "-m", "on top")
+    top = two.lab.repo.head_commit()
+    pack = two.lab.repo.make_pack([top], [between])
+    with pytest.raises(ArschedError):
+        two.lab.ask("take", pack, wanted=[top], head=top, bytes=len(pack))
+    assert git(two.there, "rev-parse", "HEAD").strip() != top
 
 
 def steps(two: TwoMachines, place: Path) -> None:
