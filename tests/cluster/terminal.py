@@ -23,6 +23,18 @@ NODES = {"h1": "10.99.0.11", "h2": "10.99.0.12", "h3": "10.99.0.13"}
 PATIENCE_S = 900.0  # for any one condition on a loaded machine
 
 
+class Trial:
+    """One call of this program: what was promised and not kept."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+
+    def promise(self, kept: object, words: str) -> None:
+        print(f"   {'kept  ' if kept else 'BROKEN'} {words}", flush=True)
+        if not kept:
+            self.broken.append(words)
+
+
 class Said(NamedTuple):
     code: int
     text: str
