@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from scheduler.cli.output import spell_address
 from scheduler.ray.failures import check_address
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -44,9 +45,10 @@ dry_run = click.option("--dry-run", is_flag=True, help="Say what would happen, c
 
 
 def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """An address that can be one, before anything is queued. Raises UsageProblem."""
+    """An address that can be one, before anything is queued; hints name it from here on. Raises UsageProblem."""
     if value and not ctx.resilient_parsing:
         check_address(value)
+    spell_address(value or "")
     return value
 
 

@@ -54,6 +54,7 @@ VERBS = {
     "gc": "Remove worktrees, spools and caches that nothing needs any more.",
     "demo": "A real parallel hill climb on this machine.",
 }
+ON_SLOTS = ("doctor", "init", "submit", "search", "calibrate", "audit")  # this machine's, or those of --address
 # At least one for every verb; each is tried by the parser of its verb in the tests.
 EXAMPLES = {
     "doctor": ("arsched doctor", "arsched doctor --contract standard --quick"),
@@ -145,6 +146,7 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
 
 
 TYPED_AS = "ARSCHED_TYPED_AS"  # how the person at the other end of an ssh begins a command of ours
+_address = [""]
 _spelt_as = [os.environ.pop(TYPED_AS, "")]  # not handed on: an agent that a search starts types where it runs
 UV_RUN = "UV_RUN_RECURSION_DEPTH"  # set below `uv run`, which puts the program on a PATH that ends with it
 
@@ -169,10 +171,22 @@ def spell_as(start: str) -> None:
     _spelt_as.append(start)
 
 
+def spell_address(address: str) -> None:
+    """Have `typable` name this cluster in command lines of ours that would run on this machine alone."""
+    _address.append(address)
+
+
 def typable(text: str) -> str:
     """The text with every command line of ours as it can be typed in the current folder, or as `spell_as` set it."""
     try:
         typed = _spelt_as[-1] or program(Path.cwd())
     except OSError:  # the current folder was deleted
         return text
-    return re.sub(rf"(?<![\w./-]){NAME} (?=({'|'.join(VERBS)})\b)", lambda _: f"{typed} ", text)
+    return re.sub(
+        rf"(?<![\w./-]){NAME} ({'|'.join(VERBS)})\b(?=(.*))", lambda found: _typed(typed, *found.groups()), text
+    )
+
+
+def _typed(start: str, verb: str, rest: str) -> str:
+    names_cluster = verb in ON_SLOTS and _address[-1] and not _spelt_as[-1] and "--address" not in rest
+    return f"{start} {verb}" + (f" --address {shlex.quote(_address[-1])}" if names_cluster else "")

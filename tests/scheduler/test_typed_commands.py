@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.output import program, typable
+from scheduler.cli.output import program, spell_address, typable
 
 Program = Path
 
@@ -104,6 +104,19 @@ def test_only_commands_are_spelt_anew(running: Program) -> None:
     assert typable(typed) == typed
 
 
+def test_a_command_that_runs_on_slots_names_the_cluster_that_was_named(running: Program) -> None:
+    """Without it the hint would start a second Ray, for this machine alone."""
+    spell_address("10.0.0.1:6379")
+    typed = typable("next: arsched new NAME, or `arsched submit x`\narsched search --address auto")
+    assert typed == (
+        "next: .venv/bin/arsched new NAME, or `.venv/bin/arsched submit --address 10.0.0.1:6379 x`\n"
+        ".venv/bin/arsched search --address auto"
+    )
+    assert typable(typed) == typed
+    spell_address("")
+    assert typable("arsched submit x") == ".venv/bin/arsched submit x"
+
+
 def test_a_deleted_folder_is_no_second_problem(
     running: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,8 +139,11 @@ def test_a_hint_of_the_installed_program_can_be_typed(tmp_path: Path) -> None:
 
 def test_a_start_that_a_laptop_gave_is_used_and_not_handed_on() -> None:
     """An agent that a search starts types where it runs, not where the person sits."""
-    code = "import os; from scheduler.cli.output import typable; print(typable('arsched stop'), os.environ.get(NAME))"
+    code = (
+        "import os; from scheduler.cli.output import spell_address, typable; spell_address('auto'); "
+        "print(typable('arsched submit'), os.environ.get(NAME))"
+    )
     code = code.replace("NAME", "'ARSCHED_TYPED_AS'")
     environ = {**os.environ, "ARSCHED_TYPED_AS": "arsched --cluster c.yaml"}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout == "arsched --cluster c.yaml stop None\n"
+    assert done.stdout == "arsched --cluster c.yaml submit None\n"
