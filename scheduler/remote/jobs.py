@@ -101,8 +101,8 @@ def follow(job: Job) -> int | None:
         try:
             while True:
                 code = job.code()  # before the copies, so that nothing said after them is lost
-                _copy(out, 1)
                 _copy(err, 2)
+                _copy(out, 1)  # the answer, which stands below what was said on the way
                 if code is not None:
                     break
                 if select.select([0], [], [], LOOK_S)[0] and not os.read(0, 4096):

@@ -93,7 +93,7 @@ def refuse(trial: Trial) -> None:
 def search(trial: Trial) -> None:
     """The lid is closed: first everything here is killed, then the cable is out until ssh gives up."""
     typed = Command("lap", f"{OURS} {SEARCH}", FOLDER)
-    wait_for(lambda: "result" in typed.text() or typed.ended, "it is at work")
+    wait_for(lambda: re.search("^result ", typed.text(), re.M) or typed.ended, "a result is there")
     hosts("root", "lap", "pkill", "-9", "-f", "scheduler|arsched --cluster", quiet=True)  # lap's own processes
     print("   --- the laptop is closed (all of arsched there is killed)", flush=True)
     wait_for(lambda: typed.ended, "it is over on the laptop", 60)

@@ -60,7 +60,7 @@ def surroundings() -> dict[str, str]:
 def typed(command: str) -> str:
     """As in a shell that has read ~/.bashrc; its complaints about a missing terminal are not the user's."""
     quoted = command.replace("'", "'\\''")
-    return f"bash -ic '{quoted}' 2> >(grep -v 'job control\\|terminal process group' >&2)"
+    return f"bash -ic '{quoted}' 2> >(grep --line-buffered -v 'job control\\|terminal process group' >&2)"
 
 
 def on(host: str, command: str, *, show: int = 40, folder: str = "~") -> Said:
@@ -118,10 +118,11 @@ class Command:
         self._log.seek(0)
         return self._log.read()
 
-    def show(self, most: int = 25) -> str:
+    def show(self, most: int = 60) -> str:
+        """All that is new is returned; of what is printed, lines that only count the seconds are left out."""
         new = self.text()[self._shown :]
         self._shown += len(new)
-        print_tail(new, most)
+        print_tail(re.sub(r"^ +\d+ s  .*\n", "", new, flags=re.M), most)
         return new
 
     def end(self) -> int:

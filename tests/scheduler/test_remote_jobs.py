@@ -123,3 +123,11 @@ def test_a_command_that_is_not_there_has_its_code(tmp_path: Path, listen: Listen
 def test_different_words_are_different_jobs(tmp_path: Path) -> None:
     folders = {start(tmp_path, script).folder for script in ("true", "true ", "exit 0")}
     assert len(folders) == 3
+
+
+def test_the_answer_stands_below_what_was_said_on_the_way(tmp_path: Path) -> None:
+    line = ["sh", "-c", "echo answer; echo way >&2"]
+    job = start_or_join(tmp_path / "jobs", line, tmp_path, os.environ, listener="a", hear_end=True)
+    wait_until(lambda: job.code() == 0)
+    words = [sys.executable, "-c", FOLLOW, str(job.folder), "old"]
+    assert subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout == b"way\nanswer\n"
