@@ -57,6 +57,12 @@ _CAUSES = (
     ),
     (r"Bad configuration option|Bad owner or permissions on", "ssh cannot be used here: {said}", "mend that file"),
 )  # fmt: skip
+# How lines of ssh itself begin, among those of what it runs.
+_OF_SSH = re.compile(
+    r"(ssh|kex|client_loop|packet_write|Connection |Connection to |Timeout|Read from|Write failed|Received disconnect|"
+    r"Host key|Permission denied|Permissions |\S+@\S+: |Too many auth|Load key|Bad |"
+    r"\S+: line \d|@?\s*WARNING: |UNPROTECTED)"
+)
 
 
 def command(login: Login, *, terminal: bool) -> list[str]:
@@ -161,7 +167,9 @@ def _popen(words: list[str], stdin: int | None, stdout: int | None) -> subproces
 
 
 def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> ArschedError:
-    """Why ssh, or the shell on the head, gave no answer. `begun`: a verb was started there before."""
+    """Why ssh, or the shell on the head, gave no answer. `begun`: a verb was started, whose lines may be there."""
+    if begun:
+        errors = "\n".join(line for line in errors.splitlines() if _OF_SSH.match(line))
     said = [line.strip() for line in errors.splitlines() if line.strip()]
     words = {
         "target": login.target, "address": login.address, "key": login.key or "ssh offers", "path": login.path,
@@ -173,7 +181,8 @@ def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> Ars
     elif code == _FAILED:
         known = next((cause for cause in _CAUSES if re.search(cause[0], errors)), None)
         lost = "the connection to {target} was lost" if begun else "no connection to {target}"
-        _, what, hint = known or ("", f"{lost}: {{said}}", "the same command again, when the network is back")
+        what = f"{lost}: {{said}}" if said or not begun else lost
+        _, what, hint = known or ("", what, "the same command again, when the network is back")
         if begun:
             hint = f"what was begun there goes on; {hint}"
     elif "No space left" in errors or "Disk quota" in errors:

@@ -159,7 +159,20 @@ def test_a_head_that_cannot_answer(code: int, said: str, what: str, hint: str) -
 
 def test_a_connection_that_is_lost_says_that_the_head_goes_on() -> None:
     problem = failure(LOGIN, 255, "Timeout, server 10.99.0.11 not responding.", begun=True)
-    assert "what was begun there goes on" in problem.hint
+    assert "what was begun there goes on" in problem.hint and "not responding" in problem.message
+
+
+@pytest.mark.parametrize("line", ["    15 s  h1/cpu0 r0020 train", "result: it timed out", "hint: Permission denied"])
+def test_what_a_verb_said_is_no_reason_of_ssh(line: str) -> None:
+    problem = failure(LOGIN, 255, line, begun=True)
+    assert problem.message == "the connection to ubuntu@10.99.0.11 was lost"
+    known = "ssh: connect to host 10.99.0.11 port 22: No route to host"
+    assert "cannot be reached" in failure(LOGIN, 255, f"{line}\n{known}", begun=True).message
+
+
+@pytest.mark.parametrize("said", [one for one in SAID if one])
+def test_what_ssh_said_is_known_among_other_lines(said: str) -> None:
+    assert SAID[said][0] in failure(LOGIN, 255, f"result c0001\n{said}\n12 s of 30 s", begun=True).message
 
 
 def test_a_request_is_one_harmless_word_and_comes_out_as_it_was(tmp_path: Path) -> None:
