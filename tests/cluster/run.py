@@ -280,6 +280,8 @@ def ray_down(trial: Trial) -> None:
     gone = wait_for(lambda: not left_running(), "nothing of arsched or Ray runs", 300)
     trial.promise(gone is not None, "ray down ends everything")
     print_tail("\n".join(left_running()), 20)
+    shared = [hosts("root", host, "ls", "/dev/shm").text for host in NODES]
+    trial.promise(not any(shared), "no shared memory is left")
 
 
 def odd_hosts(trial: Trial) -> None:
