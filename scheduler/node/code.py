@@ -21,26 +21,27 @@ from harness.files import cache_root
 
 CODE_ROOT = Path(scheduler.__file__).resolve().parents[1]
 NODE_PACKAGES = ("harness", "scheduler/domain", "scheduler/node")  # nothing else is imported on a node
+ALL_PACKAGES = ("harness", "scheduler")
 _MOST_FOLDERS = 4  # of bytecode, for the latest versions of the code
 
 
 @cache
-def code_digest(root: Path = CODE_ROOT) -> str:
+def code_digest(root: Path = CODE_ROOT, packages: tuple[str, ...] = NODE_PACKAGES) -> str:
     """Twelve hex digits naming the code a node runs, below `root`: a supervisor of other code is noticed and replaced.
 
     Covers the harness, and the packages of the scheduler that a supervisor imports; the rest may change without a node.
     """
     digest = hashlib.sha256()
-    for path in code_files(root):
+    for path in code_files(root, packages):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
 
-def code_files(root: Path) -> list[Path]:
+def code_files(root: Path, packages: tuple[str, ...] = NODE_PACKAGES) -> list[Path]:
     """The files below `root` that a supervisor and its judges run or read, of whatever kind, in a stable order."""
-    found = [path for package in NODE_PACKAGES for path in (root / package).rglob("*") if path.is_file()]
-    return sorted([*(path for path in found if "__pycache__" not in path.parts), *root.glob("scheduler/__init__.py")])
+    found = [path for package in packages for path in (root / package).rglob("*") if path.is_file()]
+    return sorted({*(path for path in found if "__pycache__" not in path.parts), *root.glob("scheduler/__init__.py")})
 
 
 def python_command(module: str) -> tuple[str, ...]:

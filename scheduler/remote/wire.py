@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from scheduler.domain.errors import ArschedError, LabProblem
-from scheduler.node.code import code_digest
+from scheduler.node.code import ALL_PACKAGES, CODE_ROOT, code_digest
 
 PROTOCOL = 1
 MARK = "arsched-answer: "
@@ -21,9 +21,13 @@ LABS = "labs"  # folder in the home of the head's user
 Request = dict[str, Any]
 
 
+def _code() -> str:
+    return code_digest(CODE_ROOT, ALL_PACKAGES)  # the verbs, the rule and the ledger's form as well
+
+
 def encode(request: Request) -> str:
     """One word of letters, digits, - and _, which no shell reads as anything else."""
-    whole = {"protocol": PROTOCOL, "code": code_digest(), **request}
+    whole = {"protocol": PROTOCOL, "code": _code(), **request}
     return base64.urlsafe_b64encode(json.dumps(whole).encode()).decode()
 
 
@@ -34,8 +38,8 @@ def decode(word: str) -> Request:
         spoken, code = request["protocol"], request["code"]
     except (binascii.Error, ValueError, KeyError, TypeError):
         raise LabProblem("the request from the laptop was cut off", "the same command again") from None
-    if (spoken, code) != (PROTOCOL, code_digest()):
-        what = f"the head runs other code of arsched ({code_digest()}) than this machine ({code})"
+    if (spoken, code) != (PROTOCOL, _code()):
+        what = f"the head runs other code of arsched ({_code()}) than this machine ({code})"
         stale = "rm -r ~/arsched/harness ~/arsched/scheduler"  # `ray up` copies, and deletes nothing
         hint = f"bring it there, when nothing runs: ray up cluster.yaml; if it stays so, first on the head: {stale}"
         raise LabProblem(what, hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -190,10 +191,24 @@ def test_a_request_that_was_cut_off_is_refused(word: str) -> None:
 
 def test_a_head_of_other_code_says_ray_up(monkeypatch: pytest.MonkeyPatch) -> None:
     word = wire.encode({"ask": "look"})
-    monkeypatch.setattr(wire, "code_digest", lambda: "0" * 12)
+    monkeypatch.setattr(wire, "code_digest", lambda *_: "0" * 12)
     with pytest.raises(LabProblem, match="other code") as problem:
         wire.decode(word)
     assert "ray up cluster.yaml" in problem.value.hint
+
+
+def test_a_head_whose_verbs_differ_has_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only what a node runs: an option, a rule or the ledger's form that one side lacks."""
+    for package in ("harness", "scheduler"):
+        shutil.copytree(wire.CODE_ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    word = wire.encode({"ask": "look"})
+    monkeypatch.setattr(wire, "CODE_ROOT", tmp_path)
+    assert wire.decode(word)["ask"] == "look"
+    verb = tmp_path / "scheduler" / "cli" / "status.py"
+    verb.write_text(f"{verb.read_text()}\n")
+    wire.code_digest.cache_clear()
+    with pytest.raises(LabProblem, match="other code"):
+        wire.decode(word)
 
 
 def test_the_heads_problem_is_raised_here_with_its_code() -> None:
