@@ -88,6 +88,11 @@ def refuse(trial: Trial) -> None:
     trial.promise(said.code == 2 and "means the cluster of" in said.text, "--address of another is refused")
     said = on("lap", f"export RAY_ADDRESS=10.99.0.12:6379; {OURS} status", folder=FOLDER)
     trial.promise(said.code == 2 and "unset RAY_ADDRESS" in said.text, "RAY_ADDRESS of another is refused")
+    ask("lap", f"cd {FOLDER} && echo >> scheduler/cli/status.py")
+    said = arsched("leaderboard")
+    ask("lap", f"cd {FOLDER} && git checkout -q scheduler")
+    trial.promise(said.code == 1 and "other code" in said.text and "ray up cluster.yaml" in said.text,
+                  "a head with other code is named, with the way to mend it")  # fmt: skip
 
 
 def search(trial: Trial) -> None:
