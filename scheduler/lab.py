@@ -183,10 +183,18 @@ def show_runs(paths: LabPaths) -> None:
         paths.shown_runs.symlink_to(os.path.relpath(paths.runs, paths.state))
 
 
-def back_up(space: Workspace) -> None:
-    """Keep a copy of the ledger for people and `arsched restore`. A failure is no trouble yet, and passed over."""
-    with suppress(ArschedError, OSError):
-        space.ledger.back_up(space.paths.backup)
+def back_up(space: Workspace) -> str:
+    """Keep a copy of the ledger for people and `arsched restore`. Why that failed, "" where it did not.
+
+    Of a ledger that is lost nothing is said here: whoever uses it next does.
+    """
+    with suppress(ArschedError):
+        space.ledger.ensure_present()
+        try:
+            space.ledger.back_up(space.paths.backup)
+        except ArschedError as problem:
+            return f"{problem.message}; {problem.hint}"
+    return ""
 
 
 def _no_lab(repo: Repo, what: str) -> LabProblem:

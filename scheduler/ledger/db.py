@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.text import one_line
+from scheduler.ledger.copies import copy_database
 from scheduler.ledger.presence import Presence
 
 BUSY_TIMEOUT_S = 30.0
@@ -138,10 +138,15 @@ class Database:
         return self._saved
 
     def back_up(self, path: Path) -> None:
-        """Copy what is recorded to a single file, there whole or as before. Raises LedgerProblem, OSError."""
+        """Copy what is recorded to a single file, there whole or as before. Raises LedgerProblem."""
         self.ensure_present()
         with self._translated():
-            copy_database(self._connection, path)
+            try:
+                path.parent.mkdir(exist_ok=True)
+                copy_database(self._connection, path)
+            except (sqlite3.OperationalError, OSError) as problem:  # of either disk
+                hint = "see that its disk has room and the folder can be written"
+                raise LedgerProblem(f"the ledger could not be copied to {path}: {problem}", hint) from None
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run one statement. sqlite3.IntegrityError passes through: it is the caller's to name."""
@@ -333,53 +338,3 @@ def _roomy_folder(path: Path) -> str | None:
     device = path.stat().st_dev
     folders = (tempfile.gettempdir(), "/dev/shm", "/var/tmp")
     return next((one for one in folders if os.path.isdir(one) and os.stat(one).st_dev != device), None)
-
-
-def copy_database(source: sqlite3.Connection, target: Path, database_id: int | None = None) -> None:
-    """Copy to a single file, there by one rename, or not at all. Raises sqlite3.Error, OSError.
-
-    `database_id` is the user version the copy must have: what was overwritten may be another database by now.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        with closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-            if copy.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("the copy is damaged")
-            if database_id not in (None, copy.execute("PRAGMA user_version").fetchone()[0]):
-                raise sqlite3.DatabaseError("it is another database")
-        temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def move_database(old: Path, new: Path) -> Path:
-    """Copy a database that others may have open to `new`, by one rename, and then put the old file out of their way.
-
-    Where `new` is there already only the latter. Others cannot write meanwhile. Returns where the old file is kept, in
-    its folder. Raises LedgerProblem.
-    """
-    kept = next(path for n in count(1) if not (path := old.with_name(f"{old.stem}-moved-{n}{old.suffix}")).exists())
-    try:
-        with closing(sqlite3.connect(old, isolation_level=None)) as still, closing(sqlite3.connect(old)) as source:
-            still.execute("BEGIN IMMEDIATE")
-            if not new.exists():
-                new.parent.mkdir(parents=True, exist_ok=True)
-                copy_database(source, new)
-            flush_folder(new.parent)  # a power cut shall not find the old file renamed and the new one not yet there
-            old.rename(kept)
-    except (sqlite3.Error, OSError) as problem:
-        hint = "see that no other arsched runs here, that the disk has room and the folders can be written"
-        raise LedgerProblem(f"the ledger {old} cannot be moved to {new}: {problem}", hint) from None
-    return kept
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in it on disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,8 @@ from scheduler.domain.decision import GateSettings
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import SANDBOX_LEVELS, Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, LedgerUnwritable, P, T, copy_database
+from scheduler.ledger.copies import copy_database
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, LedgerUnwritable, P, T
 from scheduler.ledger.decisions import Decisions
 from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
@@ -163,7 +164,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._database.ensure_present()
 
     def back_up(self, path: Path) -> None:
-        """Copy it to a single file, there whole or as before. Raises LedgerProblem, OSError."""
+        """Copy it to a single file, there whole or as before. Raises LedgerProblem."""
         self._database.back_up(path)
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class Loop:
         self._back_up_due = runtime.clock() + runtime.intervals.back_up_s
         self._lost_slots_at: float | None = None
         self._shown_level = 0
-        self._is_unsteady = False
+        self._is_unsteady = self._lacks_backup = False
         self.paused = False
 
     def run(self) -> None:
@@ -174,7 +174,14 @@ class Loop:
         self._show_unsteady()
         if now >= self._back_up_due:
             self._back_up_due = now + self._runtime.intervals.back_up_s
-            back_up(self._space)
+            self.back_up()
+
+    def back_up(self) -> None:
+        """Keep a copy of the ledger; say once that it fails, and again only after it succeeded in between."""
+        problem = back_up(self._space)
+        if problem and not self._lacks_backup:
+            self._screen.say(f"note: {problem}")
+        self._lacks_backup = bool(problem)
 
     def _show_unsteady(self) -> None:
         """Say once that the machine decides little, and again only after it was steady in between."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
-from scheduler.lab import Workspace, back_up, is_paused, read_live, show_runs, write_whole
+from scheduler.lab import Workspace, is_paused, read_live, show_runs, write_whole
 from scheduler.queue.decide import follow_ledger, is_decision_due, keep_refs
 from scheduler.queue.loop import Loop, LoopHook
 from scheduler.queue.progress import Screen, heartbeat
@@ -74,6 +74,8 @@ def serve(
                 with suppress(ArschedError):  # the first problem is the one to report
                     loop.stop_all()
             raise
+        finally:
+            loop.back_up()
     if interrupt.finishing:
         by_request = interrupt.by_request and not interrupt.stopping
         return StopReason.STOPPED if by_request else StopReason.INTERRUPTED
@@ -108,7 +110,6 @@ def _connected(space: Workspace, screen: Screen, runtime: Runtime) -> Iterator[P
     finally:
         with suppress(OSError):
             space.paths.live.unlink(missing_ok=True)
-        back_up(space)
         if not handle.kept:
             with Interrupt(), heartbeat(screen, "leaving the slots"):
                 handle.pool.close(stop_runs=not handle.detached)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,11 @@ from scheduler.cli.main import main
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.lab import open_workspace
 from scheduler.ledger import Ledger, db
+from scheduler.ledger.copies import copy_database
 from scheduler.ledger.db import Database, LedgerUnwritable
 from scheduler.ledger.ledger import DAMAGED, set_aside
+from scheduler.queue.runner import run_queue
+from scheduler.queue.runtime import PollIntervals
 from tests.scheduler.disk_script import READING
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
@@ -199,15 +204,81 @@ def test_what_is_sound_or_cannot_be_read_now_is_never_set_aside(tmp_path: Path) 
 
 
 def test_a_copy_is_never_made_of_a_damaged_ledger(tmp_path: Path) -> None:
+    """Of one that opens: its schema is whole, the page of its history is not."""
     played = PlayedLab(tmp_path)
     played.run()
-    copy = played.space.paths.backup
+    copy, ledger = played.space.paths.backup, played.space.paths.ledger
     before = copy.read_bytes()
     played.space.ledger.close()
-    scribble(played.space.paths.ledger)
-    with (
-        closing(Database(played.space.paths.ledger)) as database,
-        pytest.raises((LedgerProblem, OSError, sqlite3.Error)),
-    ):
+    with closing(sqlite3.connect(ledger)) as source:
+        ((page,),) = source.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'event'")
+    with ledger.open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 300)
+    with closing(Database(ledger)) as database, pytest.raises(LedgerProblem, match="is damaged"):
         database.back_up(copy)
     assert copy.read_bytes() == before and os.listdir(copy.parent).count(copy.name) == 1
+
+
+def test_that_no_copy_can_be_kept_is_said_once_and_again_after_one_was(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path)
+    copy, tries = played.space.paths.backup, 0
+    copy.mkdir()  # a folder is in the way of root, too
+    means = replace(played.means, intervals=PollIntervals(round_s=1.0, show_s=1.0, back_up_s=1.0))
+
+    def count_tries(database: Database, path: Path) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 4:
+            copy.rmdir()
+        if tries == 6:
+            copy.unlink()
+            copy.mkdir()
+        real(database, path)
+
+    real = Database.back_up
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Database, "back_up", count_tries)
+        run_queue(played.space, played.screen, means, lambda: False)
+    assert tries > 8
+    said = [line for line in played.screen.lines if str(copy) in line]
+    assert len(said) == 2 and all("could not be copied" in line and "room" in line for line in said), said
+    assert [name for name in os.listdir(copy.parent) if name.startswith(".ledger")] == []
+
+
+def test_a_folder_that_was_deleted_is_no_failed_copy(tmp_path: Path) -> None:
+    played = PlayedLab(tmp_path)
+    played.each_round = lambda: shutil.rmtree(played.space.paths.state, ignore_errors=True)
+    played.run()
+    assert not broken_invariants(played.space.paths.backup)
+    assert not [line for line in played.screen.lines if "could not be copied" in line]
+
+
+DIES_COPYING = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from scheduler.ledger.copies import copy_database
+Path.rename = lambda *of: os.kill(os.getpid(), signal.SIGKILL)
+copy_database(sqlite3.connect(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_copy_left_goes_with_the_next_one_and_a_copy_being_made_stays(tmp_path: Path) -> None:
+    ledger, target = tmp_path / "ledger.db", tmp_path / "copies" / "ledger-backup.db"
+    target.parent.mkdir()
+    with open_ledger(ledger) as opened:
+        start_lab(opened)
+    killed = subprocess.run([sys.executable, "-c", DIES_COPYING, str(ledger), str(target)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL and len(os.listdir(target.parent)) == 1
+    parent = os.getppid()
+    at_work, of_another_pid, other = (
+        target.with_name(name)
+        for name in (f".ledger-backup.db.{parent}", f".ledger-saved-1.db.{parent}", ".notes.db.x")
+    )
+    for path in (at_work, of_another_pid, other):
+        path.touch()
+    os.utime(of_another_pid, (1e9, 1e9))
+    with closing(sqlite3.connect(ledger)) as source:
+        copy_database(source, target)
+    assert set(os.listdir(target.parent)) == {target.name, at_work.name, other.name}
+    assert not broken_invariants(target)
