@@ -3,9 +3,10 @@
     python benchmarks/chaos.py [--kills 20] [--seed 1] [--slots 2] [--keep]
 
 A search of runs of a second, on a Ray head and with an agent of its own, below one temporary folder. Again and again a
-process of a random kind is killed, or stopped and continued some seconds later; the head and the driver are started
-again as a user would. At the end the last search is let finish. Exit code 1 unless every run has its one result, the
-ledger is sound, and no process, lock, worktree or shared memory is left. Only its own processes are ever signalled.
+process of a random kind is killed, or stopped and continued some seconds later. The head is started again as a user
+would; the driver only when it, or the child that runs its queue, was killed. At the end the last search is let finish.
+Exit code 1 unless every run has its one result, no driver gave up by itself, the ledger is sound, and no process, lock,
+worktree or shared memory is left. Only its own processes are ever signalled.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 from benchmarks.chaos_rig import HEAD_KINDS, KINDS, Process, Rig
 from tests.scheduler.ledger_kit import broken_invariants
 
-WEIGHTS = {"driver": 2, "actor": 2, "raylet": 1, "gcs": 1, "judge": 3, "candidate": 3, "agent": 2}
+WEIGHTS = {"driver": 1, "queue": 2, "actor": 2, "raylet": 1, "gcs": 1, "judge": 3, "candidate": 3, "agent": 2}
 STOPS = 0.25  # share of SIGSTOP
 LONGEST_STOP_S = 15.0
+DRIVER_KINDS = ("driver", "queue")
 GOES_ON_S = 300.0  # past that the lab is stuck
 FINISHES_S = 900.0
 SEARCH_OVER = (0, 4)
@@ -52,7 +54,9 @@ class Chaos:
     chance: random.Random
     took: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     stopped: list[tuple[float, Process]] = field(default_factory=list)  # continue it at that time
+    driver_is_hit: bool = False  # since its start: what it does then is no fault of its own
     restarts: int = 0
+    gave_up: list[str] = field(default_factory=list)
     searches: int = 0
 
     def tend(self, *, again: bool = True) -> bool:
@@ -66,7 +70,11 @@ class Chaos:
         over = code in SEARCH_OVER
         if self.rig.driver is None or (code is not None and (again or not over)):
             self.searches += over
-            self.restarts += code is not None and not over
+            if code is not None and not over:
+                self.restarts += 1
+                if not self.driver_is_hit:
+                    self.gave_up.append(f"a driver with exit code {code}, after:\n{self.rig.said()}")
+            self.driver_is_hit = False
             self.rig.start_driver()
         return over
 
@@ -77,6 +85,7 @@ class Chaos:
         before, at = self.rig.progress(), time.monotonic()
         if not victim.signal(number):
             return self.strike()
+        self.driver_is_hit |= kind in DRIVER_KINDS and number is signal.SIGKILL
         if number is signal.SIGSTOP:
             self.stopped.append((at + self.chance.uniform(0.5, LONGEST_STOP_S), victim))
         if kind in HEAD_KINDS and number is signal.SIGKILL:
@@ -191,13 +200,14 @@ def report(chaos: Chaos, kills: int) -> int:
         print(f"{kind:<10} {name:<8} {len(took):>5}   {statistics.median(took):6.1f} {max(took):6.1f}")
     with closing(sqlite3.connect(chaos.rig.ledger)) as ledger:
         counts = [f"{name}s {ledger.execute(f'SELECT count(*) FROM {name}').fetchone()[0]}" for name in TABLES]
-    print(f"{', '.join(counts)}; drivers started again after an error or a kill: {chaos.restarts}")
+    print(f"{', '.join(counts)}; drivers started again: {chaos.restarts}")
     print(f"results without a score: {', '.join(given_up(chaos.rig.ledger)) or 'none'}")
-    for what, found in (("lost", lost), ("twice", twice), ("ledger", broken), ("left", orphans + left)):
+    for what, found in (("lost", lost), ("twice", twice), ("ledger", broken), ("left", orphans + left),
+                        ("gave up", chaos.gave_up)):  # fmt: skip
         for line in found:
             print(f"{what}: {line}")
     print(f"kills {kills}: lost {len(lost)}, twice {len(twice)}, orphans {len(orphans) + len(left)}")
-    return 1 if lost or twice or broken or orphans or left else 0
+    return 1 if lost or twice or broken or orphans or left or chaos.gave_up else 0
 
 
 SHARED_BEFORE = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()

@@ -24,7 +24,7 @@ from tests.ray.ray_head import RayHead, free_port, kill_quietly, start_head
 
 ROOT = Path(__file__).resolve().parents[1]
 BIGRAM = ROOT / "tests" / "fixtures" / "candidates" / "bigram.py"
-KINDS = ("driver", "actor", "raylet", "gcs", "judge", "candidate", "agent")
+KINDS = ("driver", "queue", "actor", "raylet", "gcs", "judge", "candidate", "agent")
 HEAD_KINDS = ("raylet", "gcs")
 LEAVES_S = 60.0  # for what a killed parent leaves to be gone
 AGENT = """import random, re, time
@@ -161,6 +161,7 @@ class Rig:
         agent = str(self.folder / "agent.py")
         return {
             "driver": [p for p in ours if p.pid == driver],
+            "queue": [p for p in ours if p.parent == driver and " scheduler search " in p.command],
             "actor": [p for p in ours if p.command.startswith("ray::SlotActor")],
             "raylet": [p for p in ours if re.match(r"\S*/raylet/raylet ", p.command)],
             "gcs": [p for p in ours if re.match(r"\S*/gcs_server ", p.command)],
