@@ -54,7 +54,7 @@ class Chaos:
     chance: random.Random
     took: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     stopped: list[tuple[float, Process]] = field(default_factory=list)  # continue it at that time
-    driver_is_hit: bool = False  # since its start: what it does then is no fault of its own
+    driver_is_hit: bool = False  # it, or the head that it was still to join: its end is no fault of its own
     restarts: int = 0
     gave_up: list[str] = field(default_factory=list)
     searches: int = 0
@@ -74,7 +74,7 @@ class Chaos:
                 self.restarts += 1
                 if not self.driver_is_hit:
                     self.gave_up.append(f"a driver with exit code {code}, after:\n{self.rig.said()}")
-            self.driver_is_hit = False
+            self.driver_is_hit = bool(self.stopped)  # it may be the head
             self.rig.start_driver()
         return over
 
@@ -85,7 +85,7 @@ class Chaos:
         before, at = self.rig.progress(), time.monotonic()
         if not victim.signal(number):
             return self.strike()
-        self.driver_is_hit |= kind in DRIVER_KINDS and number is signal.SIGKILL
+        self.driver_is_hit |= number is signal.SIGKILL if kind in DRIVER_KINDS else self._is_still_to_join(kind)
         if number is signal.SIGSTOP:
             self.stopped.append((at + self.chance.uniform(0.5, LONGEST_STOP_S), victim))
         if kind in HEAD_KINDS and number is signal.SIGKILL:
@@ -96,6 +96,9 @@ class Chaos:
         seconds = time.monotonic() - at
         self.took.setdefault((kind, number.name), []).append(seconds)
         print(f"{number.name:<7} {kind:<9} pid {victim.pid:<8} went on after {seconds:5.1f} s", flush=True)
+
+    def _is_still_to_join(self, kind: str) -> bool:
+        return kind in HEAD_KINDS and not self.rig.has_joined()
 
     def finish(self) -> None:
         """Let the search of now end, and nothing begin after it. Raises Stuck."""

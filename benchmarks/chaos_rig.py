@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from scheduler.lab import LabPaths, read_live
 from tests.harness.small_corpus import write_contract, write_corpus
 from tests.ray.ray_head import RayHead, free_port, kill_quietly, start_head
 
@@ -141,6 +142,11 @@ class Rig:
         ]  # fmt: skip
         with (self.folder / "driver.log").open("ab") as log:
             self.driver = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
+
+    def has_joined(self) -> bool:
+        """Whether the driver of now says what its slots do."""
+        live = read_live(LabPaths(self.root).live)
+        return live is not None and live.pid in {p.pid for name in ("driver", "queue") for p in self.by_kind()[name]}
 
     def progress(self) -> int:
         """Attempts begun and results recorded, of all runs."""

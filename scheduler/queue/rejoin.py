@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -200,7 +201,7 @@ class _Rejoining:
                 words.send(said)
         except BaseException:
             code = 1
-            traceback.print_exc()
+            _note_traceback(self._space.paths.ray_log)
         finally:
             with suppress(Exception):  # nothing is printed on stdout here
                 sys.stderr.flush()
@@ -363,6 +364,15 @@ def _sendable(problem: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(problem).__name__}: {problem}")
     return problem
+
+
+def _note_traceback(path: Path) -> None:
+    """Ray's exceptions are for its log: what a person needs to know of this end is said by the parent."""
+    try:
+        with path.open("a") as log:
+            traceback.print_exc(file=log)
+    except OSError:
+        traceback.print_exc()
 
 
 def _show_cursor() -> None:

@@ -236,6 +236,26 @@ def test_a_driver_that_the_clusters_restart_ends_is_followed_by_another(
     assert sum("not yet: none of 2 slots" in line for line in stage.said) == 1
 
 
+class WrongClusterID(Exception):
+    """As Ray raises from any call after its head was restarted."""
+
+
+def meet_another_session(mine: Workspace) -> None:
+    raise WrongClusterID("the client is accessing GCS after it has restarted")
+
+
+def test_an_exception_of_rays_is_for_its_log_not_for_the_screen(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(WrongClusterID, "__module__", "ray.exceptions")
+    stage.head.start()
+    assert stage.run(meet_another_session, tag_of) == "t"
+    assert len(stage.said) == 1 and "was restarted" in stage.said[0]
+    assert capfd.readouterr() == ("", "")
+    written = stage.space.paths.ray_log.read_text()
+    assert "Traceback" in written and "accessing GCS" in written
+
+
 def test_a_driver_that_hangs_without_a_head_is_ended_and_the_queue_waits_for_it(stage: Stage) -> None:
     stage.head.start()
 
