@@ -20,7 +20,7 @@ from scheduler.lab import LabPaths
 from scheduler.policy.source import MAX_BYTES, TRAIN_PY
 
 Lineage = Sequence[tuple[str, str]]  # id and commit of every baseline, the current one last
-_CARRIED = re.compile(r"commit:([0-9a-f]{40}|[0-9a-f]{64}):([A-Za-z0-9._-]{1,64})")
+_CARRIED = re.compile(r"commit:([0-9a-f]{40}|[0-9a-f]{64}):([A-Za-z0-9._-]{1,80})")  # a name of `name_for`
 
 
 class Checkout(Protocol):

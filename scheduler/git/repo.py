@@ -343,9 +343,10 @@ def begin_empty(folder: Path, branch: str, hash_digits: int) -> bool:
 
     `hash_digits` of its ids: 40, or 64 for SHA-256.
     """
-    if (folder / ".git" / "HEAD").is_file():
-        return False
     folder.mkdir(parents=True, exist_ok=True)
+    alone = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    if commits.try_git(folder, "rev-parse", "--git-dir", environment=alone)[0] == 0:
+        return False  # a half one, of a `git init` that was killed, is no repository
     form = ("--object-format=sha256",) if hash_digits == 64 else ()
     commits.run_git(folder, "init", "--quiet", "--initial-branch", branch, *form)
     return True

@@ -17,6 +17,7 @@ from scheduler.actions.sources import (
     Lineage,
     NotACandidate,
     SourceFile,
+    can_name_branch,
     carried_path,
     distinct,
     find_place,
@@ -35,6 +36,7 @@ from scheduler.remote.wire import Request
 _BRANCH, _RECORD, _SHOWN = "refs/heads/autoresearch/", "refs/arsched/", "refs/remotes/autoresearch/"
 _REF = re.compile(rf"({_BRANCH}|{_RECORD})[A-Za-z0-9._/-]+")  # as labs are named: nothing else is believed
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_CANDIDATE = re.compile(r"c[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,19 @@ class HeadState:
     tag: str = ""
     lineage: tuple[tuple[str, str], ...] = ()
     problem: ArschedError | None = None
+
+
+def _read_state(said: dict[str, Any]) -> HeadState:
+    """Ids and names become words of git's command lines here: nothing else is let through. Raises ValueError, …"""
+    refs = {ref: commit for ref, commit in said["refs"].items() if _ID.fullmatch(commit)}
+    made, root = bool(said["made"]), str(said["root"])
+    if "tag" not in said:
+        return HeadState(made, root, refs, problem=LabProblem(str(said["problem"]), str(said["hint"])))
+    lineage = tuple((candidate, commit) for candidate, commit in said["lineage"])
+    is_sound = all(_CANDIDATE.fullmatch(candidate) and _ID.fullmatch(commit) for candidate, commit in lineage)
+    if not is_sound or not can_name_branch(said["tag"], longest=40):
+        raise ValueError
+    return HeadState(made, root, refs, said["tag"], lineage)
 
 
 class Fetched(NamedTuple):
@@ -92,12 +107,12 @@ class RemoteLab:
     def look(self, tag: str | None, *, make: bool, heard: str = "") -> HeadState:
         """`heard`: see `head.look`. Raises LabProblem: no way there, other code, or no repository and not `make`."""
         said = self.ask("look", tag=tag, make=make, heard=heard, hash_digits=len(self.repo.head_commit()))
-        refs = {ref: commit for ref, commit in said["refs"].items() if _ID.fullmatch(commit)}
-        if "tag" not in said:
-            problem = LabProblem(said["problem"], said["hint"])
-            return HeadState(said["made"], said["root"], refs, problem=problem)
-        lineage = tuple((str(candidate), str(commit)) for candidate, commit in said["lineage"])
-        return HeadState(said["made"], said["root"], refs, said["tag"], lineage)
+        try:
+            return _read_state(said)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            what = f"the answer of {self.login.target} makes no sense"
+            hint = f"see whether that machine is sound, or which one it is: ssh {self.login.target}"
+            raise LabProblem(what, hint) from None
 
     def fetch(self, state: HeadState) -> list[Fetched]:
         """Bring the lab's branches and records here, all or none. Returns the branches that moved."""

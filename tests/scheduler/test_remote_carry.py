@@ -271,6 +271,43 @@ def test_refs_of_strange_names_are_not_believed(two: TwoMachines, ref: str) -> N
     assert git(two.root, "for-each-ref") == before
 
 
+def test_a_head_that_lies_about_its_lab_reaches_no_command_of_git(
+    two: TwoMachines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = two.make_lab()
+    victim, commit = two.folder / "victim", state.lineage[-1][1]
+    victim.write_text("precious")
+    lies: tuple[dict[str, Any], ...] = (
+        {"lineage": [["c0001", f"--output={victim}"]]},
+        {"lineage": [["c0001", commit], ["c0002", "HEAD"]]},
+        {"lineage": [["--x", commit]]}, {"lineage": [["c0001"]]}, {"lineage": 3},
+        {"tag": "../../x"}, {"tag": "-x"}, {"tag": 3}, {"refs": []}, {"refs": {"refs/heads/autoresearch/t": 3}},
+    )  # fmt: skip
+    honest = two.lab.ask("look", tag=None, make=False, heard="", hash_digits=40)
+    for lie in lies:
+        monkeypatch.setattr(ssh, "ask", lambda *_, lie=lie: {**honest, **lie})
+        with pytest.raises(LabProblem, match="makes no sense") as problem:
+            two.lab.look(None, make=False)
+        assert problem.value.hint
+    assert victim.read_text() == "precious"
+
+
+def test_a_candidate_of_the_longest_name_is_carried(two: TwoMachines) -> None:
+    two.make_lab()
+    file = two.root / f"c{'1' * 70}.py"  # it reads like an id, so that idea- comes before it
+    file.write_bytes(IDEA)
+    carried, done, _ = two.submit(file)
+    assert carried.words and [one.name for one in done.queued] == [f"idea-c{'1' * 59}"]
+
+
+def test_a_repository_there_is_whole_or_not_there(two: TwoMachines) -> None:
+    (two.there / ".git").mkdir(parents=True)  # `git init` was killed, or its disk was full
+    (two.there / ".git" / "HEAD").write_text("ref: refs/heads/laptop\n")
+    state = two.lab.look(None, make=True)
+    assert state.made and two.make_lab().tag == "t"
+    assert not two.lab.look(None, make=True).made and len(list(two.there.parent.iterdir())) == 1
+
+
 def test_a_pack_that_was_cut_off_changes_nothing(two: TwoMachines, monkeypatch: pytest.MonkeyPatch) -> None:
     two.make_lab()
     state, place = two.lab.look(None, make=False), two.worktree("wider")
