@@ -208,7 +208,7 @@ class _Verb:
         login = self.lab.login
         return self.lab.request(
             "run", verb=self.name, words=[*self.options, "--", *self.arguments], programs=login.programs,
-            environ=login.environ, typed_as=self.typed_as, goes_on=self.goes_on,
+            environ={**_of_this_terminal(), **login.environ}, typed_as=self.typed_as, goes_on=self.goes_on,
             json=bool(self.params.get("as_json")), listener=self.listener,
         )  # fmt: skip
 
@@ -270,6 +270,11 @@ class _Verb:
 def _need_lab(state: HeadState) -> None:
     if state.problem is not None or not state.lineage:
         raise state.problem or LabProblem("the lab on the head has no baseline yet", "see: arsched status")
+
+
+def _of_this_terminal() -> dict[str, str]:
+    """Wishes about screens, which ssh does not hand on."""
+    return {name: os.environ[name] for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS") if name in os.environ}
 
 
 def _has_terminal() -> bool:

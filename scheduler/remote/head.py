@@ -138,8 +138,8 @@ def run(request: Request) -> int:
     paths = LabPaths(root)
     remote = paths.truth / "remote"
     words = [_word(remote, paths, word) for word in request["words"]]
-    program = os.path.expanduser(f"{request['programs']}/arsched")
-    environ = _environ(request)
+    program = os.path.abspath(os.path.expanduser(f"{request['programs']}/arsched"))  # as seen from the home
+    environ = environ_of(request)
     place = remote / EMPTY if request["verb"] == "submit" else root
     place.mkdir(parents=True, exist_ok=True)
     line = [program, str(request["verb"]), *words]
@@ -170,12 +170,13 @@ def _word(remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:
     return f"{word['before']}{place}"
 
 
-def _environ(request: Request) -> dict[str, str]:
-    """Programs where a login shell has them: an agent's command may lie in ~/.local/bin."""
+def environ_of(request: Request) -> dict[str, str]:
+    """What a verb runs with. Programs where a login shell has them: an agent's command may lie in ~/.local/bin."""
     folders = [os.path.expanduser(folder) for folder in (request["programs"], "~/.local/bin", "~/bin")]
     there = [folder for folder in folders if os.path.isdir(folder)]
     path = os.pathsep.join([*there, os.environ.get("PATH", os.defpath)])
-    return {**os.environ, **request["environ"], "PATH": path, TYPED_AS: request["typed_as"]}
+    given = {name: os.path.expandvars(os.path.expanduser(value)) for name, value in request["environ"].items()}
+    return {**os.environ, **given, "PATH": path, TYPED_AS: request["typed_as"]}
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ PROGRAMS = "~/arsched/.venv/bin"  # where the cluster.yaml that ships puts them
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\-]*\$?")
 _FOLDER = re.compile(r"(\S*/)ray\s+start\b")
-_FOR_ARSCHED = re.compile(r"(?<!\S)(RAY_AUTH_MODE|ARSCHED_[A-Z_]+)=(\S+)")
+_FOR_ARSCHED = re.compile(r"(RAY_AUTH_MODE|ARSCHED_[A-Z_]+)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
     """`programs` is the folder of arsched and its Python on the head, with a leading ~ for the home there.
 
-    `environ` are variables that Ray is started with there and arsched needs as well. `key` None: as ssh chooses.
+    `environ` are variables that Ray is started with there and arsched needs as well, with ~ and $HOME as they
+    stand. `key` None: as ssh chooses.
     """
 
     path: Path
@@ -74,7 +75,18 @@ def read_login(path: Path) -> Login:
     start = " ".join(map(str, commands)) if isinstance(commands, list) else ""
     folder = _FOLDER.search(start)
     programs = folder[1].rstrip("/").replace("$HOME", "~").replace("${HOME}", "~") if folder else PROGRAMS
-    return Login(path, config.head, user, _key(path, auth), programs, dict(_FOR_ARSCHED.findall(start)))
+    return Login(path, config.head, user, _key(path, auth), programs, _environ(start))
+
+
+def _environ(start: str) -> dict[str, str]:
+    """Variables that are set in shell commands; a ~ or $HOME in one is the head's, and is read there."""
+    lexer = shlex.shlex(start, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = list(lexer)
+    except ValueError:  # a quote that does not end
+        words = start.split()
+    return {found[1]: found[2] for word in words if (found := _FOR_ARSCHED.fullmatch(word))}
 
 
 def _key(path: Path, auth: dict[str, Any]) -> Path | None:

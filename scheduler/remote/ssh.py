@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ LAST_WORDS_S = 10.0  # a program that ssh started may hold its output open
 _OPTIONS = (
     *("ControlMaster=no", "ControlPath=none", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={ALIVE_S}"),
     *(f"ServerAliveCountMax={ALIVE_COUNT}", "StrictHostKeyChecking=accept-new", "LogLevel=ERROR"),
-    *("ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no"),
+    *("ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no", "RemoteCommand=none", "ClearAllForwardings=yes"),
 )
 _FAILED = 255  # of ssh itself
 # The first that matches what ssh said counts: what it means, and what to do.
@@ -32,13 +33,13 @@ _CAUSES = (
     (
         r"UNPROTECTED PRIVATE KEY|bad permissions",
         "ssh refuses the key {key}: others may read it",
-        "chmod 600 {key}",
+        "chmod 600 {key_file}",
     ),
     (
         r"Permission denied|Too many authentication failures|no mutual signature|invalid format|error in libcrypto",
         "{target} refuses the key {key}",
-        "see that auth.ssh_user and auth.ssh_private_key are right: ssh -i {key} {target}; a key with a passphrase "
-        "goes into ssh-agent: ssh-add {key}",
+        "see that auth.ssh_user and auth.ssh_private_key are right: {typed}; a key with a passphrase goes into "
+        "ssh-agent: {add}",
     ),
     (
         r"Could not resolve hostname|Name or service not known",
@@ -96,7 +97,7 @@ def show(login: Login, request: Request) -> int:
     process = _popen(words, None, None)
     with process:
         _, errors = process.communicate()
-    if process.returncode == _FAILED:
+    if process.returncode == _FAILED or process.returncode < 0:  # or it was killed
         raise failure(login, _FAILED, errors.decode("utf-8", "replace"), begun=True)
     return process.returncode
 
@@ -171,8 +172,11 @@ def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> Ars
     if begun:
         errors = "\n".join(line for line in errors.splitlines() if _OF_SSH.match(line))
     said = [line.strip() for line in errors.splitlines() if line.strip()]
+    key = shlex.quote(str(login.key)) if login.key else ""
     words = {
-        "target": login.target, "address": login.address, "key": login.key or "ssh offers", "path": login.path,
+        "target": login.target, "address": login.address, "path": shlex.quote(str(login.path)),
+        "key": login.key or "that ssh offers", "key_file": key or "~/.ssh/id_*",
+        "typed": f"ssh -i {key} {login.target}" if key else f"ssh {login.target}", "add": f"ssh-add {key}".rstrip(),
         "said": said[-1].rstrip(".") if said else f"exit code {code}",
     }  # fmt: skip
     if code in (126, 127) or "No module named" in errors:

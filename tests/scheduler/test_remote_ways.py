@@ -16,7 +16,7 @@ from scheduler.cli import cluster, output
 from scheduler.cli.main import main
 from scheduler.cli.output import VERBS
 from scheduler.domain.errors import ArschedError, LabProblem, UsageProblem
-from scheduler.remote import ssh, wire
+from scheduler.remote import head, ssh, wire
 from scheduler.remote.carry import HeadState
 from scheduler.remote.login import Login, read_login, refuse_other_cluster
 from scheduler.remote.ssh import command, failure
@@ -88,6 +88,42 @@ def test_programs_lie_where_the_file_starts_ray(config: Path, line: str) -> None
     assert expected is None or read_login(config).programs == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("export ARSCHED_CACHE=/shared/a; ~/x/ray start --head", "/shared/a"),
+        ("export ARSCHED_CACHE=/shared/a&&~/x/ray start --head", "/shared/a"),
+        ("export ARSCHED_CACHE='/shared/a b' && ~/x/ray start --head", "/shared/a b"),
+        ('ARSCHED_CACHE="$HOME/cache" ~/x/ray start --head', "/home/u/cache"),
+        ("ARSCHED_CACHE=~/cache ~/x/ray start --head", "/home/u/cache"),
+        ("ARSCHED_CACHE=/a ~/x/ray start --labels='it's'", "/a"),
+    ],
+)
+def test_variables_of_the_file_are_read_as_a_shell_reads_them(
+    config: Path, monkeypatch: pytest.MonkeyPatch, line: str, value: str
+) -> None:
+    raw = yaml.safe_load(config.read_text())
+    raw["head_start_ray_commands"] = ["~/x/ray stop || true", line]
+    config.write_text(yaml.safe_dump(raw))
+    environ = read_login(config).environ
+    monkeypatch.setenv("HOME", "/home/u")  # from here on as on the head
+    request = {"programs": "~/x", "environ": environ, "typed_as": ""}
+    assert head.environ_of(request)["ARSCHED_CACHE"] == value
+
+
+def test_the_screen_there_is_as_this_terminals_person_wants_it(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    arsched(config, "status")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    arsched(config, "status")
+    plain, wanted = (one["environ"] for one in sent if isinstance(one, dict))
+    assert wanted == {**plain, "NO_COLOR": "1", "COLUMNS": "60"} and "NO_COLOR" not in plain
+
+
 @pytest.mark.parametrize("folder", ["~/arsched/.venv/bin", "/opt/x; touch evil/bin", "~/a b/$(touch evil)"])
 def test_a_shell_reads_the_program_as_one_word(tmp_path: Path, folder: str) -> None:
     login = Login(LOGIN.path, "h", "u", None, folder)
@@ -121,6 +157,28 @@ def test_the_ssh_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"BatchMode=yes", "ControlMaster=no", "StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes"} <= options
     assert words[-4:-1] == ["ubuntu", "--", "10.99.0.11"] and "-T" in words and "/home/a b/key" in words
     assert "BatchMode=yes" not in command(LOGIN, terminal=True) and "-tt" in command(LOGIN, terminal=True)
+
+
+def test_settings_of_ones_own_for_that_host_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    """As OpenSSH itself reads them: a command of one's own, ports that a first connection holds already."""
+    own = tmp_path / "config"
+    own.write_text(
+        "Host *\n RemoteCommand tmux\n LocalForward 8265 localhost:8265\n ExitOnForwardFailure yes\n ForwardAgent yes\n"
+    )
+    words = command(LOGIN, terminal=False)
+    read = subprocess.run(["ssh", "-F", str(own), "-G", *words[1:]], capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
+    settings = dict(line.partition(" ")[::2] for line in read.stdout.splitlines())
+    assert settings["clearallforwardings"] == "yes" and settings["forwardagent"] == "no"
+    assert settings.get("remotecommand", "none") == "none"
+
+
+@pytest.mark.parametrize("said", ["Permission denied (publickey).", "UNPROTECTED PRIVATE KEY FILE!"])
+def test_without_a_key_in_the_file_no_hint_names_one(said: str) -> None:
+    problem = failure(Login(LOGIN.path, "h", "u", None), 255, said)
+    assert "ssh offers" not in problem.hint and "None" not in problem.message + problem.hint
+    spaced = failure(LOGIN, 255, said)
+    assert "'/home/a b/key'" in spaced.hint, "a hint is typed as it stands"
 
 
 SAID = {
