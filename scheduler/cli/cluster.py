@@ -32,7 +32,7 @@ from scheduler.remote.login import read_login, refuse_other_cluster
 from scheduler.shipped import SHIPPED, begin_repository, may_begin
 
 _OF_THIS_MACHINE = ("demo",)
-_GO_ON = ("init", "submit", "search", "audit", "prepare")  # where the laptop is closed
+_GO_ON = ("init", "submit", "search", "audit", "calibrate", "prepare")  # where the laptop is closed
 _BEFORE_A_LAB = ("init", "search", "doctor", "prepare")  # they make the repository there, with HEAD in it
 _READ = ("status", "watch", "show", "logs", "explain", "brief", "leaderboard", "doctor", "labs")
 
@@ -101,7 +101,8 @@ class _Verb:
             name = str(param.name)
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name != "address":
                 self._read_word(param, self.params[name])
-        if any(param.name == "address" for param in command.params):
+        takes_address = any(param.name == "address" for param in command.params)
+        if takes_address and self.params.get("all_nodes") is not False:  # `prepare` of one node joins no cluster
             self.options.append("--address=auto")
 
     def _read_word(self, param: click.Parameter, value: Any) -> None:

@@ -30,9 +30,14 @@ def main(arguments: list[str]) -> int:
     try:
         request = decode(arguments[0] if arguments else sys.stdin.buffer.readline().decode("ascii", "replace").strip())
     except ArschedError as problem:
+        if arguments:  # on a person's terminal
+            print_problem(problem, as_json=False)
+            return problem.exit_code
         print_text(problem_answer(problem))
         return 0
     if request["ask"] == "run":
+        if not arguments:  # what comes before is a login shell's
+            print_text(answer({}))
         try:
             return _run_or_say(request)
         except KeyboardInterrupt:

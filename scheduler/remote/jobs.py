@@ -56,7 +56,7 @@ def start_or_join(
     with exclusive(folder / "start.lock", 60.0):
         if job.is_dir():
             unheard = hear_end and (job / "code").is_file() and not (job / "heard").exists()
-            if unheard or not _is_free(job / "lock"):
+            if unheard or Job(job, is_new=False).code() is None:
                 (job / "listener").write_text(listener)
                 return Job(job, is_new=False)
         _remove_old(folder, job)
@@ -128,9 +128,10 @@ def _skip_all_but_the_last(file: BinaryIO) -> None:
 
 
 def _is_free(path: Path) -> bool:
+    """Looked at with a shared lock: others who look are no holders, and NFS gives no other to a reader."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True
     except BlockingIOError:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.remote.login import Login
-from scheduler.remote.wire import Request, encode, read_answer
+from scheduler.remote.wire import MARK, Request, encode, read_answer
 
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 15, 15, 4  # a link that is dead for a minute is one
 LAST_WORDS_S = 10.0  # a program that ssh started may hold its output open
@@ -110,7 +110,13 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
 
     The head's side sees that this end has gone by its stdin. Raises LabProblem; KeyboardInterrupt ends the ssh.
     """
-    process, said = _start(login, terminal=False), list[str]()
+    process, said, begun = _start(login, terminal=False), list[str](), list[str]()
+
+    def take(text: str) -> None:  # a login shell's noise comes before the head's side has begun
+        if begun:
+            output(text)
+        elif text.startswith(MARK):
+            begun.append(text)
 
     def tell(text: str) -> None:
         said[:] = [*said[-20:], text]
@@ -122,7 +128,7 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
             process.stdin.write(_line(request))
             process.stdin.flush()
         pumps = [
-            Thread(target=_pump, args=pair, daemon=True) for pair in ((process.stdout, output), (process.stderr, tell))
+            Thread(target=_pump, args=pair, daemon=True) for pair in ((process.stdout, take), (process.stderr, tell))
         ]
         for pump in pumps:
             pump.start()
@@ -132,14 +138,16 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
         for pump in pumps:
             pump.join(LAST_WORDS_S)
     code = _FAILED if code < 0 else code  # ssh was killed
-    if code in (_FAILED, 127, 126):
-        raise failure(login, code, "".join(said), begun=code == _FAILED)
+    if code in (_FAILED, 127, 126) or not begun:
+        raise failure(login, code, "".join(said), begun=bool(begun))
+    read_answer(begun[0])
     return code
 
 
 def _pump(source: IO[bytes], take: Take) -> None:
-    for line in iter(source.readline, b""):
-        take(line.decode("utf-8", "replace"))
+    with source:
+        for line in iter(source.readline, b""):
+            take(line.decode("utf-8", "replace"))
 
 
 @contextmanager

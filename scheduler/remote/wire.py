@@ -47,8 +47,8 @@ def decode(word: str) -> Request:
 
 
 def answer(value: dict[str, Any]) -> str:
-    """A line for the head's stdout."""
-    return MARK + json.dumps(value)
+    """A line for the head's stdout, whatever a login shell has left there without an end."""
+    return f"\n{MARK}{json.dumps(value)}"
 
 
 def problem_answer(problem: ArschedError) -> str:

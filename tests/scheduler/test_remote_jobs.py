@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -113,6 +114,35 @@ def test_a_killed_command_ends_its_listener_and_can_be_started_again(tmp_path: P
     (tmp_path / "gate").touch()
     again = start(tmp_path, script)
     assert again.is_new and listen(again).code() == 0
+
+
+def test_one_who_looks_at_a_job_is_not_taken_for_the_job(tmp_path: Path) -> None:
+    job = start(tmp_path, "exit 3")
+    wait_until(lambda: job.code() is not None)
+    (job.folder / "code").unlink()  # as one that was killed
+    wait_until(lambda: job.code() == 1)
+    modes, real = [], fcntl.flock
+
+    def flock(file: object, mode: int) -> None:
+        modes.append(mode)
+        real(file, mode)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock)
+        assert job.code() == 1
+    with (job.folder / "lock").open("rb") as looking:
+        real(looking, modes[0])  # the listener of another laptop, in the middle of its look
+        assert start(tmp_path, "exit 3").is_new
+
+
+def test_what_has_said_its_code_has_ended(tmp_path: Path) -> None:
+    """Its shell may take a moment longer, or a program that it left behind hold the lock."""
+    job = start(tmp_path, f"while ! [ -e {tmp_path}/gate ]; do sleep 0.05; done")
+    (job.folder / "code").write_text("3\n")
+    try:
+        assert start(tmp_path, f"while ! [ -e {tmp_path}/gate ]; do sleep 0.05; done").is_new
+    finally:
+        (tmp_path / "gate").touch()
 
 
 def test_a_command_that_is_not_there_has_its_code(tmp_path: Path, listen: Listen) -> None:

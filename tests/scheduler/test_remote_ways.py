@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +281,70 @@ def test_the_heads_problem_is_raised_here_with_its_code() -> None:
     assert (problem.value.hint, problem.value.exit_code) == ("mend it", 2)
 
 
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Login, Path]:
+    """An ssh that runs the command here, in a home with a login shell that talks; and the head's repository there."""
+    programs, home = tmp_path / "bin", tmp_path / "home"
+    programs.mkdir()
+    (programs / "ssh").write_text(
+        "#!/bin/sh\necho welcome\necho '{\"error\": 1}'\nprintf '\\033]0;title\\007'\n"
+        'for word; do :; done\ncd && exec sh -c "$word"\n'
+    )
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(home))
+    place = home / "labs" / "x-0123456789ab"
+    place.mkdir(parents=True)
+    return Login(LOGIN.path, "h", "u", None, str(Path(sys.executable).parent)), place
+
+
+def followed(login: Login, **more: Any) -> tuple[int, str, str]:
+    said: tuple[list[str], list[str]] = ([], [])
+    request = {
+        "ask": "run", "repository": "x-0123456789ab", "verb": "labs", "words": ["--json"], "programs": login.programs,
+        "environ": {}, "typed_as": "arsched", "goes_on": False, "json": True, "listener": "me", **more,
+    }  # fmt: skip
+    code = ssh.follow(login, request, said[0].append, said[1].append)
+    return code, "".join(said[0]), "".join(said[1])
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_a_login_shell_says_is_no_part_of_the_data(shell: tuple[Login, Path], goes_on: bool) -> None:
+    login, place = shell
+    make_repository(place.parent / "made").rename(place)
+    code, out, _ = followed(login, goes_on=goes_on)
+    assert code in (0, 1) and isinstance(json.loads(out), dict), out
+    assert ssh.ask(login, {"ask": "look", "repository": place.name, "tag": None, "make": False, "heard": ""})["root"]
+
+
+def test_a_request_that_the_head_refuses_is_no_success(shell: tuple[Login, Path]) -> None:
+    login, _ = shell
+    with pytest.raises(ArschedError, match="other code"):
+        followed(login, code="0" * 12)
+
+
+def test_a_head_whose_shell_ends_before_the_verb_is_no_success(
+    shell: tuple[Login, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\necho this account is closed >&2\n")
+    with pytest.raises(LabProblem, match="gave no answer: this account is closed"):
+        followed(shell[0])
+
+
+def test_programs_named_from_the_home_are_found_in_any_folder(shell: tuple[Login, Path]) -> None:
+    login, place = shell
+    (place.parents[1] / "own").symlink_to(Path(login.programs).parent)
+    make_repository(place.parent / "made").rename(place)
+    code, out, errors = followed(replace(login, programs="own/bin"))
+    assert code in (0, 1) and isinstance(json.loads(out), dict), errors
+
+
+def test_on_a_terminal_a_request_that_is_refused_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert head.main([wire.encode({"ask": "run", "code": "0" * 12})]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: the head runs other code") and not said.out
+
+
 # The command line, with what would go over ssh looked at instead.
 
 
@@ -322,6 +390,9 @@ def arsched(config: Path, *words: str) -> Result:
          ["--title=a $(b)", "--again", "--address=auto", "--", "c0001"], True),
         (["doctor", "--quick"], ["--quick", "--address=auto"], False),
         (["cancel", "c0002"], ["--", "c0002"], False),
+        (["prepare", "--contract", "cpu"], ["--contract=cpu"], True),
+        (["prepare", "--all-nodes"], ["--all-nodes", "--address=auto"], True),
+        (["calibrate", "--runs", "2"], ["--runs=2", "--address=auto"], True),
     ],
 )  # fmt: skip
 def test_a_command_line_is_spelt_anew_for_the_head(
