@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import shutil
 import stat
 import threading
@@ -66,7 +67,7 @@ def is_shared(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
             before, _, after = line.partition(" - ")
-            point = before.split()[4].encode().decode("unicode_escape")  # blanks are octal
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])  # of blanks
             if len(point) >= len(found) and os.path.commonpath([point, real]) == point:
                 found, kind = point, after.split()[0]
     return kind in _SHARED or kind.startswith("fuse.")

@@ -311,6 +311,9 @@ def write_manifest(
 # Twins: caches of one recipe, whose rows need not be made twice
 
 
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # where a manifest names one
+
+
 def copy_twin(contract: Contract, fresh: Path, brought: Path | None, progress: PrepareProgress) -> bool:
     """Fill `fresh` with copies from a cache of the same recipe, `brought` from another node or here; False without one.
 
@@ -320,7 +323,7 @@ def copy_twin(contract: Contract, fresh: Path, brought: Path | None, progress: P
     recipe, places = recipe_digest(contract), [brought] if brought else []
     for folder, manifest in (twin for place in (*places, cache_root()) for twin in _twins(recipe, place)):
         require_space(contract, fresh)
-        with progress.stage(f"copying the rows of {folder.name}"), contextlib.suppress(FileNotFoundError):
+        with progress.stage(f"copying the rows of {folder.name}"), contextlib.suppress(*_NO_FILE):
             for name in manifest["files"]:
                 if name != CONTRACT_NAME:
                     copy_whole(folder / name, fresh / name)
@@ -345,5 +348,6 @@ def _twins(recipe: str, place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             names = [PurePosixPath(name) for name in manifest["files"]]
             inside = not any(name.is_absolute() or ".." in name.parts for name in names)
-            if manifest["recipe_digest"] == recipe and manifest["corpus"]["shards"] and manifest["versions"] and inside:
+            named = manifest["digest"] and manifest["corpus"]["shards"] and manifest["versions"]
+            if manifest["recipe_digest"] == recipe and named and inside:
                 yield path.parent, manifest

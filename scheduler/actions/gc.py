@@ -242,16 +242,26 @@ def _delete(path: Path) -> None:
     """Out of everybody's way by one rename first, unless that is what it is already. Raises OSError."""
     if not path.name.startswith(REMOVED):
         path = path.rename(_hidden(path))
-    for folder, _, _ in os.walk(path):
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            os.chmod(folder, 0o700)
+    _open_up(path)
+    for folder, names, _ in os.walk(path):  # which goes into them afterwards
+        for name in names:
+            _open_up(Path(folder, name))
     shutil.rmtree(path)
+
+
+def _open_up(folder: Path) -> None:
+    """Give its owner every right to a folder: a candidate may have closed it."""
+    if not folder.is_symlink() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        folder.chmod(0o700)
 
 
 def _delete_cache(path: Path) -> None:
     """Unless a `prepare` is at work on it. Raises OSError."""
     with open(path.with_name(f"{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError("arsched prepare is at work on it") from None
         _delete(path)
 
 

@@ -81,7 +81,7 @@ class _Verb:
         state = self.lab.look(self.params.get("tag"), make=self.name in _BEFORE_A_LAB)
         if state.made:
             log(f"a repository for this one on {self.lab.login.target}: {state.root}")
-        self._fetch(state)
+        self._fetch_first(state)
         if self.name == "new":
             return self._new(state)
         if self.name == "submit":
@@ -252,11 +252,20 @@ class _Verb:
         where = self.lab.login.target
         return f"it goes on at {where}. Look on with: arsched watch; end it with: arsched stop"
 
+    def _fetch_first(self, state: HeadState) -> None:
+        """Raises ArschedError for verbs that need what is fetched; a queue can be stopped without room on this disk."""
+        try:
+            self._fetch(state)
+        except ArschedError as problem:
+            if self.name in ("new", "submit"):
+                raise
+            _note_unfetched(problem)
+
     def _fetch_again(self) -> None:
         try:
             self._fetch(self.lab.look(self.params.get("tag"), make=False, heard=self.listener))
         except ArschedError as problem:
-            log(f"note: what was promoted is not fetched yet, the next command does that: {problem.message}")
+            _note_unfetched(problem)
 
     def _fetch(self, state: HeadState) -> None:
         for moved in self.lab.fetch(state):
@@ -266,6 +275,10 @@ class _Verb:
                 continue
             own = self.lab.repo.branch_commit(name) is not None
             log(f"fetched   {name} is at {moved.commit[:12]}: git log {'remotes/' if own else ''}{name}")
+
+
+def _note_unfetched(problem: ArschedError) -> None:
+    log(f"note: what was promoted is not fetched yet, the next command does that: {problem.message}")
 
 
 def _need_lab(state: HeadState) -> None:

@@ -191,7 +191,8 @@ def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> Ars
         what = "arsched is not installed on {target} (no {programs}), or not whole"
         hint = "ray up {path} puts it there; while that is at work, wait for its end"
     elif code == _FAILED:
-        known = next((cause for cause in _CAUSES if re.search(cause[0], errors)), None)
+        causes = () if begun else _CAUSES  # what a verb said is no word of ssh's
+        known = next((cause for cause in causes if re.search(cause[0], errors)), None)
         lost = "the connection to {target} was lost" if begun else "no connection to {target}"
         what = f"{lost}: {{said}}" if said or not begun else lost
         _, what, hint = known or ("", what, "the same command again, when the network is back")

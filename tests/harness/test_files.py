@@ -84,6 +84,7 @@ MOUNTS = """\
 30 22 0:40 / /shared rw,relatime - nfs4 server:/x rw,vers=4.2
 31 30 254:1 / /shared/local rw - xfs /dev/vdb rw
 32 22 0:41 / /mnt/with\\040blank rw - lustre x@tcp:/y rw
+36 22 0:43 / /mnt/données\\040デ rw - nfs4 server:/y rw
 33 22 0:42 / /data rw - fuse.gcsfuse bucket rw
 34 22 254:0 / /over rw - nfs server:/z rw
 35 22 254:2 / /over rw - ext4 /dev/vdc rw
@@ -99,6 +100,7 @@ nonsense
         ("/sharedx", False),
         ("/shared/local/arsched", False),
         ("/mnt/with blank/arsched", True),
+        ("/mnt/données デ/arsched", True),
         ("/data", True),
         ("/over/x", False),
     ],

@@ -385,7 +385,7 @@ def test_a_cache_of_another_node_is_taken_over_without_the_texts(
     assert not (cache.directory / "train" / "rows.u16").samefile(brought / "small-123" / "train" / "rows.u16")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "manifest", "outside", "short"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "manifest", "outside", "short", "no digest", "a folder"])
 def test_what_arrives_damaged_is_not_taken_over(
     home: Path, monkeypatch: pytest.MonkeyPatch, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,6 +400,11 @@ def test_what_arrives_damaged_is_not_taken_over(
         rows.write_bytes(rows.read_bytes()[:-2])
     elif damage == "manifest":
         manifest.write_text(json.dumps(fields | {"files": []}))
+    elif damage == "no digest":
+        del fields["digest"]
+        manifest.write_text(json.dumps(fields))
+    elif damage == "a folder":
+        manifest.write_text(json.dumps(fields | {"files": {"train": {}}}))
     elif damage == "short":
         del fields["files"]["tokenizer.json"]
         manifest.write_text(json.dumps(fields))
@@ -410,7 +415,7 @@ def test_what_arrives_damaged_is_not_taken_over(
     assert main(["--contract", str(home / "small.json"), "--from", str(brought)]) == 1
     said = capsys.readouterr().err
     assert "corpus folder" in said, "then it is made here, from texts that are not there"
-    assert ("not what its manifest says" in said) == (damage != "outside")
+    assert ("not what its manifest says" in said) == (damage not in ("outside", "no digest"))
     assert not (home / "elsewhere" / "secret").exists() and not list((home / "elsewhere").glob("*/manifest.json"))
 
 

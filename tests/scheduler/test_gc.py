@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -236,6 +237,40 @@ def test_a_cache_that_is_being_prepared_stays(left: Leftovers) -> None:
         os.utime(file.fileno(), (1, 1))
         sweep = left.sweep()
     assert cache.is_dir() and [one.path for one in sweep.kept if one.path == cache]
+
+
+def test_a_cache_that_is_being_prepared_says_so(left: Leftovers) -> None:
+    cache = left.contract_cache("x-111111111111")
+    with (left.cache / f"{cache.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(file.fileno(), (1, 1))
+        (kept,) = (one for one in left.sweep().kept if one.path == cache)
+    assert "arsched prepare" in kept.reason and "Errno" not in kept.reason
+
+
+def test_folders_that_a_candidate_left_closed_are_removed_by_an_ordinary_user() -> None:
+    """In a process of its own, because root is stopped by no rights."""
+    place = Path(tempfile.mkdtemp())
+    closed = place / "spool" / "a" / "b"
+    closed.mkdir(parents=True)
+    (closed / "file").write_text("x")
+    for folder in (place, place / "spool", closed.parent, closed):
+        os.chown(folder, 65534 if os.geteuid() == 0 else -1, -1)
+    for folder in (closed, closed.parent, place / "spool"):
+        folder.chmod(0)
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+        assert not list(place.iterdir())
+        place.rmdir()
+        return
+    code = 1
+    try:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        gc._delete(place / "spool")
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def test_no_copy_of_a_ledger_is_ever_removed(left: Leftovers) -> None:

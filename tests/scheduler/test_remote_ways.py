@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from scheduler.cli import cluster, output
 from scheduler.cli.main import main
 from scheduler.cli.output import VERBS
-from scheduler.domain.errors import ArschedError, LabProblem, UsageProblem
+from scheduler.domain.errors import ArschedError, GitProblem, LabProblem, UsageProblem
 from scheduler.remote import head, ssh, wire
 from scheduler.remote.carry import HeadState
 from scheduler.remote.login import Login, read_login, refuse_other_cluster
@@ -238,6 +238,12 @@ def test_what_ssh_said_is_known_among_other_lines(said: str) -> None:
     assert SAID[said][0] in failure(LOGIN, 255, f"result c0001\n{said}\n12 s of 30 s", begun=True).message
 
 
+def test_what_a_verb_said_before_the_link_broke_is_no_cause_of_it() -> None:
+    said = "refused   x.py cannot be read: Permission denied\nTimeout, server 10.99.0.11 not responding.\n"
+    problem = failure(LOGIN, 255, said, begun=True)
+    assert "the connection to ubuntu@10.99.0.11 was lost: Timeout" in problem.message and "key" not in problem.hint
+
+
 def test_a_request_is_one_harmless_word_and_comes_out_as_it_was(tmp_path: Path) -> None:
     request = {"ask": "run", "words": ["$(touch x)", "a 'b' \"c\"\n`d`", "ä"], "repository": "; rm -rf /"}
     word = wire.encode(request)
@@ -432,6 +438,20 @@ def test_what_cannot_be_done_there_is_a_slip(config: Path, sent: list[Any], type
     result = arsched(config, *typed)
     assert result.exit_code == 2 and said in result.output, result.output
     assert not any(isinstance(one, dict) for one in sent)
+
+
+@pytest.mark.parametrize("verb", ["stop", "status", "watch"])
+def test_what_git_here_refuses_stops_no_verb_that_does_without(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def full(*_: object) -> list[Any]:
+        raise GitProblem("git unpack-objects failed: No space left on device")
+
+    monkeypatch.setattr(cluster.RemoteLab, "fetch", full)
+    result = arsched(config, verb)
+    assert result.exit_code == 3 and "No space left" in result.output, result.output
+    assert [one["verb"] for one in sent if isinstance(one, dict)] == [verb]
+    assert arsched(config, "submit", "c0001").exit_code == 1, "its base could be missing here"
 
 
 def test_the_option_behind_the_verb_is_named(sent: list[Any]) -> None:
