@@ -55,11 +55,10 @@ def control_before(
     moved = bool(speeds) and max(speeds) >= (1 + SPEED_MOVED) * min(speeds)
     if age_s < fresh * (lab.run_s or 0.0) or not (moved or is_drifting(noise)):
         return None
-    how = f"runs had {min(speeds):.0%} to {max(speeds):.0%} of its speed" if moved else f"drifts by {noise.drift:.4f}"
+    how = f"'s speed was {min(speeds):.2f} to {max(speeds):.2f}" if moved else f" drifts by {noise.drift:.4f}"
     first = min(winners, key=lambda stats: id_order(stats.candidate_id)).candidate_id
-    reason = (
-        f"a control before {first} is promoted: its last run was {age_s / 60:.0f} min before, and the machine {how}"
-    )
+    reason = f"a control before {first} is promoted: the baseline's last run was {age_s / 60:.0f} min before its, and "
+    reason += f"the machine{how}"
     return MeasureBaseline(base.candidate_id, reason)
 
 

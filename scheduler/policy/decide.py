@@ -32,6 +32,13 @@ def promotion_waits_until(lab: LabSnapshot) -> float | None:
     return _wait(_promotions(_verdicts(lab)), lab)
 
 
+def awaited_control(lab: LabSnapshot, candidate_id: str) -> MeasureBaseline | None:
+    """The control that the promotion of a candidate waits for; None where none is due, or it waits for none."""
+    promotions = _promotions(_verdicts(lab))
+    is_due = any(promotion.candidate_id == candidate_id for promotion in promotions)
+    return _control_before(promotions, lab) if is_due else None
+
+
 def is_holding(lab: LabSnapshot) -> bool:
     """Whether nothing new is to begin: a promotion or a round waits, and what began now would be stale when it ends."""
     return round_closes(lab) or promotion_waits_until(lab) is not None

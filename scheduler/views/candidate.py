@@ -23,6 +23,7 @@ from scheduler.domain.decision import (
 from scheduler.domain.run import Cancelled, Finished, Queued, Run, Running, Scored
 from scheduler.domain.text import clean, flat, one_line
 from scheduler.ledger import Ledger
+from scheduler.policy.decide import awaited_control
 from scheduler.policy.dispatch import explain_waiting
 from scheduler.policy.explain import describe_effect
 from scheduler.policy.siblings import round_goes_on
@@ -165,7 +166,7 @@ def explain_candidate(facts: LabFacts, candidate: Candidate, slots: int | None) 
         candidate=candidate.id,
         name=one_line(candidate.name),
         status=candidate.state.value,
-        answer=_answer(facts, candidate, decisions, waiting),
+        answer=_answer(facts, candidate, decisions, waiting, slots),
         note="; ".join(filter(None, _notes(facts, candidate, decisions))),
         rule=describe_gates(decisions[-1].gates if decisions else facts.lab.gates),
         decisions=decisions,
@@ -216,7 +217,11 @@ def describe_gates(gates: GateSettings) -> str:
 
 
 def _answer(
-    facts: LabFacts, candidate: Candidate, decisions: Sequence[DecisionRecord], waiting: Sequence[Waiting]
+    facts: LabFacts,
+    candidate: Candidate,
+    decisions: Sequence[DecisionRecord],
+    waiting: Sequence[Waiting],
+    slots: int | None,
 ) -> str:
     match candidate.state:
         case CandidateState.BASELINE | CandidateState.PROMOTED:
@@ -239,7 +244,13 @@ def _answer(
         return f"undecided: the first baseline has {board.baseline.n} of {board.gates.first_baseline_runs} runs"
     if board and round_goes_on(board):
         return "undecided: its runs are over, and its round has others that run"
-    return f"undecided: its runs are over; {not_running(facts.ledger, facts.lab.tag)}"
+    if board and slots is not None and (control := awaited_control(board, candidate.id)):
+        return f"undecided: its runs are over; it waits for {control.reason}"
+    return f"undecided: its runs are over; {_why_none_yet(facts, slots)}"
+
+
+def _why_none_yet(facts: LabFacts, slots: int | None) -> str:
+    return not_running(facts.ledger, facts.lab.tag) if slots is None else "the decision on it is due"
 
 
 def _why_promoted(facts: LabFacts, candidate: Candidate, decisions: Sequence[DecisionRecord]) -> str:

@@ -23,7 +23,7 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.controls import control_due, unlike_controls
-from scheduler.policy.decide import decide
+from scheduler.policy.decide import awaited_control, decide
 from scheduler.policy.explain import explain_decision
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
 
@@ -160,7 +160,8 @@ def test_a_promotion_waits_for_a_control_where_the_machine_has_moved_since_the_l
     decision = decide(lab_now)
     assert isinstance(decision, MeasureBaseline if waits else Promote)
     if waits:
-        assert "a control before c0002 is promoted: its last run was 15 min before" in decision.reason
+        assert "a control before c0002 is promoted: the baseline's last run was 15 min before its" in decision.reason
+        assert "the machine's speed was " in decision.reason and " to 1.0" in decision.reason
         assert decision.reason in explain_decision(decision, "first")
 
 
@@ -169,8 +170,10 @@ def test_a_promotion_that_waits_is_decided_with_the_controls_score(score: float,
     now = due_promotion(0.97)
     control = decide(now)
     assert isinstance(control, MeasureBaseline)
+    assert awaited_control(now, "c0002") == control
     now = applied(now, control)
     assert decide(now) is None  # it waits while the control runs
+    assert awaited_control(now, "c0002") == control and awaited_control(now, "c0001") is None
     assert isinstance(decide(finished(now, "c0001", score, occasion=runs(6, speed=0.97)[0])), kind)
 
 

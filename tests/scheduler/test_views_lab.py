@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.decision import Noise
+from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.run import parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
@@ -235,6 +235,21 @@ def test_why_a_run_waits(play: Play) -> None:
     assert "1 run goes first" in busy.answer and busy.waiting[0].run == "r0015"
     candidate = explain_candidate(facts, play.ledger.candidates.get("late", "nov23"), slots=1)
     assert candidate.answer.startswith("undecided: r0013 runs on")
+
+
+def test_why_a_candidate_whose_runs_are_over_is_undecided(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    play.add("late")
+    (run,) = play.ledger.runs.queued("nov23")
+    attempt = play.lease(run)
+    assert play.ledger.runs.record(run.id, attempt, judged(1.7, run.seed))
+    late = play.ledger.candidates.get("late", "nov23")
+    assert "no process runs the queue" in explain_candidate(play.facts(), late, slots=None).answer
+    answer = explain_candidate(play.facts(), late, slots=2).answer
+    assert answer == "undecided: its runs are over; the decision on it is due"
+    control = MeasureBaseline("c0003", "a control before c0010 is promoted")
+    monkeypatch.setattr("scheduler.views.candidate.awaited_control", lambda _, ref: control if ref == late.id else None)
+    waits = explain_candidate(play.facts(), late, slots=2).answer
+    assert waits == f"undecided: its runs are over; it waits for {control.reason}"
 
 
 def every_view(play: Play) -> list[object]:
