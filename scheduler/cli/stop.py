@@ -31,7 +31,7 @@ def command(now: bool, timeout_s: float | None, tag: str | None, dry_run: bool, 
     """
     with open_workspace(tag) as space:
         lock = SchedulerLock(space.paths.scheduler_lock)
-        runs, live = not _is_free(lock), read_live(space.paths.live)
+        runs, live = not _is_over(space, lock), read_live(space.paths.live)
         if runs and tag and (other := _other_lab(space, lock)):
             return _leave_alone(space, other, dry_run=dry_run, as_json=as_json)
         ended = not runs if dry_run else _stop(space, lock, now=now, timeout_s=timeout_s)
@@ -48,9 +48,9 @@ def _other_lab(space: Workspace, lock: SchedulerLock) -> Live | None:
     deadline = time.monotonic() + FRESH_S
     while True:
         live = read_live(space.paths.live)
-        if live is not None and time.time() - live.at < FRESH_S:
+        if live is not None and _is_fresh(live):
             return live if live.tag != space.tag else None
-        if time.monotonic() > deadline or _is_free(lock):
+        if time.monotonic() > deadline or _is_over(space, lock):
             return None
         time.sleep(LOOK_S)
 
@@ -66,11 +66,11 @@ def _stop(space: Workspace, lock: SchedulerLock, *, now: bool, timeout_s: float 
     """Whether it has ended. Asked again where it removes the request as one that an earlier process left behind."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     is_said = signalled = False
-    while not _is_free(lock):
+    while not _is_over(space, lock):
         live = read_live(space.paths.live)
         if live is None or not live.stopping:
             space.paths.stop.touch()
-        if now and live is not None and not signalled and time.time() - live.at < FRESH_S:
+        if now and live is not None and not signalled and _is_fresh(live):
             signalled = _end(live)
         if not is_said:
             log("stopping: what runs goes back to the queue" if now else "stopping: what runs is finished first")
@@ -91,8 +91,13 @@ def _end(live: Live) -> bool:
     return True
 
 
-def _is_free(lock: SchedulerLock) -> bool:
-    """Whether no process runs the queue."""
+def _is_over(space: Workspace, lock: SchedulerLock) -> bool:
+    """Whether no process runs the queue, nor hands it over to its next: the live file is gone before the lock is."""
     free = lock.try_take()
     lock.release()
-    return free
+    live = read_live(space.paths.live) if free else None
+    return free and not (live is not None and _is_fresh(live) and live.may_be_alive())
+
+
+def _is_fresh(live: Live) -> bool:
+    return time.time() - live.at < FRESH_S

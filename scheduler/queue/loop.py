@@ -167,7 +167,7 @@ class Loop:
         note, search = (self._hook.note(), self._hook.search) if self._hook is not None else ("", 0)
         stopping = self._interrupt.finishing
         who, where = (self._runtime.pid, self._space.tag), process_space()
-        live = Live(now, *who, pool_name, queued, stopping, slots, note, search, where)
+        live = Live(self._runtime.wall(), *who, pool_name, queued, stopping, slots, note, search, where)
         write_live(self._space.paths.live, live)
         show_runs(self._space.paths)  # a cleaned folder could take no stop file
         self._screen.show(live)

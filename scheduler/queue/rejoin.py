@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from scheduler.domain.errors import ArschedError, HeadGone, PoolProblem
 from scheduler.domain.lab import Lab
-from scheduler.lab import Live, Workspace, open_workspace, process_space, write_live
+from scheduler.lab import Live, Workspace, open_workspace, process_space, read_live, write_live
 from scheduler.queue.runner import try_take
 from scheduler.queue.runtime import LEAVE, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason
 from scheduler.ray.head import Head, look_for_head
@@ -165,11 +165,13 @@ class _Rejoining:
         while True:
             child = self._start()
             end = self._watch(child)
+            _show_cursor()
             if not goes_on(end, self._crashes, is_asked_to_end=self._signals.count > 0):
+                self._forget_live()
                 return self._result(child, end)
-            self._explain(end)
-            reason = self._wait(first_s=RETRY_S if end.word is Word.PROBLEM else 0.0)
+            reason = self._wait(end)
             if reason is not None:
+                self._forget_live()
                 return self._ended(reason)
 
     def _start(self) -> _Child:
@@ -269,7 +271,6 @@ class _Rejoining:
         raise PoolProblem(message, "nothing is lost; the same command goes on. What Ray said is in .arsched/ray.log")
 
     def _explain(self, end: ChildEnd) -> None:
-        _show_cursor()
         if end.word is Word.PROBLEM and isinstance(end.problem, PoolProblem):
             if end.problem.message not in self._reasons:
                 self._reasons.add(end.problem.message)
@@ -287,15 +288,18 @@ class _Rejoining:
             "it is back (`ray up cluster.yaml`, or `ray start` there); Ctrl-C ends the wait"
         )
 
-    def _wait(self, first_s: float) -> StopReason | None:
-        """Until the head answers; then None, else why the wait is over. The queue's lock is held if it can be had."""
+    def _wait(self, end: ChildEnd) -> StopReason | None:
+        """Until the head answers; then None, else why the wait is over. The queue's lock is held if it can be had.
+
+        From before anything is said, and the live file stays for the next child: `arsched stop` finds this process.
+        """
         begun_at, pause_s, lock = time.monotonic(), STILL_S, SchedulerLock(self._space.paths.scheduler_lock)
-        said_at = begun_at
+        said_at, first_s = begun_at, RETRY_S if end.word is Word.PROBLEM else 0.0
         try:
-            while True:
-                reason = self._hold(lock)
-                if reason is not None:
-                    return reason
+            reason = self._hold(lock)
+            if reason is None:
+                self._explain(end)
+            while reason is None:
                 waited_s = time.monotonic() - begun_at
                 if waited_s >= first_s and look_for_head(self._address) is Head.THERE:
                     self._greet(waited_s)
@@ -304,11 +308,17 @@ class _Rejoining:
                     said_at, pause_s = time.monotonic(), 2 * pause_s
                     self._say(f"still waiting for the cluster's head at {self._address} ({waited_s:.0f} s)")
                 time.sleep(LOOK_S / 4)
+                reason = self._hold(lock)
+            return reason
         finally:
-            if lock.is_held():
-                with suppress(OSError):
-                    self._space.paths.live.unlink(missing_ok=True)
             lock.release()
+
+    def _forget_live(self) -> None:
+        """Where it is of this command, and of no other that runs the queue by now."""
+        live = read_live(self._space.paths.live)
+        if live is not None and live.pid == self._means.pid:
+            with suppress(OSError):
+                self._space.paths.live.unlink(missing_ok=True)
 
     def _hold(self, lock: SchedulerLock) -> StopReason | None:
         if self._signals.count:
@@ -319,7 +329,7 @@ class _Rejoining:
             self._space.paths.stop.unlink(missing_ok=True)
             return StopReason.STOPPED
         queued = len(self._space.ledger.runs.queued(self._space.tag))
-        live = Live(self._means.clock(), self._means.pid, self._space.tag, "", queued, False, ())
+        live = Live(self._means.wall(), self._means.pid, self._space.tag, "", queued, False, ())
         live = replace(live, note="waiting for the cluster's head", where=process_space())
         write_live(self._space.paths.live, live)
         return None

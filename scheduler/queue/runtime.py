@@ -102,11 +102,15 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`clock` gives seconds since the epoch; `sleep` lets them pass. `pid`: the process that a person started."""
+    """`clock` gives seconds since the epoch; `sleep` lets them pass. `pid`: the process that a person started.
+
+    `wall`: the time that other processes read, which may be set.
+    """
 
     options: PoolOptions = field(default_factory=PoolOptions)
     connect: Connect = connect_ray
     clock: Callable[[], float] = steady_time
+    wall: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     intervals: PollIntervals = field(default_factory=PollIntervals)
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -142,8 +142,9 @@ class PlayedLab:
     def means(self) -> Runtime:
         intervals, timeouts = PollIntervals(round_s=1.0, show_s=15.0), Timeouts(lease_s=60.0, unknown_s=5.0)
         return Runtime(
-            connect=self._connect, clock=self.clock, sleep=self._sleep, intervals=intervals, timeouts=timeouts
-        )
+            connect=self._connect, clock=self.clock, wall=self.clock, sleep=self._sleep, intervals=intervals,
+            timeouts=timeouts,
+        )  # fmt: skip
 
     def submit(self, name: str, source: str, **more: object) -> Submission:
         path = self.folder / f"{name}.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from click.testing import CliRunner
 from scheduler.cli.main import main
 from scheduler.domain.run import Finished
 from scheduler.domain.slot import Slot
+from scheduler.lab import read_live
+from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import StopReason, steady_time
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
@@ -81,6 +84,21 @@ def test_screens_of_a_lab_whose_times_run_backwards(
     for verb in READING:
         done = CliRunner().invoke(main, verb.split())
         assert done.exit_code == 0 and "defect" not in done.stderr, (verb, done.stderr)
+
+
+def test_the_live_file_has_the_time_that_other_processes_read(played: PlayedLab) -> None:
+    """Else a queue whose clock was set reads as one that has ended, and `stop` does not find it."""
+    played.submit("better", "SCORE = 1.7\n")
+    seen: list[float] = []
+    means = replace(played.means, wall=lambda: 777.0)
+
+    def look() -> None:
+        live = read_live(played.space.paths.live)
+        seen.extend([live.at] if live else [])
+
+    played.each_round = look
+    assert run_queue(played.space, played.screen, means, settled=lambda: False) is StopReason.DONE
+    assert set(seen) == {777.0}
 
 
 def test_the_programs_own_clock_does_not_follow_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,27 @@ def test_the_wait_holds_the_queues_lock_and_ends_by_the_stop_file(stage: Stage) 
     assert locked == [True] and not stage.space.paths.stop.exists() and len(stage.pids) == 1
 
 
+def test_the_wait_has_the_queues_lock_before_it_is_said_and_its_live_file_stays_until_the_end(stage: Stage) -> None:
+    """So that `arsched stop` finds it at any time."""
+    stage.head.start()
+    is_free: list[bool] = []
+
+    class Listener(list[str]):
+        def append(self, line: str) -> None:
+            super().append(line)
+            lock = SchedulerLock(stage.space.paths.scheduler_lock)
+            is_free.append(lock.try_take())
+            lock.release()
+
+    def is_shown(mine: Workspace) -> bool:
+        return mine.paths.live.exists()
+
+    stage.said = Listener()
+    assert stage.run(lose_head, is_shown) is True
+    assert is_free == [False]
+    assert not stage.space.paths.live.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_wait(stage: Stage, number: signal.Signals) -> None:
     stage.head.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ from scheduler.cli.search import command
 from scheduler.domain.decision import PRESETS
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.search import ProposerChoice, SearchBudget, SearchSettings
-from scheduler.lab import Live, open_workspace, write_live
+from scheduler.lab import Live, open_workspace, process_space, write_live
 from scheduler.ledger import Ledger
 from scheduler.queue.runtime import SchedulerLock
 from scheduler.search.options import SearchOptions, describe_budget, describe_proposers, extended
+from scheduler.views.status import FRESH_S
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
 
@@ -174,6 +176,19 @@ def test_stop_gives_up_in_time_and_its_request_stays(lab: Path) -> None:
         assert result.exit_code == 3 and "still ending" in result.output and space.paths.stop.exists()
         other.release()
         assert arsched("stop").exit_code == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_stop_finds_a_command_whose_next_process_has_not_taken_the_lock_yet(lab: Path, more: list[str]) -> None:
+    """As on a cluster whose head is back: the lock is free for a moment, and the live file is of the same command."""
+    with open_workspace() as space:
+        live = Live(time.time(), os.getpid(), space.tag, "", 0, False, (), where=process_space())
+        write_live(space.paths.live, live)
+        result = arsched("stop", "--timeout", "0", *more)
+        assert "nothing to stop" not in result.output
+        assert (result.exit_code, space.paths.stop.exists()) == ((0, False) if more else (3, True))
+        write_live(space.paths.live, dataclasses.replace(live, at=live.at - FRESH_S))  # left behind
+        assert arsched("stop").exit_code == 0 and not space.paths.stop.exists()
 
 
 def test_a_search_in_a_terminal_says_that_it_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
