@@ -92,7 +92,7 @@ def _end(live: Live) -> bool:
 
 
 def _is_over(space: Workspace, lock: SchedulerLock) -> bool:
-    """Whether no process runs the queue, nor hands it over to its next: the live file is gone before the lock is."""
+    """Whether no process runs the queue, nor passes it to its next one: the live file is gone before the lock is."""
     free = lock.try_take()
     lock.release()
     live = read_live(space.paths.live) if free else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from scheduler.domain.slot import IN_USE, Slot
+from scheduler.domain.slot import DIRTY, IN_USE, Slot
 from scheduler.domain.text import count
 
 SETTLED_S = 5.0  # what is over sooner is not worth a line
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 class _Known:
     """One slot. `problem` is of this kind since `since`, `said` what stands on the screen ("": that it takes runs).
 
-    `times`: how often its end was said; a slot that comes and goes is waited for longer and longer.
+    `times`: how often its end or another reason was said; a slot that comes and goes is waited for longer and longer.
     """
 
     node: str
@@ -90,6 +90,7 @@ class SlotNews:
             problem = broken[ids[0]].problem
             self._say(f"note: {self._describe(node, ids)} no run: {problem}")
             for slot_id in ids:
+                broken[slot_id].times += broken[slot_id].said not in ("", JOINED)  # one reason after another
                 broken[slot_id].said = problem
 
     def _say_well(self, well: Mapping[str, _Known]) -> None:
@@ -110,6 +111,8 @@ class SlotNews:
 
 def kind(problem: str) -> str:
     """What two problems share that differ in a process number or a path's digits alone, or in who uses the slot."""
+    if problem.startswith(DIRTY):
+        problem = problem.partition(" process")[0]
     return IN_USE if problem.startswith(IN_USE) else re.sub(r"[0-9]+", "#", problem)
 
 

@@ -87,6 +87,30 @@ def test_a_reason_that_differs_in_a_number_alone_is_the_same(heard: Heard) -> No
     assert [line.partition(" take")[0] for line in heard.lines] == ["note: h1/cpu0", "note: 2 slots of h3"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("dirty: GPU 0 is in use by process 4711", "dirty: GPU 0 is in use by process 4711, 4712"),
+        ("dirty: its lock /a/gpu-1 is held by a process of no known run: 4711 (python3)",
+         "dirty: its lock /a/gpu-1 is held by a process of no known run: 4711 (python3), 815 (sleep)"),
+    ],
+)  # fmt: skip
+def test_who_makes_a_slot_dirty_may_change_without_a_line(heard: Heard, one: str, other: str) -> None:
+    heard.set(one, "h1/cpu0")
+    assert heard.after(1) == [f"note: h1/cpu0 takes no run: {one}"]
+    for problem in (other, one, other):
+        heard.set(problem, "h1/cpu0")
+        assert heard.after(30) == []
+
+
+def test_a_slot_whose_reasons_take_turns_is_said_less_and_less(heard: Heard) -> None:
+    lines = 0
+    for turn in range(360):
+        heard.set(("no room", "no driver")[turn % 2], "h1/cpu0")
+        lines += len(heard.after(10))
+    assert 2 <= lines <= 4
+
+
 def test_what_is_over_in_a_moment_is_not_said(heard: Heard) -> None:
     heard.after(1)
     heard.set("its supervisor does not answer")
