@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from scheduler.domain.candidate import CandidateState, CandidateStats
-from scheduler.domain.decision import Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
 from scheduler.policy.controls import control_before, control_due
@@ -105,10 +105,9 @@ def _judge(lab: LabSnapshot) -> Decision | None:
             return _best(promotions, lab)
         if not lab.baseline.pending_runs:
             return control
-        verdicts = [one for one in verdicts if not isinstance(one[1], Promote)]  # decided while it runs
-    noise = lab_noise(lab)
-    unsettled = settle_left_behind(lab, noise) or rebase_pending(lab, noise) or halve_failed_union(lab)
-    if unsettled:
+        # Decided while it runs; what is merged waits for the baseline that it is to be merged onto.
+        verdicts = [one for one in verdicts if not isinstance(one[1], Promote | Combine)]
+    elif unsettled := _settle(lab, lab_noise(lab)):
         return unsettled
     if not verdicts:
         return None
@@ -117,6 +116,14 @@ def _judge(lab: LabSnapshot) -> Decision | None:
     if failed and isinstance(verdict, Replicate):  # run again for that reason, not for its probability
         return Retry(first.candidate_id, f"its repeat failed ({first.failure}): one more try")
     return verdict
+
+
+def _settle(lab: LabSnapshot, noise: Noise) -> Decision | None:
+    """What a promotion left behind. One of those that wins now waits for its control as any other."""
+    settled = settle_left_behind(lab, noise)
+    if isinstance(settled, Promote) and (control := _control_before([settled], lab)):
+        return None if lab.baseline.pending_runs else control
+    return settled or rebase_pending(lab, noise) or halve_failed_union(lab)
 
 
 def _is_comparable(lab: LabSnapshot) -> bool:

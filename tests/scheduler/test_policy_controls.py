@@ -15,6 +15,7 @@ from scheduler.domain.decision import (
     Decision,
     Discard,
     MeasureBaseline,
+    Merge,
     Noise,
     Promote,
     Replicate,
@@ -200,3 +201,35 @@ def test_a_promotion_does_not_wait_for_a_control_that_always_fails_or_is_not_all
     base = baseline(*[1.0] * 4, occasions=runs(0, 1, 2, 2, speed=1.0))
     assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]))), Promote)
     assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]), left_out=19)), MeasureBaseline)
+
+
+def left_behind(*, runs_of_it: int = 2, pending_runs: int = 0) -> LabSnapshot:
+    """A baseline of two runs until time 1, and a contender of the former one that clearly beats it too, at 5 and 6."""
+    former = standing(90, *[1.0] * 3, state=CandidateState.PROMOTED, occasions=runs(0, 0, 0, speed=1.0))
+    base = replace(baseline(0.999, 0.999, occasions=runs(0, 1, speed=1.0)), base_id="c0090")
+    late = standing(
+        2, *[0.98] * runs_of_it, state=CandidateState.CONTENDER, pending_runs=pending_runs,
+        occasions=runs(*(5 + i for i in range(runs_of_it)), speed=0.97),
+    )  # fmt: skip
+    now = board(base, former, replace(late, base_id="c0090"), first=False)
+    return replace(now, run_s=RUN_S, left_out=9)
+
+
+def test_a_contender_left_behind_that_waits_for_a_control_is_not_merged_away_meanwhile() -> None:
+    now = left_behind()
+    control = decide(now)
+    assert isinstance(control, MeasureBaseline)
+    now = applied(now, control)
+    assert decide(now) is None
+    promoted = decide(finished(now, "c0001", 0.999, occasion=runs(6, speed=0.97)[0]))
+    assert isinstance(promoted, Promote) and promoted.candidate_id == "c0002"
+
+
+def test_one_whose_patch_may_not_be_carried_over_waits_for_a_control_too_though_it_has_a_run_under_way() -> None:
+    worn = tuple(Merge(number, "c0001", ("c0002",), (), None, 0, 0.0) for number in range(1, 9))
+    now = replace(left_behind(pending_runs=1), merges=worn)
+    control = decide(now)
+    assert isinstance(control, MeasureBaseline)
+    now = applied(now, control)
+    assert decide(now) is None
+    assert isinstance(decide(finished(now, "c0001", 0.999, occasion=runs(6, speed=0.97)[0])), Promote)
