@@ -11,7 +11,7 @@ import click
 from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.errors import ExitCode
-from scheduler.lab import Live, Workspace, open_workspace, read_live
+from scheduler.lab import Live, Workspace, open_workspace, process_space, read_live
 from scheduler.queue.runtime import SchedulerLock
 from scheduler.views.status import FRESH_S
 
@@ -96,7 +96,8 @@ def _is_over(space: Workspace, lock: SchedulerLock) -> bool:
     free = lock.try_take()
     lock.release()
     live = read_live(space.paths.live) if free else None
-    return free and not (live is not None and _is_fresh(live) and live.may_be_alive())
+    is_here = live is not None and live.where == process_space() and _is_fresh(live) and live.may_be_alive()
+    return free and not is_here
 
 
 def _is_fresh(live: Live) -> bool:
