@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -100,7 +101,9 @@ class Bench:
         wait_until(lambda: not any(map(is_running, family)), "the driver's family to be dead")
         began = time.monotonic()
         driver = self.lab.start("submit", "--address", self.head.address)
-        wait_until(lambda: self.follows_all(driver), "the next driver to follow all runs", LONG_S)
+        wait_until(lambda: driver.poll() is not None or self.follows_all(driver), "all runs followed again", LONG_S)
+        if driver.poll() is not None:
+            raise SystemExit(driver.communicate()[1])
         back_s = time.monotonic() - began
         self.gate.touch()
         driver.communicate(timeout=LONG_S)
@@ -118,6 +121,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--run-s", type=float, default=8.0, help="seconds that a judge sleeps")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     test_app_processes.PROGRAM = [sys.executable, str(ROOT / "tests" / "ray" / "arsched_on_ray.py")]
     with tempfile.TemporaryDirectory(prefix="arsched-bench-") as name:
         folder = Path(name)
