@@ -108,13 +108,14 @@ class _Collector:
         decided = self._decided()
         for path in self._repo.worktrees_in(self._paths.candidates):
             try:
+                head, _ = self._repo.uncommitted(path)
                 reason = self._why_kept(path, decided)
             except GitProblem as problem:
-                reason = problem.message
-            if reason:
-                self.keep(path, reason)
+                head, reason = "", problem.message
+            if reason or head not in decided:
+                self.keep(path, reason or "it was changed meanwhile")
             else:
-                candidate = decided[self._repo.uncommitted(path)[0]]
+                candidate = decided[head]
                 self._remove("worktree", path, f"{candidate.id} {candidate.name} is {candidate.state}", self._drop)
         self._sweep_hidden("worktree", self._paths.candidates)
         if not self._dry_run:

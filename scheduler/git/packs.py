@@ -19,12 +19,17 @@ def make_pack(root: Path, wanted: Sequence[str], known: Iterable[str]) -> bytes:
 
     Raises GitProblem: an object is missing here, or the history is cut off.
     """
-    if commits.line(commits.run_git(root, "rev-parse", "--is-shallow-repository")) == "true":
-        hint = "get the rest once: git fetch --unshallow"
-        raise GitProblem(f"{root} is a shallow clone: its history cannot be carried elsewhere", hint)
+    refuse_shallow(root)
     revisions = [*wanted, *(f"^{commit}" for commit in existing(root, known))]
     options = ("--revs", "--thin", "--stdout", "--delta-base-offset", "-q")
     return commits.run_git(root, "pack-objects", *options, data=_lines(revisions))
+
+
+def refuse_shallow(root: Path) -> None:
+    """Raises GitProblem for a clone whose history is cut off: its first commits are not the repository's."""
+    if commits.line(commits.run_git(root, "rev-parse", "--is-shallow-repository")) == "true":
+        hint = "get the rest once: git fetch --unshallow"
+        raise GitProblem(f"{root} is a shallow clone: its history cannot be carried elsewhere", hint)
 
 
 def take_pack(root: Path, pack: bytes, wanted: Sequence[str]) -> None:

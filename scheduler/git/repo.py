@@ -179,7 +179,11 @@ class Repo:
         return commits.read_history(self.root, heads)
 
     def root_commit(self) -> str:
-        """The first commit of HEAD's line of first parents. Raises LabProblem before the first commit."""
+        """The first commit of HEAD's line of first parents.
+
+        Raises LabProblem before the first commit, GitProblem in a shallow clone, which does not have it.
+        """
+        packs.refuse_shallow(self.root)
         what = ("--first-parent", "--max-parents=0", self.head_commit())
         return commits.line(commits.run_git(self.root, "rev-list", *what))
 

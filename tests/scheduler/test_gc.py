@@ -179,6 +179,20 @@ def test_what_is_written_while_it_is_removed_stays(left: Leftovers, monkeypatch:
     assert not sweep.removed and (left.good / "notes.txt").read_text() == "mine\n"
 
 
+def test_a_worktree_that_moves_on_while_it_is_looked_at_stays(left: Leftovers, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = gc._Collector._why_kept
+
+    def look_then_commit(self: Any, path: Path, decided: Any) -> str:
+        said = real(self, path, decided)
+        if path == left.good and not said:
+            commit(path)
+        return said
+
+    monkeypatch.setattr(gc._Collector, "_why_kept", look_then_commit)
+    sweep = left.sweep()
+    assert left.good.is_dir() and left.good in [one.path for one in sweep.kept]
+
+
 def test_a_candidate_with_runs_to_come_keeps_its_worktree(left: Leftovers) -> None:
     submit(left.space, SubmitRequest((left.good,), again=True))
     assert not left.sweep().removed

@@ -374,10 +374,10 @@ def test_a_shallow_clone_is_refused_in_words(two: TwoMachines) -> None:
     git(two.root, "commit", "-q", "--allow-empty", "-m", "later")
     clone = two.folder / "clone"
     git(two.folder, "clone", "-q", "--depth", "1", f"file://{two.root}", str(clone))
-    lab = RemoteLab.of(LOGIN, Repo.open(clone))
     with pytest.raises(GitProblem, match="shallow clone") as problem:
-        lab.send(lab.look(None, make=True), [], lab.repo.head_commit())
+        RemoteLab.of(LOGIN, Repo.open(clone)).look(None, make=True)
     assert "git fetch --unshallow" in problem.value.hint
+    assert not (two.home / "labs").exists(), "by another name than the whole clone would have"
 
 
 def test_settings_of_the_repositorys_lead_nothing_elsewhere(two: TwoMachines) -> None:
