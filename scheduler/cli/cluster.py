@@ -172,13 +172,16 @@ class _Verb:
     def _report(self) -> int:
         """Made there, read here."""
         out: Path = self.params["out"] or self.lab.paths.report
-        self.options.append({"report": "--out="})
+        self.options.append({"report": "--out=", "listener": self.listener})
         code, said = self._run({}, keep_output=bool(self.params["as_json"]), silent=True)
         if code:
             if said:
                 print_text(said, end="")
             return code
-        found = {name: base64.b64decode(data) for name, data in self.lab.ask("files")["files"].items()}
+        found = {
+            name: base64.b64decode(data)
+            for name, data in self.lab.ask("files", listener=self.listener)["files"].items()
+        }
         written = {name: out / Path(name).name for name in found}
         for name, data in found.items():
             write_whole(written[name], data)

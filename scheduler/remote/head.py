@@ -108,8 +108,8 @@ def give(request: Request) -> dict[str, Any]:
 
 
 def files(request: Request) -> dict[str, Any]:
-    """The files of a report that was made here, which is deleted."""
-    folder = report_folder(LabPaths(root_of(request)))
+    """The files of the report that was made here for this listener; they are deleted."""
+    folder = report_folder(LabPaths(root_of(request)), str(request["listener"]))
     found = {path.name: base64.b64encode(path.read_bytes()).decode() for path in folder.iterdir() if path.is_file()}
     shutil.rmtree(folder)
     return {"files": found}
@@ -122,8 +122,9 @@ def _jobs_folder(paths: LabPaths) -> Path:
     return paths.truth / "remote" / "jobs"
 
 
-def report_folder(paths: LabPaths) -> Path:
-    return paths.truth / "remote" / "report"
+def report_folder(paths: LabPaths, listener: str) -> Path:
+    """Of each listener its own: two may ask at a time, and one that was killed leaves files."""
+    return paths.truth / "remote" / "report" / Path(listener).name
 
 
 def _run_or_say(request: Request) -> int:
@@ -169,7 +170,7 @@ def _word(remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:
     if isinstance(word, str):
         return word
     if "report" in word:
-        return f"{word['report']}{report_folder(paths)}"
+        return f"{word['report']}{report_folder(paths, word['listener'])}"
     place = remote / "files" / word["blob"][:12] / Path(word["name"]).name
     write_whole(place, Repo.open(paths.root).read_blob(word["blob"]))
     return f"{word['before']}{place}"

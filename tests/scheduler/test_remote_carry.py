@@ -5,6 +5,7 @@ The head's side answers in this process, from another home; what is asked and an
 
 from __future__ import annotations
 
+import base64
 import errno
 import io
 import json
@@ -422,10 +423,12 @@ def raising(problem: Exception) -> Any:
     return ask
 
 
-def test_a_report_is_carried_and_deleted_there(two: TwoMachines) -> None:
+def test_a_report_is_carried_and_deleted_there_and_no_other(two: TwoMachines) -> None:
     two.make_lab()
-    folder = head.report_folder(LabPaths(two.there))
-    folder.mkdir(parents=True)
-    (folder / "index.html").write_bytes(b"\xff page")
-    found = json.loads(json.dumps(two.lab.ask("files")))["files"]
-    assert list(found) == ["index.html"] and not folder.exists()
+    mine, others = (head.report_folder(LabPaths(two.there), who) for who in ("a" * 16, "b" * 16))
+    for folder, data in ((mine, b"\xff page"), (others, b"of another laptop")):
+        folder.mkdir(parents=True)
+        (folder / "index.html").write_bytes(data)
+    found = json.loads(json.dumps(two.lab.ask("files", listener="a" * 16)))["files"]
+    assert {name: base64.b64decode(data) for name, data in found.items()} == {"index.html": b"\xff page"}
+    assert not mine.exists() and others.is_dir()

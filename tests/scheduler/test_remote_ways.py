@@ -480,3 +480,23 @@ def test_leaving_says_what_becomes_of_it(config: Path, sent: list[Any], monkeypa
     assert going_on.exit_code == read.exit_code == 130
     assert "it goes on at ubuntu@10.99.0.11" in going_on.output and f"--cluster {config} stop" in going_on.output
     assert "goes on" not in read.output
+
+
+def test_a_report_is_made_there_for_this_call_and_written_here(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def files(self: Any, what: str, **more: Any) -> Any:
+        asked.append((what, more))
+        return {"files": {"../index.html": "cGFnZQ=="}}
+
+    monkeypatch.setattr(ssh, "follow", lambda login, request, *_: sent.append(request) or 0)
+    monkeypatch.setattr(cluster.RemoteLab, "ask", files)
+    assert arsched(config, "report", "--out", str(tmp_path / "out" / "r")).exit_code == 0
+    (request,) = (one for one in sent if isinstance(one, dict))
+    word = next(one for one in request["words"] if isinstance(one, dict))
+    assert word == {"report": "--out=", "listener": request["listener"]}
+    assert asked == [("files", {"listener": request["listener"]})]
+    assert (tmp_path / "out" / "r" / "index.html").read_text() == "page", "no name leads out of the folder"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["r"]
