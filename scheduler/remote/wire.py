@@ -9,9 +9,10 @@ import base64
 import binascii
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
-from scheduler.domain.errors import ArschedError, LabProblem
+from scheduler.domain.errors import ArschedError, ExitCode, LabProblem
 from scheduler.node.code import ALL_PACKAGES, CODE_ROOT, code_digest
 
 PROTOCOL = 1
@@ -62,8 +63,11 @@ def read_answer(said: str) -> dict[str, Any] | None:
         value: dict[str, Any] = json.loads((found or "").removeprefix(MARK))
     except ValueError:
         return None
+    if not isinstance(value, dict):
+        return None
     if "error" in value:
-        problem = ArschedError(str(value["error"]), str(value["hint"]))
-        problem.exit_code = value["exit_code"]
+        problem = ArschedError(str(value["error"]), str(value.get("hint", "")))
+        with suppress(ValueError):
+            problem.exit_code = ExitCode(value.get("exit_code", 1)) or problem.exit_code
         raise problem
     return value

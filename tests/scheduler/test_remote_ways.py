@@ -351,6 +351,14 @@ def test_on_a_terminal_a_request_that_is_refused_is_said_in_words(capsys: pytest
     assert said.err.startswith("error: the head runs other code") and not said.out
 
 
+def test_answers_of_a_strange_shape_are_none_or_a_plain_failure() -> None:
+    assert wire.read_answer(f"{wire.MARK}[1]") is None and wire.read_answer(f"{wire.MARK}3") is None
+    for more in ("", ', "exit_code": "x"', ', "exit_code": 0', ', "exit_code": 999', ', "hint": 3'):
+        with pytest.raises(ArschedError, match="a slip") as problem:
+            wire.read_answer(f'{wire.MARK}{{"error": "a slip"{more}}}')
+        assert problem.value.exit_code == 1 and isinstance(problem.value.hint, str)
+
+
 # The command line, with what would go over ssh looked at instead.
 
 
