@@ -95,8 +95,7 @@ class Loop:
         if changed or self._clock() >= self._decide_due:
             decide_all(self._space, self._screen.say, self._clock())
             self._decide_due = self._clock() + self._runtime.intervals.decide_s
-        if self._space.paths.stop.exists():
-            self._space.paths.stop.unlink(missing_ok=True)
+        if self._space.paths.stop.exists():  # it stays until the end: a process that follows this one has to see it
             self._interrupt.finish()
         self._follow_pause()
         resting = self._interrupt.finishing or self.paused

@@ -77,6 +77,8 @@ def serve(
         finally:
             loop.back_up()
     if interrupt.finishing:
+        with suppress(OSError):
+            space.paths.stop.unlink(missing_ok=True)
         by_request = interrupt.by_request and not interrupt.stopping
         return StopReason.STOPPED if by_request else StopReason.INTERRUPTED
     return StopReason.PAUSED if loop.paused else StopReason.DONE

@@ -137,6 +137,22 @@ def test_ctrl_c_once_finishes_what_runs_and_places_nothing_more(played: PlayedLa
     assert {run.attempts for run in played.space.ledger.runs.list("t")} == {1}
 
 
+def test_a_request_to_stop_stays_until_it_is_followed(played: PlayedLab) -> None:
+    """A cluster's queue that loses its head meanwhile is followed by another process, which has to see it."""
+    stop, there = played.space.paths.stop, list[bool]()
+
+    def each_round() -> None:
+        if played.clock() >= 1005.0 and not there:
+            stop.touch()
+        if played.clock() >= 1005.0:
+            there.append(stop.exists())
+
+    played.each_round = each_round
+    assert played.run() is StopReason.STOPPED
+    assert len(there) > 3 and all(there) and not stop.exists()
+    assert len([line for line in played.screen.lines if "placing no more" in line]) == 1
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP]])
 def test_ctrl_c_twice_or_a_termination_queues_what_runs_again_uncounted(played: PlayedLab, signals: list[int]) -> None:
     press(played, {1005.0 + number: one for number, one in enumerate(signals)})
