@@ -55,7 +55,7 @@ PRESETS = {
         baseline_every=0, combine=False, simpler_margin=0.0, sibling_wait=0.0,
         fresh_control=0.0, halve_after=0,
     ),
-    "rounds": GateSettings("rounds", rounds=True),
+    "rounds": GateSettings("rounds", rounds=True, fresh_control=0.0),
 }  # fmt: skip
 
 

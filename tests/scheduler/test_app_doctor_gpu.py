@@ -16,7 +16,7 @@ from harness.contract import Contract, load_contract
 from harness.gpu_record import GpuRecord
 from scheduler import doctor
 from scheduler.cli.main import main
-from scheduler.doctor import checks, gpu
+from scheduler.doctor import checks, cluster, gpu
 from scheduler.doctor.checks import CheckResult, Grade
 from scheduler.lab import ContractChoice
 from scheduler.node.gpu import Driver, Gpu, GpuProcess, GpuState, Missing
@@ -287,7 +287,7 @@ def test_without_a_cache_nothing_is_said_of_the_probe(
 def test_the_head_of_a_cluster_needs_no_gpu(
     gpu_here: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "check_cluster", lambda *_: iter(()))
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_: iter(()))
     gpu_here.states = ()
     assert "compiler" not in examined(tmp_path, monkeypatch, "--address", "auto")
     assert gpu_here.asked == ["cpu"]

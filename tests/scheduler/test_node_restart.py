@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.errors import PoolProblem
-from scheduler.domain.slot import Busy, Done, Lost, Report, carries
+from scheduler.domain.slot import DIRTY, Busy, Done, Lost, Report, carries
 from scheduler.node.judge_process import Commands
 from scheduler.node.machine import lay_out
 from scheduler.node.spool import SpoolRoot, default_spool_root, open_spool
@@ -219,7 +219,7 @@ def test_a_judge_started_elsewhere_breaks_the_slot_while_it_holds_the_core(
     (root / "locks").mkdir(parents=True)
     with (root / "locks" / "cpu-0.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another judge" in supervisor.probe(CONTRACT_JSON).problem
+        assert supervisor.probe(CONTRACT_JSON).problem.startswith(DIRTY)
         with pytest.raises(PoolProblem, match="another judge"):
             supervisor.start(fake_order("r0001", "score 1.9"))
     assert supervisor.probe(CONTRACT_JSON).problem == ""
