@@ -220,7 +220,7 @@ def test_a_judge_started_elsewhere_breaks_the_slot_while_it_holds_the_core(
     with (root / "locks" / "cpu-0.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert supervisor.probe(CONTRACT_JSON).problem.startswith(DIRTY)
-        with pytest.raises(PoolProblem, match="another judge"):
+        with pytest.raises(PoolProblem, match="is held by"):
             supervisor.start(fake_order("r0001", "score 1.9"))
     assert supervisor.probe(CONTRACT_JSON).problem == ""
 

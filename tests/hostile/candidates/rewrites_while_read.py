@@ -1,6 +1,6 @@
 """A thread rewrites the logits all the time, to be read at the best moment."""
 
-EXPECTED = "invalid: non-causal or invalid: stateful-eval or suspect: nondeterministic"
+EXPECTED = "invalid: non-causal or invalid: stateful-eval or invalid: batch-coupled or suspect: nondeterministic"
 import threading
 
 start()
