@@ -141,15 +141,15 @@ class Loop:
         if usable or not lost:
             self._lost_slots_at = None
             return
-        now, problem, shared = self._clock(), self._nothing_usable(), self._is_shared()
+        now, shared = self._clock(), self._is_shared()
         if self._lost_slots_at is None:
             self._lost_slots_at = now
             what = "until a slot is free" if shared else "for one to come back"
-            self._screen.say(f"note: {problem.message}; waiting {what}")
+            self._screen.say(f"note: {self._nothing_usable().message}; waiting {what}")
         if shared:
             self._lost_slots_at = now
         elif now - self._lost_slots_at > self._runtime.timeouts.no_slot_s:
-            raise problem
+            raise self._nothing_usable()
 
     def _is_shared(self) -> bool:
         return any(map(is_in_use, self._pool.slots()))
