@@ -177,7 +177,7 @@ def _popen(words: list[str], stdin: int | None, stdout: int | None) -> subproces
 
 def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> ArschedError:
     """Why ssh, or the shell on the head, gave no answer. `begun`: a verb was started, whose lines may be there."""
-    if begun:
+    if begun:  # what a verb said is no word of ssh's
         errors = "\n".join(line for line in errors.splitlines() if _OF_SSH.match(line))
     said = [line.strip() for line in errors.splitlines() if line.strip()]
     key = shlex.quote(str(login.key)) if login.key else ""
@@ -191,8 +191,7 @@ def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> Ars
         what = "arsched is not installed on {target} (no {programs}), or not whole"
         hint = "ray up {path} puts it there; while that is at work, wait for its end"
     elif code == _FAILED:
-        causes = () if begun else _CAUSES  # what a verb said is no word of ssh's
-        known = next((cause for cause in causes if re.search(cause[0], errors)), None)
+        known = next((cause for cause in _CAUSES if re.search(cause[0], errors)), None)
         lost = "the connection to {target} was lost" if begun else "no connection to {target}"
         what = f"{lost}: {{said}}" if said or not begun else lost
         _, what, hint = known or ("", what, "the same command again, when the network is back")

@@ -137,7 +137,8 @@ def test_work_before_the_start_is_charged(tmp_path: Path) -> None:
     rig.use(with_limits(rig.contract, free_startup_s=0.05))
     burn = "import time\nwhile time.process_time() < 0.8: pass\n"
     judged = rig.judge(rig.write(burn + (CANDIDATES / "bigram.py").read_text()))
-    assert judged.result["status"] == "invalid: over-budget"
+    # The judge may look before the candidate is done: then its time is over while it trains.
+    assert judged.result["status"] in ("invalid: over-budget", "timeout: train")
     assert judged.result["budget"]["used_s"] > 0.7
 
 
