@@ -290,8 +290,9 @@ def _need_lab(state: HeadState) -> None:
 
 
 def _of_this_terminal() -> dict[str, str]:
-    """Wishes about screens, which ssh does not hand on."""
-    return {name: os.environ[name] for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS") if name in os.environ}
+    """Wishes about screens, which ssh does not hand on; the size of a terminal it does."""
+    wishes = ("NO_COLOR", "FORCE_COLOR", *(() if _has_terminal() else ("COLUMNS",)))
+    return {name: os.environ[name] for name in wishes if name in os.environ}
 
 
 def _has_terminal() -> bool:

@@ -21,14 +21,14 @@ from scheduler.actions.init import InitRequest, create_lab
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.lab import LabPaths, open_workspace, show_runs
-from scheduler.ledger import db
+from scheduler.ledger import copies, db
 from scheduler.queue.runtime import SchedulerLock
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants, open_ledger
 from tests.scheduler.test_app_init import ContractFile, contract  # noqa: F401
 
-TRACED = {lab_module.__file__, db.__file__}
+TRACED = {lab_module.__file__, copies.__file__, db.__file__}
 
 
 @pytest.fixture
