@@ -126,7 +126,7 @@ def test_the_screen_there_is_as_this_terminals_person_wants_it(
     arsched(config, "status")
     plain, wanted = (one["environ"] for one in sent if isinstance(one, dict))
     assert wanted == {**plain, "NO_COLOR": "1", "COLUMNS": "60"} and "NO_COLOR" not in plain
-    monkeypatch.setattr(cluster, "_has_terminal", lambda: True)  # ssh hands its size on
+    monkeypatch.setattr(cluster, "_has_terminal", lambda: True)  # ssh passes its size on
     assert cluster._of_this_terminal().keys() == {"NO_COLOR"}
 
 
