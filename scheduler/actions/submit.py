@@ -106,6 +106,12 @@ class Submission:
         return not found and not any(no.path.exists() or is_carried(no.path) for no in self.refused)
 
 
+def unread(path: Path, problem: OSError) -> NotSubmitted:
+    """What is said of a path that the machine, not the candidate, kept from being read."""
+    what = f"{problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
+    return NotSubmitted(path, what, "see to that, then submit it again")
+
+
 def submit(space: Workspace, request: SubmitRequest) -> Submission:
     """Check every path and queue the good ones, each whole or not at all. Raises LabProblem, LedgerProblem."""
     seen: dict[str, str] = {}
@@ -123,8 +129,7 @@ def submit(space: Workspace, request: SubmitRequest) -> Submission:
             except GitProblem as problem:
                 outcomes.append(NotSubmitted(path, problem.message, problem.hint))
             except OSError as problem:
-                what = f"{problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
-                outcomes.append(NotSubmitted(path, what, "see to that, then submit it again"))
+                outcomes.append(unread(path, problem))
     return Submission(
         queued=tuple(one for one in outcomes if isinstance(one, Submitted)),
         known=tuple(one for one in outcomes if isinstance(one, Candidate)),

@@ -24,7 +24,7 @@ from scheduler.actions.sources import (
     is_there,
     read_path,
 )
-from scheduler.actions.submit import NotSubmitted, Refusal, Submission, SubmitRequest, commit_source, title_of
+from scheduler.actions.submit import NotSubmitted, Refusal, Submission, SubmitRequest, commit_source, title_of, unread
 from scheduler.domain.errors import ArschedError, CandidateRejected, GitProblem, LabProblem
 from scheduler.git import Repo
 from scheduler.lab import LabPaths
@@ -171,8 +171,7 @@ class RemoteLab:
             except GitProblem as problem:
                 failed.append(NotSubmitted(path, problem.message, problem.hint))
             except OSError as problem:
-                what = f"{problem.strerror or problem}{f': {problem.filename}' if problem.filename else ''}"
-                failed.append(NotSubmitted(path, what, "see to that, then submit it again"))
+                failed.append(unread(path, problem))
             else:
                 commits.append(commit)
                 words[str(carried_path(commit, name))] = str(path)
