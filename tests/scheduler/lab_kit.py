@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from scheduler.actions.candidate import new_worktree
 from scheduler.actions.submit import Submission, SubmitRequest, submit
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin
 from scheduler.domain.lab import Lab
@@ -173,3 +174,14 @@ class PlayedLab:
         self.clock.advance(seconds)
         assert self.clock() < 100_000, "the search never ends"
         self.each_round()
+
+
+def send(played: PlayedLab, *paths: Path, **more: object) -> Submission:
+    return submit(played.space, SubmitRequest(paths, **more))  # type: ignore[arg-type]
+
+
+def worktree(played: PlayedLab, name: str, source: str | None = None) -> Path:
+    path = new_worktree(played.space, name).path
+    if source is not None:
+        (path / "train.py").write_text(source)
+    return path

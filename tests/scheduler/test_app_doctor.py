@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +17,16 @@ from harness.contract import load_contract
 from scheduler.actions.init import InitRequest, create_lab
 from scheduler.cli.main import main
 from scheduler.doctor import checks, gpu, machine
-from scheduler.doctor import cluster as clusters
-from scheduler.doctor.checks import CheckContext, CheckResult, Grade, check_cache, find_lab, ok
+from scheduler.doctor.checks import CheckResult, Grade, check_cache, find_lab
 from scheduler.doctor.machine import Ticks, read_ticks
 from scheduler.doctor.repository import check_repository
-from scheduler.domain.errors import PoolProblem
 from scheduler.lab import ContractChoice, choose_contract, open_workspace
 from scheduler.node.gpu import Gpu, GpuProcess
 from scheduler.node.machine import Machine, lay_out
 from scheduler.node.spool import SpoolRoot
 from scheduler.node.supervisor import lock_name
-from scheduler.queue.runtime import PoolOptions
 from tests.harness.judging import TINY, build_cache
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
-from tests.scheduler.memory_pool import MemoryPool, memory_slots
 
 GPU = Gpu(0, "GPU-1234", "Test GPU", "550.1")
 CPUS = Machine("boot", "Test CPU", (0, 1), 2)
@@ -226,150 +221,6 @@ def test_a_gpu_whose_processes_may_not_be_listed_is_worth_a_note(monkeypatch: py
     monkeypatch.setattr(checks, "compute_processes", lambda uuid: None)
     (result,) = checks.check_this_machine("cuda")
     assert result.grade is Grade.NOTE and "may not list processes" in result.message
-
-
-def cluster(monkeypatch: pytest.MonkeyPatch, folder: Path, pool: MemoryPool) -> dict[str, CheckResult]:
-    monkeypatch.setenv("HOME", str(folder / "home"))
-    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
-    context = CheckContext(ok("lab", ""), choose_contract("cpu"), "cache-1")
-    results = list(clusters.check_cluster(context, PoolOptions("auto"), lambda line: None, folder))
-    assert pool.closed
-    return {one.subject: one for one in results}
-
-
-def test_a_cluster_is_held_against_its_file_and_its_slots_against_the_lab(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "cluster.yaml").write_text("provider: {type: local, head_ip: a, worker_ips: [b, c]}\n")
-    fine, stale, broken = memory_slots(3)
-    pool = MemoryPool([fine, replace(stale, cache_digest="cache-2"), replace(broken, problem="disk full", node="n2")])
-    found = cluster(monkeypatch, tmp_path, pool)
-    assert "2 nodes with 3 slots" in found["cluster"].message and "names 3 nodes" in found["cluster"].message
-    assert found["cluster"].grade is Grade.PROBLEM
-    assert found[fine.id].grade is Grade.OK
-    assert "the lab's is cache-1" in found[stale.id].message
-    assert found[broken.id].message == "disk full"
-
-
-def test_the_notes_of_slots_are_said_and_that_nodes_know_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (slot,) = memory_slots(1, device="cuda")
-    pool = MemoryPool([replace(slot, notes=("another process holds memory of it",))])
-    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", lambda *_, **__: pool)
-    context = CheckContext(ok("lab", ""), choose_contract("standard"), "cache-1")
-    found = list(clusters.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path))
-    of_slot = [(one.grade, one.message) for one in found if one.subject == slot.id]
-    assert of_slot == [(Grade.OK, slot.device_name), (Grade.NOTE, "another process holds memory of it")]
-    assert any("arsched doctor --quick --contract standard" in one.hint for one in found)
-
-
-def test_slots_of_two_kinds_are_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pool = MemoryPool([*memory_slots(1, pool="a"), *memory_slots(1, node="other", pool="b")])
-    found = cluster(monkeypatch, tmp_path, pool)
-    assert found["pools"].grade is Grade.NOTE and "a; b" in found["pools"].message
-
-
-def test_a_cluster_that_cannot_be_joined_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PoolProblem("no Ray cluster could be joined at here", "ray start --head")
-
-    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", refuse)
-    context = CheckContext(ok("lab", ""), choose_contract("cpu"))
-    (result,) = clusters.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path)
-    assert result.grade is Grade.PROBLEM and result.hint == "ray start --head"
-
-
-def test_a_cluster_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cluster.yaml").write_text("provider: [")
-    found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))
-    assert found["cluster"].grade is Grade.PROBLEM and "not YAML" in found["cluster"].message
-    (result,) = clusters.check_cluster_file(tmp_path)
-    assert result.grade is Grade.NOTE and "not YAML" in result.message
-
-
-def test_a_missing_node_comes_with_the_line_that_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cluster.yaml").write_text(
-        "provider: {type: local, head_ip: a, worker_ips: [b]}\n"
-        "worker_start_ray_commands: [ray stop, 'ray start --address=$RAY_HEAD_IP:6379']\n"
-    )
-    found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1, node="a")))
-    assert "run: ray start --address=a:6379" in found["b"].hint
-    assert "a" not in found
-
-
-@pytest.mark.parametrize(
-    ("status", "words", "hint"),
-    [
-        ("uninitialized", "has not begun", "tail -f /tmp/ray/session_latest/logs/monitor.out"),
-        ("waiting-for-ssh", "log in there by SSH", "ssh -i ~/ray_bootstrap_key.pem me@b"),
-        ("syncing-files", "still being set up", "monitor.out"),
-        ("setting-up", "still being set up", "monitor.out"),
-        ("update-failed", "its setup failed", "grep -A 15 b "),
-        ("up-to-date", "its Ray has ended", "run: ray start"),
-        ("something new", "not in the cluster", "run: ray start"),
-    ],
-)
-def test_a_missing_node_comes_with_how_far_the_head_got_with_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: str, words: str, hint: str
-) -> None:
-    (tmp_path / "home").mkdir()
-    due = {
-        "cluster_name": "gpus",
-        "auth": {"ssh_user": "me"},
-        "provider": {"type": "local", "head_ip": "a", "worker_ips": ["b", "c"]},
-        "worker_start_ray_commands": ["ray start --address=$RAY_HEAD_IP:6379"],
-    }
-    (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
-    (tmp_path / "ray").mkdir()
-    states = {address: {"tags": {"ray-node-status": status}} for address in "bc"}
-    (tmp_path / "ray" / "cluster-gpus.state").write_text(json.dumps(states))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    pool = MemoryPool([*memory_slots(1, node="a"), *memory_slots(1, node="c")])
-    found = cluster(monkeypatch, tmp_path, pool)
-    assert found["cluster"].message.endswith("names 3 nodes") and found["cluster"].hint.startswith("b:")
-    assert "c" not in found and found["b"].grade is Grade.PROBLEM
-    assert words in found["b"].message and hint in found["b"].hint
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"b": 1}', '{"b": {}}'])
-def test_a_state_file_of_another_ray_tells_nothing(tmp_path: Path, text: str) -> None:
-    (tmp_path / "cluster-gpus.state").write_text(text)
-    assert not any(clusters.read_states("gpus", tmp_path).values())
-    assert clusters.read_states("none", tmp_path) == {}
-
-
-def test_nodes_under_other_addresses_than_listed_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cluster.yaml").write_text("provider: {type: local, head_ip: a, worker_ips: [b]}\n")
-    pool = MemoryPool([*memory_slots(1, node="a"), *memory_slots(1, node="x")])
-    found = cluster(monkeypatch, tmp_path, pool)
-    assert found["cluster"].grade is Grade.NOTE and "b in cluster.yaml came up as x" in found["cluster"].message
-
-
-def test_a_rented_cluster_has_no_list_to_compare_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cluster.yaml").write_text("provider: {type: aws, region: here}\n")
-    assert cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))["cluster"].grade is Grade.OK
-
-
-def test_on_the_head_the_file_that_ray_up_left_says_which_nodes_are_due(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A lab there has no cluster.yaml, or a clone's, as shipped."""
-    (tmp_path / "home").mkdir()
-    due = {"provider": {"type": "local", "head_ip": "a", "worker_ips": ["b", "c"]}}
-    (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
-    for shipped in (False, True):
-        if shipped:
-            shutil.copy(Path(__file__).resolve().parents[2] / "cluster.yaml", tmp_path)
-        found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(2)))
-        assert found["cluster"].grade is Grade.PROBLEM and "names 3 nodes" in found["cluster"].message
-        assert "monitor.out" in found["b"].hint, "workers are set up after `ray up` has returned"
-
-
-def test_the_shipped_cluster_file_is_left_alone_and_an_edited_one_is_checked(tmp_path: Path) -> None:
-    shipped = Path(__file__).resolve().parents[2] / "cluster.yaml"
-    assert list(clusters.check_cluster_file(shipped.parent)) == []
-    assert list(clusters.check_cluster_file(tmp_path)) == []
-    (tmp_path / "cluster.yaml").write_text(shipped.read_text().replace("192.0.2.10 ", "10.0.0.1"))
-    assert {one.grade for one in clusters.check_cluster_file(tmp_path)} == {Grade.NOTE}
 
 
 def test_packages_that_do_not_fit_are_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

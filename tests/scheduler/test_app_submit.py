@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from scheduler.actions.candidate import new_worktree
-from scheduler.actions.submit import Submission, SubmitRequest, submit
 from scheduler.cli.submit import is_settled
 from scheduler.domain.candidate import CandidateState
 from scheduler.domain.errors import NameTaken, UsageProblem
@@ -20,24 +19,13 @@ from scheduler.git import Repo
 from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import SchedulerLock, StopReason
 from tests.scheduler.git_kit import break_every_hook, git, git_that_dies, no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import BASELINE, PlayedLab
+from tests.scheduler.lab_kit import BASELINE, PlayedLab, send, worktree
 from tests.scheduler.ledger_kit import broken_invariants
 
 
 @pytest.fixture
 def played(tmp_path: Path) -> PlayedLab:
     return PlayedLab(tmp_path)
-
-
-def send(played: PlayedLab, *paths: Path, **more: object) -> Submission:
-    return submit(played.space, SubmitRequest(paths, **more))  # type: ignore[arg-type]
-
-
-def worktree(played: PlayedLab, name: str, source: str | None = None) -> Path:
-    path = new_worktree(played.space, name).path
-    if source is not None:
-        (path / "train.py").write_text(source)
-    return path
 
 
 def test_a_dirty_worktree_is_committed_on_its_branch_and_its_ref_is_kept(played: PlayedLab) -> None:

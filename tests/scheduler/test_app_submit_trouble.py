@@ -9,28 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.actions.candidate import new_worktree
-from scheduler.actions.submit import Submission, SubmitRequest, submit
 from scheduler.queue.decide import keep_refs
 from tests.scheduler.git_kit import break_every_hook, git, git_that_dies, no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import PlayedLab
+from tests.scheduler.lab_kit import PlayedLab, send, worktree
 from tests.scheduler.ledger_kit import broken_invariants
 
 
 @pytest.fixture
 def played(tmp_path: Path) -> PlayedLab:
     return PlayedLab(tmp_path)
-
-
-def send(played: PlayedLab, *paths: Path, **more: object) -> Submission:
-    return submit(played.space, SubmitRequest(paths, **more))  # type: ignore[arg-type]
-
-
-def worktree(played: PlayedLab, name: str, source: str | None = None) -> Path:
-    path = new_worktree(played.space, name).path
-    if source is not None:
-        (path / "train.py").write_text(source)
-    return path
 
 
 def lock_of_ref(played: PlayedLab) -> Path:
