@@ -5,7 +5,8 @@
     python benchmarks/bench_busy_search.py --ideas 30 --quiet         without the load
 
 Makes a repository and a lab of its own in a temporary folder, or in --folder, and proposes the ideas itself by JSON
-lines. Prints every effect with its error, how many lie within one and two errors of 0, the promotions and the claim.
+lines. With --real the baseline has FAULTS. Prints every effect with its error, how many lie within one and two errors
+of 0, the promotions and the claim.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine_load import machine_load
 from scheduler.policy.constants import rewrite_constants
 
+# Every one of 0.03 bpb or more on the baseline that the ones before it make, with a faulty learning rate put right.
+FAULTS: dict[str, int | float] = {"MATRIX_LR": 0.4}
 REAL: tuple[dict[str, int | float], ...] = (
     {"DEPTH": 2, "ASPECT_RATIO": 32},
     {"SOFTCAP": 0.0},
-    {"UNEMBEDDING_LR": 0.008},
-    {"DEVICE_BATCH_SIZE": 8, "TOTAL_BATCH_SIZE": 1024},
+    {"MATRIX_LR": 0.04},
+    {"DEPTH": 1, "ASPECT_RATIO": 64},
 )
 COPIED = ("train.py", "program.md", "candidates/README.md")
 
@@ -52,7 +55,7 @@ def main() -> int:
     if asked.propose:
         return propose(asked.ideas, asked.real, asked.load_seed)
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="busy-search-"))
-    make_repository(folder)
+    make_repository(folder, FAULTS if asked.real else {})
     proposer = [sys.executable, str(Path(__file__).resolve()), "--propose", "--ideas", str(asked.ideas)]
     proposer += ["--real", str(asked.real), "--load-seed", str(asked.load_seed)]
     with machine_load(None if asked.quiet else asked.load_seed):
@@ -82,10 +85,12 @@ def propose(ideas: int, real: int, seed: int) -> int:
     return 0
 
 
-def make_repository(folder: Path) -> None:
+def make_repository(folder: Path, faults: dict[str, int | float]) -> None:
     for name in COPIED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
+    train = folder / "train.py"
+    train.write_text(rewrite_constants(train.read_text(encoding="utf-8"), faults), encoding="utf-8")
     (folder / ".gitignore").write_text("/.arsched/\n", encoding="utf-8")
     git = ("git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
     for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "baseline")):
