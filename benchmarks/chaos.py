@@ -1,12 +1,12 @@
 """Kills random processes of a running search and sees that nothing is lost, doubled or left over.
 
-    python benchmarks/chaos.py [--kills 20] [--seed 1] [--slots 2] [--keep]
+    python benchmarks/chaos.py [--kills 20] [--seed 1] [--slots 2] [--kinds judge,candidate] [--keep]
 
 A search of runs of a second, on a Ray head and with an agent of its own, below one temporary folder. Again and again a
 process of a random kind is killed, or stopped and continued some seconds later. The head is started again as a user
 would; the driver only when it, or the child that runs its queue, was killed. At the end the last search is let finish.
-Exit code 1 unless every run has its one result, no driver gave up by itself, the ledger is sound, and no process, lock,
-worktree or shared memory is left. Only its own processes are ever signalled.
+Exit code 1 unless every run has its one result, none is `invalid: no-result`, no driver gave up by itself, the ledger
+is sound, and no process, lock, worktree or shared memory is left. Only its own processes are ever signalled.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout, nothing installed
 
 from benchmarks.chaos_rig import HEAD_KINDS, KINDS, Process, Rig
+from scheduler.policy.no_result import STATUS as NO_RESULT
 from tests.scheduler.ledger_kit import broken_invariants
 
 WEIGHTS = {"driver": 1, "queue": 2, "actor": 2, "raylet": 1, "gcs": 1, "judge": 3, "candidate": 3, "agent": 2}
@@ -52,6 +53,7 @@ class Chaos:
 
     rig: Rig
     chance: random.Random
+    kinds: tuple[str, ...] = KINDS
     took: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     stopped: list[tuple[float, Process]] = field(default_factory=list)  # continue it at that time
     driver_is_hit: bool = False  # it, or the head that it was still to join: its end is no fault of its own
@@ -114,7 +116,7 @@ class Chaos:
             self.tend()
             resting = {process.pid for _, process in self.stopped}
             found = {k: [p for p in ps if p.pid not in resting] for k, ps in self.rig.by_kind().items()}
-            wanted = self.chance.choices(KINDS, [WEIGHTS[kind] for kind in KINDS])[0]
+            wanted = self.chance.choices(self.kinds, [WEIGHTS[kind] for kind in self.kinds])[0]
             if found[wanted]:
                 return wanted, self.chance.choice(found[wanted])
             time.sleep(POLL_S)
@@ -204,16 +206,26 @@ def report(chaos: Chaos, kills: int) -> int:
     with closing(sqlite3.connect(chaos.rig.ledger)) as ledger:
         counts = [f"{name}s {ledger.execute(f'SELECT count(*) FROM {name}').fetchone()[0]}" for name in TABLES]
     print(f"{', '.join(counts)}; drivers started again: {chaos.restarts}")
-    print(f"results without a score: {', '.join(given_up(chaos.rig.ledger)) or 'none'}")
+    failures = given_up(chaos.rig.ledger)
+    blamed = [line for line in failures if line.endswith(NO_RESULT)]  # every kill here comes from outside
+    print(f"results without a score: {', '.join(failures) or 'none'}")
     for what, found in (("lost", lost), ("twice", twice), ("ledger", broken), ("left", orphans + left),
-                        ("gave up", chaos.gave_up)):  # fmt: skip
+                        ("blamed", blamed), ("gave up", chaos.gave_up)):  # fmt: skip
         for line in found:
             print(f"{what}: {line}")
     print(f"kills {kills}: lost {len(lost)}, twice {len(twice)}, orphans {len(orphans) + len(left)}")
-    return 1 if lost or twice or broken or orphans or left or chaos.gave_up else 0
+    return 1 if lost or twice or broken or orphans or left or blamed or chaos.gave_up else 0
 
 
 SHARED_BEFORE = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def kinds_of(text: str) -> tuple[str, ...]:
+    """Raises ArgumentTypeError."""
+    kinds = tuple(text.split(","))
+    if unknown := set(kinds) - set(KINDS):
+        raise argparse.ArgumentTypeError(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    return kinds
 
 
 def main() -> int:
@@ -221,10 +233,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--kinds", type=kinds_of, default=KINDS, help=f"of {', '.join(KINDS)}, with commas")
     parser.add_argument("--pause", type=float, default=4.0, help="the longest pause between two kills, in seconds")
     parser.add_argument("--keep", action="store_true", help="keep the folder, and say where it is")
     asked = parser.parse_args()
-    chaos = Chaos(Rig(Path(tempfile.mkdtemp(prefix="arsched-chaos-")), asked.slots), random.Random(asked.seed))
+    chaos = Chaos(
+        Rig(Path(tempfile.mkdtemp(prefix="arsched-chaos-")), asked.slots), random.Random(asked.seed), asked.kinds
+    )
     done = 0
     try:
         chaos.rig.begin()

@@ -38,8 +38,8 @@ def contain(wanted: Wanted, body: Body) -> int:
     """Run `body` contained and return its exit code.
 
     In a namespace `body` runs in a child process that is its PID 1; this process waits, passes signals on, and takes
-    the whole namespace with it when it dies. Signals in FORWARDED_SIGNALS must be blocked or ignored by the caller and
-    stay so in `body`. Raises ContainmentError.
+    the whole namespace with it when it dies; 128 + its number stands for a signal that ended the child. Signals in
+    FORWARDED_SIGNALS must be blocked or ignored by the caller and stay so in `body`. Raises ContainmentError.
     """
     if wanted != "subreaper":
         if namespaces_allowed():
@@ -158,7 +158,7 @@ def _wait_forwarding(pid: int) -> int:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         sys.stderr.write(f"killed by signal {-code}\n")
-        return 1
+        return 128 - code
     return code
 
 

@@ -120,14 +120,14 @@ class Done:
 class Lost:
     """The attempt is known to be dead and left no result that its judge vouched for, or none at all.
 
-    `went_with_slot`: with its node or its slot's supervisor, whatever it was doing.
+    `from_outside`: whatever it was doing, with its node, its slot's supervisor, or by a signal to its judge.
     """
 
     slot_id: str
     run_id: str
     attempt: int
     reason: str
-    went_with_slot: bool = False
+    from_outside: bool = False
 
 
 Report = Busy | Done | Lost

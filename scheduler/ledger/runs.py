@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from scheduler.domain.candidate import CLONE_BPB, CLONES
 from scheduler.domain.errors import LedgerProblem, UsageProblem
 from scheduler.domain.run import (
+    THROTTLED,
     Attempt,
     Failed,
     Infra,
@@ -49,7 +50,7 @@ from scheduler.ledger.rows import (
 
 MAX_INFRA_ATTEMPTS = 3  # attempts the lab may lose before it gives a run up
 LOST, CANCELLED = "lost", "cancelled"  # outcomes of an attempt without a result
-STOPPED = "stopped"  # outcome of an attempt ended on purpose: the one that never counts against a run
+STOPPED = "stopped"  # outcome of an attempt ended on purpose, which never counts against a run
 _FAMILIES: dict[type, str] = {Scored: "scored", Failed: "failed", Infra: "infra"}
 
 
@@ -275,14 +276,14 @@ class Runs(Table):
         """Take the lease from an attempt that will give no score, and queue the run again, in front of the others.
 
         The third attempt that counts finishes the run instead, with `result` (what an infra judge wrote) or one that
-        gives the reason. `counts=False` is for attempts ended on purpose, as by Ctrl-C; `charge` is what the attempt
-        says against its candidate. An attempt without the lease changes nothing. Returns the state the run is in now.
+        gives the reason. `counts=False`: it was ended on purpose, as by Ctrl-C; throttled ones never count. `charge`:
+        what it says against its candidate. One without the lease changes nothing. Returns the state of the run now.
         """
         with self._database.transaction():
             outcome = STOPPED if not counts else result.verdict.status if result else LOST
             if not self._end_attempt(ref, attempt, outcome, charge):
                 self._refuse(ref, attempt, f"requeue: {reason}")
-            elif counts and self._database.one(_COUNTED, number_of(ref, "r"), STOPPED)[0] >= MAX_INFRA_ATTEMPTS:
+            elif counts and self._database.one(_COUNTED, number_of(ref, "r"))[0] >= MAX_INFRA_ATTEMPTS:
                 self._finish(ref, attempt, result or infra_result(LOST, reason))
             else:
                 self._move(ref, "running", "queued", reason, in_front=True)
@@ -360,7 +361,7 @@ SELECT run.number, run.seed FROM result JOIN run ON run.number = result.run
 WHERE run.candidate = ? AND run.number != ? AND run.seed != ? AND abs(result.val_bpb - ?) <= ?
 ORDER BY run.number LIMIT 1
 """
-_COUNTED = "SELECT count(*) FROM attempt WHERE run = ? AND ended_at IS NOT NULL AND outcome != ?"
+_COUNTED = f"SELECT count(ended_at) FROM attempt WHERE run = ? AND outcome NOT IN ('{STOPPED}', 'suspect: {THROTTLED}')"
 
 _ATTEMPTS = """
 SELECT run.number, run.candidate, run.kind, attempt.number, attempt.slot_id, attempt.queued_at, attempt.started_at,

@@ -37,6 +37,11 @@ ALLOWED = frozenset({
 })  # fmt: skip
 ALLOWED_PREFIXES = ("LC_",)
 RUN_IF_PARENT_LIVES = 'test "$PPID" = "$1" || exit 1; shift; exec "$@"'
+# What a fault of a process's own ends it by. Any other signal that ends one was sent: by a person, a batch system, or
+# the kernel for want of memory (signal(7)).
+OWN_FAULTS = frozenset({
+    signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS,
+})  # fmt: skip
 _PIPE_READ_BYTES, _PIPE_READS = 4096, 16  # at a time: more than any judge writes
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -75,6 +80,15 @@ def judge_arguments(spool: Spool, spec: SlotSpec, order: RunOrder, lock: Path) -
         "--cpus", ",".join(map(str, spec.cpus)), "--expect-cache", order.cache_digest, "--lock", str(lock),
         "--sandbox", order.sandbox, *attention,
     ]  # fmt: skip
+
+
+def sent_signal(exit_code: int | None) -> int:
+    """Number of the signal by which something else ended a judge; 0 for every other end.
+
+    `exit_code` is negative for a signal, or 128 + its number where that ended the judge's inner process alone.
+    """
+    number = 0 if exit_code is None else -exit_code if exit_code < 0 else exit_code - 128
+    return number if number in signal.valid_signals() and number not in OWN_FAULTS else 0
 
 
 class StartedJudge:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,11 +22,12 @@ from scheduler.node import judge_process
 from scheduler.node.code import code_digest
 from scheduler.node.gpu import GpuUnavailable, compute_processes, gpu_notes, missing_toolchain
 from scheduler.node.harness_client import CacheFacts, SandboxFacts, ask_sandbox, probe_cache
-from scheduler.node.judge_process import Commands, StartedJudge, end_inherited_judge, is_alive
+from scheduler.node.judge_process import Commands, StartedJudge, end_inherited_judge, is_alive, sent_signal
 from scheduler.node.machine import Machine, SlotSpec, lay_out, read_machine
 from scheduler.node.spool import TAIL_BYTES, Spool, SpoolRoot, default_spool_root, open_spool, seed_options
 
 LEAST_FREE_MB = 256.0
+WANT_OF_MEMORY = " (the kernel sends it for want of memory: `dmesg` shows that)"
 FOREIGN_WAIT_S = 2.0  # NVML may list a process for a while after its death
 
 
@@ -171,9 +173,7 @@ class SlotSupervisor:
             return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
         result = spool.result()
         if why := attempt.ended or refusal(result, judge.digest_line, judge.exit_code, attempt.nonce):
-            output = spool.judge_output().strip()
-            last = f"; its last output:\n{output}" if output else ""
-            attempt.report = Lost(*_names(spool), f"{why} (exit code {judge.exit_code}){last}")
+            attempt.report = _lost(spool, judge.exit_code, why, is_ended=bool(attempt.ended))
         else:
             assert result is not None
             attempt.report = Done(*_names(spool), result.decode(), spool.log())
@@ -243,13 +243,23 @@ def lock_name(spec: SlotSpec) -> str:
     return f"gpu-{spec.uuid}" if spec.uuid else f"cpu-{'-'.join(map(str, spec.cpus)) or 'none'}"
 
 
+def _lost(spool: Spool, exit_code: int | None, why: str, *, is_ended: bool) -> Lost:
+    """`is_ended`: by its supervisor, because it was overdue."""
+    number = 0 if is_ended else sent_signal(exit_code)
+    if number:
+        why = f"its judge was ended by signal {number} from outside{WANT_OF_MEMORY * (number == signal.SIGKILL)}: {why}"
+    output = spool.judge_output().strip()
+    last = f"; its last output:\n{output}" if output else ""
+    return Lost(*_names(spool), f"{why} (exit code {exit_code}){last}", from_outside=number > 0)
+
+
 def _report_inherited(spool: Spool) -> Report:
     if is_alive(spool):
         return Busy(*_names(spool), spool.progress(), spool.log(TAIL_BYTES))
     if (text := spool.whole_result()) is not None:
         return Done(*_names(spool), text, spool.log())
     undone = "report this attempt" if spool.was_started() else "start the judge"
-    return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}", went_with_slot=True)
+    return Lost(*_names(spool), f"the node's supervisor ended before it could {undone}", from_outside=True)
 
 
 def _names(spool: Spool) -> tuple[str, str, int]:

@@ -17,12 +17,17 @@ SUSPICIOUS = ("attention", "exchange", "kill", "scoring", "judge", "output")
 _SHOWN_CHARACTERS = 150
 
 
-def held_against(result: Result | None, reason: str, *, went_with_slot: bool) -> str:
+def held_against(result: Result | None, reason: str, *, from_outside: bool) -> str:
     """What an attempt without a result that counts says against its candidate, "" for nothing.
 
-    `result` is the judge's own of the `infra` family, None where the attempt was lost for `reason`.
+    `result` is the judge's own of the `infra` family, None where the attempt was lost for `reason`. `from_outside`: it
+    went with its slot or node, or its judge was ended by a signal that no fault of its own raises. The kernel names no
+    sender, so an honest run and one that had its judge killed look alike: both are run again, and the third loss is
+    `infra: lost`, never `invalid`. A candidate gains nothing by that. It has no score, as with any verdict. To try its
+    luck again it would have to reach its judge, which full and weak sandboxes refuse by signal, and for want of memory
+    the kernel takes the candidate first (harness/shim.py); with `--sandbox off` nothing is promised.
     """
-    if went_with_slot:
+    if from_outside:
         return ""
     if result is None:
         return shorten(f"lost: {one_line(reason)}", _SHOWN_CHARACTERS)

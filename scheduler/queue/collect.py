@@ -101,7 +101,7 @@ class Collector:
             case Done():
                 self._record(report, run)
             case Lost(reason=reason):
-                self._requeue(key_of(report), reason, None, went_with_slot=report.went_with_slot)
+                self._requeue(key_of(report), reason, None, from_outside=report.from_outside)
         self._pool.acknowledge(report.slot_id, report.run_id, report.attempt)
         return True
 
@@ -153,11 +153,11 @@ class Collector:
         write_whole(self._space.paths.log(*key_of(report)), report.log)
         write_whole(self._space.paths.result(*key_of(report)), report.result_text)
 
-    def _requeue(self, key: Key, reason: str, result: Result | None, *, went_with_slot: bool = False) -> None:
+    def _requeue(self, key: Key, reason: str, result: Result | None, *, from_outside: bool = False) -> None:
         stopped, orphaned = key in self._stopped, key in self._orphans
         reason = "stopped by hand" if stopped else "it ended with its scheduler" if orphaned else reason
         counts = not stopped and not orphaned
-        held = held_against(result, reason, went_with_slot=went_with_slot or not counts)
+        held = held_against(result, reason, from_outside=from_outside or not counts)
         self._forget(key)
         if held and self._charge(key, held):
             return
@@ -189,13 +189,13 @@ class Collector:
         slot, now = slots.get(run.state.slot_id), self._clock()
         silent_s = now - self._heard_at.setdefault(key, now)
         if slot is not None and slot.boot_id and slot.boot_id != run.state.boot_id:
-            self._requeue(key, f"{slot.node} was restarted", None, went_with_slot=True)
+            self._requeue(key, f"{slot.node} was restarted", None, from_outside=True)
         elif slot is not None and not slot.problem and silent_s >= self._timeouts.unknown_s:
             self._space.ledger.runs.requeue(*key, f"{slot.id} never began it", counts=False)
             self._forget(key)
         elif expired and silent_s >= self._timeouts.unknown_s:  # a clock set forward alone makes nothing lost
             silent = f"{run.state.slot_id} was not heard of until its lease was over"
-            self._requeue(key, silent, None, went_with_slot=True)
+            self._requeue(key, silent, None, from_outside=True)
         else:
             return False
         return True

@@ -30,7 +30,7 @@ class PendingReports:
         known = self._last.get(slot_id, {})
         for key, report in known.items():
             if isinstance(report, Busy):
-                known[key] = Lost(slot_id, *key, reason, went_with_slot=True)
+                known[key] = Lost(slot_id, *key, reason, from_outside=True)
 
     def forget(self, slot_id: str, run_id: str, attempt: int) -> None:
         self._last.get(slot_id, {}).pop((run_id, attempt), None)

@@ -39,10 +39,11 @@ class Finishes:
 
 @dataclass(frozen=True, slots=True)
 class Vanishes:
-    """The judge dies after so many seconds and leaves no result."""
+    """The judge dies after so many seconds and leaves no result. `from_outside`: by a signal that was sent to it."""
 
     reason: str = "the judge ended without a result"
     after_s: float = 1.0
+    from_outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ class _Attempt:
         match self.outcome:
             case Finishes(result_text, after_s, log) if elapsed_s >= after_s:
                 return Done(*who, with_nonce(result_text, self.order.nonce), log)
-            case Vanishes(reason, after_s) if elapsed_s >= after_s:
-                return Lost(*who, reason)
+            case Vanishes(reason, after_s, from_outside) if elapsed_s >= after_s:
+                return Lost(*who, reason, from_outside)
         return Busy(*who, Progress("train", elapsed_s, getattr(self.outcome, "after_s", 0.0)))
 
 
@@ -169,7 +170,7 @@ class MemoryPool:
         del self._slots[slot_id]
         for place in [place for place in self._known if place[0] == slot_id]:
             attempt = self._known[place].order
-            self._final[place] = Lost(slot_id, attempt.run_id, attempt.attempt, reason, went_with_slot=True)
+            self._final[place] = Lost(slot_id, attempt.run_id, attempt.attempt, reason, from_outside=True)
 
     def break_slot(self, slot_id: str, problem: str) -> None:
         """The slot takes no new run until it is healed with problem ""."""

@@ -13,7 +13,7 @@ from scheduler.domain.slot import RunOrder
 from scheduler.policy.dispatch import pair_runs
 from scheduler.policy.no_result import SUSPICIOUS, charge, held_against
 from tests.scheduler.lab_kit import PlayedLab, as_the_source_says
-from tests.scheduler.memory_pool import Finishes, Outcome
+from tests.scheduler.memory_pool import Finishes, Outcome, Vanishes
 
 
 def forging(nonce: object) -> object:
@@ -140,6 +140,64 @@ def test_nodes_that_die_under_runs_are_no_fault_of_theirs(tmp_path: Path) -> Non
     assert any(run.attempts > 1 for run in played.space.ledger.runs.list("t"))
 
 
+def killed_until(attempt: int) -> object:
+    """Something kills the judge of every candidate but the baseline, up to that attempt of a run."""
+
+    def outcome(order: RunOrder) -> Outcome:
+        if b"UNLUCKY" in order.train_py and order.attempt <= attempt:
+            return Vanishes("its judge was ended by signal 9 from outside", 1.0, from_outside=True)
+        return as_the_source_says(order)
+
+    return outcome
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_run_whose_judge_something_killed_is_run_again_with_its_seed(tmp_path: Path, slots: int, kills: int) -> None:
+    played = PlayedLab(tmp_path, slots, killed_until(kills))
+    played.submit("honest", "SCORE = 2.0\nUNLUCKY = 1\n")
+    played.run()
+    (run,) = played.space.ledger.runs.of_candidate("c0002")
+    assert isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)
+    attempts = played.space.ledger.runs.attempts(run.id)
+    assert [one.outcome for one in attempts] == ["lost"] * kills + ["ok"] and not any(one.charge for one in attempts)
+    assert len({order.seed for order in played.pool.started if order.run_id == run.id}) == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_a_judge_that_is_killed_three_times_ends_the_run_without_a_score_and_not_as_invalid(
+    tmp_path: Path, slots: int
+) -> None:
+    played = PlayedLab(tmp_path, slots, killed_until(9))
+    played.submit("unlucky", "SCORE = 0.1\nUNLUCKY = 1\n")
+    played.run()
+    assert verdict_of(played, "c0002") == Infra("infra: lost", "its judge was ended by signal 9 from outside")
+    (run,) = played.space.ledger.runs.of_candidate("c0002")
+    assert run.attempts == 3 and played.candidate("baseline").state == "baseline"
+    assert not played.space.ledger.board("t").of("c0002").scores
+
+
+@pytest.mark.parametrize("kind", ["killed", "throttled"])
+def test_attempts_that_were_throttled_are_none_of_the_three_that_may_be_lost(tmp_path: Path, kind: str) -> None:
+    """Whether the slot throttles before the two losses or after them."""
+
+    def outcome(order: RunOrder) -> Outcome:
+        if b"UNLUCKY" not in order.train_py or order.attempt > 3:
+            return as_the_source_says(order)
+        if order.attempt != (3 if kind == "killed" else 1):
+            return Vanishes("its judge was ended by signal 9 from outside", 1.0, from_outside=True)
+        made = as_the_source_says(order)
+        assert isinstance(made, Finishes)
+        return Finishes(json.dumps(json.loads(made.result_text) | {"status": "suspect: throttled"}))
+
+    played = PlayedLab(tmp_path, outcome=outcome)
+    played.submit("honest", "SCORE = 2.0\nUNLUCKY = 1\n")
+    played.run()
+    (run,) = played.space.ledger.runs.of_candidate("c0002")
+    outcomes = sorted(one.outcome for one in played.space.ledger.runs.attempts(run.id))
+    assert outcomes == ["lost", "lost", "ok", "suspect: throttled"]
+
+
 def throttled_on(played_slots: set[str], places: dict[str, str]) -> object:
     """Runs on these slots are slowed down; `places` is filled with where each attempt ran."""
 
@@ -225,8 +283,8 @@ def _ids(pairs: Sequence[tuple[Run, str]]) -> list[tuple[str, str]]:
 
 
 def test_what_is_held_against_an_attempt() -> None:
-    assert held_against(None, "it was\x1b[2J killed", went_with_slot=False) == "lost: it was killed"
-    assert held_against(None, "it was killed", went_with_slot=True) == ""
+    assert held_against(None, "it was\x1b[2J killed", from_outside=False) == "lost: it was killed"
+    assert held_against(None, "it was killed", from_outside=True) == ""
     infra = parse_result(json.dumps({"format": 1, "status": "infra: kill", "reason": "r", "launched": True}))
-    assert held_against(infra, "infra: kill: r", went_with_slot=False) == "infra: kill: r"
-    assert held_against(infra, "infra: kill: r", went_with_slot=True) == ""
+    assert held_against(infra, "infra: kill: r", from_outside=False) == "infra: kill: r"
+    assert held_against(infra, "infra: kill: r", from_outside=True) == ""

@@ -87,7 +87,7 @@ def test_a_lost_slot_loses_its_runs_until_they_are_acknowledged() -> None:
     pool.start("memory/cpu0", order())
     pool.lose_slot("memory/cpu0")
     assert [slot.id for slot in pool.slots()] == ["memory/cpu1"]
-    assert pool.poll() == (Lost("memory/cpu0", "r0001", 1, "the node is gone", went_with_slot=True),)
+    assert pool.poll() == (Lost("memory/cpu0", "r0001", 1, "the node is gone", from_outside=True),)
     with pytest.raises(PoolProblem, match="no slot"):
         pool.start("memory/cpu0", order("r0002"))
     pool.acknowledge("memory/cpu0", "r0001", 1)

@@ -38,14 +38,16 @@ class RealSlot:
         self.slot = self.supervisor.probe(rig.contract.to_json())
         self.sandbox = "full"
 
-    def order(self, train: Path, run_id: str = "r0001") -> RunOrder:
+    def order(self, train: Path, run_id: str = "r0001", attempt: int = 1) -> RunOrder:
         data = train.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         contract_json, cache_digest = self.rig.contract.to_json(), self.slot.cache_digest
-        return RunOrder(LAB_ID, run_id, 1, data, sha256, contract_json, cache_digest, 5, NONCE, sandbox=self.sandbox)
+        return RunOrder(
+            LAB_ID, run_id, attempt, data, sha256, contract_json, cache_digest, 5, NONCE, sandbox=self.sandbox
+        )
 
-    def finish(self, train: Path) -> Done:
-        self.supervisor.start(self.order(train))
+    def finish(self, train: Path, attempt: int = 1) -> Done:
+        self.supervisor.start(self.order(train, attempt=attempt))
         wait_until(lambda: not isinstance(self.supervisor.poll(LAB_ID)[0], Busy), timeout_s=120.0)
         [report] = self.supervisor.poll(LAB_ID)
         assert isinstance(report, Done), report

@@ -136,7 +136,7 @@ def test_a_node_that_dies_takes_its_slots_and_runs_along(scene: Scene) -> None:
     scene.pool.start("node-a/cpu1", fake_order("r0001", "hang"))
     scene.cluster.there = (TWO,)
     assert list(scene.look()) == ["node-b/cpu0", "node-b/cpu1"]
-    assert scene.pool.poll() == (Lost("node-a/cpu1", "r0001", 1, "node node-a is gone", went_with_slot=True),)
+    assert scene.pool.poll() == (Lost("node-a/cpu1", "r0001", 1, "node node-a is gone", from_outside=True),)
     assert [slot_id(actor) for actor in scene.cluster.killed] == ["node-a/cpu0", "node-a/cpu1"]
 
 
@@ -173,7 +173,7 @@ def test_a_run_on_a_gpu_that_ray_gave_to_another_actor_is_lost() -> None:
     scene.pool.start("node-a/gpu0", fake_order("r0001", "hang"))
     scene.cluster.renamed = {"node-a/gpu0": "node-a/gpu7"}
     assert "node-a/gpu7" in scene.look(40.0)
-    assert scene.pool.poll() == (Lost("node-a/gpu0", "r0001", 1, "its supervisor ended", went_with_slot=True),)
+    assert scene.pool.poll() == (Lost("node-a/gpu0", "r0001", 1, "its supervisor ended", from_outside=True),)
 
 
 def test_an_actor_that_keeps_dying_is_not_made_anew_all_the_time(scene: Scene) -> None:
@@ -303,7 +303,7 @@ def test_a_lost_node_loses_what_was_busy_and_keeps_what_was_done() -> None:
     pending = PendingReports()
     pending.update("s", (DONE, Busy("s", "r0002", 1, Progress())))
     pending.lose("s", "node s is gone")
-    assert pending.all() == (DONE, Lost("s", "r0002", 1, "node s is gone", went_with_slot=True))
+    assert pending.all() == (DONE, Lost("s", "r0002", 1, "node s is gone", from_outside=True))
 
 
 def test_an_attempt_thought_lost_may_still_turn_out_done() -> None:
