@@ -14,6 +14,7 @@ import pickle
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -23,17 +24,18 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from scheduler.domain.errors import ArschedError, HeadGone, PoolProblem
 from scheduler.domain.lab import Lab
 from scheduler.lab import Live, Workspace, open_workspace, process_space, read_live, write_live
+from scheduler.queue.forwarding import FORWARDED, ForwardedSignals
 from scheduler.queue.runner import try_take
-from scheduler.queue.runtime import LEAVE, PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason
+from scheduler.queue.runtime import PoolHandle, PoolOptions, Runtime, SchedulerLock, StopReason
 from scheduler.ray.head import Head, look_for_head
 
 CUT_AFTER_S = {Head.AWAY: 11.0, Head.SILENT: 40.0}  # a child gives up by itself after six seconds without a head
+SILENCE_SAID_S = 6.0  # of a head that takes connections and answers none; two looks in a row by then
 CUT_ASKED_S = 3.0  # where Ctrl-C waits for a child that may hang
 LOOK_S, RETRY_S = 1.0, 5.0
 NODES_BACK_S = 600.0  # how long after its head a cluster may need for its nodes
@@ -41,7 +43,6 @@ MOST_CRASHES, CRASH_S = 5, 120.0  # in a row, of children that lived shorter tha
 STILL_S = 60.0  # first pause between two lines about the same wait
 PR_SET_PDEATHSIG = 1
 BY_HAND = frozenset((-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 130))
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Outcome = TypeVar("Outcome")
 
@@ -95,7 +96,7 @@ def run_rejoining(
     """
     if means.options.address is None:
         return work(space, means, False)
-    with _Signals() as signals:
+    with ForwardedSignals() as signals:
         return cast(Outcome, _Rejoining(space, means, work, ended, say, signals).run())
 
 
@@ -111,47 +112,13 @@ class _Child:
     last: tuple[Word, Any] = (Word.NOTHING, None)
     away_since: float | None = None
     looked_at: float = 0.0
-
-
-class _Signals:
-    """Passes signals on to the child, which is in a process group of its own: each arrives there once."""
-
-    def __init__(self) -> None:
-        self.child: int | None = None
-        self.count = 0
-        self.is_in_child = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in FORWARDED:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                self._before[number] = signal.signal(number, self._forward)
-        self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._pause)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self._send(signal.SIGKILL if self.count > LEAVE else number)
-
-    def _pause(self, number: int, frame: FrameType | None) -> None:
-        self._send(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        self._send(signal.SIGCONT)
-
-    def _send(self, number: int) -> None:
-        if self.child is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.child, number)
+    is_silence_said: bool = False
 
 
 class _Rejoining:
     def __init__(
         self, space: Workspace, means: Runtime, work: Callable[[Workspace, Runtime, bool], Any],
-        ended: Callable[[StopReason], Any], say: Callable[[str], None], signals: _Signals,
+        ended: Callable[[StopReason], Any], say: Callable[[str], None], signals: ForwardedSignals,
     ) -> None:  # fmt: skip
         self._space, self._means, self._work, self._ended, self._say = space, means, work, ended, say
         self._signals = signals
@@ -175,7 +142,7 @@ class _Rejoining:
                 return self._ended(reason)
 
     def _start(self) -> _Child:
-        words, theirs = multiprocessing.Pipe(duplex=False)
+        words, theirs = multiprocessing.Pipe()
         sys.stderr.flush()
         blocked, parent = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED), os.getpid()
         with warnings.catch_warnings():  # numpy has threads; they hold no lock of ours
@@ -252,11 +219,22 @@ class _Rejoining:
         child.looked_at = time.monotonic()
         if head is Head.THERE:
             child.away_since = None
+            if child.is_silence_said:
+                child.is_silence_said = False
+                _say_there(child, "the cluster's head answers again; nothing is lost, going on")
             return
         child.away_since = now if child.away_since is None else child.away_since
-        if child.looked_at - child.away_since >= (CUT_ASKED_S if self._signals.count else CUT_AFTER_S[head]):
+        away_s = child.looked_at - child.away_since
+        if away_s >= (CUT_ASKED_S if self._signals.count else CUT_AFTER_S[head]):
             child.cut = True
             os.kill(child.pid, signal.SIGKILL)
+        elif head is Head.SILENT and away_s >= SILENCE_SAID_S and not child.is_silence_said:
+            child.is_silence_said = True
+            _say_there(
+                child,
+                f"note: the cluster's head at {self._address} takes connections and does not answer; nothing is lost, "
+                f"what runs goes on. After {CUT_AFTER_S[head]:.0f} s it counts as gone, and the queue waits for it",
+            )
 
     def _result(self, child: _Child, end: ChildEnd) -> Any:
         word, said = child.last
@@ -349,6 +327,7 @@ def _do(
     def connect(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> PoolHandle:
         handle = means.connect(lab, options, (lambda line: None) if is_again else log)
         words.send(handle.address)
+        threading.Thread(target=_repeat, args=(words, log), daemon=True).start()
         return handle
 
     try:
@@ -366,6 +345,19 @@ def _do(
         if os.environ.get("ARSCHED_DEBUG"):
             traceback.print_exc()
         return Word.PROBLEM, _sendable(problem)
+
+
+def _say_there(child: _Child, text: str) -> None:
+    """On the child's screen, which is being drawn: a line from here would be drawn over."""
+    with suppress(OSError):  # it has just ended
+        child.words.send(text)
+
+
+def _repeat(words: Connection, say: Callable[[str], None]) -> None:
+    """Say what the parent has noticed. A thread's, because Ray hangs in the main one meanwhile."""
+    with suppress(EOFError, OSError):
+        while True:
+            say(words.recv())
 
 
 def _sendable(problem: Exception) -> Exception:

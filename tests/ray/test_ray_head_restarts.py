@@ -38,11 +38,11 @@ class Cluster:
         self.head: RayHead | None = start_head(2, self.cache)
         self.address = self.head.address
 
-    def kill_gcs(self) -> None:
+    def signal_gcs(self, number: signal.Signals) -> None:
         assert self.head is not None
         family = descendants(self.head.node.process.pid)
         (gcs,) = (pid for pid in family if "gcs_server" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0])
-        os.kill(gcs, signal.SIGKILL)
+        os.kill(gcs, number)
 
     def end(self) -> None:
         if self.head is not None:
@@ -92,7 +92,7 @@ def test_a_submit_waits_for_a_head_that_was_killed_and_reruns_nothing_that_has_a
     printed = wait_for_line(submit, "result ")
     wait_until(lambda: lab.running() == 2)
     killed_at = time.monotonic()
-    cluster_of_its_own.kill_gcs()
+    cluster_of_its_own.signal_gcs(signal.SIGKILL)
     printed += wait_for_line(submit, "is gone; nothing is lost")
     assert time.monotonic() - killed_at < SAID_WITHIN_S
     wait_until(lambda: not lab.judges())  # done while the head is away, or ended with their supervisors
@@ -106,6 +106,24 @@ def test_a_submit_waits_for_a_head_that_was_killed_and_reruns_nothing_that_has_a
         runs = {run.id: run.attempts for run in ledger.runs.list("t")}
     assert max(runs.values()) <= 2
     assert {key: runs[key.partition(".")[0]] for key in done} == {key: int(key.partition(".")[2]) for key in done}
+
+
+def test_a_head_that_hangs_is_said_and_what_runs_goes_on(cluster_of_its_own: Cluster, lab: Lab) -> None:
+    paths = [lab.write(f"idea-{n}", f"SCORE = {2.0 + n / 100}\nTAKES_S = 4.0\n") for n in range(4)]
+    submit = lab.start("submit", *paths, "--address", cluster_of_its_own.address)
+    printed = wait_for_line(submit, "result ")
+    stopped_at = time.monotonic()
+    cluster_of_its_own.signal_gcs(signal.SIGSTOP)
+    printed += wait_for_line(submit, "does not answer; nothing is lost")
+    said_after_s = time.monotonic() - stopped_at
+    cluster_of_its_own.signal_gcs(signal.SIGCONT)
+    code, out, err = finish(submit, printed)
+    assert said_after_s < SAID_WITHIN_S, said_after_s
+    assert code == 0 and "answers again" in err
+    assert [out.count(f"idea-{n}") for n in range(4)] == [1] * 4
+    check_each_has_one_result(lab)
+    with Ledger.open(lab.ledger_path) as ledger:
+        assert max(run.attempts for run in ledger.runs.list("t")) == 1
 
 
 def test_a_search_goes_on_under_the_next_head_at_the_same_address(cluster_of_its_own: Cluster, lab: Lab) -> None:
