@@ -1,8 +1,8 @@
 """What a lab leaves on disk and nothing needs any more: found, measured, and removed.
 
 Worktrees of decided candidates, scratch folders of proposers, spools that were harvested, caches of contracts that
-nothing uses. Never a ref, a ledger or a copy of one, what a running queue uses, or work that is in no commit. Killed
-anywhere, the next call goes on: a folder is renamed to a hidden name before it is deleted.
+nothing uses, records of ended labs (`gc_records.py`). Never a ref, a ledger or its copy, what a running queue uses, or
+work in no commit. Killed anywhere, the next call goes on: a folder is renamed to a hidden name before it is deleted.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.contract import ContractError, load_contract, shipped_names
 from harness.files import cache_root
+from scheduler.actions.gc_records import folders_in, job_lock, records_of_laptops, records_of_runs
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.errors import ArschedError, GitProblem
+from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
 from scheduler.domain.run import Running
 from scheduler.git import Repo
 from scheduler.lab import LabPaths, open_workspace
@@ -38,7 +39,7 @@ EARLIER = "left by a gc that was killed"
 
 
 class Leftover(NamedTuple):
-    """`kind` is worktree, scratch, spool, lab or cache; `bytes` is what it takes on the disk."""
+    """`kind` is worktree, scratch, spool, lab, output, remote or cache; `bytes` is what it takes on the disk."""
 
     kind: str
     path: Path
@@ -68,7 +69,8 @@ class Sweep:
 def collect_garbage(
     days: float, *, dry_run: bool = False, start: Path | None = None, clock: Callable[[], float] = time.time
 ) -> Sweep:
-    """Remove what is left over of this repository's labs and on this node. Caches go once unused for `days`.
+    """Remove what is left over of this repository's labs and on this node. Caches go once unused for `days`, output of
+    attempts once their lab has ended so long ago.
 
     While another process runs the queue its spools and scratch folders stay. Raises LabProblem, LedgerProblem.
     """
@@ -82,6 +84,7 @@ def collect_garbage(
                 if is_ours:
                     collector.sweep_scratch()
                     collector.sweep_spools()
+                    collector.sweep_records()
                 else:
                     collector.keep(space.paths.proposals, "another arsched runs the queue")
                 collector.sweep_caches()
@@ -95,7 +98,7 @@ class _Collector:
 
     def __init__(self, repo: Repo, paths: LabPaths, ledger: Ledger, dry_run: bool, days: float, now: float) -> None:
         self._repo, self._paths, self._ledger = repo, paths, ledger
-        self._dry_run, self._days, self._before = dry_run, days, now - days * DAY_S
+        self._dry_run, self._days, self._now, self._before = dry_run, days, now, now - days * DAY_S
         self._spools = SpoolRoot(default_spool_root())
         self.sweep = Sweep()
 
@@ -106,20 +109,42 @@ class _Collector:
     def sweep_worktrees(self) -> None:
         """Of `arsched new`, clean, at the commit of a candidate that is decided."""
         decided = self._decided()
+        self._finish_worktrees(decided)
         for path in self._repo.worktrees_in(self._paths.candidates):
-            try:
-                head, _ = self._repo.uncommitted(path)
-                reason = self._why_kept(path, decided)
-            except GitProblem as problem:
-                head, reason = "", problem.message
-            if reason or head not in decided:
-                self.keep(path, reason or "it was changed meanwhile")
-            else:
-                candidate = decided[head]
-                self._remove("worktree", path, f"{candidate.id} {candidate.name} is {candidate.state}", self._drop)
-        self._sweep_hidden("worktree", self._paths.candidates)
+            self._sweep_worktree(path, decided)
         if not self._dry_run:
             self._repo.forget_worktrees(self._paths.candidates)
+
+    def _sweep_worktree(self, path: Path, decided: Mapping[str, Candidate]) -> None:
+        try:
+            head, _ = self._repo.uncommitted(path)
+            reason = self._why_kept(path, decided)
+        except GitProblem as problem:
+            head, reason = "", problem.message
+        if reason or head not in decided:
+            self.keep(path, reason or "it was changed meanwhile")
+        else:
+            candidate = decided[head]
+            self._remove("worktree", path, f"{candidate.id} {candidate.name} is {candidate.state}", self._drop)
+
+    def _finish_worktrees(self, decided: Mapping[str, Candidate]) -> None:
+        """Those that a killed gc had hidden and may not have looked at again: back to their places, to be swept anew.
+
+        What git does not know any more had been looked at. One whose place is taken stays hidden.
+        """
+        for path in folders_in(self._paths.candidates):
+            if not path.name.startswith(REMOVED):
+                continue
+            place = self._repo.place_of(path)
+            if place is None:
+                self._remove("worktree", path, EARLIER, _delete)
+            elif self._dry_run:
+                self._sweep_worktree(path, decided)
+            elif place.exists():
+                self.keep(path, f"a gc was killed at it, and its place {place.name} is taken: move it by hand")
+            else:
+                with suppress(OSError):  # the next one tries again
+                    path.rename(place)
 
     def _why_kept(self, path: Path, decided: Mapping[str, Candidate]) -> str:
         """Why a worktree stays, "" when it may go. Raises GitProblem."""
@@ -149,8 +174,8 @@ class _Collector:
 
     def sweep_scratch(self) -> None:
         """Of proposers: with the queue's lock held none of them lives."""
-        for proposer in _entries(self._paths.proposals):
-            for path in _entries(proposer):
+        for proposer in folders_in(self._paths.proposals):
+            for path in folders_in(proposer):
                 drop = self._repo.drop_worktree if self._repo.has_worktree(path) else _delete
                 self._remove("scratch", path, f"left by an ask of {proposer.name}", drop)
 
@@ -160,7 +185,7 @@ class _Collector:
             folder = self._spools.root / lab.lab_id
             runs = self._ledger.runs
             held = {f"{run.id}.{run.state.attempt}" for run in runs.running(lab.tag) if isinstance(run.state, Running)}
-            entries = [path for path in _entries(folder) if path.name != ACKNOWLEDGED]
+            entries = [path for path in folders_in(folder) if path.name != ACKNOWLEDGED]
             alive = {path for path in entries if (spool := open_spool(path)) is not None and is_alive(spool)}
             if folder.is_dir() and not (held or alive or runs.queued(lab.tag)):
                 self._remove("lab", folder, f"nothing of lab {lab.tag} is queued or runs", _delete)
@@ -173,10 +198,25 @@ class _Collector:
 
         self._sweep_hidden("lab", self._spools.root)
 
+    def sweep_records(self) -> None:
+        """With the queue's lock held: nothing is written there meanwhile."""
+        for path, reason in records_of_runs(self._ledger, self._paths, self._before):
+            self._remove("output", path, reason, _delete)
+        self._sweep_hidden("output", self._paths.runs)
+        remote = self._paths.truth / "remote"
+        try:
+            with exclusive(job_lock(remote), SUBMIT_LOCK_S) if job_lock(remote).parent.is_dir() else nullcontext():
+                for path, reason in records_of_laptops(remote, self._now):
+                    self._remove("remote", path, reason, _delete)
+                for name in ("jobs", "files", "report"):
+                    self._sweep_hidden("remote", remote / name)
+        except LabProblem as problem:
+            self.keep(remote, problem.message)
+
     def sweep_caches(self) -> None:
         """Whole caches of contracts that are neither shipped nor of a lab here, and what an earlier sweep left."""
         used = self._used_caches()
-        for path in _entries(cache_root()):
+        for path in folders_in(cache_root()):
             if (path / MANIFEST).is_file() and path.name not in used and not path.name.startswith(REMOVED):
                 name, seen = path.name.rpartition("-")[0], _last_use(path)
                 if seen > self._before:
@@ -187,7 +227,7 @@ class _Collector:
         self._sweep_hidden("cache", cache_root())
 
     def _sweep_hidden(self, kind: str, folder: Path) -> None:
-        for path in _entries(folder):
+        for path in folders_in(folder):
             if path.name.startswith(REMOVED):
                 self._remove(kind, path, EARLIER, _delete)
 
@@ -220,13 +260,6 @@ def size_of(path: Path) -> int:
             with suppress(OSError):
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
     return total
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Folders in a folder, links to folders left out."""
-    with suppress(OSError):
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-    return []
 
 
 def _is_here(path: Path) -> bool:

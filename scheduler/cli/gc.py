@@ -16,12 +16,12 @@ from scheduler.domain.text import clean, count
 
 @click.command(short_help="Remove worktrees, spools and caches that nothing needs any more.")
 @click.option("--days", type=click.FloatRange(0), default=30, show_default=True, metavar="D",
-              help="Caches of other contracts go once they were not used for so long.")  # fmt: skip
+              help="Caches of other contracts and output of ended labs go once not used for so long.")  # fmt: skip
 @options.dry_run
 @options.as_json
 def command(days: float, dry_run: bool, as_json: bool) -> None:
-    """Remove worktrees of decided candidates, scratch folders of proposers, spools of runs that are over, and caches
-    on this node that no lab here and no shipped contract uses.
+    """Remove worktrees of decided candidates, scratch folders of proposers, spools of runs that are over, output of
+    labs that ended, what verbs of a laptop left here, and caches that no lab here and no shipped contract uses.
 
     Never a branch or ref, a ledger or its copies, what a running queue uses, or a worktree with anything uncommitted.
     """

@@ -6,6 +6,7 @@ uncommitted changes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -287,6 +288,17 @@ class Repo:
         """Whether `path` is the top of a worktree of this repository (a folder inside one is not)."""
         git_folder = git_folder_of(path)
         return git_folder is not None and common_folder_of(git_folder) == self.common_dir
+
+    def place_of(self, path: Path) -> Path | None:
+        """Where git believes the worktree of this repository that is at `path` now, None where it knows none."""
+        git_folder = git_folder_of(path)
+        if git_folder is None or not self.has_worktree(path):
+            return None
+        try:
+            noted = os.fsdecode((git_folder / "gitdir").read_bytes()).rstrip("\n")
+        except OSError:
+            return None
+        return Path(os.path.normpath(git_folder / noted)).parent
 
     @staticmethod
     def is_cut_off(path: Path) -> bool:
