@@ -77,20 +77,27 @@ class Placer:
     def _pair(
         self, queued: Sequence[Run], running: Sequence[Run], free: Sequence[Slot], usable: Sequence[Slot]
     ) -> list[tuple[Run, Slot]]:
-        """Which run goes onto which free slot: a claim's runs onto what the others leave, alternating on each slot."""
+        """Which run goes onto which free slot, in the order of `order_runs`.
+
+        A calibration's runs come after the baseline's own; a claim's go onto what all others leave.
+        """
         board = replace(self._space.ledger.board(self._space.tag), now=self._clock())
         if is_holding(board):
             queued = without_held(queued)
         others = [run for run in queued if run.kind not in (RunKind.CLAIM, RunKind.CALIBRATION)]
         slots = {slot.id: slot for slot in free}
-        pairs = [(run, slots.pop(slot_id)) for run, slot_id in self._pair_calibration(queued, tuple(slots), usable)]
-        running = [*running, *(run for run, _ in pairs)]
         lost_on = {run.id: self._lost_on(run) for run in others if run.attempts}
         had = slots_had(others, running, board)
         soon = free_soon(running, self._clock(), board.run_s)
         ordered = order_runs(others, running, len(usable), board)
-        placed = pair_runs(ordered, tuple(slots), [slot.id for slot in usable], lost_on, had, soon)
-        pairs += [(run, slots.pop(slot_id)) for run, slot_id in placed]
+        first = sum(run.kind is RunKind.BASELINE and run.candidate_id == board.baseline_id for run in others)
+        pairs: list[tuple[Run, Slot]] = []
+        for group in (ordered[:first], None, ordered[first:]):
+            if group is None:
+                placed = self._pair_calibration(queued, tuple(slots), usable)
+            else:
+                placed = pair_runs(group, tuple(slots), [slot.id for slot in usable], lost_on, had, soon)
+            pairs += [(run, slots.pop(slot_id)) for run, slot_id in placed]
         claims = [run for run in queued if run.kind is RunKind.CLAIM]
         if claims and slots:
             paired = pair_claims(claims, tuple(slots), _claims_begun(self._space))

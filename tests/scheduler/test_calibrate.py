@@ -134,6 +134,21 @@ def places(played: PlayedLab) -> list[tuple[str, int]]:
     return sorted((run.slot_id, run.seed) for run in calibration_runs(played.space))
 
 
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_the_baselines_own_runs_go_before_a_calibrations(tmp_path: Path, slots: int) -> None:
+    """As the order says that `explain` reads: decisions wait for them."""
+    played = PlayedLab(tmp_path, slots, with_offset)
+    own = [run.id for run in played.space.ledger.runs.queued("t")]
+    played.submit("idea", "SCORE = 1.95\n")
+    queue_calibration(played.space, 2)
+    played.run()
+    its = [run.id for run in calibration_runs(played.space)]
+    began = [order.run_id for order in played.pool.started]
+    (idea,) = (run.id for run in played.space.ledger.runs.of_candidate("c0002"))
+    assert began[:3] == own and len(its) == 2 * slots
+    assert slots > 1 or began.index(idea) > max(map(began.index, its))
+
+
 def test_the_baseline_runs_with_the_same_seeds_on_every_slot_and_nothing_is_decided(played: PlayedLab) -> None:
     board, decisions = played.space.ledger.board("t"), played.space.ledger.decisions.history("t")
     queue_calibration(played.space, 2)
