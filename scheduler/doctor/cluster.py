@@ -25,6 +25,11 @@ CLUSTER_FILE = "cluster.yaml"
 BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"  # what `ray up` leaves of cluster.yaml in the head's home
 MONITOR = "/tmp/ray/session_latest/logs/monitor.out"
 WATCH = f"on the head: tail -f {MONITOR}"
+RENTED = (
+    "Ray's autoscaler rents them and tries again while there are none to be had: `ray status` on the head lists the "
+    f"pending and failed ones, {MONITOR} there (or `ray monitor cluster.yaml`) says why; "
+    "on Kubernetes: kubectl get pods, kubectl describe pod"
+)
 # What Ray's local provider notes of a node that is not there yet -> what that means, what to do. {} is its address.
 _UNDER_WAY = {
     "uninitialized": (
@@ -101,6 +106,10 @@ def _check_nodes(slots: tuple[Slot, ...], addresses: frozenset[str], folder: Pat
     if config is None or nodes >= config.nodes:
         yield ok("cluster", found)
         yield from _check_strangers(config, addresses)
+        return
+    if not config.addresses:
+        message = f"{found}; {config.path.name} asks for {config.nodes} at least (min_workers, or replicas)"
+        yield problem("cluster", message, RENTED)
         return
     missing = [address for address in config.addresses if _resolved(address) not in addresses]
     message = f"{found}; {config.path.name} names {config.nodes} nodes"

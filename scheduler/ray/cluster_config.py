@@ -28,6 +28,7 @@ KNOWN_KEYS = (
     "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
     "available_node_types",
 )  # fmt: skip
+RAY_CLUSTER = "RayCluster"  # kind of KubeRay's manifest
 CLOUDS = ("aws", "gcp", "azure", "aliyun", "vsphere", "readonly", "kuberay", "spark")
 HEAD_ADDRESS = r"""--node-ip-address=$(sed -E 's/.*"head_ip": *"([^"]+)".*/\1/' ~/ray_bootstrap_config.yaml)"""
 HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
@@ -50,13 +51,12 @@ class ClusterConfig:
 
     path: Path
     name: str  # of the cluster
-    addresses: tuple[
-        str, ...
-    ]  # of every node that should be there, the head's first; empty in a cloud, where Ray knows
+    addresses: tuple[str, ...]  # of every node that should be there, the head's first; empty in a cloud: Ray knows
     user: str  # who logs in there
     worker_start_command: str
     is_example: bool  # as shipped, without an address of the user's
     problems: tuple[str, ...]
+    rented: int = 0  # nodes that a cloud's or Kubernetes' autoscaler keeps at least, the head among them
 
     @property
     def head(self) -> str:
@@ -64,7 +64,8 @@ class ClusterConfig:
 
     @property
     def nodes(self) -> int:
-        return len(self.addresses)
+        """How many there should be at least."""
+        return len(self.addresses) or self.rented
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,16 @@ class Call:
 def read_cluster_config(path: Path) -> ClusterConfig:
     """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))  # a manifest may have several
     except OSError as problem:
         raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
+    pods = next((one for one in documents if isinstance(one, dict) and one.get("kind") == RAY_CLUSTER), None)
+    if pods is not None:  # Kubernetes checks its words itself
+        name = str(_mapping(pods, "metadata").get("name") or "")
+        return ClusterConfig(path, name, (), "", "", False, (), _least_pods(_mapping(pods, "spec")))
+    raw = documents[0] if len(documents) == 1 else None
     if not isinstance(raw, dict):
         raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
     provider = _mapping(raw, "provider")
@@ -97,7 +103,33 @@ def read_cluster_config(path: Path) -> ClusterConfig:
         str((raw.get("worker_start_ray_commands") or [""])[-1]),
         _is_example(head),
         tuple(_problems(raw, path.parent)),
+        _least_rented(raw) if _is_cloud(provider) else 0,
     )
+
+
+def _least_rented(raw: Mapping[str, Any]) -> int:
+    """The head and every node type's min_workers, no more than the cluster's max_workers.
+
+    Source: ray.autoscaler._private.resource_demand_scheduler, `_add_min_workers_nodes`; Ray's own default is none.
+    """
+    types = _mapping(raw, "available_node_types").values()
+    least = sum(_count(one.get("min_workers")) for one in types if isinstance(one, dict))
+    most = raw.get("max_workers")
+    return 1 + (min(least, _count(most)) if most is not None else least)
+
+
+def _least_pods(spec: Mapping[str, Any]) -> int:
+    """The head and each group's replicas (its minReplicas where none are named), of numOfHosts pods each."""
+    groups = [group for group in spec.get("workerGroupSpecs") or () if isinstance(group, dict)]
+    pods = (
+        _count(group.get("replicas", group.get("minReplicas"))) * max(1, _count(group.get("numOfHosts")))
+        for group in groups
+    )
+    return 1 + sum(pods)
+
+
+def _count(value: object) -> int:
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:

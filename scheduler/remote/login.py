@@ -58,7 +58,8 @@ class Login:
 def read_login(path: Path) -> Login:
     """Raises UsageProblem where the file names no head that could be reached."""
     config = read_cluster_config(path)
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))  # a manifest of Kubernetes may have several
+    raw: Any = next((one for one in documents if isinstance(one, dict)), {})
     provider, auth = (raw.get(key) if isinstance(raw.get(key), dict) else {} for key in ("provider", "auth"))
     if config.is_example:
         what = f"{path} still has the example's address {config.head}, where no machine is"

@@ -16,6 +16,7 @@ from scheduler.lab import choose_contract
 from scheduler.node.gpu import Gpu
 from scheduler.node.machine import Machine
 from scheduler.queue.runtime import PoolOptions
+from scheduler.ray.cluster_config import read_cluster_config
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.memory_pool import MemoryPool, memory_slots
 
@@ -142,6 +143,44 @@ def test_nodes_under_other_addresses_than_listed_are_a_note(monkeypatch: pytest.
 def test_a_rented_cluster_has_no_list_to_compare_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("provider: {type: aws, region: here}\n")
     assert cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1)))["cluster"].grade is Grade.OK
+
+
+TYPES = "{head: {resources: {}}, gpus: {min_workers: 2, max_workers: 4}, cpus: {min_workers: 1}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        (f"provider: {{type: aws}}\navailable_node_types: {TYPES}\nhead_node_type: head\nmax_workers: 9", 4),
+        (f"provider: {{type: gcp}}\navailable_node_types: {TYPES}\nmax_workers: 2", 3),
+        ("provider: {type: aws}\navailable_node_types: {head: {}, gpus: {max_workers: 4}}", 1),
+        ("provider: {type: aws}\navailable_node_types: {head: 3, gpus: {min_workers: many}}", 1),
+        ("kind: RayCluster\nspec: {workerGroupSpecs: [{replicas: 2, minReplicas: 1}, {minReplicas: 1}]}", 4),
+        ("kind: RayCluster\nspec: {workerGroupSpecs: [{replicas: 1, numOfHosts: 2}, 7]}", 3),
+        ("kind: RayCluster\nspec: {}", 1),
+    ],
+)
+def test_nodes_that_an_autoscaler_keeps_are_counted_from_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, nodes: int
+) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+
+    def with_nodes(count: int) -> CheckResult:
+        slots = [slot for number in range(count) for slot in memory_slots(1, node=f"n{number}")]
+        return cluster(monkeypatch, tmp_path, MemoryPool(slots))["cluster"]
+
+    assert with_nodes(nodes).grade is with_nodes(nodes + 1).grade is Grade.OK
+    if nodes == 1:
+        return
+    missing = with_nodes(nodes - 1)
+    assert missing.grade is Grade.PROBLEM and f"asks for {nodes} at least" in missing.message
+    assert all(words in missing.hint for words in ("autoscaler", "ray status", "monitor.out", "kubectl get pods"))
+
+
+@pytest.mark.parametrize("place", ["aws/cluster.yaml", "gcp/cluster.yaml", "kubernetes/raycluster.yaml"])
+def test_the_shipped_files_of_clouds_say_how_many_nodes_they_keep(place: str) -> None:
+    config = read_cluster_config(Path(__file__).resolve().parents[2] / "deploy" / place)
+    assert config.nodes == 2 and not config.addresses
 
 
 def test_on_the_head_the_file_that_ray_up_left_says_which_nodes_are_due(

@@ -253,7 +253,7 @@ def test_a_rented_cluster_lists_no_addresses_and_brings_no_key(settings: Setting
     rent(settings, kind)
     assert problems_of(settings, tmp_path) == ()
     config = read_cluster_config(tmp_path / "cluster.yaml")
-    assert (config.nodes, config.head, config.is_example) == (0, "", False)
+    assert (config.nodes, config.addresses, config.is_example) == (1, (), False), "the head"
     del settings["worker_start_ray_commands"]
     assert "worker_start_ray_commands has no `ray start`" in problems_of(settings, tmp_path)[0]
 
