@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -212,6 +213,11 @@ class ContractChoice(NamedTuple):
     ref: str
     contract: Contract
 
+    @property
+    def typed(self) -> str:
+        """`ref` as a shell takes it: it may be a path with blanks."""
+        return shlex.quote(self.ref)
+
 
 def choose_contract(ref: str) -> ContractChoice:
     """Raises UsageProblem naming the key, or the nearest contract."""
@@ -248,7 +254,7 @@ def prepared_digest(choice: ContractChoice) -> str:
         facts = probe_cache(Commands().cache, choice.contract.to_json(), Path(folder), os.environ)
     if facts.problem:
         what = facts.problem.partition("; run:")[0]
-        raise CacheProblem(what, f"prepare it first: arsched prepare --contract {choice.ref}")
+        raise CacheProblem(what, f"prepare it first: arsched prepare --contract {choice.typed}")
     return facts.digest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def place_worktree(space: Checkout, tag: str, name: str, commit: str, *, dry_run
             f"{path} exists already", f"submit what is there (arsched submit {name}), or choose another name"
         )
     if space.repo.branch_commit(branch) not in (None, commit):
-        hint = f"go on with it (git worktree add {path} {branch}), or choose another name"
+        hint = f"go on with it (git worktree add {shlex.quote(str(path))} {branch}), or choose another name"
         raise NameTaken(f"the branch {branch!r} exists and holds an earlier idea of that name", hint)
     if not dry_run:
         space.repo.exclude((f"/{path.parent.name}/*",))  # the folder may have become a link since

@@ -7,6 +7,7 @@ command. The user's checkout is neither switched nor changed.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -260,7 +261,9 @@ def no_train_py(repo: Repo, commit: str) -> LabProblem:
         hint = "commit one (git add train.py && git commit), or name a file: --train FILE"
         return LabProblem(f"the commit {commit[:12]} has no train.py", hint)
     what = f"the commit {commit[:12]} has no train.py at the root of the repository, where a lab has it"
-    return LabProblem(f"{what}; it is in {inside[0]}", f"name it (arsched init --train {inside[0]}), or move it there")
+    return LabProblem(
+        f"{what}; it is in {inside[0]}", f"name it (arsched init --train {shlex.quote(inside[0])}), or move it there"
+    )
 
 
 def _with_constants(data: bytes, choice: ContractChoice) -> tuple[Source, str]:

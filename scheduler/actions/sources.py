@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -89,7 +90,7 @@ def read_path(space: Checkout, path: Path, lineage: Lineage) -> SourceFile:
         raise CandidateRejected("it is no file and no folder", "submit a worktree, a folder or a .py file")
     if not (path / TRAIN_PY).exists():
         inside = any((entry / TRAIN_PY).is_file() for entry in path.iterdir() if entry.is_dir())
-        within = f"submit what is in it: arsched submit {path}/*"
+        within = f"submit what is in it: arsched submit {shlex.quote(str(path))}/*"
         hint = within if inside else "a candidate's folder holds its train.py"
         raise CandidateRejected("it holds no train.py", hint)
     return _read_folder(space, path, lineage)
@@ -105,8 +106,9 @@ def _read_commit(space: Checkout, path: Path, commit: str, name: str, lineage: L
 
 def name_for(path: Path) -> str:
     """A candidate's name from a folder's or a file's."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem).strip("-._")[:60]
-    return f"idea-{name}" if not name or reads_like_an_id(name) else name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem)
+    name = re.sub(r"\.{2,}", ".", name).strip("-._")[:64].rstrip("-._").removesuffix(".lock")
+    return f"idea-{name}".rstrip("-") if not name or reads_like_an_id(name) else name
 
 
 def can_name_branch(name: str, longest: int) -> bool:
@@ -165,8 +167,8 @@ def _refuse_foreign_worktree(space: Checkout, folder: Path) -> None:
 def repair_hint(paths: LabPaths, folders: Sequence[Path]) -> str:
     """How worktrees of a clone that was moved are joined to it again."""
     inside = all(folder.parent == paths.candidates.resolve() for folder in folders)
-    which = f"{paths.candidates.name}/*" if inside else " ".join(map(str, folders))
-    return f"join them again, no file changes: cd {paths.root} && git worktree repair {which}"
+    which = f"{paths.candidates.name}/*" if inside else shlex.join(map(str, folders))
+    return f"join them again, no file changes: cd {shlex.quote(str(paths.root))} && git worktree repair {which}"
 
 
 def is_there(path: Path) -> bool:

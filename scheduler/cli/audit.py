@@ -15,7 +15,7 @@ from scheduler.views.audit import audit_view
 from scheduler.views.facts import LabFacts
 
 
-@click.command(short_help="Score a run's candidate again from scratch and compare.")
+@click.command()
 @click.argument("ref", metavar="RUN", shell_complete=options.ids)
 @click.option("--seed", type=click.IntRange(1, 10**9), metavar="N", help="Seed of the new run. Default: a fresh one.")
 @options.pool

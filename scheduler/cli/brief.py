@@ -10,7 +10,7 @@ from scheduler.cli.output import print_json, print_text
 from scheduler.lab import open_workspace
 
 
-@click.command(short_help="What an idea should know: the page every proposer gets.")
+@click.command()
 @click.option("--ask", type=click.IntRange(0), default=0, help="Number of the ask: it picks the suggested theme.")
 @options.reading
 def command(ask: int, tag: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from scheduler.views.facts import LabFacts
 SEEDS = 3
 
 
-@click.command(short_help="Compare slots: the baseline with the same seeds on each.")
+@click.command()
 @click.option(
     "--runs", "seeds", type=click.IntRange(1, 100), default=SEEDS, show_default=True, metavar="N",
     help="So many runs on each slot, those there are already counted.",

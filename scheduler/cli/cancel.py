@@ -10,7 +10,7 @@ from scheduler.cli.output import log, print_json, print_text
 from scheduler.lab import open_workspace
 
 
-@click.command(short_help="Take a candidate or a run out of the queue.")
+@click.command()
 @click.argument("ref", metavar="CANDIDATE|RUN", shell_complete=options.ids)
 @options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:

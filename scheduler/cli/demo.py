@@ -40,7 +40,7 @@ from scheduler.views.facts import LabFacts
 SLOTS = 2
 
 
-@click.command(short_help="A real parallel hill climb on this machine.")
+@click.command()
 @click.option("--dir", "parent", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True,
               help="Where its numbered folder goes.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(1), default=SLOTS, show_default=True, metavar="N", help="Runs at a time.")

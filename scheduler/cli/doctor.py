@@ -15,7 +15,7 @@ from scheduler.queue.progress import tidy
 from scheduler.queue.runtime import PoolOptions
 
 
-@click.command(short_help="Is everything here that a search needs?")
+@click.command()
 @click.option("--contract", metavar="C", help="Examine for this contract. Default: the lab's, else cpu.")
 @click.option("--quick", is_flag=True, help="Compare sizes instead of reading every byte of the cache.")
 @options.pool

@@ -15,7 +15,7 @@ from scheduler.views.facts import LabFacts
 from scheduler.views.status import usable_slots
 
 
-@click.command(short_help="Why it waits, or why it was promoted, repeated or dropped.")
+@click.command()
 @click.argument("ref", metavar="ID", shell_complete=options.ids)
 @options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.text import clean, count
 
 
-@click.command(short_help="Remove worktrees, spools and caches that nothing needs any more.")
+@click.command()
 @click.option("--days", type=click.FloatRange(0), default=30, show_default=True, metavar="D",
               help="Caches of other contracts and output of ended labs go once not used for so long.")  # fmt: skip
 @options.dry_run

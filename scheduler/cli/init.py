@@ -20,7 +20,7 @@ from scheduler.lab import choose_contract, open_workspace
 from scheduler.shipped import SHIPPED, begin_repository, may_begin
 
 
-@click.command(short_help="Start a lab: a branch, a ledger, the runs of the first baseline.")
+@click.command()
 @click.option("--tag", metavar="T", help="Name of the lab, the date when not given; its branch is autoresearch/T.")
 @click.option("--contract", default="cpu", show_default=True, metavar="C", help=f"{describe_references()}.")
 @click.option("--train", type=click.Path(path_type=Path), metavar="FILE", help="Start from this train.py, as it is.")

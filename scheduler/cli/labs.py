@@ -11,7 +11,7 @@ from scheduler.lab import Workspace, open_workspace
 from scheduler.views import utc
 
 
-@click.command(short_help="List the labs here, or switch to one.")
+@click.command()
 @click.argument("tag", required=False, shell_complete=options.tags)
 @options.as_json
 def command(tag: str | None, as_json: bool) -> None:

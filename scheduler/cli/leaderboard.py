@@ -13,7 +13,7 @@ from scheduler.views.facts import LabFacts
 SHOWN = 30
 
 
-@click.command(short_help="The baseline, effects with errors, dead ends.")
+@click.command()
 @click.option("--limit", type=click.IntRange(0), default=SHOWN, show_default=True, help="Rows to show; 0: all.")
 @options.reading
 def command(limit: int, tag: str | None, as_json: bool) -> None:

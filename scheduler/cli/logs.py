@@ -19,7 +19,7 @@ REPORT_S = 8.0
 YOUNG_S = 20.0
 
 
-@click.command(short_help="What a run printed.")
+@click.command()
 @click.argument("ref", metavar="ID", shell_complete=options.ids)
 @click.option("-f", "--follow", is_flag=True, help="Go on as it prints, until the run is over.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
@@ -57,7 +57,8 @@ def _follow(space: Workspace, run: Run, tail: int | None) -> None:
         if tail is not None:
             file.seek(start_of_tail(file.read(), tail))
         for text in follow_log(file, is_over, lambda: time.sleep(LOOK_S)):
-            print_text(text, end="")
+            if not print_text(text, end=""):
+                return
 
 
 def start_of_tail(data: bytes, lines: int) -> int:

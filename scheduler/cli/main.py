@@ -47,6 +47,7 @@ class Arsched(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"scheduler.cli.{cmd_name}").command
+        command.short_help = VERBS[cmd_name]  # for shells that complete with it
         command.epilog = _as_typed("Examples:", EXAMPLES[cmd_name])
         return command
 
@@ -73,10 +74,15 @@ class Arsched(click.Group):
         if given[0] == "help":
             given = [*given[1:2], "--help"]
         guard_streams()
+        stdout = sys.stdout
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
         try:
             code = super().main(given, **extra)
             sys.stdout.flush()
+        except SystemExit:
+            if sys.stdout is stdout:
+                raise
+            code = ExitCode.DONE  # click has put another there: a help page's reader has left
         except Exception as problem:
             code = self._answer(problem, as_json="--json" in given)
         except KeyboardInterrupt:
@@ -84,12 +90,9 @@ class Arsched(click.Group):
         sys.exit(code or 0)
 
     def _answer(self, problem: Exception, *, as_json: bool) -> int:
-        if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
-            # Python flushes stdout once more at exit; give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         if isinstance(problem, click.Abort):
-            log("\ninterrupted; nothing is lost, and what is queued stays queued")
+            what, more = "interrupted", "nothing is lost, and what is queued stays queued"
+            print_problem(ArschedError(what, more), as_json=True) if as_json else log(f"\n{what}; {more}")
             return ExitCode.INTERRUPTED
         named = _named(problem)
         print_problem(named, as_json=as_json)
@@ -102,7 +105,7 @@ def _named(problem: Exception) -> ArschedError:
         return problem
     if isinstance(problem, click.NoSuchOption) and problem.ctx is not None and problem.ctx.parent is None:
         near = difflib.get_close_matches(problem.option_name, (*_OF_MANY_VERBS, "--help", "--version"), 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        meant = f"did you mean {near[0]!r}? " if near and near[0] != problem.option_name else ""
         hint = f"{meant}Options of a command come after it: arsched status --json"
         return UsageProblem(f"no option {problem.option_name!r}", hint)
     if isinstance(problem, click.NoSuchOption) and problem.option_name == "--cluster" and problem.ctx is not None:

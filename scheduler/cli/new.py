@@ -12,7 +12,7 @@ from scheduler.cli.output import log, print_json, print_text
 from scheduler.lab import open_workspace
 
 
-@click.command(short_help="Make a worktree for a new candidate.")
+@click.command()
 @click.argument("name")
 @options.changing
 def command(name: str, tag: str | None, dry_run: bool, as_json: bool) -> None:

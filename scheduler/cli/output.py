@@ -16,10 +16,11 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scheduler.domain.errors import ArschedError
 from scheduler.domain.text import plain, spelt
+from scheduler.queue.diversion import lead_nowhere, say, write_unless_unread
 
 if TYPE_CHECKING:
     from scheduler.screens.terminal import Renderable
@@ -105,34 +106,51 @@ def _spell(problem: UnicodeError) -> tuple[str, int]:
 
 def log(text: str) -> None:
     """One line or several on stderr. Commands of ours in it can be typed as they stand."""
-    sys.stderr.write(f"{typable(text)}\n")
-    sys.stderr.flush()
+    say(sys.stderr, typable(text))
 
 
 def print_json(value: object) -> None:
     """The one JSON value of a command on stdout. NaN and infinity are no JSON and become null.
 
-    What the encoding of stdout lacks is escaped as JSON does, so that the value stays the same.
+    What the encoding of stdout lacks is escaped as JSON does, so that the value stays the same. Bytes of a file's name
+    that are no UTF-8 are spelt \\x and their number.
     """
     from msgspec.json import encode, format  # json's own is slow: a leaderboard may have thousands of rows
 
-    text = format(encode(value), indent=2).decode()
+    try:
+        data = encode(value)
+    except UnicodeEncodeError:
+        data = encode(_decodable(value))
+    text = format(data, indent=2).decode()
     if spelt(text, sys.stdout.encoding or "utf-8") != text:
         text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
     print_text(text)
 
 
-def print_text(text: str, end: str = "\n") -> None:
-    """Data for people on stdout."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+def _decodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        case dict():
+            return {_decodable(key): _decodable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_decodable(one) for one in value]
+    return value
+
+
+def print_text(text: str, end: str = "\n") -> bool:
+    """Data for people on stdout; False where its reader has left (`| head`), which is no error."""
+    return write_unless_unread(sys.stdout, text + end)
 
 
 def print_screen(screen: Iterable[Renderable]) -> None:
     """A drawn screen on stdout."""
     from scheduler.screens.terminal import paint  # rich: a tenth of a second
 
-    paint(screen, sys.stdout)
+    try:
+        paint(screen, sys.stdout)
+    except BrokenPipeError:
+        lead_nowhere(sys.stdout)
 
 
 def print_problem(problem: ArschedError, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from scheduler.domain.text import count
 from scheduler.lab import is_paused, open_workspace
 
 
-@click.command(short_help="Let nothing new begin; what runs is finished.")
+@click.command()
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
 @options.changing
 def command(reason: str, tag: str | None, dry_run: bool, as_json: bool) -> None:

@@ -30,7 +30,7 @@ from scheduler.ray.preparation import NodeSource
 LINE_EVERY_S = 5.0
 
 
-@click.command(short_help="Build a contract's cache on this node.")
+@click.command()
 @click.option("--contract", metavar="C", help=f"{describe_references()}. Default: the lab's, else cpu.")
 @click.option(
     "--from",

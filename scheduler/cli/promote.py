@@ -10,7 +10,7 @@ from scheduler.cli.output import log, print_json, print_text
 from scheduler.lab import open_workspace
 
 
-@click.command(short_help="Make a candidate the baseline by hand.")
+@click.command()
 @click.argument("ref", metavar="CANDIDATE", shell_complete=options.ids)
 @options.changing
 def command(ref: str, tag: str | None, dry_run: bool, as_json: bool) -> None:

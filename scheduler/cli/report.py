@@ -12,7 +12,7 @@ from scheduler.cli.output import log, print_json, print_screen
 from scheduler.lab import open_workspace
 
 
-@click.command(short_help="The lab on one HTML page, plots, results.tsv.")
+@click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Default: report/")
 @options.reading
 def command(out: Path | None, tag: str | None, as_json: bool) -> None:

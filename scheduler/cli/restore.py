@@ -11,7 +11,7 @@ from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_problem, print_text
 
 
-@click.command(short_help="Put a lab whose ledger is gone together again, as far as copies and git reach.")
+@click.command()
 @click.option("--from", "copy", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
               help="Take this copy of the ledger. Default: the latest that is found.")  # fmt: skip
 @click.option("--contract", metavar="C", help="The lab's contract, by name or file, where it is not found.")

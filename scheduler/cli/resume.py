@@ -10,7 +10,7 @@ from scheduler.cli import options
 from scheduler.cli.output import log, print_json, print_text
 
 
-@click.command(short_help="End a pause.")
+@click.command()
 @options.changing
 def command(tag: str | None, dry_run: bool, as_json: bool) -> None:
     """End the lab's pause. Whoever still runs the queue goes on; otherwise start a search or a submit again."""

@@ -55,7 +55,7 @@ class SearchOutcome:
     hint: str = ""
 
 
-@click.command(short_help="Search all search: ideas, runs, promotions, and a claim at the end.")
+@click.command()
 @click.option("--hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Time, the claim's included.")
 @click.option(
     "--runs",

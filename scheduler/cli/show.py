@@ -13,7 +13,7 @@ from scheduler.views.facts import LabFacts
 from scheduler.views.runs import RunView, run_view
 
 
-@click.command(short_help="Everything about a candidate or a run.")
+@click.command()
 @click.argument("ref", metavar="ID", shell_complete=options.ids)
 @options.reading
 def command(ref: str, tag: str | None, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from scheduler.views.facts import LabFacts
 from scheduler.views.status import read_status
 
 
-@click.command(short_help="What runs where, what waits.")
+@click.command()
 @options.reading
 def command(tag: str | None, as_json: bool) -> None:
     """Show the lab's baseline, its noise, its search and what that has spent, the slots, and what waits and why."""

@@ -18,7 +18,7 @@ from scheduler.views.status import FRESH_S
 LOOK_S = 0.2
 
 
-@click.command(short_help="End the search or submit that runs the queue; what runs is finished.")
+@click.command()
 @click.option("--now", is_flag=True, help="Stop what runs, too: it goes back to the queue.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Wait so long at most.")
 @options.changing

@@ -26,7 +26,7 @@ from scheduler.queue.runtime import PoolOptions, Runtime, StopReason
 from scheduler.queue.wait import undecided
 
 
-@click.command(short_help="Queue candidates and run the queue.")
+@click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--title", metavar="TEXT", help="What the idea is, in a line. Default: the worktree's last commit.")
 @click.option("--no-wait", is_flag=True, help="Only queue; whoever runs the queue takes it.")

@@ -19,7 +19,7 @@ from scheduler.views.status import usable_slots
 REPORT_S = 8.0
 
 
-@click.command(short_help="Wait until a candidate or a run is over.")
+@click.command()
 @click.argument("refs", nargs=-1, metavar="[IDS]...", shell_complete=options.ids)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up after so long.")
 @options.reading

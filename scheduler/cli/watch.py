@@ -17,7 +17,7 @@ EVERY_S = 1.0
 LINES = 24  # of a frame that goes into a pipe
 
 
-@click.command(short_help="The lab live: slots, queue, leaderboard, staircase.")
+@click.command()
 @click.option("--once", is_flag=True, help="Print one frame on stdout and end.")
 @options.reading
 def command(once: bool, tag: str | None, as_json: bool) -> None:

@@ -149,7 +149,7 @@ def check_cache(context: CheckContext, *, full: bool) -> tuple[CheckResult, dict
 
     `full`: every byte of it.
     """
-    contract, hint = context.choice.contract, f"arsched prepare --contract {context.choice.ref}"
+    contract, hint = context.choice.contract, f"arsched prepare --contract {context.choice.typed}"
     try:
         found = ask_cache(contract.to_json(), full=full)
     except ArschedError as error:

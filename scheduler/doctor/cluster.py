@@ -75,7 +75,7 @@ def check_cluster(
         kinds = f"{len(pools)} kinds of slots, whose scores do not compare: " + "; ".join(pools)
         yield note("pools", kinds, "a lab measures on one kind; start a lab for each, or use only one")
     if contract.device == "cuda":
-        hint = f"log in there and run: arsched doctor --quick --contract {context.choice.ref}"
+        hint = f"log in there and run: arsched doctor --quick --contract {context.choice.typed}"
         yield note("nodes", "driver, clocks, power and the GPU probe are checked on each node only", hint)
 
 
@@ -160,7 +160,7 @@ def _resolved(address: str) -> str:
 
 
 def _check_slot(slot: Slot, context: CheckContext) -> CheckResult:
-    again = f"arsched prepare --all-nodes --contract {context.choice.ref}"
+    again = f"arsched prepare --all-nodes --contract {context.choice.typed}"
     if slot.problem:
         unprepared = "arsched prepare" in slot.problem
         hint = f"on this node, for all of them: {again}" if unprepared else "solve it on that node, then run this again"

@@ -200,7 +200,7 @@ def memory_need_bytes(contract: Contract) -> int | None:
 def check_record(choice: ContractChoice, record: object, here: dict[str, str]) -> Iterator[CheckResult]:
     """What the GPU probe of `arsched prepare` found on this node. `record`: "gpu" of the harness's answer about a
     cache, which may be of an older version or damaged; `here`: versions of "torch" and "driver", "" if unknown."""
-    again = f"arsched prepare --contract {choice.ref}"
+    again = f"arsched prepare --contract {choice.typed}"
     if not isinstance(record, dict):
         yield note("gpu probe", "it has not run on this node: attention kernel and exchange are untried", again)
         return

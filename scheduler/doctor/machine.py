@@ -57,7 +57,7 @@ def check_work_clock(choice: ContractChoice) -> Iterator[CheckResult]:
     """The calibration of this node and how fast a core is now; nothing for contracts on another clock."""
     if choice.contract.budget.clock != "work":
         return
-    prepare = f"arsched prepare --contract {choice.ref}"
+    prepare = f"arsched prepare --contract {choice.typed}"
     try:
         found = ask_work_clock(choice.contract.to_json())
     except ArschedError as error:

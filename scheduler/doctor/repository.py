@@ -61,7 +61,7 @@ def _check_branch(space: Workspace) -> CheckResult:
         return note("branch", f"there is no branch {branch}", "arsched submit makes it, at the baseline")
     if at in commits:
         return note("branch", f"{branch} is at an earlier baseline {at[:12]}", "arsched submit moves it")
-    return from_error("branch", moved_by_hand(branch, at, commits[-1]), Grade.NOTE)
+    return from_error("branch", moved_by_hand(space.repo, branch, at, commits[-1]), Grade.NOTE)
 
 
 def _check_worktrees(paths: LabPaths) -> Iterator[CheckResult]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,18 +138,29 @@ def merge_file(ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
 def apply_patch(source: bytes, patch: bytes) -> bytes:
     """A train.py with a unified diff applied, as `git diff` prints it; wrong line counts in it are corrected.
 
-    Raises CandidateRejected when it does not apply, GitProblem: no git, no room.
+    With or without the prefixes a/ and b/, as diff.noprefix has it. `source` and `patch` have LF. Raises
+    CandidateRejected when it does not apply or changes another file, GitProblem: no git, no room.
     """
+    prefixed = () if re.search(rb"^\+\+\+ train\.py$", patch, re.MULTILINE) is None else ("-p0",)
+    command = ("apply", "--recount", "--whitespace=nowarn", *prefixed)
     with tempfile.TemporaryDirectory(prefix="arsched-patch-") as folder:
         path = Path(folder, TRAIN_PY)
         path.write_bytes(source)
-        command = ("apply", "--recount", "--whitespace=nowarn", f"--include={TRAIN_PY}", "-")
         outside = {"GIT_CEILING_DIRECTORIES": str(Path(folder).parent)}  # no repository, wherever the folder is
-        status, _, errors = try_git(Path(folder), *command, data=patch.rstrip(b"\n") + b"\n", environment=outside)
-        if status != 0 or path.is_symlink() or not path.is_file():
-            why = next(iter(errors.strip().splitlines()), "train.py is no regular file afterwards")
-            hint = "give it as `git diff` prints it, against the baseline's train.py"
-            raise CandidateRejected(f"the patch does not apply: {why.removeprefix('error: ')}", hint)
+
+        def apply(*how: str) -> bytes:
+            data = patch.rstrip(b"\n") + b"\n"
+            status, output, errors = try_git(Path(folder), *command, *how, "-", data=data, environment=outside)
+            if status != 0 or path.is_symlink() or not path.is_file():
+                why = next(iter(errors.strip().splitlines()), "train.py is no regular file afterwards")
+                hint = "give it as `git diff` prints it, against the baseline's train.py"
+                raise CandidateRejected(f"the patch does not apply: {why.removeprefix('error: ')}", hint)
+            return output
+
+        changed = {name.rpartition("\t")[2] for name in names(apply("--numstat", "-z"))}
+        if others := ", ".join(sorted(changed - {TRAIN_PY, ""})):
+            raise CandidateRejected(f"the patch also changes {others}", "only train.py may differ from the baseline")
+        apply()
         return path.read_bytes()
 
 
@@ -315,7 +327,8 @@ def git_problem(command: str, errors: str) -> GitProblem:
     """What git said when a command failed, with a hint where there is one."""
     for sign, (message, hint) in _KNOWN.items():
         if found := re.search(sign, errors):
-            return GitProblem(*(text.format(*found.groups(), command=command) for text in (message, hint)))
+            words = found.groups()
+            return GitProblem(message.format(*words, command=command), hint.format(*map(shlex.quote, words)))
     reasons = [text for text in errors.strip().splitlines() if text.strip()]
     hint = next((hint for sign, hint in _HINTS.items() if re.search(sign, errors)), "")
     what = "; ".join(text.removeprefix("fatal: ").removeprefix("error: ") for text in reasons[:3])

@@ -7,6 +7,7 @@ uncommitted changes.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Repo:
             top = worktrees.find_main(common, start)
             commits.find_top(top)
         if git_folder_of(top) is None:  # core.worktree may name any folder
-            hint = f"have it lead back: echo 'gitdir: {common}' > {top / '.git'}; or: git config --unset core.worktree"
+            link = f"echo {shlex.quote(f'gitdir: {common}')} > {shlex.quote(str(top / '.git'))}"
+            hint = f"have it lead back: {link}; or: git config --unset core.worktree"
             raise LabProblem(f"the work tree of {start} is {top}, where no .git is", hint)
         return cls(top.resolve(), common)
 
@@ -118,6 +120,11 @@ class Repo:
         if status != 0 and "unknown command" not in errors:  # which git before 2.27 says of `start`
             raise commits.git_problem("update-ref", errors)
 
+    def checkout_of(self, branch: str) -> Path | None:
+        """The worktree that has the branch checked out, where there is one."""
+        trees = worktrees.list_worktrees(self.root)
+        return next((tree.path for tree in trees if tree.branch == branch and tree.path.is_dir()), None)
+
     def move_branch(self, name: str, new: str, old: str) -> str:
         """Move a branch from `old` to `new` if it still is at `old`. Returns the folder that followed, or "".
 
@@ -133,8 +140,7 @@ class Repo:
                 where = (current or "no commit")[:12]
                 hint = "another program moved it; see `git log` of the branch, and put it back or start a new lab"
                 raise LabProblem(f"the branch {name!r} is at {where}, not at {old[:12]}", hint)
-            trees = worktrees.list_worktrees(self.root)
-            home = next((tree.path for tree in trees if tree.branch == name and tree.path.is_dir()), None)
+            home = self.checkout_of(name)
             if home is not None:
                 worktrees.follow(home, commits.resolve(self.root, old), commits.resolve(self.root, new))
             try:

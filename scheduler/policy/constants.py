@@ -12,7 +12,7 @@ import json
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,16 +80,26 @@ def merge_by_name(ours: bytes, base: bytes, theirs: bytes, merge: Merge) -> byte
     """`ours` with the changes from `base` to `theirs`; None where both changed one thing differently.
 
     `merge(ours, base, theirs)` merges lines and goes first. Where it finds a conflict, the constants that all three
-    have are made equal and the rest is merged; then those that `theirs` changed are set by name, as spelled there. So
-    two constants on neighbouring lines do not conflict; one constant with two new values does, and other text.
+    have, and the comments behind them, are made equal and the rest is merged; then those that `theirs` changed are set
+    by name, as spelled there. So two constants on neighbouring lines do not conflict; one constant with two new values
+    does, wherever it stands, and other text.
     """
     merged = merge(ours, base, theirs)
-    if merged is not None:
-        return merged
     try:
-        return _merge_constants(ours.decode(), base.decode(), theirs.decode(), merge)
+        if merged is None:
+            return _merge_constants(ours.decode(), base.decode(), theirs.decode(), merge)
+        return None if _sets_twice(merged.decode(), ours.decode(), theirs.decode()) else merged
     except (CandidateRejected, UnicodeDecodeError):
-        return None
+        return merged  # whether it is a program is for whoever reads it to say
+
+
+def _sets_twice(merged: str, ours: str, theirs: str) -> bool:
+    """Whether both brought a constant of one name in two places, with two values: the later line would hide the other.
+
+    Raises CandidateRejected for a source that does not parse.
+    """
+    mine, new, found = (_spelled(source) for source in (ours, theirs, merged))
+    return any(mine[name].value != new[name].value for name in (mine.keys() & new.keys()) - found.keys())
 
 
 def _merge_constants(ours: str, base: str, theirs: str, merge: Merge) -> bytes | None:
@@ -99,26 +109,45 @@ def _merge_constants(ours: str, base: str, theirs: str, merge: Merge) -> bytes |
     moved = {name: new[name] for name in common if new[name].value != old[name].value}
     if any(mine[name].value not in (old[name].value, one.value) for name, one in moved.items()):
         return None
-    texts = {name: mine[name].text for name in common if not mine[name] == old[name] == new[name]}
-    rest = merge(ours.encode(), *(_set_literals(one, texts).encode() for one in (base, theirs)))
-    if rest is None or not moved.keys() <= _spelled(rest.decode()).keys():
+    differing = {name for name in common if not mine[name] == old[name] == new[name]}
+    commented = {name for name in differing if None not in (mine[name].tail, old[name].tail, new[name].tail)}
+    equal = {name: mine[name].text + (mine[name].tail or "") * (name in commented) for name in differing}
+    rest = merge(ours.encode(), *(_set_literals(one, equal, commented).encode() for one in (base, theirs)))
+    if rest is None or not differing <= _spelled(rest.decode()).keys():
         return None
-    merged = _set_literals(rest.decode(), {name: one.text for name, one in moved.items()})
+    final = {name: _final(mine[name], old[name], new[name], name in commented) for name in differing}
+    merged = _set_literals(rest.decode(), final, commented)
     wanted = {name: (moved.get(name) or mine[name]).value for name in common}
     found = _spelled(merged)  # a literal may read otherwise in its new place: a tuple without parentheses, for one
     return merged.encode() if all(name in found and found[name].value == wanted[name] for name in wanted) else None
 
 
 class _Spelled(NamedTuple):
-    """A constant's literal as written, and its value as `repr`, which tells 1, 1.0 and True apart."""
+    """A constant's literal as written, and its value as `repr`, which tells 1, 1.0 and True apart.
+
+    `tail` is what follows on its line, where that is nothing or a comment; else None.
+    """
 
     text: str
     value: str
+    tail: str | None
+
+
+def _final(mine: _Spelled, old: _Spelled, new: _Spelled, is_commented: bool) -> str:
+    """What a constant is written as in the end: theirs where they changed it. A comment goes with the new value."""
+    moved = new.value != old.value
+    text = new.text if moved else mine.text
+    if not is_commented:
+        return text
+    theirs = new.tail != old.tail and (moved or mine.tail == old.tail)
+    return text + ((new.tail if theirs else mine.tail) or "")
 
 
 def _spelled(source: str) -> dict[str, _Spelled]:
     found, lines = _constants(_bindings(source)), source.encode().splitlines(keepends=True)
-    return {name: _Spelled(_text_of(node, lines), repr(evaluate(node))) for name, node in found.items()}
+    return {
+        name: _Spelled(_text_of(node, lines), repr(evaluate(node)), _tail(node, lines)) for name, node in found.items()
+    }
 
 
 def _text_of(node: ast.expr, lines: Sequence[bytes]) -> str:
@@ -129,14 +158,21 @@ def _text_of(node: ast.expr, lines: Sequence[bytes]) -> str:
     return text[node.col_offset : len(text) - after].decode()
 
 
-def _set_literals(source: str, texts: Mapping[str, str]) -> str:
-    """The source with the literals of these constants, which it has, replaced."""
+def _tail(node: ast.expr, lines: Sequence[bytes]) -> str | None:
+    tail = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].decode().rstrip("\r\n")
+    return tail if not tail.strip() or tail.lstrip().startswith("#") else None
+
+
+def _set_literals(source: str, texts: Mapping[str, str], to_line_end: Container[str] = ()) -> str:
+    """The source with the literals of these constants, which it has, replaced; some with what follows on their line."""
     found = _constants(_bindings(source))
     lines = source.encode().splitlines(keepends=True)  # bytes: columns of the syntax tree count UTF-8 bytes
     for name in sorted(texts, key=lambda name: _place(found[name]), reverse=True):  # from the end: places stay good
         node = found[name]
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+        if name in to_line_end:
+            tail = tail[len(tail.rstrip(b"\r\n")) :]
         lines[first : last + 1] = [head + texts[name].encode() + tail]
     return b"".join(lines).decode()
 

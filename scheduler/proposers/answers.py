@@ -69,8 +69,12 @@ class AskWorktree:
         if folders.is_symlink() or not folders.is_dir():
             return
         for folder in sorted(folders.iterdir(), key=lambda one: id_order(one.name)):
-            if folder.is_dir() and not folder.is_symlink() and os.path.lexists(folder / TRAIN_PY):
+            if folder.is_dir() and not folder.is_symlink():
                 place = f"{FOLDERS}/{folder.name}"
+                if not os.path.lexists(folder / TRAIN_PY):
+                    if ask.ideas > 1:
+                        yield NoIdea(ask.id, ProposalFailure.MALFORMED, f"{place}: it holds no {TRAIN_PY}")
+                    continue
                 try:
                     check_changed_paths(one.name for one in folder.iterdir() if one.name not in (NOTES, IDEA))
                 except (ArschedError, OSError) as breach:
@@ -97,9 +101,12 @@ def sweep(repo: Repo, folder: Path) -> None:
 
 
 def _is_in_folder(path: str) -> bool:
-    """Whether a changed path is of an idea's own folder, which is looked at alone."""
+    """Whether a changed path is of an idea's own folder, which is looked at alone.
+
+    A folder that is a repository of its own is such a path, with "/" last.
+    """
     parts = PurePosixPath(path).parts
-    return len(parts) > 2 and parts[0] == FOLDERS
+    return parts[0] == FOLDERS and len(parts) + path.endswith("/") > 2
 
 
 def _read_folder(ask: Ask, folder: Path, idea: Mapping[str, object], title: str) -> Read:
@@ -121,7 +128,9 @@ def _read_folder(ask: Ask, folder: Path, idea: Mapping[str, object], title: str)
 
 def _read_entries(ask: Ask, idea: Mapping[str, object]) -> Iterator[Read]:
     """The ideas that IDEA.json lists, each with a patch, with constants by name, or with a whole train.py."""
-    entries = idea.get("ideas")
+    entries = idea.get("ideas", [])
+    if not isinstance(entries, list):
+        yield NoIdea(ask.id, ProposalFailure.MALFORMED, f'{IDEA}: "ideas" is no list')
     for number, entry in enumerate(entries if isinstance(entries, list) else (), 1):
         answer: Answer = NoIdea(ask.id, ProposalFailure.MALFORMED, "it is no object")
         if isinstance(entry, dict):
@@ -140,9 +149,9 @@ def _with_log(answer: Read, log: str) -> Read:
 
 
 def _with_warnings(answer: Read, *warnings: str) -> Read:
-    """Nothing is warned of where there is no idea."""
+    """Where there is no idea, they are part of the reason."""
     if isinstance(answer, NoIdea):
-        return answer
+        return replace(answer, reason="; ".join(filter(None, (answer.reason, *warnings))))
     return replace(answer, warning="; ".join(filter(None, (answer.warning, *warnings))))
 
 

@@ -253,7 +253,7 @@ def _source(ask: Ask, answer: Mapping[str, object]) -> bytes:
             values = {name: _constant(name, value) for name, value in constants.items()}
             return rewrite_constants(ask.train_py.decode("utf-8", "replace"), values).encode()
         case {"patch": str(patch), **others} if not others:
-            return normalised(apply_patch(ask.train_py, patch.encode("utf-8", "surrogatepass")))
+            return apply_patch(ask.train_py, normalised(patch.encode("utf-8", "surrogatepass")))
     raise BadLine('an answer has one of "train_py" and "patch" as text, "constants" as an object, or "no_idea"')
 
 

@@ -6,6 +6,7 @@ commit without a reference, and the decision is taken again. The branch follows 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from scheduler.domain.decision import Assembled, Combine, Decision, MeasureBasel
 from scheduler.domain.errors import CandidateRejected, GitProblem, LabProblem, LedgerProblem
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import count
+from scheduler.git import Repo
 from scheduler.lab import Workspace
 from scheduler.policy.constants import merge_by_name
 from scheduler.policy.decide import baseline_is_hopeless, decide
@@ -121,14 +123,15 @@ def follow_ledger(space: Workspace) -> str:
         space.repo.create_branch(branch, commits[-1])
         return ""
     if at not in commits:
-        raise moved_by_hand(branch, at, commits[-1])
+        raise moved_by_hand(space.repo, branch, at, commits[-1])
     return space.repo.move_branch(branch, commits[-1], at)
 
 
-def moved_by_hand(branch: str, at: str, baseline_commit: str) -> LabProblem:
-    """The way back keeps what is there now."""
-    kept = f"git branch NEWNAME {branch} && git branch -f {branch} {baseline_commit[:12]}"
-    hint = f"put it back when you can: {kept}; the lab itself goes on"
+def moved_by_hand(repo: Repo, branch: str, at: str, baseline_commit: str) -> LabProblem:
+    """The way back keeps what is there now. git forces no branch that is checked out."""
+    home, commit = repo.checkout_of(branch), baseline_commit[:12]
+    back = f"git -C {shlex.quote(str(home))} reset --keep {commit}" if home else f"git branch -f {branch} {commit}"
+    hint = f"put it back when you can: git branch NEWNAME {branch} && {back}; the lab itself goes on"
     return LabProblem(f"the branch {branch!r} was moved by hand to {at[:12]}, it stays there", hint)
 
 

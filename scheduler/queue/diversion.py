@@ -1,6 +1,7 @@
 """Stdout and stderr given to a file for a while: Ray prints there from Python and from C++, at any time.
 
-Not covered: what Ray writes to files of its own, and what its workers print.
+Also writing to a stream whose reader may leave (`| head`): that ends no work. Not covered: what Ray writes to files of
+its own, and what its workers print.
 """
 
 from __future__ import annotations
@@ -48,7 +49,31 @@ def diverted(path: Path) -> Iterator[TextIO]:
             os.dup2(copy, fd)
             os.close(copy)
         sys.stdout, sys.stderr = before
-        stream.close()  # `log` stays open: Ray's own handlers may have it until the process ends
+        with suppress(OSError):
+            stream.close()  # `log` stays open: Ray's own handlers may have it until the process ends
+
+
+def write_unless_unread(stream: TextIO, text: str) -> bool:
+    """Write at once; False where the reader is gone, after which the stream leads nowhere. Raises other OSErrors."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        lead_nowhere(stream)
+        return False
+    return True
+
+
+def say(stream: TextIO, text: str) -> None:
+    """A line of talk. One that cannot be written, as to a log on a full disk, is dropped."""
+    with suppress(OSError):
+        write_unless_unread(stream, f"{text}\n")
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """What is still in its buffer goes there as well: Python's own flush at exit would make the exit code 120."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _duplicate(stream: TextIO) -> TextIO | None:

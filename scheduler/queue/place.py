@@ -7,6 +7,7 @@ Scores are compared within one pool of like slots only, so a lab measures on one
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -179,7 +180,7 @@ def nothing_usable(slots: Sequence[Slot], lab: Lab, contract: str) -> PoolProble
         return PoolProblem(f"no slot: contract {lab.contract_name!r} needs a {kind}", "see `arsched doctor`")
     problems = Counter(problem_of(slot, lab) or f"it is of another pool: {slot.pool}" for slot in slots)
     shown = "; ".join(f"{count} × {problem}" if count > 1 else problem for problem, count in problems.most_common(3))
-    hint = f"on every node: arsched prepare --contract {contract}; then `arsched doctor`"
+    hint = f"on every node: arsched prepare --contract {shlex.quote(contract)}; then `arsched doctor`"
     if any(slot.problem.startswith(DIRTY) for slot in slots):
         hint = "what runs there is not arsched's and is left alone: end it (nvidia-smi shows it), or wait for its end"
     if any(map(is_in_use, slots)):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live as Redrawn
@@ -23,7 +23,7 @@ from scheduler.domain.run import Run, Running
 from scheduler.domain.slot import Progress, Slot
 from scheduler.domain.text import clean, shorten
 from scheduler.lab import Live, LiveSlot, Workspace
-from scheduler.queue.diversion import diverted
+from scheduler.queue.diversion import diverted, say
 from scheduler.queue.place import problem_of
 from scheduler.screens.tables import slots_screen
 from scheduler.screens.text import on_several_nodes, slot_text
@@ -77,15 +77,10 @@ def open_screen(elsewhere: Path | None = None) -> Iterator[Screen]:
         stream = sys.stderr if elsewhere is None else ends.enter_context(diverted(elsewhere))
         console = Console(file=stream)
         if not console.is_terminal:
-            yield PlainScreen(partial(write_line, stream))
+            yield PlainScreen(partial(say, stream))
             return
         redrawn = ends.enter_context(Redrawn(console=console, auto_refresh=False, transient=True))
         yield TerminalScreen(console, redrawn)
-
-
-def write_line(stream: TextIO, line: str) -> None:
-    stream.write(f"{line}\n")
-    stream.flush()
 
 
 @contextmanager

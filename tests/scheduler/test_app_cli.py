@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +23,8 @@ from scheduler.cli.main import main
 from scheduler.cli.output import EXAMPLES, VERBS
 from scheduler.domain.errors import MEANINGS
 from scheduler.lab import open_workspace
+from scheduler.queue.diversion import lead_nowhere, say
+from scheduler.queue.progress import PlainScreen
 from scheduler.queue.runtime import SchedulerLock
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import make_space
@@ -112,6 +115,13 @@ def completions(line: str) -> list[str]:
     return [offer.partition(",")[2] for offer in said.stdout.splitlines() if offer]
 
 
+def offered(line: str, at: int) -> list[tuple[str, str]]:
+    """What zsh is offered for a word of a line, with what it says of it."""
+    environ = {"_ARSCHED_COMPLETE": "zsh_complete", "COMP_WORDS": line, "COMP_CWORD": str(at)}
+    said = CliRunner().invoke(main, [], env=environ).stdout.splitlines()
+    return list(zip(said[1::3], said[2::3], strict=True))
+
+
 def test_shells_complete_commands_options_ids_names_and_labs(lab: Path) -> None:
     (lab / "idea.py").write_text("SCORE = 1.8\n")
     arsched("submit", "idea.py", "--no-wait")
@@ -119,6 +129,7 @@ def test_shells_complete_commands_options_ids_names_and_labs(lab: Path) -> None:
     assert completions("arsched show c") == ["c0001", "c0002"]
     assert completions("arsched explain id") == ["idea"]
     assert completions("arsched logs r0004") == ["r0004"]
+    assert offered("arsched sea", 1) == [("search", VERBS["search"])], "as zsh and fish show it"
     assert completions("arsched labs ") == completions("arsched status --tag ") == ["t"]
 
 
@@ -153,6 +164,7 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
     [
         (["--jsonn"], 2, ["no option '--jsonn'", "did you mean '--json'?", "arsched status --json"]),
         (["--verion"], 2, ["did you mean '--version'?"]),
+        (["--json"], 2, ["no option '--json'", "hint: Options of a command come after it"]),
         (["help", "submti"], 2, ["did you mean 'submit'?"]),
         (["new", "My Idea"], 2, ["cannot name a candidate"]),
         (["labs", "u"], 1, ["no lab 'u'"]),
@@ -334,7 +346,55 @@ def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:
     assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate(timeout=60)
-    assert b"Error" not in err and b"Traceback" not in err
+    assert b"Error" not in err and b"Traceback" not in err and process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["labs"], 0), (["labs", "--json"], 0), (["leaderboard"], 0), (["brief"], 0), (["show", "c0001"], 0),
+        (["cancel", "c0001"], 3), (["submti", "--json"], 2), (["submit", "bad.py", "--no-wait"], 3), (["new", "x"], 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("streams", ["", "2>&1"])
+def test_a_reader_that_leaves_changes_nothing_of_how_a_command_ends(
+    lab: Path, arguments: list[str], code: int, streams: str
+) -> None:
+    (lab / "bad.py").write_text("x = = 1\n")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PROGRAM": sys.executable}
+    left = f'(sleep 0.2; "$PROGRAM" -m scheduler {shlex.join(arguments)} {streams}; echo $? > code) | true'
+    done = subprocess.run(["sh", "-c", left], capture_output=True, text=True, cwd=lab, env=environ)
+    assert (lab / "code").read_text() == f"{code}\n", done.stderr
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["submit"], ["show"], ["new"], ["labs"], ["init", "--train"], ["--cluster"]])
+def test_a_name_that_is_no_utf_8_is_shown_with_json_too(lab: Path, arguments: list[str]) -> None:
+    name = os.fsdecode(b"caf\xe9.py")
+    with open(lab / name, "w") as file:
+        file.write("x = = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", *arguments, name, "--json"], capture_output=True, cwd=lab,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    said = done.stdout.decode()
+    assert json.loads(said) and done.returncode in (1, 2, 3) and "defect" not in said
+    assert b"Traceback" not in done.stderr
+    assert arguments != ["submit"] or r"caf\\xe9.py" in said
+
+
+def test_talk_that_cannot_be_written_ends_no_work(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w", buffering=1) as stream:
+        screen = PlainScreen(partial(say, stream))
+        screen.say("one")
+        assert os.read(reader, 100) == b"one\n"
+        os.close(reader)
+        screen.say("two")
+        screen.say("three")
+    with open("/dev/full", "w", buffering=1) as full:
+        PlainScreen(partial(say, full)).say("a log on a full disk")
+        lead_nowhere(full)
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

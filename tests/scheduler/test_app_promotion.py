@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,29 @@ def test_a_branch_someone_moved_is_left_where_it_is(played: PlayedLab) -> None:
     assert played.state("better") is CandidateState.BASELINE
     with pytest.raises(LabProblem, match="was moved by hand to"):
         follow_ledger(played.space)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "the main checkout", "a worktree"])
+def test_the_way_back_of_a_moved_branch_works_as_printed(played: PlayedLab, place: str) -> None:
+    root, branch = played.space.repo.root, played.space.lab.branch
+    home = root.parent / "its own" if place == "a worktree" else root
+    if home == root:
+        git(root, "checkout", "-q", branch)
+    else:
+        git(root, "worktree", "add", "-q", str(home), branch)
+    (home / "train.py").write_text("SCORE = 3.0\n")
+    git(home, "-c", "user.name=a", "-c", "user.email=b", "commit", "-qam", "by hand")
+    by_hand = branch_at(played)
+    if place == "nowhere":
+        git(root, "checkout", "-q", "main")
+    with pytest.raises(LabProblem) as raised:
+        follow_ledger(played.space)
+    way = raised.value.hint.partition(": ")[2].partition("; ")[0]
+    done = subprocess.run(["sh", "-c", way], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert branch_at(played) == played.candidate("baseline").commit
+    assert git(root, "rev-parse", "NEWNAME").strip() == by_hand
+    assert follow_ledger(played.space) == "" and git(home, "status", "--porcelain", "train.py") == ""
 
 
 def test_promotions_stack_up_on_one_another(played: PlayedLab) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from scheduler.actions.candidate import new_worktree
+from scheduler.actions.sources import can_name_branch, name_for
 from scheduler.actions.submit import Submission, SubmitRequest, last_sentence, submit
 from scheduler.cli.main import main
 from scheduler.domain.candidate import CandidateState
@@ -46,6 +47,18 @@ def typed(played: PlayedLab, monkeypatch: pytest.MonkeyPatch, *arguments: str) -
     monkeypatch.chdir(played.space.repo.root)
     done = CliRunner().invoke(main, list(arguments))
     return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("идея.py", "idea"), ("a..b.py", "a.b"), ("c7.py", "idea-c7"), ("x.lock.py", "x"), ("-rf.py", "rf"),
+        ("two words.py", "two-words"), ("a" * 63 + ".b.py", "a" * 63), ("$(touch x).py", "touch-x"), ("....py", "idea"),
+        ("wider" + "r" * 59 + ".py", "wider" + "r" * 59), ("line\nbreak.py", "line-break"),
+    ],
+)  # fmt: skip
+def test_a_name_made_of_a_path_can_name_a_worktree(file: str, name: str) -> None:
+    assert name_for(Path(file)) == name and can_name_branch(name, longest=64)
 
 
 def leave(folder: Path) -> None:

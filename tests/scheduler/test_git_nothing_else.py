@@ -177,7 +177,8 @@ CALLS: dict[str, Callable[[Hostile], object]] = {
     "read": lambda h: (h.repo.read(h.new, "train.py"), h.repo.subject(h.new), h.repo.head_commit()),
     "branches": lambda h: (h.repo.current_branch(), h.repo.branch_commit("main"), h.repo.create_branch("b", h.new)),
     "refs": lambda h: (h.repo.check_free(h.new, "refs/x/y"), h.repo.keep_ref("t", "c0001", h.new), h.repo.kept_tags()),
-    "files": lambda h: (h.repo.find_files(h.new, "train.py"), h.repo.is_cut_off(h.idea), h.repo.place_of(h.idea)),
+    "files": lambda h: (h.repo.find_files(h.new, "train.py"), h.repo.is_cut_off(h.idea)),
+    "places": lambda h: (h.repo.place_of(h.idea), h.repo.checkout_of("main")),
     "kept": lambda h: h.repo.kept_refs("t"),
     "record": lambda h: (h.repo.create_branch("autoresearch/t", h.new), h.repo.kept_tags(), h.repo.history([h.new])),
     "carried": lambda h: carried(h),
@@ -207,7 +208,7 @@ def test_every_function_of_the_repository_is_tried() -> None:
     public = {name for name in vars(Repo) if not name.startswith("_")} - {"root", "common_dir"}
     tried = {"open", "read", "subject", "head_commit", "current_branch", "branch_commit", "create_branch", "keep_ref"}
     tried |= {"kept_tags", "commit_train_py", "merge_train_py", "exclude", "has_worktree", "inspect", "keep_main"}
-    tried |= {"find_files", "check_free", "is_cut_off", "place_of"}
+    tried |= {"find_files", "check_free", "is_cut_off", "place_of", "checkout_of"}
     tried |= {"kept_refs", "history", "uncommitted", "worktrees_in", "remove_worktree", "forget_worktrees"}
     tried |= {"root_commit", "is_ancestor", "add_blob", "read_blob", "make_pack", "take_pack"}
     tried |= {"existing", "read_refs", "set_refs", "check_out", "inspect_commit"}

@@ -268,6 +268,9 @@ def edited(source: str, *pairs: tuple[str, str]) -> str:
         ([("KNOB_1 = 1", "KNOB_1 = 7")], [("KNOB_1 = 1", "KNOB_1 = 7"), ("KNOB_2 = 2", "KNOB_2 = 5")]),
         ([("KNOB_1 = 1  #", "KNOB_1 = 1  # much of")], [("KNOB_1 = 1 ", "KNOB_1 = 3 ")]),
         ([("KNOB_3 = 3 ", "NEW = 1\nKNOB_3 = 3 ")], [("KNOB_2 = 2 ", "KNOB_2 = 4 ")]),
+        ([("KNOB_2 = 2  # the", "KNOB_2 = 7  # was 2, the")], [("KNOB_3 = 3  # the knob 3", "KNOB_3 = 8  # was 3")]),
+        ([("KNOB_2 = 2  # the knob 2\n", "")], [("KNOB_3 = 3 ", "KNOB_3 = 8 ")]),
+        ([("KNOB_2 = 2", "KNOB_2: float = 7")], [("KNOB_3 = 3  # the knob 3", "KNOB_3 = 8")]),
     ],
 )
 def test_constants_on_neighbouring_lines_merge_by_name(ours: list, theirs: list) -> None:
@@ -275,7 +278,31 @@ def test_constants_on_neighbouring_lines_merge_by_name(ours: list, theirs: list)
     assert merge_file(left.encode(), KNOBS.encode(), right.encode()) is None, "git alone does not merge these"
     found = merged(left, KNOBS, right)
     assert found is not None
-    assert read_constants(found) == read_constants(KNOBS) | changes(KNOBS, left) | changes(KNOBS, right)
+    kept = {name: value for name, value in read_constants(KNOBS).items() if name in read_constants(left)}
+    assert read_constants(found) == kept | changes(KNOBS, left) | changes(KNOBS, right)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "line"),
+    [
+        (("2  # the knob 2", "7  # was 2"), ("KNOB_3 = 3", "KNOB_3 = 8"), "KNOB_2 = 7  # was 2\n"),
+        (("KNOB_2 = 2", "KNOB_2 = 7"), ("3  # the knob 3", "8"), "KNOB_3 = 8\n"),
+        (("2  # the knob 2", "2  # mine"), ("2  # the knob 2", "8  # theirs"), "KNOB_2 = 8  # theirs\n"),
+        (("2  # the knob 2", "7  # mine"), ("2  # the knob 2", "2  # theirs"), "KNOB_2 = 7  # mine\n"),
+        (("2  # the knob 2", "7"), ("3  # the knob 3", "(\n    1,\n)  # 3"), "KNOB_3 = (\n    1,\n)  # 3\n"),
+    ],
+)  # fmt: skip
+def test_the_comment_behind_a_constant_goes_with_its_new_value(ours: tuple, theirs: tuple, line: str) -> None:
+    found = merged(edited(KNOBS, ours), KNOBS, edited(KNOBS, theirs))
+    assert found is not None and line in found
+
+
+def test_one_new_constant_in_two_places_is_a_conflict_only_where_the_values_differ() -> None:
+    left = edited(KNOBS, ("KNOB_0 = 0", "EMA = 0.9\nKNOB_0 = 0"))
+    for value, expected in ((0.99, False), (0.9, True)):
+        right = edited(KNOBS, ("\n\ndef", f"EMA = {value}\n\n\ndef"))
+        assert merge_file(left.encode(), KNOBS.encode(), right.encode()) is not None, "git sees two lines"
+        assert (merged(left, KNOBS, right) is not None) == expected
 
 
 def changes(base: str, changed: str) -> dict:

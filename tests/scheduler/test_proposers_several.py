@@ -93,8 +93,15 @@ def test_entries_bring_patches_constants_and_whole_files(root: Path) -> None:
     [
         ({"patch": PATCH.replace("DEPTH = 4", "DEPTH = 3")}, ProposalFailure.REFUSED, "does not apply"),
         ({"patch": "nothing like a patch"}, ProposalFailure.REFUSED, "does not apply"),
-        ({"patch": PATCH.replace("train.py", "harness.py")}, ProposalFailure.UNCHANGED, "as it was"),
-        ({"patch": PATCH.replace("b/train.py", "b/../train.py")}, ProposalFailure.UNCHANGED, "as it was"),
+        ({"patch": PATCH.replace("train.py", "harness.py")}, ProposalFailure.REFUSED, "also changes harness.py"),
+        ({"patch": f"{PATCH}diff --git a/é.py b/é.py\n{PATCH.replace('train', 'é')}"}, ProposalFailure.REFUSED, "é.py"),
+        ({"patch": PATCH.replace("b/train.py", "b/../train.py")}, ProposalFailure.REFUSED, "train.py"),
+        ({"patch": "rename from train.py\nrename to b.py\n"}, ProposalFailure.REFUSED, "does not apply"),
+        (
+            {"patch": "diff --git a/train.py b/b.py\nsimilarity index 100%\nrename from train.py\nrename to b.py\n"},
+            ProposalFailure.REFUSED,
+            "also changes b.py",
+        ),
         ({"constants": {"NO_SUCH": 1}}, ProposalFailure.REFUSED, "no constant NO_SUCH"),
         ({"patch": PATCH, "train_py": "x"}, ProposalFailure.MALFORMED, "one of"),
         ({}, ProposalFailure.MALFORMED, "one of"),
@@ -110,11 +117,32 @@ def test_a_bad_entry_is_refused_alone_and_named(root: Path, entry: object, troub
 
 
 @pytest.mark.parametrize(
+    "patch",
+    [
+        PATCH.replace("\n", "\r\n"),
+        "\ufeff" + PATCH,
+        PATCH.replace("a/train", "train").replace("b/train", "train"),
+        PATCH.replace("a/train", "i/train").replace("b/train", "w/train"),
+        "diff --git a/train.py b/train.py\nindex 1..2 100644\n" + PATCH,
+        PATCH.replace("@@ -1,9 +1,9 @@", "@@ -1,4 +1,4 @@ whatever").rstrip("\n"),
+    ],
+)
+def test_a_patch_is_taken_as_git_prints_it_anywhere(root: Path, patch: str) -> None:
+    """With the line ends of an editor, or as diff.noprefix and diff.mnemonicPrefix have it."""
+    (found,) = several(root, listed(root, {"patch": patch}))
+    assert isinstance(found, Proposed), found
+    assert found.train_py == SOURCE.replace(b"DEPTH = 4", b"DEPTH = 5")
+
+
+@pytest.mark.parametrize(
     ("edit", "said"),
     [
         ("echo x > candidates/2/judge.py", "it also changes judge.py"),
         ("rm candidates/2/train.py; ln -s /etc/passwd candidates/2/train.py", "no regular file"),
         ("cp train.py candidates/2/train.py", "as it was"),
+        ("rm candidates/2/train.py", "holds no train.py"),
+        ("git init -q candidates/2", "it also changes .git"),
+        ("cp train.py candidates/2/train.py; echo '{,' > candidates/2/IDEA.json", "IDEA.json was left unread"),
     ],
 )
 def test_a_bad_folder_is_refused_alone_and_named(root: Path, edit: str, said: str) -> None:
@@ -142,6 +170,18 @@ def test_a_change_of_train_py_itself_is_one_more_idea(root: Path) -> None:
 def test_nothing_left_is_one_answer(root: Path) -> None:
     (only,) = several(root, "true")
     assert isinstance(only, NoIdea) and only.trouble is ProposalFailure.UNCHANGED
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ("""'{"ideas": [{"constants": {"DEPTH": 3}},]}'""", "IDEA.json was left unread: it is not a JSON object"),
+        ("""'{"ideas": {"1": {"constants": {"DEPTH": 3}}}}'""", '"ideas" is no list'),
+    ],
+)
+def test_a_list_of_ideas_that_cannot_be_read_is_the_reason(root: Path, left: str, said: str) -> None:
+    (only,) = several(root, f"echo {left} > IDEA.json")
+    assert isinstance(only, NoIdea) and said in only.reason
 
 
 def test_more_than_wanted_are_cut_and_warned_of(root: Path) -> None:
