@@ -1,5 +1,22 @@
-"""`python -m scheduler`: the same as the command `arsched`."""
+"""The command `arsched`, and `python -m scheduler`: Ctrl-C ends it silently while it is still being loaded."""
 
-from scheduler.cli.main import main
+from __future__ import annotations
 
-main()
+import signal
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """`scheduler.cli.main`, whose imports take a part of a second: nothing has begun, and a trace would say nothing."""
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heeded:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from scheduler.cli.main import main
+
+    if is_heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
+
+
+if __name__ == "__main__":
+    run()

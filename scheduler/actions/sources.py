@@ -58,9 +58,9 @@ def find_place(paths: LabPaths, given: Path) -> Path:
 
 def distinct(places: Iterable[Path]) -> list[Path]:
     """Without those that lead to the same place as an earlier one."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for place in places:
-        found.setdefault(place.resolve(), place)
+        found.setdefault(os.path.realpath(place), place)  # a loop of links is no error to it
     return list(found.values())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.domain.errors import ArschedError
-from scheduler.domain.text import plain, spelt
+from scheduler.domain.text import clean, plain, spelt
 from scheduler.queue.diversion import lead_nowhere, say, write_unless_unread
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _spell(problem: UnicodeError) -> tuple[str, int]:
 
 
 def log(text: str) -> None:
-    """One line or several on stderr. Commands of ours in it can be typed as they stand."""
-    say(sys.stderr, typable(text))
+    """One line or several on stderr, without what moves a cursor. Commands of ours in it can be typed as they stand."""
+    say(sys.stderr, typable(clean(text)))
 
 
 def print_json(value: object) -> None:

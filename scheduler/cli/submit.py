@@ -66,14 +66,16 @@ def log_submission(submission: Submission, *, dry_run: bool = False) -> None:
     for candidate in submission.known:
         log(f"known     {candidate.id} {one_line(candidate.name)}  submitted before, {candidate.state}")
     for one in submission.queued:
-        who = f"{one.candidate.id} {one.name}" if one.candidate else f"{one.name} ({one.path})"
+        who = f"{one.candidate.id} {one.name}" if one.candidate else f"{one.name} ({one_line(str(one.path))})"
         log(f"{'would be ' if dry_run else ''}queued    {who}{f'  {one_line(one.note)}' if one.note else ''}")
     for refusal in submission.refused:
-        log(f"refused   {refusal.path}: {one_line(refusal.reason)}")
+        log(f"refused   {one_line(str(refusal.path))}: {one_line(refusal.reason)}")
         if refusal.hint:
             log(f"          hint: {one_line(refusal.hint)}")
     for failure in submission.failed:
-        log(f"failed    {failure.path}: {one_line(failure.reason)}; the candidate is not at fault, and not queued")
+        log(
+            f"failed    {one_line(str(failure.path))}: {one_line(failure.reason)}; the candidate is not at fault, and not queued"
+        )
         if failure.hint:
             log(f"          hint: {one_line(failure.hint)}")
 

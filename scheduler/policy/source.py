@@ -135,7 +135,7 @@ def _decode(data: bytes) -> str:
         raise CandidateRejected(f"train.py is not UTF-8: {at}", "save the file as UTF-8") from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise CandidateRejected(f"train.py holds a NUL character, line {line}", "is it a text file?")
+        raise CandidateRejected(f"train.py holds a NUL character, line {line}", "is it a text file, saved as UTF-8?")
     try:  # a coding line makes Python read other text than the one checked and compared here
         encoding, _ = tokenize.detect_encoding(iter(data.splitlines(keepends=True)).__next__)
     except SyntaxError as problem:

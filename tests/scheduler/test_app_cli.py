@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +85,21 @@ def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run([sys.executable, "-m", "scheduler", "-V"], capture_output=True, text=True, env=environ)
     assert said.returncode == 0 and said.stdout == arsched("-V").stdout
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_while_it_is_being_loaded_leaves_no_trace(tmp_path: Path, ignored: bool) -> None:
+    """Unless it is ignored, as in the background of a script."""
+    (tmp_path / "difflib.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+    )
+    program = [sys.executable, "-c", "import scheduler.__main__ as it; it.run()"]
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    done = subprocess.run(
+        program, capture_output=True, text=True, env=environ, preexec_fn=lambda: signal.signal(signal.SIGINT, handler)
+    )
+    assert done.returncode == (7 if ignored else -signal.SIGINT) and done.stderr == "", done.stderr
 
 
 def rows_of(document: str) -> dict[int, str]:
@@ -381,6 +397,19 @@ def test_a_name_that_is_no_utf_8_is_shown_with_json_too(lab: Path, arguments: li
     assert json.loads(said) and done.returncode in (1, 2, 3) and "defect" not in said
     assert b"Traceback" not in done.stderr
     assert arguments != ["submit"] or r"caf\\xe9.py" in said
+
+
+def test_names_of_files_cannot_write_on_the_terminal(lab: Path) -> None:
+    """Whoever edits in candidates/ names files there, and a person types candidates/*."""
+    names = ["\x1b[31mred.py", "two\npromoted  c0009.py", "bad\x1b]0;title\x07.py", "loop.py", "none\x1b[2J.py"]
+    for number, name in enumerate(names[:3]):
+        (lab / name).write_text(f"SCORE = 1.{number}\n" if number < 2 else "x = = 1\n")
+    (lab / "loop.py").symlink_to("loop.py")
+    done = arsched("submit", "--no-wait", *names)
+    assert done.exit_code == 3 and "\x1b" not in done.output and "\npromoted" not in done.output
+    assert "queued    c0002 31mred" in done.stderr and "refused   loop.py: it is a link to loop.py" in done.stderr
+    assert "\x1b" not in arsched("submit", "--no-wait", "none\x1b[2J.py").output
+    assert "\x1b" not in arsched("show", "none\x1b[2J").output
 
 
 def test_talk_that_cannot_be_written_ends_no_work(tmp_path: Path) -> None:
