@@ -73,9 +73,8 @@ def log_submission(submission: Submission, *, dry_run: bool = False) -> None:
         if refusal.hint:
             log(f"          hint: {one_line(refusal.hint)}")
     for failure in submission.failed:
-        log(
-            f"failed    {one_line(str(failure.path))}: {one_line(failure.reason)}; the candidate is not at fault, and not queued"
-        )
+        what = f"{one_line(str(failure.path))}: {one_line(failure.reason)}"
+        log(f"failed    {what}; the candidate is not at fault, and not queued")
         if failure.hint:
             log(f"          hint: {one_line(failure.hint)}")
 
