@@ -256,7 +256,7 @@ def _dry_run(space: Workspace, settings: SearchSettings | None) -> SearchOutcome
         )
     unfinished = plan.unfinished
     if unfinished is not None:
-        return _would(f"would go on with search {unfinished.number}, {unfinished.state}", plan.settings)
+        return _would(f"would go on with search {unfinished.number}", plan.settings)
     return _would("would begin a search", plan.settings)
 
 

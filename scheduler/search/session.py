@@ -306,7 +306,7 @@ def _wait_for_turn(space: Workspace, screen: Screen, means: Runtime, turn: Sched
     while not try_take(space, turn):
         live = read_live(space.paths.live)
         if live is not None and live.search and live.tag == space.tag:
-            hint = "look on with `arsched watch`; end it with `arsched pause`, or touch .arsched/stop"
+            hint = "look on with `arsched watch`; end it with `arsched stop`, or touch .arsched/stop"
             raise LabProblem(
                 f"search {live.search} of lab {live.tag!r} is run by another arsched (pid {live.pid})", hint
             )
