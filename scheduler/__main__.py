@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-from typing import NoReturn
 
 
-def run() -> NoReturn:
+def run() -> None:
     """`scheduler.cli.main`, whose imports take a part of a second: nothing has begun, and a trace would say nothing."""
     is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heeded:

@@ -167,7 +167,7 @@ def _refuse_foreign_worktree(space: Checkout, folder: Path) -> None:
 def repair_hint(paths: LabPaths, folders: Sequence[Path]) -> str:
     """How worktrees of a clone that was moved are joined to it again."""
     inside = all(folder.parent == paths.candidates.resolve() for folder in folders)
-    which = f"{paths.candidates.name}/*" if inside else shlex.join(map(str, folders))
+    which = f"{paths.candidates.name}/*/" if inside else shlex.join(map(str, folders))
     return f"join them again, no file changes: cd {shlex.quote(str(paths.root))} && git worktree repair {which}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,6 @@ def test_worktrees_of_a_clone_that_was_moved_are_a_problem(lab: Path) -> None:
     assert "worktrees" not in of_repository(lab)
     there = lab.rename(lab.with_name("moved"))
     found = of_repository(there)["worktrees"]
-    assert found.grade is Grade.PROBLEM and f"cd {there} && git worktree repair candidates/*" in found.hint
+    assert found.grade is Grade.PROBLEM and f"cd {shlex.quote(str(there))} && git worktree repair" in found.hint
     git(there, "worktree", "repair", "candidates/a")
     assert "worktrees" not in of_repository(there)
