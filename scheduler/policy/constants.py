@@ -88,18 +88,19 @@ def merge_by_name(ours: bytes, base: bytes, theirs: bytes, merge: Merge) -> byte
     try:
         if merged is None:
             return _merge_constants(ours.decode(), base.decode(), theirs.decode(), merge)
-        return None if _sets_twice(merged.decode(), ours.decode(), theirs.decode()) else merged
+        return None if _mixes_values(merged.decode(), ours.decode(), theirs.decode()) else merged
     except (CandidateRejected, UnicodeDecodeError):
         return merged  # whether it is a program is for whoever reads it to say
 
 
-def _sets_twice(merged: str, ours: str, theirs: str) -> bool:
-    """Whether both brought a constant of one name in two places, with two values: the later line would hide the other.
+def _mixes_values(merged: str, ours: str, theirs: str) -> bool:
+    """Whether a constant of both has the value of neither: a tuple with a line of each, or one name set in two places.
 
     Raises CandidateRejected for a source that does not parse.
     """
     mine, new, found = (_spelled(source) for source in (ours, theirs, merged))
-    return any(mine[name].value != new[name].value for name in (mine.keys() & new.keys()) - found.keys())
+    both = ((name, (mine[name].value, new[name].value)) for name in mine.keys() & new.keys())
+    return any(len(set(of)) > 1 and (name not in found or found[name].value not in of) for name, of in both)
 
 
 def _merge_constants(ours: str, base: str, theirs: str, merge: Merge) -> bytes | None:

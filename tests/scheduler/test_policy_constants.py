@@ -297,6 +297,13 @@ def test_the_comment_behind_a_constant_goes_with_its_new_value(ours: tuple, thei
     assert found is not None and line in found
 
 
+def test_a_tuple_over_many_lines_is_one_value() -> None:
+    base = "BETAS = (\n" + "".join(f"    0.{n},\n" for n in range(9)) + ")\n"
+    left, right = edited(base, ("0.0,", "0.01,")), edited(base, ("0.8,", "0.81,"))
+    assert merge_file(left.encode(), base.encode(), right.encode()) is not None, "git sees two lines"
+    assert merged(left, base, right) is None and merged(left, base, left) == left == merged(left, base, base)
+
+
 def test_one_new_constant_in_two_places_is_a_conflict_only_where_the_values_differ() -> None:
     left = edited(KNOBS, ("KNOB_0 = 0", "EMA = 0.9\nKNOB_0 = 0"))
     for value, expected in ((0.99, False), (0.9, True)):
