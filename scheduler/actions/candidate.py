@@ -72,7 +72,7 @@ def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Pro
     """
     candidate, given = space.ledger.candidates.get(ref, space.tag), look(space)
     standing, base = given.board.of(candidate.id), given.board.baseline
-    _check_promotable(candidate, standing, base)
+    _check_promotable(candidate, standing, base, is_queued=bool(pending_runs(space, candidate.id)))
     effect = effect_of(standing, base, lab_noise(given.board))
     decision = Promote(candidate.id, base.candidate_id, effect, PROMOTED)
     sentence = f"{explain_decision(decision, candidate.name)}  by hand"
@@ -84,13 +84,14 @@ def promote_by_hand(space: Workspace, ref: str, *, dry_run: bool = False) -> Pro
     return Promoted(candidate, decision, sentence, commit, follow_ledger(space))
 
 
-def _check_promotable(candidate: Candidate, standing: CandidateStats, base: CandidateStats) -> None:
+def _check_promotable(candidate: Candidate, standing: CandidateStats, base: CandidateStats, *, is_queued: bool) -> None:
     who = f"{candidate.id} {candidate.name}"
     if candidate.state in _NOT_PROMOTABLE:
         raise NotYet(f"{who} is {candidate.state}, nothing was changed", "see: arsched leaderboard")
     if not standing.n or standing.n == standing.suspect_scores:
         what = "only suspect scores" if standing.n else "no score"
-        raise NotYet(f"{who} has {what} yet", f"run it (again): arsched submit --again candidates/{candidate.name}")
+        again = f"run it (again): arsched submit --again {candidate.id}"
+        raise NotYet(f"{who} has {what} yet", "a run of it is to come: arsched submit" if is_queued else again)
     if not base.n:
         raise NotYet("the baseline has no score yet", "run it first: arsched submit")
 

@@ -152,8 +152,10 @@ class _Verb:
     def _submit(self, state: HeadState) -> int:
         _need_lab(state)
         paths, dry_run = self.params["paths"], bool(self.params["dry_run"])
-        if not paths and (self.params["no_wait"] or dry_run):
-            raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
+        if not paths and any(self.params[name] for name in ("no_wait", "dry_run", "title", "again")):
+            raise UsageProblem(
+                "no paths to queue", "name some: arsched submit candidates/*; without options it runs what is queued"
+            )
         carried = self.lab.carry(SubmitRequest(paths, self.params["title"], dry_run=dry_run), state.lineage)
         rest, as_json = carried.rest, bool(self.params["as_json"])
         log_submission(rest)

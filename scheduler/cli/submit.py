@@ -43,8 +43,10 @@ def command(
     Exit code 3 when a path was refused, 1 when the machine failed for one (git, disk); the good ones are queued all the
     same. 4 when the lab is paused.
     """
-    if not paths and (no_wait or dry_run):
-        raise UsageProblem("no paths to queue", "arsched submit candidates/* --no-wait; without --no-wait it runs")
+    if not paths and (no_wait or dry_run or title or again):
+        raise UsageProblem(
+            "no paths to queue", "name some: arsched submit candidates/*; without options it runs what is queued"
+        )
     with open_workspace(tag) as space:
         submission = submit(space, SubmitRequest(paths, title, author(), again, dry_run))
         log_submission(submission, dry_run=dry_run)

@@ -136,7 +136,7 @@ def explain_waiting(
 ) -> str:
     """One sentence: why this run is not running although the queue is being run. The run is one of `queued`."""
     if slots == 0:
-        return "no slot can take it: run `arsched doctor` to see why"
+        return "no slot can take it now: `arsched watch --once` says what each is doing"
     if lab is not None and not without_held([run]) and is_holding(lab):
         return "it starts when the results of those that run together are in"
     ahead = order_runs(queued, running, slots, lab).index(run)

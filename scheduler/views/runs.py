@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scheduler.domain.candidate import Candidate
-from scheduler.domain.errors import LabProblem
+from scheduler.domain.errors import LabProblem, NotYet
 from scheduler.domain.run import (
     Attempt,
     Cancelled,
@@ -184,9 +184,9 @@ def describe_losses(loss_at: tuple[tuple[float, float], ...]) -> str:
 
 
 def log_path(space: Workspace, run: Run) -> Path:
-    """The log of a run's latest attempt. Raises LabProblem when there is none to read here, and says why."""
+    """The log of a run's latest attempt. Raises LabProblem, NotYet when there is none to read here."""
     if not run.attempts:
-        raise LabProblem(f"{run.id} has not run yet", f"why it waits: arsched explain {run.id}")
+        raise NotYet(f"{run.id} has not run yet", f"why it waits: arsched explain {run.id}")
     for path in _log_places(space, run):
         if path.is_file():
             return path
@@ -197,7 +197,7 @@ def log_path(space: Workspace, run: Run) -> Path:
             harvested = _log_places(space, run)[0]
             raise LabProblem(f"{run.id} left no log: {harvested} is not there", f"its result: arsched show {run.id}")
     hint = f"it comes here when the run is over: arsched wait {run.id}"
-    raise LabProblem(f"{run.id} runs on {run.state.slot_id}, and its log is there", hint)
+    raise NotYet(f"{run.id} runs on {run.state.slot_id}, and its log is there", hint)
 
 
 def has_log(space: Workspace, run: Run) -> bool:

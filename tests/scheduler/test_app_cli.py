@@ -201,6 +201,8 @@ def test_help_lists_every_verb_in_the_order_of_a_labs_life() -> None:
         (["submit", "x.py", "--address", "http://127.0.0.1:8265"], 2, ["Ray's dashboard", "127.0.0.1:6379"]),
         (["submit", "x.py", "--address", "head"], 2, ["no address of a Ray cluster", "HOST:6379"]),
         (["submit", "--no-wait"], 2, ["no paths"]),
+        (["submit", "--title", "x"], 2, ["no paths", "arsched submit candidates/*"]),
+        (["submit", "--again"], 2, ["no paths"]),
         (["submit", "x", "--tag", "u"], 1, ["no lab 'u'", "labs here: t"]),
         (["promote", "basline"], 2, ["no candidate 'basline'", "did you mean 'baseline'?"]),
         (["promote", "baseline"], 3, ["is baseline, nothing was changed"]),

@@ -174,9 +174,10 @@ def test_a_log_that_is_not_there(arsched: Arsched, play: Play) -> None:
     assert said.code == 1 and "r0009 left no log" in said.err
     play.add("late")
     said = arsched("logs", "late")
-    assert said.code == 1 and "r0013 has not run yet" in said.err and "arsched explain r0013" in said.err
+    assert said.code == 3 and "r0013 has not run yet" in said.err and "arsched explain r0013" in said.err
     play.lease(play.ledger.runs.queued("nov23")[0])
-    assert "runs on laptop/cpu0, and its log is there" in arsched("logs", "late").err
+    said = arsched("logs", "late")
+    assert said.code == 3 and "runs on laptop/cpu0, and its log is there" in said.err
 
 
 def test_a_run_on_this_machine_shows_its_log_while_it_goes_on(arsched: Arsched, play: Play, tmp_path: Path) -> None:
