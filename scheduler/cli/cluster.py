@@ -22,7 +22,7 @@ from scheduler.actions.candidate import place_worktree
 from scheduler.actions.init import IGNORED, refuse_uncommitted
 from scheduler.actions.submit import SubmitRequest
 from scheduler.cli.output import log, print_json, print_text, program, spell_as
-from scheduler.cli.submit import log_submission
+from scheduler.cli.submit import log_submission, no_paths
 from scheduler.domain.errors import ArschedError, ExitCode, LabProblem, UsageProblem
 from scheduler.git import Repo
 from scheduler.lab import write_whole
@@ -153,9 +153,7 @@ class _Verb:
         _need_lab(state)
         paths, dry_run = self.params["paths"], bool(self.params["dry_run"])
         if not paths and any(self.params[name] for name in ("no_wait", "dry_run", "title", "again")):
-            raise UsageProblem(
-                "no paths to queue", "name some: arsched submit candidates/*; without options it runs what is queued"
-            )
+            raise no_paths()
         carried = self.lab.carry(SubmitRequest(paths, self.params["title"], dry_run=dry_run), state.lineage)
         rest, as_json = carried.rest, bool(self.params["as_json"])
         log_submission(rest)

@@ -44,9 +44,7 @@ def command(
     same. 4 when the lab is paused.
     """
     if not paths and (no_wait or dry_run or title or again):
-        raise UsageProblem(
-            "no paths to queue", "name some: arsched submit candidates/*; without options it runs what is queued"
-        )
+        raise no_paths()
     with open_workspace(tag) as space:
         submission = submit(space, SubmitRequest(paths, title, author(), again, dry_run))
         log_submission(submission, dry_run=dry_run)
@@ -59,6 +57,13 @@ def command(
     if no_wait and submission.queued and not dry_run:
         log("queued; run the queue with: arsched submit")
     return code or (ExitCode.FAILED if submission.failed else ExitCode.ANSWER_IS_NO if submission.refused else 0)
+
+
+def no_paths() -> UsageProblem:
+    """An option that says how to queue, and nothing to queue."""
+    return UsageProblem(
+        "no paths to queue", "name some: arsched submit candidates/*; without options it runs the queue"
+    )
 
 
 def log_submission(submission: Submission, *, dry_run: bool = False) -> None:
