@@ -7,12 +7,12 @@ import signal
 
 def run() -> None:
     """`scheduler.cli.main`, whose imports take a part of a second: nothing has begun, and a trace would say nothing."""
-    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_heeded:
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from scheduler.cli.main import main
 
-    if is_heeded:
+    if is_default:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
 
