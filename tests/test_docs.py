@@ -6,6 +6,7 @@ Does not check figures: those have the command that makes them next to them.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ import click
 import pytest
 
 from scheduler.cli.main import main
+from scheduler.cli.output import VERBS
 from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Proposed, ProposerChoice, Trial
 from scheduler.proposers import registry
 from scheduler.proposers.lines import encode_ask, read_answer, read_line
@@ -100,6 +102,28 @@ def test_every_verb_has_help() -> None:
 
 def test_the_checks_see_a_made_up_command() -> None:
     assert commands("text `arsched fly` text\n```\n$ make rocket\n```\n") == ["make rocket", "arsched fly"]
+
+
+def hinted(source: str) -> list[tuple[str, list[str]]]:
+    """Verb and options of each command line of ours in the texts of a program, whose values are left out."""
+    texts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            texts.append("".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    found = [re.findall(r"\barsched ([a-z]+)\b([^`;,()\n]*)", text) for text in texts]
+    return [(verb, re.findall(r"(?<!\S)--[a-z-]+", rest)) for pairs in found for verb, rest in pairs if verb in VERBS]
+
+
+def test_every_command_that_a_hint_names_has_its_options() -> None:
+    known, seen = verbs(), 0
+    for path in sorted([*(ROOT / "scheduler").rglob("*.py"), *(ROOT / "harness").rglob("*.py")]):
+        for verb, named in hinted(path.read_text(encoding="utf-8")):
+            seen += 1
+            wrong = set(named) - options(known[verb])
+            assert not wrong, f"{path.relative_to(ROOT)}: `arsched {verb}` has no option {wrong}"
+    assert seen > 150 and ("stop", ["--hard"]) in hinted('f"try: arsched stop {x} --hard; then"')
 
 
 # Reaching the command: no one's PATH has it before the .venv is active.
