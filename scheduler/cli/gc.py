@@ -15,7 +15,7 @@ from scheduler.domain.text import clean, count
 
 
 @click.command()
-@click.option("--days", type=click.FloatRange(0), default=30, show_default=True, metavar="D",
+@click.option("--days", type=options.Finite(0), default=30, show_default=True, metavar="D",
               help="Caches of other contracts and output of ended labs go once not used for so long.")  # fmt: skip
 @options.dry_run
 @options.as_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,16 @@ from scheduler.cli.output import spell_address
 from scheduler.ray.failures import check_address
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Finite(click.FloatRange):
+    """A number in a range. nan is in every range to click, and as a limit it would never be reached; nor would inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 def ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

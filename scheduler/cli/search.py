@@ -56,7 +56,7 @@ class SearchOutcome:
 
 
 @click.command()
-@click.option("--hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Time, the claim's included.")
+@click.option("--hours", type=options.Finite(0, min_open=True), metavar="H", help="Time, the claim's included.")
 @click.option(
     "--runs",
     type=click.IntRange(1),
@@ -65,7 +65,8 @@ class SearchOutcome:
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Rounds of --ideas new ideas each.")
 @click.option("--ideas", type=click.IntRange(1), metavar="K", help="Ideas in a round. Default: one for every slot.")
-@click.option("--target-bpb", type=float, metavar="BPB", help="Stop when the baseline is this good over two runs.")
+@click.option("--target-bpb", type=options.Finite(0, min_open=True), metavar="BPB",
+              help="Stop when the baseline is this good over two runs.")  # fmt: skip
 @click.option("--proposer", "proposers", multiple=True, metavar="NAME[:WEIGHT]",
               help="Where ideas come from: agent, tpe, lines, union, a plug-in; repeatable.")  # fmt: skip
 @click.option("--command", "agent_command", metavar="CMD", help="The agent's command, run in a fresh worktree.")
@@ -75,7 +76,7 @@ class SearchOutcome:
 @click.option("--ideas-per-ask", type=click.IntRange(1, MOST_IDEAS), metavar="N",
               help="Ideas that one session of the agent leaves. Default: 1.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Agents at work at a time.")
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+@click.option("--limit", "limit_s", type=options.Finite(0, min_open=True), metavar="SECONDS",
               help="Time an agent has for one idea.")  # fmt: skip
 @click.option("--option", "plugin_options", multiple=True, metavar="NAME.KEY=VALUE", help="An option of a proposer.")
 @click.option("--backlog", type=click.IntRange(1), metavar="N", help="Queued ideas kept ready. Default: one a slot.")

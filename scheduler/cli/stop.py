@@ -20,7 +20,7 @@ LOOK_S = 0.2
 
 @click.command()
 @click.option("--now", is_flag=True, help="Stop what runs, too: it goes back to the queue.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Wait so long at most.")
+@click.option("--timeout", "timeout_s", type=options.Finite(0), metavar="SECONDS", help="Wait so long at most.")
 @options.changing
 def command(now: bool, timeout_s: float | None, tag: str | None, dry_run: bool, as_json: bool) -> int:
     """End the process that runs the queue, a detached search for one, and wait until it has ended.

@@ -21,7 +21,7 @@ REPORT_S = 8.0
 
 @click.command()
 @click.argument("refs", nargs=-1, metavar="[IDS]...", shell_complete=options.ids)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up after so long.")
+@click.option("--timeout", "timeout_s", type=options.Finite(0), metavar="SECONDS", help="Give up after so long.")
 @options.reading
 def command(refs: tuple[str, ...], timeout_s: float | None, tag: str | None, as_json: bool) -> int:
     """Wait until all IDS (default: everything undecided) are decided. Runs nothing: `arsched submit` does.

@@ -96,6 +96,17 @@ def test_the_documents_show_the_exit_codes_as_the_program_has_them(document: str
     assert all(f"    {code.value:<3}  {meaning}\n" in shown for code, meaning in MEANINGS.items())
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_number_is_finite(verb: str) -> None:
+    """nan as a budget would never be reached."""
+    command = main.get_command(click.Context(main), verb)  # type: ignore[arg-type]
+    assert command is not None
+    for option in (one for one in command.params if isinstance(one.type, click.types.FloatParamType)):
+        for value in ("nan", "inf", "-inf"):
+            done = arsched(verb, option.opts[0], value)
+            assert done.exit_code == 2 and option.opts[0] in done.stderr, done.stderr
+
+
 def test_no_verb_has_an_exit_code_of_its_own() -> None:
     """Each code is written as ExitCode, or comes from another program."""
     for path in (ROOT / "scheduler" / "cli").glob("*.py"):

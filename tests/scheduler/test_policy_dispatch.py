@@ -171,7 +171,7 @@ def test_whatever_was_where_every_free_slot_gets_a_run_and_none_two(
 def test_a_waiting_run_is_reported_why() -> None:
     queued = [run(1, NEW), run(2, NEW), run(3, NEW)]
     busy = [run(8, NEW), run(9, NEW)]
-    assert "doctor" in explain_waiting(queued[0], queued, [], 0)
+    assert "arsched watch --once" in explain_waiting(queued[0], queued, [], 0)
     assert "a slot is free" in explain_waiting(queued[0], queued, busy[:1], 2)
     assert explain_waiting(queued[0], queued, busy, 2) == "it is next: all 2 slots are busy"
     assert explain_waiting(queued[1], queued, busy, 2) == "1 run goes first, and 2 of 2 slots are busy"
