@@ -30,6 +30,7 @@ from scheduler.domain.text import id_order, one_line
 from scheduler.git import Repo
 from scheduler.ledger import WHAT_IS_LEFT, Ledger, move_database
 from scheduler.node.machine import boot_id
+from scheduler.queue.diversion import say
 from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive, steady_time
 
 
@@ -124,7 +125,7 @@ def open_workspace(
         if lab is None:
             raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
         if ledger.unwritable:
-            sys.stderr.write(f"note: {ledger.unwritable}; what it has now can be read, nothing can be recorded\n")
+            say(sys.stderr, f"note: {ledger.unwritable}; what it has now can be read, nothing can be recorded")
         yield Workspace(repo, paths, ledger, lab)
 
 
@@ -167,7 +168,7 @@ def _move_over(paths: LabPaths) -> None:
     show_runs(paths)
     kept = move_database(paths.old_ledger, paths.ledger)
     done = f"the lab lies in {paths.truth} now" if is_new else f"the lab lies in {paths.truth}, this was another ledger"
-    sys.stderr.write(f"note: {done}; what was {paths.old_ledger} is kept as {kept.name}\n")
+    say(sys.stderr, f"note: {done}; what was {paths.old_ledger} is kept as {kept.name}")
 
 
 def show_runs(paths: LabPaths) -> None:
