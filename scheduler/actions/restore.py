@@ -19,6 +19,7 @@ from scheduler.domain.decision import PRESETS, Effect, Promote
 from scheduler.domain.errors import ArschedError, CandidateRejected, LabProblem, UsageProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.run import Cancelled, RunKind
+from scheduler.domain.text import count
 from scheduler.git import CommitFacts, Repo
 from scheduler.lab import (
     ContractChoice,
@@ -218,8 +219,9 @@ class _Restorer:
         self._promote()
         self._measure(lab)
         if missing:
+            which = f"{count(len(missing), 'candidate')} ({_span(missing)})"
             self._lost.append(
-                f"runs, scores and decisions of {len(missing)} candidates ({_span(missing)}): git does not keep them. "
+                f"runs, scores and decisions of {which}: git does not keep them. "
                 "Those that were not promoted are set aside; one is measured again by arsched submit --again PATH"
             )
         follow_ledger(Workspace(self._repo, self._paths, self._ledger, lab))
@@ -327,7 +329,7 @@ class _Restorer:
             return
         for _ in range(lab.gates.first_baseline_runs):
             self._ledger.runs.add(baseline, RunKind.BASELINE, REASON)
-        self._back.append(f"the baseline {baseline}: {lab.gates.first_baseline_runs} runs of it are queued")
+        self._back.append(f"the baseline {baseline}: {count(lab.gates.first_baseline_runs, 'run')} of it queued")
 
 
 _MERGED = {"Union-of": Origin.UNION, "Port-of": Origin.PORT}

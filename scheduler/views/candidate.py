@@ -21,7 +21,7 @@ from scheduler.domain.decision import (
     Retry,
 )
 from scheduler.domain.run import Cancelled, Finished, Queued, Run, Running, Scored
-from scheduler.domain.text import clean, flat, one_line
+from scheduler.domain.text import clean, count, flat, one_line
 from scheduler.ledger import Ledger
 from scheduler.policy.decide import awaited_control
 from scheduler.policy.dispatch import explain_waiting
@@ -206,6 +206,8 @@ def waiting_for(facts: LabFacts, run: Run, slots: int | None) -> str:
 
 def describe_gates(gates: GateSettings) -> str:
     """The promotion rule in one sentence with its numbers."""
+    if gates.max_runs == 1:
+        return f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, else it is dropped"
     bars = f" (both allow half the doubt after {gates.halve_after} candidates)" if gates.halve_after else ""
     near_miss = f", after {gates.shelve_runs} runs with P ≥ {gates.shelve_from:.2f} it is kept as a near-miss"
     return (
@@ -241,7 +243,9 @@ def _answer(
         return f"undecided: {waiting[0].run} {waiting[0].sentence}"
     board = facts.board
     if board and board.first_baseline and board.baseline.n < board.gates.first_baseline_runs:
-        return f"undecided: the first baseline has {board.baseline.n} of {board.gates.first_baseline_runs} runs"
+        return (
+            f"undecided: the first baseline has {board.baseline.n} of {count(board.gates.first_baseline_runs, 'run')}"
+        )
     if board and round_goes_on(board):
         return "undecided: its runs are over, and its round has others that run"
     if board and slots is not None and (control := awaited_control(board, candidate.id)):

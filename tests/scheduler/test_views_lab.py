@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scheduler.domain.decision import MeasureBaseline, Noise
+from scheduler.domain.decision import PRESETS, GateSettings, MeasureBaseline, Noise
 from scheduler.domain.run import parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
@@ -21,7 +22,7 @@ from scheduler.screens.details import run_screen
 from scheduler.screens.tables import leaderboard_screen, status_screen, summary_screen
 from scheduler.screens.terminal import painted
 from scheduler.screens.watch import watch_frame
-from scheduler.views.candidate import candidate_view, explain_candidate, explain_run
+from scheduler.views.candidate import candidate_view, describe_gates, explain_candidate, explain_run
 from scheduler.views.candidates import HEADER, history, leaderboard, results_tsv
 from scheduler.views.facts import LabFacts
 from scheduler.views.report import read_report, summary
@@ -306,3 +307,10 @@ def test_a_baseline_that_crashes_has_no_score_to_show(tmp_path: Path) -> None:
     assert json.dumps(every_view(play), allow_nan=False)
     assert leaderboard(play.facts()).candidates[0].val_bpb is None
     assert results_tsv(play.facts()) == HEADER + "\n"
+
+
+@pytest.mark.parametrize("gates", PRESETS.values(), ids=str)
+def test_a_rule_in_words_is_grammatical(gates: GateSettings) -> None:
+    said = describe_gates(gates)
+    assert re.search(r"\b1 (runs|candidates)\b", said) is None and f"{gates.promote_now:.2f}" in said
+    assert ("repeat" in said) == (gates.max_runs > 1)
