@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 FOLDER = "calibrations"  # below the cache root
 MOST_SPREAD = 0.25  # (90th - 10th percentile) / median of the readings of a round on a quiet machine
 MOST_SHARED = 0.05  # of a round, when another process had the core
-_READINGS, _BETWEEN_S = 20, 0.08  # of a round, which takes about 2 s
+MOST_APART = 0.10  # (slowest - fastest) / median of the rounds of a calibration
+ROUNDS, _PAUSE_S = 5, 0.4  # of a calibration, which takes about 7 s: a busy second moves one of them
+_READINGS, _BETWEEN_S = 13, 0.08  # of a round, which takes about 1.1 s
 _PATIENCE_S = 30.0
 
 
@@ -71,9 +74,14 @@ class Round:
     shared: float
 
     @property
+    def usual_s(self) -> float:
+        """The median: one reading in which the core was taken away does not move it."""
+        return statistics.median(self.readings_s)
+
+    @property
     def spread(self) -> float:
         tenths = statistics.quantiles(self.readings_s, n=10)
-        return (tenths[-1] - tenths[0]) / statistics.median(self.readings_s)
+        return (tenths[-1] - tenths[0]) / self.usual_s
 
     @property
     def quiet(self) -> bool:
@@ -87,15 +95,18 @@ class Round:
 
 
 class NotQuiet(Exception):
-    """No round was quiet; `rounds` are what was seen."""
+    """No ROUNDS in a row were quiet and agreed; `rounds` are what was seen."""
 
     def __init__(self, rounds: Sequence[Round]) -> None:
         self.rounds = tuple(rounds)
-        super().__init__(f"this machine is busy: {min(rounds, key=lambda seen: seen.spread + seen.shared)}")
+        busy = [seen for seen in rounds[-ROUNDS:] if not seen.quiet]
+        least = min(busy, key=lambda seen: seen.spread + seen.shared, default=None)
+        why = explain_apart(rounds[-ROUNDS:]) if least is None else str(least)
+        super().__init__(f"this machine is busy: {why}")
 
 
 def measure_round(probe: Readable, clock: Callable[[], float] = time.monotonic) -> Round:
-    """Read the probe for about 2 s, using the caches between the readings as a candidate would."""
+    """Read the probe for about 1.1 s, using the caches between the readings as a candidate would."""
     began, began_cpu = clock(), time.thread_time()
     readings = []
     for _ in range(_READINGS):
@@ -106,17 +117,41 @@ def measure_round(probe: Readable, clock: Callable[[], float] = time.monotonic) 
 
 
 def quiet_reference_s(
-    measure: Callable[[], Round], show: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    measure: Callable[[], Round],
+    show: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
 ) -> float:
-    """CPU seconds of a reading, mean of the first quiet round. Raises NotQuiet when none was in half a minute."""
+    """CPU seconds of a reading: the median of the first ROUNDS in a row that are quiet and agree, _PAUSE_S apart.
+
+    Raises NotQuiet when there were none in half a minute.
+    """
     rounds: list[Round] = []
     until = clock() + _PATIENCE_S
-    while not rounds or clock() < until:
+    while len(rounds) < ROUNDS or clock() < until:
+        if rounds:
+            pause(_PAUSE_S)
         rounds.append(measure())
-        if rounds[-1].quiet:
-            return statistics.fmean(rounds[-1].readings_s)
-        show(str(rounds[-1]))
+        if not rounds[-1].quiet:
+            show(str(rounds[-1]))
+        elif len(rounds) >= ROUNDS and all(seen.quiet for seen in rounds[-ROUNDS:]):
+            if apart(rounds[-ROUNDS:]) <= MOST_APART:
+                return statistics.median(seen.usual_s for seen in rounds[-ROUNDS:])
+            show(explain_apart(rounds[-ROUNDS:]))
     raise NotQuiet(rounds)
+
+
+def apart(rounds: Sequence[Round]) -> float:
+    """How far the slowest round is from the fastest, as a share of their median."""
+    usual_s = [seen.usual_s for seen in rounds]
+    return (max(usual_s) - min(usual_s)) / statistics.median(usual_s)
+
+
+def explain_apart(rounds: Sequence[Round]) -> str:
+    """Like "5 rounds differ by 24% (at most 10%): 0.770 to 0.980 ms per reading"."""
+    low, high = (1e3 * edge(seen.usual_s for seen in rounds) for edge in (min, max))
+    how = f"{len(rounds)} rounds differ by {apart(rounds):.0%} (at most {MOST_APART:.0%})"
+    return f"{how}: {low:.3f} to {high:.3f} ms per reading"
 
 
 def busy_reference_s(rounds: Sequence[Round]) -> float:
@@ -136,11 +171,13 @@ def calibration_path(contract: Contract) -> Path:
 
 
 def read_calibration(contract: Contract) -> Calibration | None:
-    """None where there is no whole one."""
+    """None where there is no whole one of this machine."""
     try:
         fields = json.loads(calibration_path(contract).read_text(encoding="utf-8"))
         found = Calibration(**{field.name: fields[field.name] for field in dataclasses.fields(Calibration)})
-        return found if found.reference_s > 0 else None
+        machine = dataclasses.replace(found, reference_s=0.0, quiet=True, again=0)
+        is_of_here = machine == calibration_here(0.0, quiet=True)
+        return found if 0 < found.reference_s < math.inf and is_of_here else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -160,7 +197,7 @@ def _cpu_name() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """One line of JSON about a work clock here: its calibration (None without one), and the core's speed in 2 s of now.
+    """One line of JSON about a work clock here: its calibration (None without one) and the core's speed now.
 
     "speed": as a share of the calibrated one; "shared": how much of the time another process had the core.
     """
