@@ -74,14 +74,14 @@ class Round:
     shared: float
 
     @property
-    def usual_s(self) -> float:
-        """The median: one reading in which the core was taken away does not move it."""
-        return statistics.median(self.readings_s)
+    def fast_s(self) -> float:
+        """The 10th percentile: what a reading takes while no neighbour is in the way."""
+        return statistics.quantiles(self.readings_s, n=10)[0]
 
     @property
     def spread(self) -> float:
         tenths = statistics.quantiles(self.readings_s, n=10)
-        return (tenths[-1] - tenths[0]) / self.usual_s
+        return (tenths[-1] - tenths[0]) / statistics.median(self.readings_s)
 
     @property
     def quiet(self) -> bool:
@@ -122,7 +122,7 @@ def quiet_reference_s(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> float:
-    """CPU seconds of a reading: the median of the first ROUNDS in a row that are quiet and agree, _PAUSE_S apart.
+    """The reference of the first ROUNDS in a row that are quiet and agree, _PAUSE_S apart: CPU seconds of a reading.
 
     Raises NotQuiet when there were none in half a minute.
     """
@@ -136,27 +136,31 @@ def quiet_reference_s(
             show(str(rounds[-1]))
         elif len(rounds) >= ROUNDS and all(seen.quiet for seen in rounds[-ROUNDS:]):
             if apart(rounds[-ROUNDS:]) <= MOST_APART:
-                return statistics.median(seen.usual_s for seen in rounds[-ROUNDS:])
+                return reference_s(rounds[-ROUNDS:])
             show(explain_apart(rounds[-ROUNDS:]))
     raise NotQuiet(rounds)
 
 
+def reference_s(rounds: Sequence[Round]) -> float:
+    """CPU seconds of a reading in the fastest of the rounds, quiet or not.
+
+    Neighbours come and go within seconds and only slow readings down: their mean says how many there were, the fast
+    ones what the core can do.
+    """
+    return min(seen.fast_s for seen in rounds)
+
+
 def apart(rounds: Sequence[Round]) -> float:
     """How far the slowest round is from the fastest, as a share of their median."""
-    usual_s = [seen.usual_s for seen in rounds]
-    return (max(usual_s) - min(usual_s)) / statistics.median(usual_s)
+    fast_s = [seen.fast_s for seen in rounds]
+    return (max(fast_s) - min(fast_s)) / statistics.median(fast_s)
 
 
 def explain_apart(rounds: Sequence[Round]) -> str:
     """Like "5 rounds differ by 24% (at most 10%): 0.770 to 0.980 ms per reading"."""
-    low, high = (1e3 * edge(seen.usual_s for seen in rounds) for edge in (min, max))
+    low, high = (1e3 * edge(seen.fast_s for seen in rounds) for edge in (min, max))
     how = f"{len(rounds)} rounds differ by {apart(rounds):.0%} (at most {MOST_APART:.0%})"
     return f"{how}: {low:.3f} to {high:.3f} ms per reading"
-
-
-def busy_reference_s(rounds: Sequence[Round]) -> float:
-    """What a reading takes at the best on a machine that was never quiet: the lowest 10th percentile of the rounds."""
-    return min(statistics.quantiles(seen.readings_s, n=10)[0] for seen in rounds)
 
 
 def calibration_here(reference_s: float, *, quiet: bool, again: int = 0) -> Calibration:

@@ -38,11 +38,11 @@ from harness.cache import (
 )
 from harness.calibration import (
     NotQuiet,
-    busy_reference_s,
     calibration_here,
     measure_round,
     quiet_reference_s,
     read_calibration,
+    reference_s,
     write_calibration,
 )
 from harness.contract import Contract, Corpus, is_shipped, prepared_contract_path
@@ -104,13 +104,13 @@ def calibrate(contract: Contract, progress: PrepareProgress, *, anew: bool) -> N
         with held(cache_root() / "calibration.lock", progress), progress.stage("calibrating the work clock"):
             probe = CoreProbe()
             try:
-                reference_s, quiet = quiet_reference_s(lambda: measure_round(probe), progress.show), True
+                reading_s, quiet = quiet_reference_s(lambda: measure_round(probe), progress.show), True
             except NotQuiet as busy:
                 if anew:
                     raise PrepareError(f"not calibrated, nothing changed: {busy}", "stop what else runs here") from None
-                reference_s, quiet = busy_reference_s(busy.rounds), False
+                reading_s, quiet = reference_s(busy.rounds), False
                 progress.print(str(busy))
-            found = calibration_here(reference_s, quiet=quiet, again=0 if found is None else found.again + 1)
+            found = calibration_here(reading_s, quiet=quiet, again=0 if found is None else found.again + 1)
             write_calibration(contract, found)
     progress.print(f"work clock: calibration {found.name}, {found.reference_s * 1e3:.3f} ms per reading")
     if not found.quiet:
