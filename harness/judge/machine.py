@@ -117,13 +117,14 @@ class MachineWatch:
 
     def __init__(self, cpus: Sequence[int], gpu: GpuWatch | None, proc: Path = _PROC) -> None:
         self._cpus, self._gpu, self._proc = cpus, gpu, proc
-        self._first = self._last = CoreTimes(0.0, 0.0, 0.0)
+        self._first: CoreTimes | None = None
+        self._last: CoreTimes | None = None
         self._loads: list[int] = []
 
     def look(self) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             self._last = read_core_times(self._cpus, self._proc)
-            self._first = self._first if self._loads else self._last
+            self._first = self._first or self._last
         with contextlib.suppress(OSError, ValueError, IndexError):
             running = int((self._proc / "loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
             self._loads.append(max(0, running - _OWN_PROCESSES))
@@ -139,6 +140,13 @@ class MachineWatch:
         """Why a score of this training is suspect; "" where nothing slowed the GPU down."""
         return "" if self._gpu is None else self._gpu.slowdown()
 
+    def _steal(self) -> float | None:
+        """None where the kernel does not say, or began to count anew because a core was switched off."""
+        if self._first is None or self._last is None:
+            return None
+        stolen_s, total_s = self._last.stolen_s - self._first.stolen_s, self._last.total_s - self._first.total_s
+        return round(stolen_s / total_s, 4) if total_s > 0 and 0 <= stolen_s <= total_s else None
+
     def shown(self, speed: SpeedRange | None, calibration: str | None) -> dict[str, Any]:
         """The result's "machine".
 
@@ -146,14 +154,13 @@ class MachineWatch:
         `steal`: share of the wall time of the run's cores that the host gave to others. `load`: mean number of running
         and waiting threads of the machine, the run's own not counted. Of a GPU: [mean, lowest, highest].
         """
-        stolen_s, total_s = self._last.stolen_s - self._first.stolen_s, self._last.total_s - self._first.total_s
         gpu = None if self._gpu is None or not self._gpu.seen else self._gpu.seen
         return {
             "speed": speed and round(speed.mean, 4),
             "speed_low": speed and round(speed.low, 4),
             "speed_high": speed and round(speed.high, 4),
             "calibration": calibration,
-            "steal": round(stolen_s / total_s, 4) if total_s > 0 else None,
+            "steal": self._steal(),
             "load": round(sum(self._loads) / len(self._loads), 2) if self._loads else None,
             "gpu": gpu and {name: [round(sum(x) / len(x), 1), min(x), max(x)] for name, x in gpu.items() if x},
             "throttled": [] if self._gpu is None else sorted(self._gpu.throttled),

@@ -34,6 +34,27 @@ def test_stolen_time_is_that_of_the_runs_cores(tmp_path: Path, cpus: tuple[int, 
     assert watch.shown(None, None)["steal"] == steal
 
 
+@pytest.mark.parametrize("missing", ["stat", "loadavg"])
+def test_what_one_file_says_does_not_hang_on_the_other(tmp_path: Path, missing: str) -> None:
+    """One that cannot be read, and comes only at the second look."""
+    watch = MachineWatch((1,), None, tmp_path)
+    for look, stolen in enumerate((5, 10, 25)):
+        write_proc(tmp_path, stolen, idle=3 * stolen, running=4)
+        if look == 0 or missing == "loadavg":
+            (tmp_path / missing).unlink()
+        watch.look()
+    shown = watch.shown(None, None)
+    assert shown["steal"] == 0.25 and shown["load"] == (2.0 if missing == "stat" else None)
+
+
+def test_a_core_that_was_switched_off_meanwhile_has_no_negative_share(tmp_path: Path) -> None:
+    watch = MachineWatch((1,), None, tmp_path)
+    for stolen, idle in ((500, 100), (3, 700)):
+        write_proc(tmp_path, stolen, idle=idle)
+        watch.look()
+    assert watch.shown(None, None)["steal"] is None
+
+
 def test_the_load_is_without_the_run_itself(tmp_path: Path) -> None:
     watch = MachineWatch((), None, tmp_path)
     for running in (1, 2, 4, 6):
