@@ -215,6 +215,21 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+LATE_S = 60.0  # between a judge's end and its result: start and polls are seconds
+
+
+def held_s(started_at: float, recorded_at: float, wall_s: float | None) -> float:
+    """How long a run with a result had its slot, seconds. `wall_s` is how long its judge lived.
+
+    By the clock of whoever recorded it; by the judge's where that one was set back meanwhile, or the result was fetched
+    long after the end.
+    """
+    seconds = recorded_at - started_at
+    if seconds >= 0 and (wall_s is None or seconds <= wall_s + LATE_S):
+        return seconds
+    return max(0.0, wall_s or 0.0)
+
+
 class RunKind(StrEnum):
     """Why the run exists."""
 

@@ -55,10 +55,10 @@ LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 LEFT JOIN result ON result.run = run.number
 """
 
-# How long the last scored runs held their slots, seconds, the latest first. CROSS JOIN: go through the results from
-# the latest, and not through all runs.
+# Of the last scored runs, the latest first: what domain.run.held_s takes. CROSS JOIN: go through the results from the
+# latest, and not through all runs.
 LENGTHS = """
-SELECT result.recorded_at - attempt.started_at AS seconds FROM result
+SELECT attempt.started_at, result.recorded_at, result.wall_s FROM result
 CROSS JOIN run ON run.number = result.run
 CROSS JOIN attempt ON attempt.run = result.run AND attempt.number = result.attempt
 WHERE run.tag = ? AND result.family = 'scored' ORDER BY result.number DESC LIMIT ?

@@ -30,6 +30,7 @@ from scheduler.domain.run import (
     Running,
     RunState,
     Scored,
+    held_s,
     infra_result,
 )
 from scheduler.domain.slot import Slot
@@ -174,7 +175,7 @@ class Runs(Table):
 
     def last_lengths_s(self, tag: str, last: int = LAST_LENGTHS) -> tuple[float, ...]:
         """How long the last scored runs held their slots, the latest first."""
-        return tuple(row["seconds"] for row in self._database.all(LENGTHS, tag, last))
+        return tuple(held_s(*row) for row in self._database.all(LENGTHS, tag, last))
 
     def last_failures(self, tag: str) -> dict[str, str]:
         """Candidate id -> status of its last finished run without a score; only candidates that have one."""

@@ -17,6 +17,7 @@ from scheduler.domain.candidate import CLONES, CandidateState, CandidateStats, O
 from scheduler.domain.decision import Merge
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
+from scheduler.domain.run import THROTTLED, held_s
 from scheduler.ledger.db import Database
 from scheduler.ledger.rows import (
     LAST_LENGTHS,
@@ -53,20 +54,23 @@ class _RunRow(NamedTuple):
     slot_id: str | None
     started_at: float | None
     recorded_at: float | None
+    wall_s: float | None
     speed: float | None
 
     @property
     def occasion(self) -> Occasion:
         """Of a run with a result."""
         assert self.slot_id is not None and self.started_at is not None and self.recorded_at is not None
-        return Occasion((self.started_at + self.recorded_at) / 2, self.slot_id, self.seed, self.speed)
+        middle = self.started_at + held_s(self.started_at, self.recorded_at, self.wall_s) / 2
+        return Occasion(middle, self.slot_id, self.seed, self.speed)
 
 
+_BASELINES = (CandidateState.BASELINE, CandidateState.PROMOTED)
 _CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candidate"
 
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect,
-       run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.speed
+       run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.wall_s, result.speed
 FROM run LEFT JOIN result ON result.run = run.number
 LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 """
@@ -154,7 +158,7 @@ class _Known:
         for run in database.rows(_RunRow, f"{_RUNS} {condition} ORDER BY result.number, run.number", *values):
             self._runs[run.candidate].append(run)
         lengths = database.all(LENGTHS, tag, LAST_LENGTHS)
-        self._run_s = statistics.median(row["seconds"] for row in lengths) if lengths else None
+        self._run_s = statistics.median(held_s(*row) for row in lengths) if lengths else None
 
 
 def _changed_since(database: Database, tag: str, event: int) -> set[int]:
@@ -183,8 +187,12 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
             scored.append(run)
         elif run.state == "finished":
             failed.append(run)
+    slowed = _slowed(scored) if row.state in _BASELINES else []
+    scored, failed = [run for run in scored if run not in slowed], [*failed, *slowed]
     last, failure = failed[-1] if failed else None, ""
-    if last and last.val_bpb is not None:
+    if slowed:
+        failure = f"suspect: {THROTTLED}"
+    elif last and last.val_bpb is not None:
         failure = f"not comparable: measured on {last.pool}, the baseline on {pool}"
     elif last:
         failure = f"{last.status}: {last.reason}" if last.reason else str(last.status)
@@ -210,6 +218,12 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
         *(failure, ORIGINS[row.origin], row.code_lines),
         *(tuple(run.occasion for run in counted), tuple(sorted(since))),
     )
+
+
+def _slowed(scored: Collection[_RunRow]) -> list[_RunRow]:
+    """A baseline's scores from slowed GPUs, where it has others: a worse one would make every candidate look better."""
+    slowed = [run for run in scored if run.suspect == THROTTLED]
+    return slowed if len(slowed) < len(scored) else []
 
 
 def _parse_merge(row: Any) -> Merge:

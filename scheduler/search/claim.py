@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion, Origin, group_clones
 from scheduler.domain.decision import Claim
 from scheduler.domain.lab import LabSnapshot
-from scheduler.domain.run import Cancelled, Finished, Infra, Queued, Run, RunKind, Running, Scored
+from scheduler.domain.run import Cancelled, Finished, Infra, Queued, Run, RunKind, Running, Scored, held_s
 from scheduler.domain.search import Search
 from scheduler.lab import Workspace
 from scheduler.policy.budget import Spent, claim_time_s
@@ -119,8 +119,9 @@ def _scored(runs: Sequence[Run]) -> list[tuple[float, Occasion]]:
 
 
 def _occasion(seed: int, state: Finished) -> Occasion:
-    speed = state.result.measured.machine.speed
-    return Occasion((state.started_at + state.finished_at) / 2, state.slot_id, seed, speed)
+    measured = state.result.measured
+    middle = state.started_at + held_s(state.started_at, state.finished_at, measured.wall_s) / 2
+    return Occasion(middle, state.slot_id, seed, measured.machine.speed)
 
 
 def _queue_missing(space: Workspace, search: Search, sides: Mapping[str, Sequence[Run]]) -> bool:

@@ -69,6 +69,49 @@ def test_a_board_knows_how_long_runs_take(tmp_path: Path) -> None:
         assert ledger.board("t").run_s == 30.0
 
 
+@pytest.mark.parametrize(
+    ("recorded", "wall_s", "lasted"),
+    [
+        (1100.0, 95.0, 100.0),
+        (1100.0, None, 100.0),
+        (30_000.0, 95.0, 95.0),  # nothing was there to fetch it for hours
+        (1000.0 - 7200.0, 95.0, 95.0),  # the clock was set back meanwhile
+        (1000.0 - 7200.0, None, 0.0),
+    ],
+)
+def test_a_run_lasted_as_long_as_its_judge_whatever_the_clock_says(
+    tmp_path: Path, recorded: float, wall_s: float | None, lasted: float
+) -> None:
+    clock = Clock(1000.0)
+    with open_ledger(tmp_path / "l.db", clock) as ledger:
+        start_lab(ledger, scores=())
+        (run,) = ledger.runs.queued("t")
+        attempt = ledger.runs.lease(run.id, SLOT, 9e9)
+        clock.now = recorded
+        assert attempt and ledger.runs.record(run.id, attempt, ok(1.8, wall_s=wall_s))
+        board = ledger.board("t")
+        assert board.run_s == lasted and ledger.runs.last_lengths_s("t") == (lasted,)
+        assert board.baseline.occasions[0].at == 1000.0 + lasted / 2
+
+
+def test_a_control_on_a_slowed_gpu_makes_no_idea_look_better(tmp_path: Path) -> None:
+    slowed = "suspect: throttled"
+    with open_ledger(tmp_path / "l.db") as ledger:
+        start_lab(ledger, scores=(1.90, 1.91))
+        idea = add_candidate(ledger, "idea")
+        for ref, score in (("c0001", 2.1), (idea.id, 1.95)):
+            run = ledger.runs.add(ref, RunKind.REPEAT, "again")
+            finish(ledger, run, result_of(slowed, val_bpb=score, val_bpb_upstream=score))
+        base, other = ledger.board("t").baseline, ledger.board("t").of(idea.id)
+        assert (base.scores, base.failed_runs, base.failure, base.suspect_scores) == ((1.90, 1.91), 1, slowed, 0)
+        assert (other.scores, other.failed_runs, other.suspect_scores) == ((1.95,), 0, 1)
+    with open_ledger(tmp_path / "always.db") as ledger:  # it is compared with what there is
+        start_lab(ledger, scores=())
+        finish(ledger, ledger.runs.queued("t")[0], result_of(slowed, val_bpb=2.1, val_bpb_upstream=2.1))
+        base = ledger.board("t").baseline
+        assert (base.scores, base.failed_runs, base.suspect_scores) == ((2.1,), 0, 1)
+
+
 def test_runs_of_ideas_are_counted_by_when_they_came_and_claims_not_at_all(tmp_path: Path) -> None:
     clock = Clock(1000.0)
     with open_ledger(tmp_path / "l.db", clock) as ledger:
