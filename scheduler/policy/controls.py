@@ -26,9 +26,9 @@ def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline 
         return None
     latest = _latest(base)
     for stats in lab.undecided:
-        if stats.pending_runs and unlike_controls(stats, base) and latest < stats.occasions[0].at:
-            reason = f"a control: {stats.candidate_id} was {explain_unlike(stats, base)}"
-            return MeasureBaseline(base.candidate_id, reason)
+        repeated = stats.pending_runs or (stats.n > 1 and stats.base_id == base.candidate_id)
+        if repeated and _began_unlike(stats, base) and latest < stats.occasions[0].at:
+            return control_next_to(stats, base)
     if left <= 0 or not is_drifting(noise):
         return None
     age_s = _newest_time(lab) - latest
@@ -62,6 +62,12 @@ def control_before(
     return MeasureBaseline(base.candidate_id, reason)
 
 
+def control_next_to(candidate: CandidateStats, base: CandidateStats) -> MeasureBaseline:
+    """The control next to the repeat of one whose first score is from a machine unlike its controls'."""
+    reason = f"a control: {candidate.candidate_id} was {explain_unlike(candidate, base)}"
+    return MeasureBaseline(base.candidate_id, reason)
+
+
 def _controls_bought(lab: LabSnapshot, wanted: int) -> int:
     # A candidate may have had max_runs when it was promoted.
     return lab.baseline.n - max(wanted, lab.gates.max_runs)
@@ -79,11 +85,13 @@ def is_drifting(noise: Noise) -> bool:
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:
     """Whether its only score is from a machine faster or slower than any run of the baseline, by SPEED_MARGIN."""
-    speeds = _speeds(base)
-    speed = candidate.occasions[0].speed if candidate.n == 1 and candidate.occasions else None
-    if speed is None or not speeds:
-        return False
-    return not min(speeds) * (1 - SPEED_MARGIN) <= speed <= max(speeds) * (1 + SPEED_MARGIN)
+    return candidate.n == 1 and _began_unlike(candidate, base)
+
+
+def awaits_control(candidate: CandidateStats, base: CandidateStats) -> bool:
+    """Whether its first score is from such a machine, and the control next to its repeat is still on its way."""
+    known = base.pending_runs and base.occasions and candidate.occasions
+    return bool(known) and _latest(base) < candidate.occasions[0].at and _began_unlike(candidate, base)
 
 
 def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:
@@ -91,6 +99,14 @@ def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:
     speeds = _speeds(base)
     theirs = f"{min(speeds):.2f} to {max(speeds):.2f}" if max(speeds) > min(speeds) else f"{speeds[0]:.2f}"
     return f"measured on a machine unlike its controls': speed {candidate.occasions[0].speed:.2f}, theirs {theirs}"
+
+
+def _began_unlike(candidate: CandidateStats, base: CandidateStats) -> bool:
+    speeds = _speeds(base)
+    speed = candidate.occasions[0].speed if candidate.occasions else None
+    if speed is None or not speeds:
+        return False
+    return not min(speeds) * (1 - SPEED_MARGIN) <= speed <= max(speeds) * (1 + SPEED_MARGIN)
 
 
 def _speeds(stats: CandidateStats) -> list[float]:

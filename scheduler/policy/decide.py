@@ -9,10 +9,20 @@ from __future__ import annotations
 import math
 
 from scheduler.domain.candidate import CandidateState, CandidateStats
-from scheduler.domain.decision import Combine, Decision, Discard, MeasureBaseline, Noise, Promote, Replicate, Retry
+from scheduler.domain.decision import (
+    Combine,
+    Decision,
+    Discard,
+    Effect,
+    MeasureBaseline,
+    Noise,
+    Promote,
+    Replicate,
+    Retry,
+)
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
-from scheduler.policy.controls import control_before, control_due
+from scheduler.policy.controls import awaits_control, control_before, control_due, control_next_to
 from scheduler.policy.gates import MAX_FAILED, GateVerdict, judge_candidate, raised
 from scheduler.policy.merging import halve_failed_union, own_base, rebase_pending, settle_left_behind
 from scheduler.policy.siblings import round_closes, round_goes_on, wait_until
@@ -33,7 +43,10 @@ def promotion_waits_until(lab: LabSnapshot) -> float | None:
 
 
 def awaited_control(lab: LabSnapshot, candidate_id: str) -> MeasureBaseline | None:
-    """The control that the promotion of a candidate waits for; None where none is due, or it waits for none."""
+    """The control that the decision on a candidate waits for; None where none is due, or it waits for none."""
+    stats, base = lab.of(candidate_id), lab.baseline
+    if stats.state.undecided and not stats.pending_runs and awaits_control(stats, base):
+        return control_next_to(stats, base)
     promotions = _promotions(_verdicts(lab))
     is_due = any(promotion.candidate_id == candidate_id for promotion in promotions)
     return _control_before(promotions, lab) if is_due else None
@@ -135,10 +148,11 @@ def _is_comparable(lab: LabSnapshot) -> bool:
 
 
 def _verdicts(lab: LabSnapshot) -> list[tuple[CandidateStats, GateVerdict]]:
-    """On every undecided candidate with a score and no run on its way."""
+    """On every undecided candidate with a score, no run on its way, and no control next to its own."""
     due = [stats for stats in lab.undecided if stats.scores and not stats.pending_runs] if _is_comparable(lab) else []
     noise = lab_noise(lab) if due else None
-    return [(stats, _verdict(stats, lab, noise)) for stats in due if noise is not None]
+    verdicts = [(stats, _verdict(stats, lab, noise)) for stats in due if noise is not None]
+    return [one for one in verdicts if isinstance(one[1], Replicate) or not awaits_control(one[0], lab.baseline)]
 
 
 def _promotions(verdicts: list[tuple[CandidateStats, GateVerdict]]) -> list[Promote]:
@@ -164,21 +178,23 @@ def _verdict(stats: CandidateStats, lab: LabSnapshot, noise: Noise) -> GateVerdi
 
 
 def _best(promotions: list[Promote], lab: LabSnapshot) -> Promote:
-    """The lowest mean; among those within a standard error of it, the one with the fewest lines of code.
+    """The lowest effect; among those within a standard error of it, the one with the fewest lines of code.
 
-    Ids break ties, so that the order of the candidates does not choose.
+    Effects and not means: what the machine was like when each was measured is taken out of them. Ids break ties, so
+    that the order of the candidates does not choose.
     """
 
-    def by_mean(promotion: Promote) -> tuple[float, tuple[str, int]]:
-        return lab.of(promotion.candidate_id).mean, id_order(promotion.candidate_id)
+    def by_effect(promotion: Promote) -> tuple[float, tuple[str, int]]:
+        return promotion.effect.diff, id_order(promotion.candidate_id)
 
-    lowest = min(promotions, key=by_mean)
-    best = lab.of(lowest.candidate_id)
-    if not best.code_lines:
+    def lines(promotion: Promote) -> int:
+        return lab.of(promotion.candidate_id).code_lines
+
+    def is_near(effect: Effect) -> bool:
+        return effect.diff - best.diff <= best.sigma * math.sqrt(1 / effect.n_candidate + 1 / best.n_candidate)
+
+    lowest = min(promotions, key=by_effect)
+    best = lowest.effect
+    if not lines(lowest):
         return lowest
-
-    def within_noise(stats: CandidateStats) -> bool:
-        return stats.mean - best.mean <= lowest.effect.sigma * math.sqrt(1 / stats.n + 1 / best.n)
-
-    near = [p for p in promotions if lab.of(p.candidate_id).code_lines and within_noise(lab.of(p.candidate_id))]
-    return min(near, key=lambda p: (lab.of(p.candidate_id).code_lines, *by_mean(p)))
+    return min((p for p in promotions if lines(p) and is_near(p.effect)), key=lambda p: (lines(p), *by_effect(p)))

@@ -104,6 +104,24 @@ def test_a_score_from_such_a_machine_neither_promotes_nor_drops_before_a_repeat_
     assert isinstance(decide(now), Promote if score < 1 else Discard)
 
 
+@pytest.mark.parametrize("score", [0.9, 1.1])
+@pytest.mark.parametrize("control", [1.0, None])
+def test_it_waits_for_the_control_next_to_its_repeat_whichever_ends_first(score: float, control: float | None) -> None:
+    now = replace(board(steady_base(), odd(score)), run_s=RUN_S)
+    now = applied(now, decide(now))  # type: ignore[arg-type]
+    bought = decide(now)
+    now = applied(now, bought)  # type: ignore[arg-type]
+    now = finished(now, "c0002", score, occasion=runs(51, speed=0.72)[0])
+    assert decide(now) is None and awaited_control(now, "c0002") == bought
+    now = finished(now, "c0001", control, occasion=runs(52, speed=0.73)[0])
+    assert control is None or awaited_control(now, "c0002") is None
+    made = 1
+    while isinstance(decided := decide(now), MeasureBaseline):  # one that failed is made again
+        now, made = finished(applied(now, decided), "c0001", None), made + 1
+    assert made == (1 if control else now.gates.max_runs)
+    assert isinstance(decided, Promote if score < 1 else Discard)
+
+
 def test_without_repeats_to_spend_it_is_decided_as_it_is() -> None:
     greedy = replace(board(steady_base(), odd(0.9), gates=PRESETS["greedy"]), run_s=RUN_S)
     assert isinstance(decide(greedy), Promote)
