@@ -87,9 +87,14 @@ def merged_program(name: str, *merged: str) -> Assembled:
     )
 
 
-def start_lab(ledger: Ledger, tag: str = "t", scores: tuple[float, ...] = (1.90, 1.91, 1.92)) -> Candidate:
+def start_lab(
+    ledger: Ledger,
+    tag: str = "t",
+    scores: tuple[float, ...] = (1.90, 1.91, 1.92),
+    gates: GateSettings = PRESETS["default"],
+) -> Candidate:
     """A lab whose baseline has these scores."""
-    ledger.labs.create(make_lab(tag))
+    ledger.labs.create(make_lab(tag, gates))
     baseline = add_candidate(ledger, "baseline", tag, base_id=None, runs=max(1, len(scores)))
     for run, val_bpb in zip(ledger.runs.queued(tag), scores, strict=False):
         finish(ledger, run, ok(val_bpb))
