@@ -90,18 +90,20 @@ class Round:
     def __str__(self) -> str:
         return (
             f"readings differ by {self.spread:.0%} (at most {MOST_SPREAD:.0%}), "
-            f"other processes had the core for {self.shared:.0%} of the time (at most {MOST_SHARED:.0%})"
+            f"other processes or a CPU quota took {self.shared:.0%} of the core (at most {MOST_SHARED:.0%})"
         )
 
 
 class NotQuiet(Exception):
-    """No ROUNDS in a row were quiet and agreed; `rounds` are what was seen."""
+    """There were no ROUNDS that were quiet and agreed; `rounds` are what was seen."""
 
     def __init__(self, rounds: Sequence[Round]) -> None:
         self.rounds = tuple(rounds)
-        busy = [seen for seen in rounds[-ROUNDS:] if not seen.quiet]
-        least = min(busy, key=lambda seen: seen.spread + seen.shared, default=None)
-        why = explain_apart(rounds[-ROUNDS:]) if least is None else str(least)
+        quiet, busy = [seen for seen in rounds if seen.quiet], [seen for seen in rounds if not seen.quiet]
+        if len(quiet) < ROUNDS and busy:
+            why = str(min(busy, key=lambda seen: seen.spread + seen.shared))
+        else:
+            why = explain_apart(quiet[-ROUNDS:])
         super().__init__(f"this machine is busy: {why}")
 
 
@@ -122,9 +124,9 @@ def quiet_reference_s(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> float:
-    """The reference of the first ROUNDS in a row that are quiet and agree, _PAUSE_S apart: CPU seconds of a reading.
+    """The reference of ROUNDS that are quiet and agree, _PAUSE_S apart: CPU seconds of a reading.
 
-    Raises NotQuiet when there were none in half a minute.
+    Busy ones do not count. Raises NotQuiet when there were no such in half a minute.
     """
     rounds: list[Round] = []
     until = clock() + _PATIENCE_S
@@ -132,12 +134,13 @@ def quiet_reference_s(
         if rounds:
             pause(_PAUSE_S)
         rounds.append(measure())
+        quiet = [seen for seen in rounds if seen.quiet][-ROUNDS:]
         if not rounds[-1].quiet:
             show(str(rounds[-1]))
-        elif len(rounds) >= ROUNDS and all(seen.quiet for seen in rounds[-ROUNDS:]):
-            if apart(rounds[-ROUNDS:]) <= MOST_APART:
-                return reference_s(rounds[-ROUNDS:])
-            show(explain_apart(rounds[-ROUNDS:]))
+        elif len(quiet) == ROUNDS:
+            if apart(quiet) <= MOST_APART:
+                return reference_s(quiet)
+            show(explain_apart(quiet))
     raise NotQuiet(rounds)
 
 

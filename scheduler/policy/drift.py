@@ -46,7 +46,8 @@ def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> t
     """Candidate minus baseline in bpb with its standard error, from the runs of the two alone. Both have a score.
 
     Best linear unbiased: a control near in time, on the same slot or with the same seed weighs more. Without a part of
-    the noise that runs share, or without occasions, means are compared and the error is sigma·√(1/n + 1/n_base).
+    the noise that runs share, or without occasions, means are compared and the error is sigma·√(1/n + 1/n_base). A run
+    that shares its time with one, its slot with another and its seed with a third may have a small negative weight.
     """
     if not _is_shared(noise) or not (candidate.occasions and base.occasions):
         return candidate.mean - base.mean, noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
