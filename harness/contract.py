@@ -69,7 +69,7 @@ class Budget:
     """Training time, in seconds of `clock`: wall, cpu, or work; for the last two `wall_limit_s` bounds the wall time.
 
     cpu counts CPU seconds of the process tree. work counts them times the speed of the core meanwhile, as a share of
-    its speed at calibration: a second of work is a CPU second of the quiet machine.
+    its speed at calibration: a second of work is a CPU second of the machine at its fastest.
 
     A score needs no more than `seconds`. `grace_s` decides about the verdict alone: what asks for its evaluation later
     than that is a timeout. TIME_BUDGET is `margin_s` less (default: 5 %), so that a loop that looks at the clock
