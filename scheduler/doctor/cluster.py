@@ -15,11 +15,11 @@ from pathlib import Path
 
 from harness.files import home_folder
 from scheduler.doctor.checks import CheckContext, CheckResult, Grade, from_error, note, ok, problem
-from scheduler.domain.errors import ArschedError
+from scheduler.domain.errors import ArschedError, NoSlots
 from scheduler.domain.slot import Slot
 from scheduler.domain.text import count
 from scheduler.queue.runtime import PoolOptions
-from scheduler.ray.cluster_config import ClusterConfig, read_cluster_config
+from scheduler.ray.cluster_config import HEAD_VARIABLE, ClusterConfig, read_cluster_config
 
 CLUSTER_FILE = "cluster.yaml"
 BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"  # what `ray up` leaves of cluster.yaml in the head's home
@@ -61,6 +61,9 @@ def check_cluster(
         pool = RayPool.connect(*where, contract.to_json(), lab_id, sandbox=context.sandbox, log=log)
     except ArschedError as error:
         yield from_error("cluster", error)
+        if isinstance(error, NoSlots):  # it may be that the nodes which have some are not there yet
+            nodes = _check_nodes((), error.addresses, folder)
+            yield from (result for result in nodes if result.grade is not Grade.OK)
         return
     try:
         slots, addresses = pool.slots(), pool.addresses()
@@ -89,7 +92,7 @@ def check_cluster_file(folder: Path) -> Iterator[CheckResult]:
     except ArschedError as error:
         yield from_error(CLUSTER_FILE, error, Grade.NOTE)
         return
-    if not config.is_example:
+    if not config.is_untouched:
         yield from (note(CLUSTER_FILE, message, "correct it before `ray up`") for message in config.problems)
 
 
@@ -97,11 +100,10 @@ def _check_nodes(slots: tuple[Slot, ...], addresses: frozenset[str], folder: Pat
     """Against the folder's cluster.yaml, unless it is as shipped; else what `ray up` left on the head; else nothing."""
     nodes = len(addresses) or len({slot.node for slot in slots})
     found = f"{count(nodes, 'node')} with {count(len(slots), 'slot')}"
-    paths = [path for path in (folder / CLUSTER_FILE, (home_folder() or folder) / BOOTSTRAP_FILE) if path.is_file()]
-    try:
-        config = next((config for config in map(read_cluster_config, paths) if not config.is_example), None)
-    except ArschedError as error:
-        yield from_error("cluster", error)
+    config, errors = read_due(folder)
+    yield from (from_error(CLUSTER_FILE, error, Grade.NOTE) for error in errors if config)
+    if errors and not config:
+        yield from_error("cluster", errors[-1])
         return
     if config is None or nodes >= config.nodes:
         yield ok("cluster", found)
@@ -113,9 +115,24 @@ def _check_nodes(slots: tuple[Slot, ...], addresses: frozenset[str], folder: Pat
         return
     missing = [address for address in config.addresses if _resolved(address) not in addresses]
     message = f"{found}; {config.path.name} names {config.nodes} nodes"
+    if not config.addresses:
+        yield problem("cluster", message, f"a machine that Ray rents takes minutes to be set up; {WATCH}")
+        return
     yield problem("cluster", message, f"{', '.join(missing)}: see below")
     states = read_states(config.name)
     yield from (_missing_node(address, states.get(address, ""), config) for address in missing)
+
+
+def read_due(folder: Path) -> tuple[ClusterConfig | None, list[ArschedError]]:
+    """The file that says which nodes there should be, and what kept one before it from being read."""
+    errors: list[ArschedError] = []
+    for path in (folder / CLUSTER_FILE, (home_folder() or folder) / BOOTSTRAP_FILE):
+        try:
+            if path.is_file() and not (config := read_cluster_config(path)).is_example:
+                return config, errors
+        except ArschedError as error:
+            errors.append(error)
+    return None, errors
 
 
 def _check_strangers(config: ClusterConfig | None, addresses: frozenset[str]) -> Iterator[CheckResult]:
@@ -131,7 +148,7 @@ def _missing_node(address: str, state: str, config: ClusterConfig) -> CheckResul
     if state in _UNDER_WAY:
         message, hint = _UNDER_WAY[state]
         return problem(address, f"not in the cluster: {message}", hint.format(address=address, user=config.user))
-    command = config.worker_start_command.replace("$RAY_HEAD_IP", config.head)
+    command = HEAD_VARIABLE.sub(config.head, config.worker_start_command)
     start = f"log in on {address} and run: {command}"
     if address == config.head:
         return problem(address, "the head is not in the cluster", "on your own machine: ray up cluster.yaml")
@@ -154,7 +171,7 @@ def read_states(cluster: str, folder: Path | None = None) -> dict[str, str]:
 
 def _resolved(address: str) -> str:
     """As Ray resolves what a file lists; what cannot be resolved stays as it is."""
-    with suppress(OSError):
+    with suppress(OSError, UnicodeError):  # the latter: not even the form of a name
         return socket.gethostbyname(address)
     return address
 

@@ -75,6 +75,12 @@ class PoolProblem(ArschedError):
     """No slot can run this, or Ray cannot be reached."""
 
 
+class NoSlots(PoolProblem):
+    """A cluster was joined and none of its slots came up. `addresses`: of the nodes that are there."""
+
+    addresses: frozenset[str] = frozenset()
+
+
 class HeadGone(PoolProblem):
     """The head of a Ray cluster that was joined is away; the queue goes on when it is back."""
 

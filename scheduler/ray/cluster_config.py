@@ -7,19 +7,20 @@ mounts from paths that do not exist, with addresses left as they were shipped. C
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
-import shlex
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from scheduler.domain.errors import UsageProblem
+from scheduler.domain.text import count
+from scheduler.ray.node_login import address_of, address_problems, is_example, login_problems, worker_ips
+from scheduler.ray.start_lines import StartCall, ray_starts
 
 KNOWN_KEYS = (
     "cluster_name", "max_workers", "upscaling_speed", "idle_timeout_minutes", "provider", "auth", "docker",
@@ -28,21 +29,22 @@ KNOWN_KEYS = (
     "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
     "available_node_types",
 )  # fmt: skip
-RAY_CLUSTER = "RayCluster"  # kind of KubeRay's manifest
+LOCAL_KEYS = ("min_workers",)  # Ray takes it out of a local cluster's file before it looks at the form
+MAPPINGS = ("provider", "auth", "file_mounts")
 CLOUDS = ("aws", "gcp", "azure", "aliyun", "vsphere", "readonly", "kuberay", "spark")
 HEAD_ADDRESS = r"""--node-ip-address=$(sed -E 's/.*"head_ip": *"([^"]+)".*/\1/' ~/ray_bootstrap_config.yaml)"""
 HEAD_SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands")
+HEAD_START, WORKER_START = "head_start_ray_commands", "worker_start_ray_commands"
+COMMAND_KEYS = (*HEAD_SETUP_KEYS, "worker_setup_commands", HEAD_START, WORKER_START)
 PATH_LINE = (  # begins with a line end: the last line of a .bashrc may lack its own
     "grep -qs '^export PATH={home}{bin}' ~/.bashrc || "
     r"printf '\nexport PATH={home}{bin}:$PATH RAY_AUTH_MODE={mode}\n' >> ~/.bashrc"
 )
 HOME = re.compile(r"^(~|\$HOME|\$\{HOME\}|/home/[^/]+|/root)/")
 STARTUP_FILE = re.compile(r"(>|\btee\b|\bsed\b)[^|;&]*(\.(bashrc|bash_profile|bash_login|profile)\b|/etc/profile)")
-EXAMPLE_NETWORK = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737: for documents, never routed
-ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-SEPARATORS = frozenset(";&|()")
-EXPORTS = ("export", "declare")
-SHELLS = ("bash", "sh", "dash")
+HEAD_VARIABLE = re.compile(r"\$(RAY_HEAD_IP\b|\{RAY_HEAD_IP\})")
+RAYS_PORT = "6379"
+TOKEN = ".ray/auth_token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,12 @@ class ClusterConfig:
 
     path: Path
     name: str  # of the cluster
-    addresses: tuple[str, ...]  # of every node that should be there, the head's first; empty in a cloud: Ray knows
+    addresses: tuple[str, ...]  # of every node that should be there, each once, the head's first; empty in a cloud
     user: str  # who logs in there
     worker_start_command: str
-    is_example: bool  # as shipped, without an address of the user's
+    is_example: bool  # as shipped, without the address of a head
     problems: tuple[str, ...]
-    rented: int = 0  # nodes that a cloud's or Kubernetes' autoscaler keeps at least, the head among them
+    rented: int = 0  # nodes that a cloud keeps, with the head; 0 where the file does not say
 
     @property
     def head(self) -> str:
@@ -64,152 +66,143 @@ class ClusterConfig:
 
     @property
     def nodes(self) -> int:
-        """How many there should be at least."""
         return len(self.addresses) or self.rented
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A program with its arguments (`words`, quotes removed), and the variables that the line sets for it."""
-
-    words: tuple[str, ...]
-    environ: dict[str, str]
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no address in it is the user's."""
+        return bool(self.addresses) and all(map(is_example, self.addresses))
 
 
 def read_cluster_config(path: Path) -> ClusterConfig:
     """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))  # a manifest may have several
+        raw, doubled = _parse(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: not UTF-8, or a date like 2026-13-01
         raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
-    pods = next((one for one in documents if isinstance(one, dict) and one.get("kind") == RAY_CLUSTER), None)
-    if pods is not None:  # Kubernetes checks its words itself
-        name = str(_mapping(pods, "metadata").get("name") or "")
-        return ClusterConfig(path, name, (), "", "", False, (), _least_pods(_mapping(pods, "spec")))
-    raw = documents[0] if len(documents) == 1 else None
     if not isinstance(raw, dict):
         raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
     provider = _mapping(raw, "provider")
-    workers = provider.get("worker_ips")
-    head, listed = str(provider.get("head_ip") or ""), workers if isinstance(workers, list) else []
-    addresses = () if _is_cloud(provider) else (head, *map(str, listed))
+    head = str(provider.get("head_ip") or "")
+    listed = (head, *(str(worker) for worker in worker_ips(provider) if worker))
+    addresses = () if _is_cloud(provider) else tuple(dict.fromkeys(listed))
     return ClusterConfig(
         path,
         str(raw.get("cluster_name") or ""),
         addresses,
         str(_mapping(raw, "auth").get("ssh_user") or ""),
-        str((raw.get("worker_start_ray_commands") or [""])[-1]),
-        _is_example(head),
-        tuple(_problems(raw, path.parent)),
-        _least_rented(raw) if _is_cloud(provider) else 0,
+        _worker_start(_commands(raw, WORKER_START)),
+        is_example(head),
+        (*doubled, *_problems(raw, path.parent)),
+        _rented(raw) if _is_cloud(provider) else 0,
     )
 
 
-def _least_rented(raw: Mapping[str, Any]) -> int:
-    """The head and every node type's min_workers, no more than the cluster's max_workers.
-
-    Source: ray.autoscaler._private.resource_demand_scheduler, `_add_min_workers_nodes`; Ray's own default is none.
-    """
-    types = _mapping(raw, "available_node_types").values()
-    least = sum(_count(one.get("min_workers")) for one in types if isinstance(one, dict))
-    most = raw.get("max_workers")
-    return 1 + (min(least, _count(most)) if most is not None else least)
-
-
-def _least_pods(spec: Mapping[str, Any]) -> int:
-    """The head and each group's replicas (its minReplicas where none are named), of numOfHosts pods each."""
-    groups = [group for group in spec.get("workerGroupSpecs") or () if isinstance(group, dict)]
-    pods = (
-        _count(group.get("replicas", group.get("minReplicas"))) * max(1, _count(group.get("numOfHosts")))
-        for group in groups
-    )
-    return 1 + sum(pods)
+def _parse(text: str) -> tuple[Any, list[str]]:
+    """What YAML makes of it, and a sentence for every key that stands twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        top = loader.get_single_node()
+        if top is None:
+            return None, []
+        doubled = list(_doubled(top, set()))
+        return loader.construct_document(top), doubled
+    finally:
+        loader.dispose()
 
 
-def _count(value: object) -> int:
-    return max(0, value) if isinstance(value, int) else 0
+def _doubled(node: yaml.Node, seen: set[int]) -> Iterator[str]:
+    """Before it is made into objects: those have the last of two, and what `<<` brings stands among a mapping's own."""
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, child) for child in node.value]
+    lines: dict[str, int] = {}
+    for key, child in pairs:
+        if isinstance(key, yaml.ScalarNode) and (line := key.start_mark.line + 1) != lines.setdefault(key.value, line):
+            yield f"{key.value!r} stands twice, in lines {lines[key.value]} and {line}: only the last one counts"
+        yield from _doubled(child, seen)
 
 
 def _problems(raw: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    for key in raw:
-        if key not in KNOWN_KEYS:
-            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
-            yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
     provider = _mapping(raw, "provider")
-    cloud = _is_cloud(provider)
-    yield from () if cloud else _address_problems(provider)
-    yield from _login_problems(_mapping(raw, "auth"), makes_keys=cloud)
+    cloud, workers = _is_cloud(provider), worker_ips(provider)
+    several = cloud or bool(workers)
+    yield from _form_problems(raw, KNOWN_KEYS if cloud else KNOWN_KEYS + LOCAL_KEYS)
+    yield from () if cloud else address_problems(provider)
+    yield from _count_problems(raw, None if cloud else len(workers))
+    yield from login_problems(_mapping(raw, "auth"), makes_keys=cloud, has_workers=several)
     yield from _mount_problems(_mapping(raw, "file_mounts"), folder)
-    head_start = yield from _start_problems(raw, "head_start_ray_commands", " --head")
-    if provider.get("worker_ips") or cloud:
-        yield from _start_problems(raw, "worker_start_ray_commands", "--address=$RAY_HEAD_IP")
+    head_start = yield from _start_problems(raw, HEAD_START)
+    worker_start = (yield from _start_problems(raw, WORKER_START)) if several else None
     if head_start is not None:
         yield from _path_problems(raw, head_start)
-        if provider.get("worker_ips") and not any(word.startswith("--node-ip-address") for word in head_start.words):
-            yield (
-                "head_start_ray_commands has no --node-ip-address: a head without a default route calls itself "
-                f"127.0.1.1, and no worker finds it; add to `ray start`: {HEAD_ADDRESS}"
-            )
+        yield from _token_problems(raw, head_start)
+        yield from _monitor_problems(head_start) if several else ()
+        yield from _head_address_problems(head_start, str(provider.get("head_ip"))) if workers and not cloud else ()
+        yield from _joining_problems(head_start, worker_start) if worker_start else ()
 
 
-def _address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
-    if provider.get("type") != "local":
-        yield f"provider.type is {provider.get('type')!r}; machines reached by SSH need 'local'"
+def _form_problems(raw: Mapping[str, Any], known: tuple[str, ...]) -> Iterator[str]:
+    for key in raw:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            yield f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    for key in MAPPINGS:
+        if raw.get(key) is not None and not isinstance(raw[key], dict):
+            yield f"{key} must be lines of the form `name: value` below it"
+    for key in COMMAND_KEYS:
+        found = raw.get(key)
+        if found is not None and not isinstance(found, list):
+            yield f"{key} must be a list: each command on a line of its own, after a dash"
+        for command in found if isinstance(found, list) else []:
+            if not isinstance(command, str):
+                yield f"{key}: YAML does not read {str(command)!r} as text: put quotes around that command"
+
+
+def _count_problems(raw: Mapping[str, Any], listed: int | None) -> Iterator[str]:
+    """`listed`: workers by address, None in a cloud. What is above a limit Ray leaves out, with a warning at most."""
+    if listed is not None:
+        for key in ("min_workers", "max_workers"):
+            if isinstance(limit := raw.get(key), int) and limit < listed:
+                yield f"{key} is {limit}, and {count(listed, 'worker')} listed: leave that line out, or one stays away"
         return
-    if not _is_address(head := str(provider.get("head_ip") or "0.0.0.0")):
-        yield (
-            f"provider.head_ip {head} is a name: on the head itself it mostly means 127.0.1.1 (/etc/hosts), where no "
-            "worker finds it; give the head's address"
-        )
-    workers = provider.get("worker_ips")
-    if not isinstance(workers, list):
-        yield "provider.worker_ips must be a list, [] for one node"
-        workers = []
-    addresses = [provider.get("head_ip"), *workers]
-    for address in addresses:
-        if not address:
-            yield "provider.head_ip is missing"
-        elif _is_example(str(address)):
-            yield f"{address} is the address of the example: put your machine's there"
-    for address in sorted({str(each) for each in addresses if addresses.count(each) > 1}):
-        yield f"{address} is listed twice"
-
-
-def _login_problems(auth: Mapping[str, Any], *, makes_keys: bool) -> Iterator[str]:
-    if not auth.get("ssh_user"):
-        yield "auth.ssh_user is missing: `ray up` could log in nowhere"
-    key = auth.get("ssh_private_key")
-    if not key and makes_keys:
-        return
-    if not key:
-        yield "auth.ssh_private_key is missing: the head needs it to set up the workers"
-    elif not Path(os.path.expanduser(str(key))).is_file():
-        yield f"auth.ssh_private_key {key} does not exist here: make one with ssh-keygen, or name yours"
+    types = _mapping(raw, "available_node_types")
+    for name, kind in types.items():
+        least, most = _number(kind, "min_workers", 0), _number(kind, "max_workers", None)
+        if most is not None and least is not None and most < least:
+            yield f"available_node_types.{name}: max_workers {most} is less than min_workers {least}"
+    total = sum(_number(kind, "min_workers", 0) or 0 for kind in types.values())
+    if isinstance(limit := raw.get("max_workers"), int) and limit < total:
+        yield f"max_workers is {limit}, and the kinds of nodes want {total} together (min_workers): make it {total}"
 
 
 def _mount_problems(mounts: Mapping[str, Any], folder: Path) -> Iterator[str]:
     for there, here in mounts.items():
         source = Path(os.path.expanduser(str(here)))
-        if (folder / source).exists():
-            continue
-        if source.name == "auth_token":
-            yield f"there is no token at {here} yet: make it with `ray get-auth-token --generate`"
-        else:
-            yield f"file_mounts: {here} (for {there}) does not exist; paths count from where `ray up` is called"
+        try:
+            (folder / source).stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            if source.name == "auth_token":
+                yield f"there is no token at {here} yet: make it with `ray get-auth-token --generate`"
+            else:
+                yield f"file_mounts: {here} (for {there}) does not exist; paths count from where `ray up` is called"
+        except OSError as problem:
+            yield f"file_mounts: {here} (for {there}) cannot be read: {problem.strerror}"
 
 
-def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Generator[str, None, Call | None]:
+def _start_problems(raw: Mapping[str, Any], key: str) -> Generator[str, None, StartCall | None]:
     """Returns the last call of `ray start` among the commands, None without one."""
     try:
-        starts = [call for command in _commands(raw, key) for call in _ray_starts(command, {})]
+        starts = ray_starts(_commands(raw, key))
     except ValueError as problem:
         yield f"{key}: the shell could not read this line ({problem}): close its quotes"
         return None
     start = starts[-1] if starts else None
-    if start is None or sign not in f" {' '.join(start.words)}":
-        yield f"{key} has no `ray start` with {sign.strip()}"
+    if start is None or not _has_its_part(start, key, str(_mapping(raw, "provider").get("head_ip"))):
+        yield f"{key} has no `ray start` with {'--head' if key == HEAD_START else '--address=$RAY_HEAD_IP'}"
         return start
     local = not _is_cloud(_mapping(raw, "provider"))
     if local and start.environ.get("RAY_enable_autoscaler_v2", "").lower() not in ("0", "false"):
@@ -226,10 +219,57 @@ def _start_problems(raw: Mapping[str, Any], key: str, sign: str) -> Generator[st
             f"{key} starts Ray without RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor: Ray refuses a node whose Python "
             "differs in the last digit, and only its monitor.out says so"
         )
+    if start.option("--block") is not None:
+        yield f"{key} starts Ray with --block: `ray up` would wait for its end; leave --block out"
     return start
 
 
-def _path_problems(raw: Mapping[str, Any], start: Call) -> Iterator[str]:
+def _has_its_part(start: StartCall, key: str, head: str) -> bool:
+    if key == HEAD_START:
+        return start.option("--head") is not None
+    host = (start.option("--address") or "").rpartition(":")[0] or start.option("--address") or ""
+    return HEAD_VARIABLE.fullmatch(host) is not None or host == head
+
+
+def _joining_problems(head: StartCall, worker: StartCall) -> Iterator[str]:
+    """What both ends must have alike."""
+    port, joined = head.option("--port") or RAYS_PORT, (worker.option("--address") or "").rpartition(":")
+    if worker.option("--address") and joined[2 if joined[1] else 0] != port:
+        yield f"{WORKER_START} has no port {port} in --address, where the head listens: write $RAY_HEAD_IP:{port}"
+    modes = [call.environ.get("RAY_AUTH_MODE") for call in (head, worker)]
+    if None not in modes and modes[0] != modes[1]:
+        yield f"RAY_AUTH_MODE is {modes[0]} on the head and {modes[1]} on workers: nodes that differ in it cannot join"
+
+
+def _monitor_problems(head: StartCall) -> Iterator[str]:
+    if not head.option("--autoscaling-config"):
+        yield (
+            f"{HEAD_START} has no --autoscaling-config: the head would never set up a worker; add to `ray start`: "
+            "--autoscaling-config=~/ray_bootstrap_config.yaml"
+        )
+
+
+def _head_address_problems(head: StartCall, listed: str) -> Iterator[str]:
+    own = head.option("--node-ip-address")
+    if own is None:
+        yield (
+            f"{HEAD_START} has no --node-ip-address: a head without a default route calls itself "
+            f"127.0.1.1, and no worker finds it; add to `ray start`: {HEAD_ADDRESS}"
+        )
+    elif address_of(own) and own != listed:
+        yield f"{HEAD_START} has --node-ip-address={own}, and provider.head_ip is {listed}: Ray would miss its head"
+
+
+def _token_problems(raw: Mapping[str, Any], head: StartCall) -> Iterator[str]:
+    brought = any(str(there).endswith(TOKEN) for there in _mapping(raw, "file_mounts"))
+    setup = [line for key in COMMAND_KEYS for line in _commands(raw, key) if not line.startswith("chmod")]
+    made = any("auth_token" in line for line in setup)
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & head.environ.keys()
+    if head.environ.get("RAY_AUTH_MODE") == "token" and not (brought or made or named):
+        yield f"file_mounts brings no token, and RAY_AUTH_MODE=token needs one on every node: add ~/{TOKEN}: ~/{TOKEN}"
+
+
+def _path_problems(raw: Mapping[str, Any], start: StartCall) -> Iterator[str]:
     """Ray ends a cluster with a bare `ray stop` on the head, in a shell that has read the user's startup files."""
     folder = HOME.sub("", start.words[0].rpartition("/")[0])
     mode = start.environ.get("RAY_AUTH_MODE", "token")
@@ -246,9 +286,27 @@ def _path_problems(raw: Mapping[str, Any], start: Call) -> Iterator[str]:
         )
 
 
+def _worker_start(commands: list[str]) -> str:
+    """The command that starts Ray on a worker; "" without one."""
+    with suppress(ValueError):
+        return next((command for command in reversed(commands) if ray_starts([command])), "")
+    return commands[-1]
+
+
+def _rented(raw: Mapping[str, Any]) -> int:
+    """Nodes that Ray keeps in a cloud: the head, and of every kind at least so many workers."""
+    types = _mapping(raw, "available_node_types")
+    return 1 + sum(_number(kind, "min_workers", 0) or 0 for kind in types.values()) if types else 0
+
+
 def _commands(raw: Mapping[str, Any], key: str) -> list[str]:
     found = raw.get(key)
     return [str(command) for command in found] if isinstance(found, list) else []
+
+
+def _number(kind: Any, key: str, otherwise: int | None) -> int | None:
+    value = kind.get(key, otherwise) if isinstance(kind, dict) else otherwise
+    return value if isinstance(value, int) else otherwise
 
 
 def _is_cloud(provider: Mapping[str, Any]) -> bool:
@@ -256,60 +314,6 @@ def _is_cloud(provider: Mapping[str, Any]) -> bool:
     return provider.get("type") in CLOUDS
 
 
-def _is_address(text: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
-
-
-def _is_example(address: str) -> bool:
-    return _is_address(address) and ipaddress.ip_address(address) in EXAMPLE_NETWORK
-
-
 def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = raw.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _ray_starts(line: str, outer: dict[str, str]) -> Iterator[Call]:
-    """Every call of `ray start …` in a line for the shell, in order, whatever folder and launchers precede it.
-
-    Reads lists (`;`, `&&`, `||`, `|`, brackets), assignments, `env`, `export` and `bash -c`; not loops, functions,
-    here-documents or redirections, whose words stand among those of a call. `outer`: variables exported before the
-    line. Raises ValueError where a quote is left open.
-    """
-    exported = dict(outer)
-    for words in _simple_commands(line):
-        if words[:1] and words[0] in EXPORTS:
-            exported |= _assigned(words)
-        for place, pair in enumerate(pairwise([*words, ""])):
-            here = exported | _assigned(words[:place])
-            name = pair[0].rpartition("/")[2]
-            if (name, pair[1]) == ("ray", "start"):
-                yield Call(tuple(words[place:]), here)
-            elif name in SHELLS:  # what stands behind its -c (or -lc)
-                options = pairwise(words[place:])
-                script = next((script for option, script in options if re.fullmatch(r"-[a-z]*c[a-z]*", option)), "")
-                yield from _ray_starts(script, here)
-
-
-def _simple_commands(line: str) -> Iterator[list[str]]:
-    for part in line.replace("\\\n", " ").splitlines():
-        reader = shlex.shlex(part, posix=True, punctuation_chars="".join(SEPARATORS))
-        reader.whitespace_split, reader.commenters = True, ""
-        words: list[str] = []
-        for word in reader:
-            if word.startswith("#"):
-                break
-            if set(word) <= SEPARATORS:
-                yield words
-                words = []
-            else:
-                words.append(word)
-        yield words
-
-
-def _assigned(words: list[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words if ASSIGNMENT.match(word)]
-    return {name: value for name, _, value in pairs}

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scheduler.domain.errors import PoolProblem
+from scheduler.domain.errors import NoSlots, PoolProblem
 from scheduler.domain.slot import Busy, Report, RunOrder, Slot
 from scheduler.node.code import code_digest
 from scheduler.node.machine import read_machine
@@ -37,7 +37,7 @@ SILENT_AFTER_S = 30.0
 HEAD_AWAY_S = 6.0  # Ray itself ends this process after sixty
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
-NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
+NODES_HINT = "`arsched doctor --address auto` on the head names the nodes that are missing; each needs arsched"
 
 
 @dataclass(slots=True)
@@ -216,7 +216,10 @@ class RayPool:
                 answered = sum(handle.answered for handle in self._handles.values())
                 log(f"waiting for slots: {answered} of {len(self._handles)} answered")
         if not any(handle.answered for handle in self._handles.values()):
-            raise self._why_none()
+            why = self._why_none()
+            problem = NoSlots(why.message, why.hint)
+            problem.addresses = self.addresses()
+            raise problem
 
     def _settled(self, waited_s: float, placement_s: float | None) -> bool:
         handles = self._handles.values()

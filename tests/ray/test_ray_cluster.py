@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.errors import PoolProblem
+from scheduler.domain.errors import NoSlots, PoolProblem
 from scheduler.domain.slot import Busy, Done, Lost
 from scheduler.node.machine import read_machine
 from scheduler.ray.pool import RayPool, contract_device
@@ -68,6 +68,7 @@ def test_a_contract_for_gpus_on_a_cluster_without_any_says_what_there_is(cluster
     with pytest.raises(PoolProblem, match="no node of this Ray cluster offers a GPU") as caught:
         RayPool.connect(cluster.head.address, None, '{"name": "big", "device": "cuda"}', "lab-1", placement_s=0.5)
     assert "2 CPU" in caught.value.message
+    assert isinstance(caught.value, NoSlots) and len(caught.value.addresses) == 1
 
 
 def test_a_contract_for_gpus_on_this_machine_is_refused_before_ray_starts() -> None:

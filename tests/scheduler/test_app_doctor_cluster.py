@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.doctor import cluster as clusters
 from scheduler.doctor.checks import CheckContext, CheckResult, Grade, ok
-from scheduler.domain.errors import PoolProblem
+from scheduler.domain.errors import NoSlots, PoolProblem
 from scheduler.lab import choose_contract
 from scheduler.node.gpu import Gpu
 from scheduler.node.machine import Machine
@@ -72,6 +72,27 @@ def test_a_cluster_that_cannot_be_joined_is_a_result(monkeypatch: pytest.MonkeyP
     context = CheckContext(ok("lab", ""), choose_contract("cpu"))
     (result,) = clusters.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path)
     assert result.grade is Grade.PROBLEM and result.hint == "ray start --head"
+
+
+@pytest.mark.parametrize("workers", [["b"], []])
+def test_where_no_slot_came_up_the_nodes_that_are_missing_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: list[str]
+) -> None:
+    """A head without a GPU has none before its workers are there."""
+    due = {"provider": {"type": "local", "head_ip": "a", "worker_ips": workers}}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        problem = NoSlots("no node of this Ray cluster offers a GPU", "look")
+        problem.addresses = frozenset({"a"})
+        raise problem
+
+    monkeypatch.setattr("scheduler.ray.pool.RayPool.connect", refuse)
+    context = CheckContext(ok("lab", ""), choose_contract("cpu"))
+    found = list(clusters.check_cluster(context, PoolOptions("auto"), lambda line: None, tmp_path))
+    assert [one.grade for one in found] == [Grade.PROBLEM] * (3 if workers else 1)
+    assert [one.subject for one in found] == ["cluster", *(["cluster", "b"] if workers else [])]
 
 
 def test_a_cluster_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,6 +202,30 @@ def test_nodes_that_an_autoscaler_keeps_are_counted_from_its_file(
 def test_the_shipped_files_of_clouds_say_how_many_nodes_they_keep(place: str) -> None:
     config = read_cluster_config(Path(__file__).resolve().parents[2] / "deploy" / place)
     assert config.nodes == 2 and not config.addresses
+@pytest.mark.parametrize(("nodes", "grade"), [(1, Grade.PROBLEM), (3, Grade.OK), (4, Grade.OK)])
+def test_a_rented_cluster_lacks_the_nodes_that_its_file_keeps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nodes: int, grade: Grade
+) -> None:
+    (tmp_path / "cluster.yaml").write_text(
+        "provider: {type: aws}\navailable_node_types: {head: {}, worker: {min_workers: 2}}\n"
+    )
+    pool = MemoryPool([slot for number in range(nodes) for slot in memory_slots(1, node=f"n{number}")])
+    found = cluster(monkeypatch, tmp_path, pool)["cluster"]
+    assert found.grade is grade
+    assert grade is Grade.OK or ("names 3 nodes" in found.message and "monitor.out" in found.hint)
+
+
+def test_a_file_of_the_folder_that_is_no_cluster_s_hides_no_missing_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    due = {"provider": {"type": "local", "head_ip": "a", "worker_ips": ["b", "a", "b", "x" * 80]}}
+    (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
+    (tmp_path / "cluster.yaml").write_text("a:\n\tb: c\n")
+    found = cluster(monkeypatch, tmp_path, MemoryPool(memory_slots(1, node="a")))
+    assert found["cluster"].grade is Grade.PROBLEM and "names 3 nodes" in found["cluster"].message
+    assert found["cluster.yaml"].grade is Grade.NOTE and "not YAML" in found["cluster.yaml"].message
+    assert {"b", "x" * 80} <= found.keys()
 
 
 def test_on_the_head_the_file_that_ray_up_left_says_which_nodes_are_due(
@@ -204,3 +249,5 @@ def test_the_shipped_cluster_file_is_left_alone_and_an_edited_one_is_checked(tmp
     assert list(clusters.check_cluster_file(tmp_path)) == []
     (tmp_path / "cluster.yaml").write_text(shipped.read_text().replace("192.0.2.10 ", "10.0.0.1"))
     assert {one.grade for one in clusters.check_cluster_file(tmp_path)} == {Grade.NOTE}
+    (tmp_path / "cluster.yaml").write_text(shipped.read_text().replace("worker_ips: []", "worker_ips: [10.0.0.2]"))
+    assert any("192.0.2.10" in one.message for one in clusters.check_cluster_file(tmp_path)), "its head was left out"

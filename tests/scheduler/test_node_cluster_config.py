@@ -22,7 +22,8 @@ Settings = dict[str, Any]
 GOOD_START = (
     "RAY_enable_autoscaler_v2=0 RAY_worker_niceness=0 RAY_AUTH_MODE=token "
     "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor "
-    "~/arsched/.venv/bin/ray start --head --port=6379 --node-ip-address=10.0.0.1"
+    "~/arsched/.venv/bin/ray start --head --port=6379 --node-ip-address=10.0.0.1 "
+    "--autoscaling-config=~/ray_bootstrap_config.yaml"
 )
 SHIPPED_LINE = (
     "grep -qs '^export PATH=~/arsched/.venv/bin' ~/.bashrc || "
@@ -209,7 +210,11 @@ def test_what_cannot_work_is_named(
         start(f'bash -lc "{GOOD_START}"'),
         start(f"true # not RAY_enable_autoscaler_v2=1\n{GOOD_START}"),
         start(GOOD_START.replace("~/arsched/.venv/bin/", "")),
-        start(GOOD_START.replace("~/", '"$HOME"/')),
+        start(GOOD_START.replace("~/a", '"$HOME"/a')),
+        start(GOOD_START.replace("--port=6379", "--port 6379").replace("ss=10.0", "ss 10.0")),
+        start(GOOD_START.replace(" --port=6379", "")),
+        start(GOOD_START.replace("ss=10.0.0.1", "ss=$(hostname -I | cut -d' ' -f1)")),
+        start("ulimit -n $(ulimit -Hn); RAY_TMPDIR=$(echo /a) " + GOOD_START),
         on_path(SHIPPED_LINE, key="head_setup_commands"),
         on_path('echo "export RAY_AUTH_MODE=\\"token\\" PATH=\\"\\$HOME/arsched/.venv/bin:$PATH\\"" | tee -a .profile'),
         on_path("echo 'source /home/ubuntu/arsched/.venv/bin/activate' >>~/.bashrc",
@@ -260,6 +265,9 @@ def test_a_rented_cluster_lists_no_addresses_and_brings_no_key(settings: Setting
 
 def test_a_cluster_without_a_token_needs_none_in_its_shells(settings: Settings, tmp_path: Path) -> None:
     start(GOOD_START.replace("=token", "=disabled"))(settings)
+    workers = settings["worker_start_ray_commands"]
+    workers[-1] = workers[-1].replace("=token", "=disabled")
+    del settings["file_mounts"]["~/.ray/auth_token"]
     on_path("echo 'export PATH=~/arsched/.venv/bin:$PATH RAY_AUTH_MODE=disabled' >> ~/.bashrc")(settings)
     assert problems_of(settings, tmp_path) == ()
 
@@ -291,7 +299,10 @@ def as_ray_runs_it(command: str, home: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("text", ["", "just words", "a: [1", "- a list"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "just words", "a: [1", "- a list", "a:\n\tb: 1\n", "a: 2026-13-01", "[" * 4000, "a: 1\n---\nb: 2\n", "\x00"],
+)
 def test_what_is_no_settings_file_is_a_usage_problem(tmp_path: Path, text: str) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(text)
