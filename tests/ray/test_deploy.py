@@ -172,6 +172,19 @@ def test_the_batch_script_is_whole() -> None:
     assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first:]), "Slurm reads none after a command"
 
 
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"SLURM_ARRAY_TASK_COUNT": "2"}, "a job array"),
+        ({"ARSCHED": "/nonexistent"}, "no arsched in /nonexistent/.venv"),
+    ],
+)
+def test_a_job_that_cannot_work_says_so_before_it_starts_anything(environ: dict[str, str], words: str) -> None:
+    surroundings = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "SLURM_SUBMIT_DIR": "/", **environ}
+    done = subprocess.run(["bash", str(SBATCH)], env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(words) and done.stderr.count("\n") == 1
+
+
 def test_pods_are_made_of_fields_that_exist() -> None:
     spec = kube_cluster()["spec"]
     known = {"rayVersion", "enableInTreeAutoscaling", "authOptions", "headGroupSpec", "workerGroupSpecs"}
