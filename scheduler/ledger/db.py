@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.text import one_line
-from scheduler.ledger.copies import copy_database
+from scheduler.ledger.copies import copy_database, keep_another
 from scheduler.ledger.presence import Presence
 
 BUSY_TIMEOUT_S = 30.0
@@ -143,6 +143,7 @@ class Database:
         with self._translated():
             try:
                 path.parent.mkdir(exist_ok=True)
+                keep_another(path, self._database_id())
                 copy_database(self._connection, path)
             except (sqlite3.OperationalError, OSError) as problem:  # of either disk
                 hint = "see that its disk has room and the folder can be written"
@@ -280,12 +281,16 @@ class Database:
             return LedgerProblem(f"the ledger {self.path} stayed locked for {self._busy_timeout_s:g} s", hint)
         if self.unwritable is not None:
             return self.unwritable
-        if isinstance(problem, sqlite3.OperationalError):
+        if isinstance(problem, sqlite3.OperationalError) and not is_lacking(problem):
             return LedgerUnwritable(f"cannot use the ledger {self.path}: {self._cause(problem)}", UNWRITABLE_HINT)
         return self._damaged(str(problem))
 
     def _cause(self, problem: sqlite3.OperationalError) -> str:
         """SQLite calls a full disk an I/O error where it cannot make a file for its locks."""
+        if self.path.is_dir():
+            return f"a folder lies in its place ({problem})"
+        if self.path.exists() and not os.access(self.path, os.R_OK):
+            return f"this user may not read it ({problem})"
         with suppress(OSError):
             if shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
                 return f"its disk is full ({problem})"
@@ -298,6 +303,12 @@ class Database:
 def storable(value: object) -> object:
     """Text as SQLite can hold it. A candidate may print half a surrogate pair, and that must not stop the lab."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+def is_lacking(problem: sqlite3.DatabaseError) -> bool:
+    """Whether a table or column is not there that every ledger of its version has."""
+    begins = ("no such table", "no such column")
+    return isinstance(problem, sqlite3.OperationalError) and str(problem).startswith(begins)
 
 
 def _is_busy(problem: sqlite3.DatabaseError) -> bool:

@@ -19,7 +19,7 @@ from scheduler.domain.errors import LabProblem, LedgerProblem
 from scheduler.domain.lab import SANDBOX_LEVELS, Lab, LabSnapshot
 from scheduler.ledger.candidates import Candidates
 from scheduler.ledger.copies import copy_database
-from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, LedgerUnwritable, P, T
+from scheduler.ledger.db import BUSY_TIMEOUT_S, Database, LedgerUnwritable, P, T, is_lacking
 from scheduler.ledger.decisions import Decisions
 from scheduler.ledger.rows import Events, Table, encode, parse_lab, read_lab
 from scheduler.ledger.runs import Runs
@@ -220,8 +220,13 @@ def _has_record(path: Path) -> bool:
             kind = source.execute("PRAGMA application_id").fetchone()[0]
             if source.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and kind != APPLICATION_ID:
                 return True  # another's: left as it is
+            if kind:
+                for table in ("migration", "lab", "candidate", "run", "attempt", "result"):
+                    source.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
             return bool(kind and source.execute("SELECT count(*) FROM event").fetchone()[0])
     except sqlite3.OperationalError as problem:
+        if is_lacking(problem):
+            return False
         raise LedgerProblem(f"cannot read {path}: {problem}", "see that its disk has room and can be written") from None
     except sqlite3.DatabaseError:
         return False
@@ -229,6 +234,8 @@ def _has_record(path: Path) -> bool:
 
 def put_back(copy: Path, path: Path) -> None:
     """Make a copy the ledger at `path`, where none is; the copy stays. Raises LedgerProblem."""
+    if path.is_dir():
+        raise LedgerProblem(f"a folder lies at {path}, where the ledger belongs", "move it away, then try again")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for name in (f"{path.name}-wal", f"{path.name}-shm"):  # of one that is gone

@@ -119,7 +119,7 @@ def status(facts: LabFacts, live: Live | None, now: float, search: SearchView | 
 
 def fresh_live(tag: str, live: Live | None, now: float) -> Live | None:
     """The live file if its writer is still there and works on this lab."""
-    is_ours = live is not None and live.tag == tag and now - live.at < FRESH_S
+    is_ours = live is not None and live.tag == tag and abs(now - live.at) < FRESH_S  # a clock may be set back
     return live if is_ours and live is not None and live.may_be_alive() else None
 
 

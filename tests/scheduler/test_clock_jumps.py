@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 from scheduler.cli.main import main
 from scheduler.domain.run import Finished
 from scheduler.domain.slot import Slot
-from scheduler.lab import read_live
+from scheduler.lab import Live, read_live
 from scheduler.queue.runner import run_queue
 from scheduler.queue.runtime import StopReason, steady_time
+from scheduler.views.status import fresh_live
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.ledger_kit import broken_invariants
@@ -99,6 +101,12 @@ def test_the_live_file_has_the_time_that_other_processes_read(played: PlayedLab)
     played.each_round = look
     assert run_queue(played.space, played.screen, means, settled=lambda: False) is StopReason.DONE
     assert set(seen) == {777.0}
+
+
+@pytest.mark.parametrize(("ahead_s", "fresh"), [(0.0, True), (5.0, True), (3600.0, False), (-3600.0, False)])
+def test_a_live_file_from_before_the_clock_was_set_back_is_of_no_process(ahead_s: float, fresh: bool) -> None:
+    left = Live(1000.0 + ahead_s, os.getpid(), "t", "", 0, False, ())
+    assert (fresh_live("t", left, 1000.0) is not None) == fresh
 
 
 def test_the_programs_own_clock_does_not_follow_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

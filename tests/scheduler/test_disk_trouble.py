@@ -183,6 +183,47 @@ def test_an_empty_file_in_the_ledgers_place_does_not_hide_its_copies(rig: Rig) -
     assert done.copy == rig.paths.backup and done.damaged is not None and done.labs == (("t", (), ()),)
 
 
+def test_a_folder_in_the_ledgers_place_is_named_and_nothing_is_touched(rig: Rig) -> None:  # noqa: F811
+    rig.paths.ledger.unlink()
+    (rig.paths.ledger / "inside").mkdir(parents=True)
+    with pytest.raises(LedgerProblem, match=r"a folder lies at .*ledger\.db") as problem:
+        restore(rig.root)
+    assert "move it away" in problem.value.hint and (rig.paths.ledger / "inside").is_dir()
+    shutil.rmtree(rig.paths.ledger)
+    assert restore(rig.root).copy == rig.paths.backup
+
+
+@pytest.mark.parametrize("lost", ["migration", "event", "lab"])
+def test_a_ledger_without_one_of_its_tables_is_damaged_and_restored(rig: Rig, lost: str) -> None:  # noqa: F811
+    with closing(sqlite3.connect(rig.paths.ledger)) as source, source:
+        source.execute(f"DROP TABLE {lost}")
+
+    def read() -> None:
+        with open_workspace(start=rig.root) as space:
+            space.ledger.events.list("t")
+
+    with pytest.raises(LedgerProblem, match=f"damaged: no such table: .*{lost}"):
+        read()
+    assert restore(rig.root).damaged is not None
+    read()
+
+
+def test_a_new_ledger_does_not_replace_the_only_copy_of_a_lost_one(rig: Rig) -> None:  # noqa: F811
+    """One is emptied, another lab begun in its place: its copies are made where those of the first one are."""
+    with open_workspace(start=rig.root) as space:
+        runs = space.ledger.runs.list("t")
+    rig.paths.ledger.unlink()
+    for number in (1, 2):
+        with open_ledger(rig.paths.ledger) as ledger:
+            start_lab(ledger)
+            ledger.back_up(rig.paths.backup)
+            ledger.back_up(rig.paths.backup)
+        rig.paths.ledger.unlink()
+        assert len(list(rig.paths.state.glob("ledger-backup-before-*.db"))) == number
+    with open_ledger(rig.paths.state / "ledger-backup-before-1.db") as ledger:
+        assert ledger.runs.list("t") == runs
+
+
 def test_what_is_sound_or_cannot_be_read_now_is_never_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     assert set_aside(path) is None

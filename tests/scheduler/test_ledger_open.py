@@ -206,7 +206,7 @@ def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
 
 def test_a_folder_in_the_ledgers_place_is_reported(path: Path) -> None:
     path.mkdir(parents=True)
-    with pytest.raises(LedgerProblem, match="unable to open"):
+    with pytest.raises(LedgerProblem, match=r"a folder lies in its place .unable to open"):
         open_ledger(path)
 
 
