@@ -76,6 +76,7 @@ class Arsched(click.Group):
         guard_streams()
         stdout = sys.stdout
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
+        _fix_folders()
         try:
             code = super().main(given, **extra)
             sys.stdout.flush()
@@ -97,6 +98,14 @@ class Arsched(click.Group):
         named = _named(problem)
         print_problem(named, as_json=as_json)
         return named.exit_code
+
+
+def _fix_folders() -> None:
+    """Programs that this one starts have folders of their own, where a relative path would lead elsewhere."""
+    for name in ("ARSCHED_CACHE", "ARSCHED_SPOOL"):
+        if given := os.environ.get(name):
+            with suppress(OSError):  # the current folder is gone
+                os.environ[name] = os.path.abspath(os.path.expanduser(given))
 
 
 def _named(problem: Exception) -> ArschedError:

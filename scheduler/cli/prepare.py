@@ -86,14 +86,26 @@ def _prepare_others(ref: str, address: str, flags: tuple[str, ...], *, as_json: 
     finally:
         cluster.leave()
     failed = [one for one in outcomes if one.error]
+    missing = _missing(len(outcomes) + 1)
     if as_json:
         nodes = [{"node": one.node, "ok": not one.error, "digest": one.digest, "error": one.error, "hint": one.hint}
                  for one in outcomes]  # fmt: skip
-        print_json({"ok": not failed, "digest": source.digest, "nodes": nodes})
+        print_json({"ok": not failed, "digest": source.digest, "nodes": nodes, "missing": missing})
     for one in failed:
         log(f"{one.node} is not prepared: {one.error}" + (f"\n  hint: {one.hint}" if one.hint else ""))
     log(f"{len(outcomes) - len(failed)} of {count(len(outcomes), 'other node')} prepared, and this one")
+    if missing:
+        what = f"{count(missing, 'node')} of cluster.yaml not in the cluster, and not prepared"
+        log(f"{what}: `arsched doctor --address auto` names what is missing; when it is there, the same command again")
     return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def _missing(found: int) -> int:
+    """How many nodes there should be besides; 0 where nothing says how many."""
+    from scheduler.doctor.cluster import read_due
+
+    config, _ = read_due(Path.cwd())
+    return max(0, config.nodes - found) if config else 0
 
 
 def _source_here(contract_json: str) -> NodeSource:

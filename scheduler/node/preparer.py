@@ -50,8 +50,16 @@ class NodePreparer:
         self._reader: threading.Thread | None = None
 
     def has_cache(self, name: str) -> bool:
-        """Whether a cache of that folder name is there: made here, or seen through a shared file system."""
-        return (cache_root() / name / "manifest.json").is_file()
+        """Whether a cache of that folder name is there: made here, or seen through a shared file system.
+
+        By its files' names and sizes, as the program looks at them before it begins anew: one that lost some is copied
+        again, because this node may have no other way to them.
+        """
+        folder = cache_root() / name
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+            return all((folder / path).stat().st_size == entry["bytes"] for path, entry in files.items())
+        return False
 
     def receive(self, name: str, data: bytes) -> None:
         """Append to a file of what arrives. Raises PoolProblem when the disk refuses."""
@@ -79,6 +87,10 @@ class NodePreparer:
         brought = ("--from", str(self._folder)) if self._folder else ()
         # Ray hides every GPU from an actor that asked for none, and this one tries them.
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        if environment.get(
+            "ARSCHED_CACHE"
+        ):  # a relative one counts from this process's folder, which is not the program's
+            environment["ARSCHED_CACHE"] = str(cache_root())
         environment["PYTHONPATH"] = os.pathsep.join([str(CODE_ROOT), *filter(None, [environment.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [*python_command("harness.prepare"), "--contract", contract, *brought, *options, "--json"],

@@ -41,7 +41,7 @@ def default_spool_root(environ: Mapping[str, str] = os.environ) -> Path:
     A cache may be shared by nodes; locks on a node's GPUs and cores, and judges found by their process id, may not.
     """
     if spool := environ.get("ARSCHED_SPOOL"):
-        return Path(spool)
+        return Path(os.path.expanduser(spool)).absolute()
     root = cache_root(environ)
     return (node_folder() if is_shared(root) else root) / "spool"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,8 @@ class ClusterPreparation:
         sent = 0
         for name, path in self._source.files():
             with path.open("rb") as file:
-                while data := file.read(CHUNK_BYTES):
+                more = iter(partial(file.read, CHUNK_BYTES), b"")
+                for data in chain([file.read(CHUNK_BYTES)], more):  # an empty file arrives, too
                     yield self._cluster.ask(task.actor, "receive", name, data)
                     sent += len(data)
                     self._report(task.name, f"copying from this node: {sent / 1e6:.0f} of {total / 1e6:.0f} MB")

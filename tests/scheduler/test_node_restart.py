@@ -255,6 +255,8 @@ def test_closing_ends_runs_of_every_lab(root: Path) -> None:
     ("environ", "expected"),
     [
         ({"ARSCHED_SPOOL": "/a"}, "/a"),
+        ({"ARSCHED_SPOOL": "~/a"}, os.path.expanduser("~/a")),
+        ({"ARSCHED_SPOOL": "a"}, os.path.abspath("a")),
         ({"ARSCHED_CACHE": "/b"}, "/b/spool"),
         ({"XDG_CACHE_HOME": "/c"}, "/c/arsched/spool"),
     ],

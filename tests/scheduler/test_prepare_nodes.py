@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from harness.cache import open_cache, verify_cache
 from harness.contract import load_contract
 from harness.prepare.cli import main as prepare
+from scheduler.cli.main import main
 from scheduler.domain.errors import PoolProblem
 from scheduler.node import preparer
 from scheduler.node.preparer import NodePreparer
@@ -25,6 +30,8 @@ from scheduler.ray import preparation
 from scheduler.ray.cluster import ActorGone, RayNode, distinguished
 from scheduler.ray.preparation import ClusterPreparation, NodeOutcome, NodeSource
 from tests.harness.small_corpus import write_contract, write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class FolderNode:
@@ -119,6 +126,49 @@ def test_a_shared_folder_is_not_copied_to(source: NodeSource, tmp_path: Path) ->
     assert node.received == 0
 
 
+@pytest.mark.parametrize("damage", ["gone", "short", "manifest"])
+def test_a_node_whose_cache_lost_something_gets_it_anew(source: NodeSource, tmp_path: Path, damage: str) -> None:
+    """It may have no other way to the data."""
+    node = FolderNode(tmp_path / "a")
+    run(source, {"a": node})
+    path = next(node.root.glob("*/manifest.json" if damage == "manifest" else "*/train/rows.u16"))
+    path.chmod(0o644)
+    path.unlink() if damage == "gone" else path.write_text("{")
+    again = FolderNode(tmp_path / "a")
+    assert not run(source, {"a": again})["a"].error
+    assert again.received and whole(source, again)
+
+
+def test_empty_files_arrive_too(source: NodeSource, tmp_path: Path) -> None:
+    """A kernel is a package of Python, in which they mean something."""
+    kernel = tmp_path / "kernel-here"
+    (kernel / "build").mkdir(parents=True)
+    (kernel / "build" / "__init__.py").touch()
+    arrived: list[tuple[str, bytes]] = []
+    node = FolderNode(tmp_path / "a")
+    receive = node.preparer.receive
+    node.preparer.receive = lambda name, data: (arrived.append((name, data)), receive(name, data))[1]  # type: ignore[method-assign, func-returns-value]
+    run(replace(source, kernel=kernel), {"a": node})
+    assert ("kernel/build/__init__.py", b"") in arrived
+    assert whole(source, node)
+
+
+@pytest.mark.parametrize("folder", ["caches", "~/caches"])
+def test_a_cache_folder_as_people_write_it_is_one_for_every_program(
+    source: NodeSource, tmp_path: Path, folder: str
+) -> None:
+    """Those that are started in folders of their own find what `arsched prepare` made."""
+    shutil.copytree(source.cache, tmp_path / "brought" / source.cache.name)
+    (tmp_path / "contract.json").write_text(source.contract_json)
+    environ = {**os.environ, "ARSCHED_CACHE": folder, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for verb, *rest in (("prepare", "--from", "brought"), ("doctor", "--quick", "--json")):
+        command = [sys.executable, "-m", "scheduler", verb, "--contract", "contract.json", *rest]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300)
+        assert verb == "doctor" or done.returncode == 0, done.stderr
+    (found,) = [one for one in json.loads(done.stdout)["findings"] if one["about"] == "cache"]
+    assert found["grade"] == "ok" and str(tmp_path / "caches") in found["said"]
+
+
 def test_one_node_fails_and_the_others_do_not(source: NodeSource, tmp_path: Path) -> None:
     def die(method: str) -> None:
         if method == "receive":
@@ -167,6 +217,29 @@ def test_verify_reads_what_is_there_and_copies_nothing(source: NodeSource, tmp_p
     rows.chmod(0o644)
     rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
     assert "damaged" in run(source, {"a": FolderNode(tmp_path / "a")}, "--verify")["a"].error
+
+
+@pytest.mark.parametrize(("workers", "missing"), [(["b"], 0), (["b", "c", "d"], 2)])
+def test_nodes_that_are_not_there_yet_are_said(
+    source: NodeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: list[str], missing: int
+) -> None:
+    """`ray up` is back minutes before them."""
+    (tmp_path / "lab").mkdir()
+    monkeypatch.chdir(tmp_path / "lab")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    due = {"provider": {"type": "local", "head_ip": "a", "worker_ips": workers}}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(due))
+    (tmp_path / "contract.json").write_text(source.contract_json)
+
+    class Joined(FolderCluster):
+        def leave(self) -> None:
+            pass
+
+    monkeypatch.setattr("scheduler.ray.pool.join", lambda address: Joined({"b": FolderNode(tmp_path / "b")}))
+    done = CliRunner().invoke(main, ["prepare", "--all-nodes", "--json", "--contract", str(tmp_path / "contract.json")])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["missing"] == missing
+    assert (f"{missing} nodes of cluster.yaml not in the cluster" in done.stderr) == bool(missing)
 
 
 def test_an_interrupt_ends_what_nodes_do(source: NodeSource, tmp_path: Path) -> None:
