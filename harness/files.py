@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +41,14 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(shared, "arsched")
     home = home_folder(environ)
     return home / ".cache" / "arsched" if home else node_folder()
+
+
+def settle_folders(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Make what ARSCHED_CACHE and ARSCHED_SPOOL name absolute, for programs started from here in other folders."""
+    for name in ("ARSCHED_CACHE", "ARSCHED_SPOOL"):
+        if given := environ.get(name):
+            with contextlib.suppress(OSError):  # the current folder is gone
+                environ[name] = os.path.abspath(os.path.expanduser(given))
 
 
 def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from harness.files import cache_root
+from harness.files import cache_root, settle_folders
 from scheduler.cli.output import EXAMPLES, VERBS, guard_streams, log, print_problem
 from scheduler.domain.errors import MEANINGS, ArschedError, ExitCode, UsageProblem
 
@@ -76,7 +76,7 @@ class Arsched(click.Group):
         guard_streams()
         stdout = sys.stdout
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
-        _fix_folders()
+        settle_folders()
         try:
             code = super().main(given, **extra)
             sys.stdout.flush()
@@ -98,14 +98,6 @@ class Arsched(click.Group):
         named = _named(problem)
         print_problem(named, as_json=as_json)
         return named.exit_code
-
-
-def _fix_folders() -> None:
-    """Programs that this one starts have folders of their own, where a relative path would lead elsewhere."""
-    for name in ("ARSCHED_CACHE", "ARSCHED_SPOOL"):
-        if given := os.environ.get(name):
-            with suppress(OSError):  # the current folder is gone
-                os.environ[name] = os.path.abspath(os.path.expanduser(given))
 
 
 def _named(problem: Exception) -> ArschedError:

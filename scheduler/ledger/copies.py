@@ -39,13 +39,13 @@ def copy_database(source: sqlite3.Connection, target: Path, database_id: int | N
 def keep_another(path: Path, database_id: int) -> None:
     """Rename the copy at `path` if it is of another database: that one may be lost, and this its only copy.
 
-    Raises OSError.
+    Under a name that none has whose owner's copies are looked for. Raises OSError.
     """
     found = 0
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as copy:
         found = int(copy.execute("PRAGMA user_version").fetchone()[0])
     if found and found != database_id:
-        path.rename(next(kept for n in count(1) if not (kept := path.with_name(f"{path.stem}-before-{n}.db")).exists()))
+        path.rename(next(kept for n in count(1) if not (kept := path.with_name(f"lost-{path.stem}-{n}.db")).exists()))
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from harness.files import cache_root
+from harness.files import cache_root, settle_folders
 from scheduler.domain.errors import PoolProblem
 from scheduler.node.code import CODE_ROOT, python_command
 
@@ -87,10 +87,7 @@ class NodePreparer:
         brought = ("--from", str(self._folder)) if self._folder else ()
         # Ray hides every GPU from an actor that asked for none, and this one tries them.
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        if environment.get(
-            "ARSCHED_CACHE"
-        ):  # a relative one counts from this process's folder, which is not the program's
-            environment["ARSCHED_CACHE"] = str(cache_root())
+        settle_folders(environment)
         environment["PYTHONPATH"] = os.pathsep.join([str(CODE_ROOT), *filter(None, [environment.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [*python_command("harness.prepare"), "--contract", contract, *brought, *options, "--json"],

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.files import settle_folders
 from scheduler.domain.errors import LabProblem, PoolProblem
 from scheduler.domain.lab import SANDBOX_LEVELS
 from scheduler.domain.slot import DIRTY, IN_USE, Busy, Done, Lost, Report, RunOrder, Slot, longest_run_s, refusal
@@ -289,6 +290,7 @@ class SlotActor(SlotSupervisor):
     """The supervisor of the slot that Ray assigned to this process."""
 
     def __init__(self, assignment: SlotAssignment, settings: NodeSettings) -> None:
+        settle_folders()
         machine = read_machine(assignment.device == "cuda")
         spec = find_spec(assignment, machine, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         super().__init__(spec, settings.spool_root or default_spool_root(), settings.commands)

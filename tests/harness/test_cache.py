@@ -14,7 +14,7 @@ import pytest
 from harness import cache as caches
 from harness.cache import Cache, CacheError, CacheMismatch, CacheMissing, open_cache, verify_cache
 from harness.contract import Contract, load_contract
-from harness.files import cache_root, home_folder
+from harness.files import cache_root, home_folder, settle_folders
 from harness.prepare.cli import main as prepare
 from tests.harness.small_corpus import write_contract, write_corpus
 
@@ -48,6 +48,20 @@ def test_the_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_root() == Path("/caches/arsched")
     monkeypatch.setenv("ARSCHED_CACHE", "~/own")
     assert cache_root() == Path("/home/someone/own")
+
+
+def test_folders_that_programs_are_started_with_do_not_move_with_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.chdir(tmp_path)
+    environ = {"ARSCHED_CACHE": "caches", "ARSCHED_SPOOL": "~/spool", "XDG_CACHE_HOME": "x"}
+    settle_folders(environ)
+    assert environ == {
+        "ARSCHED_CACHE": str(tmp_path / "caches"), "ARSCHED_SPOOL": "/home/someone/spool", "XDG_CACHE_HOME": "x",
+    }  # fmt: skip
+    settle_folders(empty := {"ARSCHED_CACHE": ""})
+    assert empty == {"ARSCHED_CACHE": ""}
 
 
 def test_relative_folders_of_the_environment_are_ignored() -> None:

@@ -209,7 +209,7 @@ def test_a_ledger_without_one_of_its_tables_is_damaged_and_restored(rig: Rig, lo
 
 
 def test_a_new_ledger_does_not_replace_the_only_copy_of_a_lost_one(rig: Rig) -> None:  # noqa: F811
-    """One is emptied, another lab begun in its place: its copies are made where those of the first one are."""
+    """Another lab is begun in its place: its copies are made where those of the first one are, and are its own."""
     with open_workspace(start=rig.root) as space:
         runs = space.ledger.runs.list("t")
     rig.paths.ledger.unlink()
@@ -219,9 +219,11 @@ def test_a_new_ledger_does_not_replace_the_only_copy_of_a_lost_one(rig: Rig) -> 
             ledger.back_up(rig.paths.backup)
             ledger.back_up(rig.paths.backup)
         rig.paths.ledger.unlink()
-        assert len(list(rig.paths.state.glob("ledger-backup-before-*.db"))) == number
-    with open_ledger(rig.paths.state / "ledger-backup-before-1.db") as ledger:
-        assert ledger.runs.list("t") == runs
+        assert len(list(rig.paths.state.glob("lost-ledger-backup-*.db"))) == number
+    done = restore(rig.root, rig.paths.state / "lost-ledger-backup-1.db")
+    assert done.copy is not None and done.damaged is None
+    with open_workspace(start=rig.root) as space:
+        assert space.ledger.runs.list("t") == runs
 
 
 def test_what_is_sound_or_cannot_be_read_now_is_never_set_aside(tmp_path: Path) -> None:
