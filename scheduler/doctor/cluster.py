@@ -66,10 +66,13 @@ def check_cluster(
             yield from (result for result in nodes if result.grade is not Grade.OK)
         return
     try:
-        slots, addresses = pool.slots(), pool.addresses()
+        slots, addresses, bare = pool.slots(), pool.addresses(), pool.bare_nodes()
     finally:
         pool.close(stop_runs=False)
     yield from _check_nodes(slots, addresses, folder)
+    kind = "GPU" if contract.device == "cuda" else "core"
+    again = "where that is wrong: look at the node (nvidia-smi), then start Ray there again, which counts once"
+    yield from (note(node, f"offers no {kind}: no run goes there", again) for node in bare)
     for slot in slots:
         yield _check_slot(slot, context)
         yield from (note(slot.id, message) for message in slot.notes)

@@ -135,6 +135,10 @@ class RayPool:
         """Addresses of the living nodes, as they know each other."""
         return frozenset(node.address for node in self._cluster.nodes())
 
+    def bare_nodes(self) -> tuple[str, ...]:
+        """Names of the living nodes that offer nothing the contract needs: no GPU, or none that Ray found."""
+        return tuple(node.host for node in self._cluster.nodes() if not self._offered(node))
+
     def start(self, slot_id: str, order: RunOrder) -> None:
         handle = self._handle_of(slot_id)
         handle.poll = None  # an answer under way knows nothing of this order
@@ -329,10 +333,13 @@ class RayPool:
             if node.id not in self._names:  # the host's name, made unique where two nodes share one
                 taken = node.host in self._names.values()
                 self._names[node.id] = f"{node.host}-{node.id[:6]}" if taken else node.host
-            count = node.gpus if self._device == "cuda" else node.cpus
+            count = self._offered(node)
             for index in range(count):
                 if (node.id, index) not in self._handles and (self._most is None or len(self._handles) < self._most):
                     self._handles[node.id, index] = self._new_handle(node.id, index, count)
+
+    def _offered(self, node: RayNode) -> int:
+        return node.gpus if self._device == "cuda" else node.cpus
 
     def _new_handle(self, node_id: str, index: int, count: int) -> ActorHandle:
         name = self._names[node_id]

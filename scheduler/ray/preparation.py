@@ -7,6 +7,7 @@ and disturbs no other. Not covered: preparing the first node; what a node does (
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ CHUNK_BYTES = 16 << 20
 COPIES_AT_ONCE = 4  # they share the line of the node that sends
 ROUND_S = 0.5
 STOP_S = 5.0
+SILENT_S = 300.0  # every call answers within seconds, but for the first on a busy node and a piece over a slow line
 KERNEL = "kernel"  # where harness.prepare looks for one in a folder that was brought
 
 Steps = Generator[Any, Any, PrepareState]
@@ -62,6 +64,7 @@ class _Task:
     actor: Any
     steps: Steps
     call: Any = None
+    asked_at: float = 0.0
     copying: bool = False
     outcome: NodeOutcome | None = field(default=None)
 
@@ -106,10 +109,14 @@ class ClusterPreparation:
                     self._end(task, NodeOutcome(task.name, error=f"it is gone: {death}", hint=hint))
                 else:
                     self._advance(task, answer)
+            elif time.monotonic() - task.asked_at > SILENT_S:
+                error = f"it has not answered for {SILENT_S:.0f} s; its process may hang"
+                hint = "look at that node, then the same command again"
+                self._end(task, NodeOutcome(task.name, error=error, hint=hint))
 
     def _advance(self, task: _Task, answer: Any) -> None:
         try:
-            task.call = task.steps.send(answer)
+            task.call, task.asked_at = task.steps.send(answer), time.monotonic()
         except StopIteration as end:
             self._end(task, self._judged(task.name, end.value))
         except OSError as problem:

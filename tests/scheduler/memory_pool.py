@@ -121,6 +121,9 @@ class MemoryPool:
         self._seen: set[tuple[str, str]] = set()
         self._extra: list[Report] = []
 
+    def bare_nodes(self) -> tuple[str, ...]:
+        return ()
+
     def addresses(self) -> frozenset[str]:
         """Here a node's address is its name."""
         return frozenset(slot.node for slot in self._slots.values())

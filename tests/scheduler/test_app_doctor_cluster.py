@@ -58,6 +58,14 @@ def test_the_notes_of_slots_are_said_and_that_nodes_know_more(monkeypatch: pytes
     assert any("arsched doctor --quick --contract standard" in one.hint for one in found)
 
 
+def test_a_node_that_offers_no_gpu_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its driver may have ended: Ray counts none then, and says nothing."""
+    pool = MemoryPool(memory_slots(1))
+    monkeypatch.setattr(pool, "bare_nodes", lambda: ("h3",))
+    found = cluster(monkeypatch, tmp_path, pool)
+    assert found["h3"].grade is Grade.NOTE and "offers no core" in found["h3"].message and found["h3"].hint
+
+
 def test_slots_of_two_kinds_are_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pool = MemoryPool([*memory_slots(1, pool="a"), *memory_slots(1, node="other", pool="b")])
     found = cluster(monkeypatch, tmp_path, pool)

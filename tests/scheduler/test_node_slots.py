@@ -124,6 +124,14 @@ def test_gpu_contracts_count_gpus_and_wait_for_ray_to_choose() -> None:
     assert scene.look() == {"node-a/gpu?0": "its supervisor is starting", "node-a/gpu1": ""}
 
 
+@pytest.mark.parametrize(("contract", "bare"), [(CONTRACT_JSON, ()), (GPU_CONTRACT_JSON, ("node-c",))])
+def test_a_node_without_a_gpu_has_no_slot_and_is_known(contract: str, bare: tuple[str, ...]) -> None:
+    scene = Scene(contract)
+    scene.cluster.there = (ONE, RayNode("3" * 16, "node-c", 2, 0))
+    assert any("node-c" in slot for slot in scene.look()) != bool(bare)
+    assert scene.pool.bare_nodes() == bare
+
+
 def test_a_node_that_joins_is_used(scene: Scene) -> None:
     scene.look()
     scene.cluster.there = (ONE, TWO)

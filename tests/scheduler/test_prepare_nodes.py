@@ -39,6 +39,7 @@ class FolderNode:
 
     def __init__(self, root: Path, fails: Callable[[str], None] = lambda method: None) -> None:
         self.root, self.fails, self.preparer, self.received, self.killed = root, fails, NodePreparer(), 0, False
+        self.hangs = False
 
 
 class FolderCluster:
@@ -62,7 +63,7 @@ class FolderCluster:
         return actor, method, arguments
 
     def answered(self, calls: list[Any], timeout_s: float) -> list[Any]:
-        return calls
+        return [call for call in calls if not call[0].hangs]
 
     def answer(self, call: tuple[FolderNode, str, tuple[object, ...]], timeout_s: float) -> Any:
         node, method, arguments = call
@@ -191,6 +192,17 @@ def test_one_node_fails_and_the_others_do_not(source: NodeSource, tmp_path: Path
     assert "the node died" in found["dead"].error and "same command" in found["dead"].hint
     assert found["full"] == NodeOutcome("full", error="no space left", hint="make room")
     assert "cannot be written" in found["odd"].error and "ARSCHED_CACHE" in found["odd"].hint
+
+
+def test_a_node_that_never_answers_is_given_up_and_the_others_are_not(
+    source: NodeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = {"stuck": FolderNode(tmp_path / "stuck"), "fine": FolderNode(tmp_path / "fine")}
+    nodes["stuck"].hangs = True
+    monkeypatch.setattr(preparation, "SILENT_S", 0.5)
+    found = run(source, nodes)
+    assert "it has not answered for" in found["stuck"].error and found["stuck"].hint
+    assert not found["fine"].error and whole(source, nodes["fine"])
 
 
 def test_a_node_with_other_data_is_an_error(source: NodeSource, tmp_path: Path) -> None:
