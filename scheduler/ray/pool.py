@@ -37,7 +37,11 @@ SILENT_AFTER_S = 30.0
 HEAD_AWAY_S = 6.0  # Ray itself ends this process after sixty
 
 GPU_HINT = "use a cluster (--address auto on its head node), or a lab that needs none: arsched init --contract cpu"
-NODES_HINT = "`arsched doctor --address auto` on the head names the nodes that are missing; each needs arsched"
+NODES_HINT = "look at the nodes with `ray status`; every node needs arsched installed, see cluster.yaml"
+BARE_HINT = (
+    "Ray counts what a node has when it starts there (nvidia-smi; a Slurm job needs --gpus-per-node or --gres); nodes "
+    "that are missing are named by `arsched doctor --address auto` on the head"
+)
 
 
 @dataclass(slots=True)
@@ -237,7 +241,7 @@ class RayPool:
         free = self._cluster.free_resources()
         if not handles:
             kind = "GPU" if self._device == "cuda" else "core"
-            return PoolProblem(f"no node of this Ray cluster offers a {kind} ({free})", NODES_HINT)
+            return PoolProblem(f"no node of this Ray cluster offers a {kind} ({free})", BARE_HINT)
         if self._older_at_work:
             return PoolProblem(
                 f"{self._older_at_work} slots are finishing runs for another version of arsched",
