@@ -166,7 +166,7 @@ class Runs(Table):
         return tuple(self._database.rows(RunCount, _COUNTS, tag))
 
     def scores_by_pool(self, tag: str) -> tuple[PoolCount, ...]:
-        """Of runs that decide, the pool of the first score first."""
+        """Of runs that decide, the pool of the baseline's first score first, then that of the lab's first."""
         return tuple(self._database.rows(PoolCount, _POOLS, tag))
 
     def count_of_ideas(self, tag: str, since: float) -> dict[str, int]:
@@ -379,8 +379,9 @@ FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 
 
 _POOLS = f"""
 SELECT run.pool, count(*), count(DISTINCT run.candidate) FROM run JOIN result ON result.run = run.number
-WHERE run.tag = ? AND result.family = 'scored' AND run.kind NOT IN {MEASURED_APART}
-GROUP BY run.pool ORDER BY min(result.number)
+JOIN candidate ON candidate.number = run.candidate
+WHERE run.tag = ? AND result.family = 'scored' AND run.kind NOT IN {MEASURED_APART} GROUP BY run.pool
+ORDER BY min(iif(candidate.state = 'baseline', result.number, NULL)) NULLS LAST, min(result.number)
 """
 
 _OF_IDEAS = f"""

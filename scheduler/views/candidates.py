@@ -208,13 +208,7 @@ def leaderboard(facts: LabFacts, limit: int | None = None) -> Leaderboard:
 def _pools(facts: LabFacts) -> tuple[PoolRow, ...]:
     """Scores are compared in the pool of the baseline's first, as in the ledger's snapshot."""
     counts = facts.ledger.runs.scores_by_pool(facts.lab.tag)
-    compared = counts[0].pool if counts else ""
-    if facts.board and len(counts) > 1:
-        runs = [run for run in facts.runs_of[facts.board.baseline_id] if run.kind.decides]
-        scored = [(run.state.finished_at, run.pool) for run in runs
-                  if isinstance(run.state, Finished) and isinstance(run.state.result.verdict, Scored)]  # fmt: skip
-        compared = min(scored, default=(0.0, ""))[1]
-    return tuple(PoolRow(one_line(one.pool), one.runs, one.candidates, one.pool == compared) for one in counts)
+    return tuple(PoolRow(one_line(one.pool), one.runs, one.candidates, one is counts[0]) for one in counts)
 
 
 def candidate_row(facts: LabFacts, candidate: Candidate, rank: int | None = None) -> Row:

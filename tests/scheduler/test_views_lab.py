@@ -13,6 +13,8 @@ import pytest
 
 from scheduler.domain.decision import PRESETS, GateSettings, MeasureBaseline, Noise
 from scheduler.domain.run import parse_result
+from scheduler.domain.decision import MeasureBaseline, Noise
+from scheduler.domain.run import RunKind, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
 from scheduler.policy.explain import describe_undecided
@@ -76,6 +78,22 @@ def test_the_leaderboard_says_that_scores_of_another_pool_are_left_out(play: Pla
     shown = painted(leaderboard_screen(board), 120)
     assert "scores of 2 pools" in shown and "shown: " in shown
     assert "left out: 1 run of 1 candidate on H200 driver 580" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize("jump_s", [-90_000.0, 90_000.0])
+def test_the_pool_that_is_shown_is_the_one_that_is_compared_whatever_the_clock_was_set_to(
+    play: Play, jump_s: float
+) -> None:
+    before = leaderboard(play.facts())
+    assert before.baseline
+    run = play.ledger.runs.add(before.baseline, RunKind.BASELINE, "again")
+    play.clock.now += jump_s
+    slot = Slot("far/gpu0", "far", "boot-9", "cuda", "an H200", "another", "cache-1")
+    attempt = play.ledger.runs.lease(run.id, slot, play.clock.now + 60)
+    assert attempt and play.ledger.runs.record(run.id, attempt, judged(1.5))
+    after = leaderboard(play.facts())
+    assert [(one.pool, one.compared) for one in after.pools] == [(before.pools[0].pool, True), ("another", False)]
+    assert [row.val_bpb for row in after.candidates] == [row.val_bpb for row in before.candidates]
 
 
 def test_on_a_machine_that_drifts_errors_and_words_are_those_of_all_the_noise(play: Play) -> None:
