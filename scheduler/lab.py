@@ -31,7 +31,7 @@ from scheduler.git import Repo
 from scheduler.ledger import WHAT_IS_LEFT, Ledger, move_database
 from scheduler.node.machine import boot_id
 from scheduler.queue.diversion import say
-from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive, steady_time
+from scheduler.queue.runtime import SUBMIT_LOCK_S, SchedulerLock, exclusive, not_before, steady_time
 
 
 class LabPaths:
@@ -126,7 +126,9 @@ def open_workspace(
             raise _no_lab(repo, f"the ledger {paths.ledger} is a new one without a lab")
         if ledger.unwritable:
             say(sys.stderr, f"note: {ledger.unwritable}; what it has now can be read, nothing can be recorded")
-        yield Workspace(repo, paths, ledger, lab)
+        last = ledger.events.last(lab.tag)
+        with not_before(last.at if last else 0.0):
+            yield Workspace(repo, paths, ledger, lab)
 
 
 def paths_of(repo: Repo) -> LabPaths:

@@ -12,6 +12,7 @@ from scheduler.cli.output import log, print_json, print_text
 from scheduler.domain.errors import UsageProblem
 from scheduler.domain.run import Queued, Run, Running
 from scheduler.lab import Workspace, find_run, open_workspace
+from scheduler.queue.runtime import steady_time
 from scheduler.views.runs import follow_log, has_log, log_path, read_log
 
 LOOK_S = 0.3
@@ -75,7 +76,7 @@ def _begun(space: Workspace, run: Run) -> Run:
     while True:
         now = space.ledger.runs.get(run.id, space.tag)
         if isinstance(now.state, Running):  # a log appears within seconds on this machine, and never on another
-            if has_log(space, now) or time.time() - now.state.started_at >= YOUNG_S:
+            if has_log(space, now) or steady_time() - now.state.started_at >= YOUNG_S:
                 return now
         elif not isinstance(now.state, Queued):
             return now

@@ -71,6 +71,7 @@ def connect_ray(lab: Lab, options: PoolOptions, log: Callable[[str], None]) -> P
 
 
 _STARTED = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+_set_back: list[float] = []  # seconds that the clock was before what was recorded
 
 
 def steady_time() -> float:
@@ -78,7 +79,21 @@ def steady_time() -> float:
 
     Setting the clock moves no lease, pause or budget of a process that runs; time asleep counts.
     """
-    return _STARTED + time.clock_gettime(time.CLOCK_BOOTTIME)
+    return _STARTED + sum(_set_back) + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@contextmanager
+def not_before(recorded_at: float) -> Iterator[None]:
+    """Within, steady_time() is that or later.
+
+    Where the clock was set back since, what is made now would be older than the search that made it.
+    """
+    behind_s = max(0.0, recorded_at - steady_time())
+    _set_back.append(behind_s)
+    try:
+        yield
+    finally:
+        _set_back.remove(behind_s)
 
 
 @dataclass(frozen=True, slots=True)

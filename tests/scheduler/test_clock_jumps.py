@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from scheduler.cli.main import main
 from scheduler.domain.run import Finished
 from scheduler.domain.slot import Slot
-from scheduler.lab import Live, read_live
+from scheduler.lab import Live, open_workspace, read_live
 from scheduler.queue.runner import run_queue
-from scheduler.queue.runtime import StopReason, steady_time
+from scheduler.queue.runtime import Runtime, StopReason, steady_time
 from scheduler.views.status import fresh_live
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import PlayedLab
+from tests.scheduler.lab_kit import PlayedLab, make_space
 from tests.scheduler.ledger_kit import broken_invariants
 
 HOURS_S = 5 * 3600.0
@@ -101,6 +101,26 @@ def test_the_live_file_has_the_time_that_other_processes_read(played: PlayedLab)
     played.each_round = look
     assert run_queue(played.space, played.screen, means, settled=lambda: False) is StopReason.DONE
     assert set(seen) == {777.0}
+
+
+@pytest.mark.parametrize("jump_s", [-HOURS_S, 0.0, HOURS_S])
+def test_what_a_lab_records_is_never_before_what_it_has_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """By another process, after the clock was set: a search counts the ideas and claims that came after its start."""
+    space = make_space(tmp_path, time.time)
+    space.ledger.close()
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + jump_s
+    monkeypatch.setattr("scheduler.queue.runtime._STARTED", started)
+    for _ in range(2):
+        with open_workspace(start=space.repo.root) as again:
+            again.ledger.labs.pause(again.tag, "")
+            again.ledger.labs.resume(again.tag)
+            times = [event.at for event in again.ledger.events.list(again.tag)]
+            assert times == sorted(times) and len(times) > 3
+            assert 0.0 <= Runtime().clock() - times[-1] < 60.0
+            assert abs(Runtime().clock() - time.time() - max(0.0, jump_s)) < 60.0
+    assert abs(Runtime().clock() - time.time() - jump_s) < 60.0, "another lab may have other times"
 
 
 @pytest.mark.parametrize(("ahead_s", "fresh"), [(0.0, True), (5.0, True), (3600.0, False), (-3600.0, False)])

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from scheduler.domain.decision import PRESETS, GateSettings, MeasureBaseline, Noise
-from scheduler.domain.run import parse_result
-from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.run import RunKind, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
