@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.files import is_shared
 from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.domain.slot import DIRTY
 from scheduler.git import Repo, git_version
@@ -111,6 +112,9 @@ def check_disk(folder: Path) -> Iterator[CheckResult]:
         free_gb = shutil.disk_usage(there).free / 2**30
         grade, hint = (Grade.OK, "") if free_gb >= LEAST_FREE_GB else (Grade.PROBLEM, "make room before a search")
         yield CheckResult(subject, grade, f"{free_gb:.1f} GB free at {there}", hint)
+    if is_shared(default_spool_root()):
+        what = f"{default_spool_root()} is on a file system that other nodes see: locks of their slots would be one"
+        yield note("spool disk", what, "ARSCHED_SPOOL=FOLDER on a disk of this node alone")
 
 
 def find_lab(tag: str | None, given: ContractChoice | None, start: Path) -> CheckContext:

@@ -239,6 +239,14 @@ def test_a_disk_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {one.grade for one in checks.check_disk(tmp_path)} == {Grade.PROBLEM}
 
 
+def test_a_spool_that_other_nodes_see_is_worth_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ARSCHED_SPOOL", str(tmp_path / "shared"))
+    assert len(list(checks.check_disk(tmp_path))) == 2
+    monkeypatch.setattr(checks, "is_shared", lambda path: path == tmp_path / "shared")
+    *_, result = checks.check_disk(tmp_path)
+    assert result.grade is Grade.NOTE and str(tmp_path / "shared") in result.message and "ARSCHED_SPOOL" in result.hint
+
+
 @pytest.mark.parametrize(
     ("capabilities", "device", "grades"),
     [
