@@ -167,7 +167,7 @@ def _count_problems(raw: Mapping[str, Any], listed: int | None) -> Iterator[str]
     if listed is not None:
         for key in ("min_workers", "max_workers"):
             if isinstance(limit := raw.get(key), int) and limit < listed:
-                yield f"{key} is {limit}, and {count(listed, 'worker')} listed: leave that line out, or one stays away"
+                yield f"{key} is {limit}, and {count(listed, 'worker')} listed: leave that line out, or not all come up"
         return
     types = _mapping(raw, "available_node_types")
     for name, kind in types.items():

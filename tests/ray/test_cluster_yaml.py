@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import ray
 import yaml
 from ray._private.utils import check_version_info
 from ray.autoscaler._private import commands
+from ray.autoscaler._private.local.node_provider import LocalNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 
 from scheduler.ray.cluster_config import KNOWN_KEYS, read_cluster_config
@@ -65,6 +67,27 @@ def test_what_ray_accepts_wrongly_is_ours_to_find(settings: Settings, tmp_path: 
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(settings))
     assert any(key in problem for problem in read_cluster_config(path).problems)
+
+
+@pytest.mark.parametrize("keys", [["min_workers"], ["min_workers", "max_workers"]])
+def test_ray_takes_a_limit_below_the_list_and_leaves_workers_out(
+    settings: Settings, tmp_path: Path, keys: list[str]
+) -> None:
+    settings["provider"]["worker_ips"] = ["10.0.0.2", "10.0.0.3"]
+    settings |= dict.fromkeys(keys, 1)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    (kind,) = check_by_ray(settings)["available_node_types"].values()
+    assert [kind[key] for key in keys] == [1] * len(keys)
+    problems = read_cluster_config(path).problems
+    assert all(any(f"{key} is 1, and 2 workers listed" in problem for problem in problems) for key in keys)
+
+
+def test_ray_finds_machines_by_ipv4_only() -> None:
+    source = inspect.getsource(LocalNodeProvider.internal_ip)
+    assert "gethostbyname(" in source, "refuse IPv6 addresses no more?"
+    with pytest.raises(OSError):
+        socket.gethostbyname("fd00::2")
 
 
 def test_ray_still_says_what_our_commands_contradict() -> None:
