@@ -23,6 +23,7 @@ KEY_MAGIC = b"openssh-key-v1\0"
 
 
 def address_problems(provider: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on head_ip and worker_ips of a `provider` that rents nothing. Names are taken as they are."""
     if provider.get("type") != "local":
         yield f"provider.type is {provider.get('type')!r}; machines reached by SSH need 'local'"
         return
@@ -57,6 +58,7 @@ def _one_address(where: str, given: Any, *, is_head: bool = False, alone: bool =
 
 
 def login_problems(auth: Mapping[str, Any], *, makes_keys: bool, has_workers: bool) -> Iterator[str]:
+    """Sentences on `auth`. `makes_keys`: Ray does so itself, in a cloud; `has_workers`: the head logs in, too."""
     if not auth.get("ssh_user"):
         yield "auth.ssh_user is missing: `ray up` could log in nowhere"
     key = auth.get("ssh_private_key")
@@ -104,15 +106,18 @@ def _has_passphrase(content: bytes) -> bool:
 
 
 def worker_ips(provider: Mapping[str, Any]) -> list[Any]:
+    """As they are listed, empty and wrong ones among them; none where there is no list."""
     found = provider.get("worker_ips")
     return found if isinstance(found, list) else []
 
 
 def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name, or what is no address."""
     with suppress(ValueError):
         return ipaddress.ip_address(text)
     return None
 
 
 def is_example(address: str) -> bool:
+    """Whether it is one that the file was shipped with."""
     return (found := address_of(address)) is not None and found in EXAMPLE_NETWORK
