@@ -24,7 +24,7 @@ from scheduler.domain.text import clean, count
 from scheduler.git import Repo
 from scheduler.lab import Workspace, choose_contract, open_workspace, read_live
 from scheduler.proposers.agent import MOST_IDEAS
-from scheduler.proposers.agent import PRESETS as AGENTS
+from scheduler.proposers.presets import PRESETS as AGENTS
 from scheduler.queue.progress import open_screen
 from scheduler.queue.rejoin import run_rejoining
 from scheduler.queue.runtime import PoolOptions, Runtime, StopReason

@@ -6,12 +6,8 @@ long. Only the caller's thread touches git. Not covered: what is read from the w
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import shutil
 import sysconfig
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,62 +17,13 @@ from scheduler.domain.search import Answer, Ask, NoIdea, ProposalFailure, Propos
 from scheduler.git import Repo
 from scheduler.proposers.answers import NOTES, AskWorktree, sweep
 from scheduler.proposers.guard import CODE, view_of
-from scheduler.proposers.process import (
-    NOT_RUN,
-    EndKind,
-    ManagedProcess,
-    ProcessEnd,
-    ensure_runnable,
-    last_line,
-    path_with_arsched,
-)
+from scheduler.proposers.presets import AgentCommand, command_of
+from scheduler.proposers.process import NOT_RUN, EndKind, ManagedProcess, ProcessEnd, last_line, path_with_arsched
 from scheduler.proposers.registry import Options, ProposerSetup
 
 OPTIONS = ("command", "preset", "model", "arguments", "ideas", "workers", "limit_s", "retries", "keep")
 MOST_WORKERS, MOST_IDEAS = 8, 100
 LIMIT_S = 900.0
-# What the manual (program.md, "Asked by arsched") has an agent run: exactly these, and what begins like those.
-_EXACT, _BEGINNINGS = (
-    ("printenv ARSCHED_ASK", f"cat {NOTES}"),
-    ("arsched show", "arsched logs", "arsched brief", "python -c"),
-)
-_ALLOWED_BASH = {"*": "deny", **{one: "allow" for one in (*_EXACT, *(f"{start}*" for start in _BEGINNINGS))}}
-
-
-@dataclass(frozen=True, slots=True)
-class AgentPreset:
-    """A well-known coding agent without a terminal and without questions; the user installs and pays it.
-
-    Its command line: its name, `options`, the model, the user's arguments, `last`, the prompt. It may edit files in its
-    worktree and run what the manual asks for; codex has no list of commands, its sandbox confines any. gemini calls
-    --allowed-tools deprecated, and takes rules otherwise from files alone, which would be changes in the worktree.
-    """
-
-    options: tuple[str, ...]
-    last: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-
-
-PRESETS: Mapping[str, AgentPreset] = {
-    "claude": AgentPreset(
-        ("--permission-mode", "acceptEdits", "--allowedTools",
-         ",".join([*(f"Bash({one})" for one in _EXACT), *(f"Bash({one}:*)" for one in _BEGINNINGS)])),
-        ("-p",),
-    ),
-    "codex": AgentPreset(("exec", "--sandbox", "workspace-write")),
-    "gemini": AgentPreset(
-        ("--skip-trust", "--approval-mode", "auto_edit", "--allowed-tools",
-         ",".join(f"run_shell_command({one})" for one in (*_EXACT, *_BEGINNINGS))),
-        ("-p",),
-    ),
-    "opencode": AgentPreset(
-        ("run",),
-        environment=(
-            ("OPENCODE_PERMISSION",
-             json.dumps({"edit": "allow", "bash": _ALLOWED_BASH, "webfetch": "deny", "websearch": "deny"})),
-        ),
-    ),
-}  # fmt: skip
 _TASK = (
     "You improve train.py, which trains a small GPT within a fixed budget; the score is val_bpb, lower is better. "
     "Read NOTES.md first: it says what was tried, what held and what counts as real.{manual} "
@@ -113,15 +60,6 @@ def manual_for(worktree: Path) -> Path | None:
 _MANUAL_HEADING = "## Asked by arsched"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentCommand:
-    """What to run for an ask: words, into which the prompt is put last for a preset, and variables set for it."""
-
-    words: tuple[str, ...]
-    takes_prompt: bool = False
-    environment: tuple[tuple[str, str], ...] = ()
-
-
 @dataclass
 class _Try:
     """One run of the command for an ask."""
@@ -144,35 +82,6 @@ def make(setup: ProposerSetup) -> Proposer:
         retries=options.whole("retries", 1, 0, 100),
         keep=options.flag("keep"),
     )
-
-
-def command_of(options: Options) -> AgentCommand:
-    """What the options ask for. Raises UsageProblem, and ProposerProblem where its program is not there."""
-    command, preset = options.text("command"), options.text("preset")
-    if bool(command) == bool(preset):
-        either = "give --command '…', any shell command that edits train.py in the current folder"
-        raise options.problem(
-            "wants a command or a known agent, not both" if command else "wants a command",
-            f"{either}, or --agent {'|'.join(PRESETS)}",
-        )
-    model, arguments = options.text("model"), options.text("arguments")
-    if command:
-        if model or arguments:
-            raise options.problem("knows --model and --agent-args with --agent alone", "write them into --command")
-        ensure_runnable(command, options.name)
-        return AgentCommand(("/bin/sh", "-c", command))
-    if preset not in PRESETS:
-        raise options.problem(f"has no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
-    if shutil.which(preset, path=path_with_arsched()) is None:
-        hint = f"install and log in to {preset} first, then see that `{preset} --version` works here"
-        raise ProposerProblem(f"the program {preset} is not on the PATH", hint)
-    try:
-        extra = shlex.split(arguments)
-    except ValueError as problem:
-        raise options.problem(f"cannot read --agent-args {arguments!r}: {problem}", "mind the quotes") from None
-    known = PRESETS[preset]
-    chosen = ("--model", model) if model else ()
-    return AgentCommand((preset, *known.options, *chosen, *extra, *known.last), True, known.environment)
 
 
 class AgentProposer:
