@@ -16,6 +16,7 @@ from scheduler.domain.text import count
 from scheduler.lab import ContractChoice
 from scheduler.node.harness_client import ask_work_clock
 from scheduler.ray.cluster import short_temporary_folder
+from scheduler.ray.head import refuse_without_loopback
 
 BUSY_LOAD = 0.5  # runnable threads per core, one minute's mean
 MUCH_STEAL = 0.02  # of the cores' time
@@ -81,6 +82,7 @@ def check_work_clock(choice: ContractChoice) -> Iterator[CheckResult]:
 def check_ray(environ: Mapping[str, str] = os.environ) -> Iterator[CheckResult]:
     """What the surroundings ask of a Ray that is started here."""
     try:
+        refuse_without_loopback()
         folder = short_temporary_folder()
         yield ok("ray", f"started here, its files go to {folder}")
     except ArschedError as error:

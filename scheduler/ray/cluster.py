@@ -24,7 +24,7 @@ from scheduler.node.code import CODE_ROOT
 from scheduler.node.preparer import NodePreparer
 from scheduler.node.supervisor import NodeSettings, SlotActor, SlotAssignment
 from scheduler.ray.failures import check_address, first_words, join_failure, start_failure
-from scheduler.ray.head import refuse_unless_listening, takes_connections
+from scheduler.ray.head import refuse_unless_listening, refuse_without_loopback, takes_connections
 from scheduler.ray.sentinel import start_sentinel
 
 NAMESPACE = "arsched"
@@ -202,6 +202,7 @@ def start_embedded(ray: Any, cores: int, gpus: int) -> RayCluster:
     It keeps its files, its address and its token to itself: nothing lands in the home folder, and no other driver on
     this machine takes it for a cluster.
     """
+    refuse_without_loopback()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=short_temporary_folder())
     cluster = RayCluster(ray, start_sentinel(Path(folder)))
     settings = {

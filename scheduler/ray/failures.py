@@ -114,6 +114,12 @@ def start_failure(text: str) -> PoolProblem:
     return PoolProblem(f"Ray could not be started on this machine: {message}", _HERE.get(hint, hint))
 
 
+def loopback_failure(reason: str) -> PoolProblem:
+    """Nothing that is started on this machine can be reached from it."""
+    hint = "Ray needs the loopback interface, without any other network too: as root, ip link set lo up"
+    return PoolProblem(f"this machine does not reach itself at 127.0.0.1: {reason}", hint)
+
+
 def join_failure(where: str, text: str) -> PoolProblem:
     """Why the cluster at "host:port", or at this machine (""), could not be joined."""
     message, hint = explain_failure(text) or RayFailure(first_words(text), GONE_HINT)

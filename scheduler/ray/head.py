@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 from enum import Enum
 
-from scheduler.ray.failures import first_words, join_failure, silent_failure
+from scheduler.ray.failures import first_words, join_failure, loopback_failure, silent_failure
 
 LISTENS_S = 15.0  # a head on a busy machine, whose actors all join, needs more than five to greet
 CONNECT_S, ANSWER_S = 1.0, 3.0
@@ -62,6 +62,15 @@ def refuse_unless_listening(where: str) -> None:
         raise join_failure(where, problem.strerror or first_words(str(problem))) from None
     if not _is_head(answer):
         raise silent_failure(where, answer or b"")
+
+
+def refuse_without_loopback() -> None:
+    """Ray's own processes would wait for each other without end. Raises PoolProblem where 127.0.0.1 is not reached."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            socket.create_connection(own.getsockname(), CONNECT_S).close()
+    except OSError as problem:
+        raise loopback_failure(problem.strerror or first_words(str(problem))) from None
 
 
 def _place(address: str) -> tuple[str, int] | None:

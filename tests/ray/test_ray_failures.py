@@ -152,6 +152,20 @@ def test_ray_address_is_ignored_aloud_where_no_address_was_asked_for(monkeypatch
     assert sum("RAY_ADDRESS" in line for line in said) == 1
 
 
+@pytest.mark.parametrize("problem", [OSError(101, "Network is unreachable"), TimeoutError("timed out")])
+def test_a_machine_without_loopback_is_said_before_ray_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, problem: OSError
+) -> None:
+    def refuse(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(PoolProblem, match=rf"127\.0\.0\.1: {problem.strerror or problem}$") as caught:
+        cluster.start_embedded(None, 1, 0)
+    assert "ip link set lo up" in caught.value.hint and not list(tmp_path.iterdir())
+
+
 def test_a_long_tmpdir_is_replaced_by_a_short_one_and_a_short_one_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

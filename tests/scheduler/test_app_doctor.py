@@ -114,6 +114,10 @@ def test_what_the_surroundings_ask_of_ray_is_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "access", lambda *_: False)
     (found,) = machine.check_ray({})
     assert found.grade is Grade.PROBLEM and "TMPDIR" in found.hint
+    down = OSError(101, "Network is unreachable")
+    monkeypatch.setattr("socket.create_connection", lambda *_: (_ for _ in ()).throw(down))
+    (found,) = machine.check_ray({})
+    assert found.grade is Grade.PROBLEM and "loopback" in found.hint
 
 
 def test_the_ticks_of_a_machine_are_read_where_there_are_any(tmp_path: Path) -> None:
