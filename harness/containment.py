@@ -122,7 +122,8 @@ def _start_witness() -> tuple[int, socket.socket]:
     if pid == 0:
         ours.close()
         with contextlib.suppress(OSError):
-            select.select(socket.recv_fds(held, 1, 1)[1], [], [])
+            if sent := socket.recv_fds(held, 1, 1)[1]:  # nothing, where there came to be no namespace
+                select.select(sent, [], [])
         os._exit(0)
     held.close()
     return pid, ours

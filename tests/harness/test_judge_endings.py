@@ -13,6 +13,7 @@ from typing import IO
 
 import pytest
 
+from harness import containment
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig, phase_of, with_budget, with_limits
 from tests.waiting import wait_until
 
@@ -237,3 +238,15 @@ def test_an_exchange_that_a_cpu_has_not_is_a_usage_error(rig: Rig, name: str) ->
     judged = rig.judge(CANDIDATES / "bigram.py", "--exchange", name)
     assert judged.exit_code == 2
     assert f"--exchange {name}" in judged.stderr or repr(name) in judged.stderr
+
+
+def test_the_witness_of_a_namespace_that_never_came_ends() -> None:
+    """It would hold the judge's stdout open, and whoever reads that would wait for it."""
+    witness, to_witness = containment._start_witness()
+    to_witness.close()
+    try:
+        wait_until(lambda: os.waitpid(witness, os.WNOHANG)[0] == witness, "the witness to end")
+    except BaseException:
+        os.kill(witness, signal.SIGKILL)
+        os.waitpid(witness, 0)
+        raise
