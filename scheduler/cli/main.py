@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -74,6 +75,8 @@ class Arsched(click.Group):
         if given[0] == "help":
             given = [*given[1:2], "--help"]
         guard_streams()
+        with suppress(ValueError):  # not in the main thread, as tests may be
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where a parent ignores it, every child seems to succeed
         stdout = sys.stdout
         extra |= {"standalone_mode": False, "prog_name": "arsched"}
         settle_folders()
@@ -96,7 +99,10 @@ class Arsched(click.Group):
             print_problem(ArschedError(what, more), as_json=True) if as_json else log(f"\n{what}; {more}")
             return ExitCode.INTERRUPTED
         named = _named(problem)
-        print_problem(named, as_json=as_json)
+        try:
+            print_problem(named, as_json=as_json)
+        except ArschedError:  # stdout takes nothing
+            print_problem(named, as_json=False)
         return named.exit_code
 
 

@@ -15,17 +15,19 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.domain.errors import ArschedError
 from scheduler.domain.text import clean, plain, spelt
-from scheduler.queue.diversion import lead_nowhere, say, write_unless_unread
+from scheduler.queue.diversion import lead_nowhere, say, talk_on, write_unless_unread
 
 if TYPE_CHECKING:
     from scheduler.screens.terminal import Renderable
 
 NAME = "arsched"
+LEAST_COLUMNS = 20  # some shells and containers say 0
 # In the order of a lab's life; the order of `arsched --help`.
 VERBS = {
     "doctor": "Is everything here that a search needs?",
@@ -88,7 +90,13 @@ EXAMPLES = {
 
 
 def guard_streams() -> None:
-    """From here on, what the encoding of stdout or stderr lacks is spelt plainly, whoever writes there."""
+    """From here on, what the encoding of stdout or stderr lacks is spelt plainly, whoever writes there.
+
+    A stderr without room ends no command, and a size of the screen that cannot be one counts as not given.
+    """
+    for name, least in (("COLUMNS", LEAST_COLUMNS), ("LINES", 1)):
+        if not (os.environ.get(name, "").isdecimal() and int(os.environ[name]) >= least):
+            os.environ.pop(name, None)
     if sys.stdout is None or sys.stderr is None:  # closed by whoever started us (>&-)
         nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
@@ -96,6 +104,8 @@ def guard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
+    with suppress(OSError, ValueError, AttributeError):  # a stream of a test may have no descriptor
+        sys.stderr = talk_on(2, sys.stderr, closes=False) if sys.stderr.fileno() == 2 else sys.stderr
 
 
 def _spell(problem: UnicodeError) -> tuple[str, int]:
@@ -139,8 +149,14 @@ def _decodable(value: Any) -> Any:
 
 
 def print_text(text: str, end: str = "\n") -> bool:
-    """Data for people on stdout; False where its reader has left (`| head`), which is no error."""
-    return write_unless_unread(sys.stdout, text + end)
+    """Data for people on stdout; False where its reader has left (`| head`), which is no error.
+
+    Raises ArschedError where it cannot be written.
+    """
+    try:
+        return write_unless_unread(sys.stdout, text + end)
+    except OSError as problem:
+        raise _unwritable(problem) from None
 
 
 def print_screen(screen: Iterable[Renderable]) -> None:
@@ -149,8 +165,17 @@ def print_screen(screen: Iterable[Renderable]) -> None:
 
     try:
         paint(screen, sys.stdout)
+        sys.stdout.flush()
     except BrokenPipeError:
         lead_nowhere(sys.stdout)
+    except OSError as problem:
+        raise _unwritable(problem) from None
+
+
+def _unwritable(problem: OSError) -> ArschedError:
+    lead_nowhere(sys.stdout)
+    hint = "what was done stays done; see that there is room where stdout goes"
+    return ArschedError(f"stdout cannot be written: {problem.strerror}", hint)
 
 
 def print_problem(problem: ArschedError, *, as_json: bool) -> None:

@@ -1,21 +1,37 @@
-"""Stdout and stderr given to a file for a while: Ray prints there from Python and from C++, at any time.
+"""Streams for talk, which never fail; stdout and stderr given to a file for a while, as Ray prints there.
 
-Also writing to a stream whose reader may leave (`| head`): that ends no work. Not covered: what Ray writes to files of
-its own, and what its workers print.
+A reader that leaves (`| head`) and a log on a full disk end no work. Ray prints from Python and from C++, at any time;
+not covered: what it writes to files of its own, and what its workers print.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from scheduler.domain.errors import PoolProblem
 
 MOST_BYTES = 2**20  # a file larger than that is begun anew
+
+
+class _Unhindered(io.FileIO):
+    """A descriptor for talk: what cannot be written there is dropped, for that is no reason to end a search."""
+
+    def write(self, data: Any, /) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return memoryview(data).nbytes
+
+
+def talk_on(descriptor: int, like: TextIO, *, closes: bool) -> TextIO:
+    """A stream to a descriptor, of the same encoding as another, that never fails."""
+    raw = io.BufferedWriter(_Unhindered(descriptor, "w", closefd=closes))
+    return io.TextIOWrapper(raw, like.encoding, like.errors, line_buffering=True)
 
 
 @contextmanager
@@ -81,7 +97,7 @@ def _duplicate(stream: TextIO) -> TextIO | None:
     try:
         if stream.fileno() != 2:
             return None
-        return open(os.dup(2), "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
+        return talk_on(os.dup(2), stream, closes=True)
     except (OSError, ValueError, AttributeError):
         return None
 

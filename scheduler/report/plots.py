@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -309,6 +310,7 @@ def halo() -> list[Any]:
 
 def new_figure(*heights_in: float) -> tuple[Any, list[Any]]:
     """The figure and its axes from top to bottom, one for each height; they share what is across."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home that it cannot write to it says so at length
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

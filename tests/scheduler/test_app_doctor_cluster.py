@@ -210,6 +210,8 @@ def test_nodes_that_an_autoscaler_keeps_are_counted_from_its_file(
 def test_the_shipped_files_of_clouds_say_how_many_nodes_they_keep(place: str) -> None:
     config = read_cluster_config(Path(__file__).resolve().parents[2] / "deploy" / place)
     assert config.nodes == 2 and not config.addresses
+
+
 @pytest.mark.parametrize(("nodes", "grade"), [(1, Grade.PROBLEM), (3, Grade.OK), (4, Grade.OK)])
 def test_a_rented_cluster_lacks_the_nodes_that_its_file_keeps(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nodes: int, grade: Grade

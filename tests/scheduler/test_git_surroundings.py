@@ -174,6 +174,8 @@ def test_variables_that_git_sets_for_its_hooks_change_no_answer(
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG", "GIT_SHALLOW_FILE", "GIT_QUARANTINE_PATH"):
         monkeypatch.setenv(name, str(elsewhere))
     monkeypatch.setenv("GIT_ICASE_PATHSPECS", "1")
+    for name in ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"):
+        monkeypatch.setenv(name, "no date")
     Repo.open(root)  # takes them from this process: the test's own commands follow
     assert first_hour(root, contract) == plain
 

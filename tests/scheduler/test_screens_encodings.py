@@ -93,6 +93,11 @@ def test_the_doctors_lines_are_spelt_plainly(arsched: Run, monkeypatch: pytest.M
     assert "5 +/- 1 GB - little" in said.out and "-> make room" in said.out
 
 
+@pytest.mark.parametrize("columns", [0, 1, -5])
+def test_a_width_that_cannot_be_one_counts_as_not_given(arsched: Run, columns: int) -> None:
+    assert arsched("show depth-1", columns=columns).out == arsched("show depth-1", columns=120).out != ""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_json_is_the_same_value_in_every_encoding(arsched: Run, encoding: str) -> None:
     assert json.loads(arsched("explain depth-1 --json", encoding).out) == json.loads(
