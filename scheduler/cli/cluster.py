@@ -5,13 +5,14 @@ Candidates and files go there, what was promoted comes back as refs. What runs t
 
 from __future__ import annotations
 
-import base64
 import copy
+import io
 import json
 import os
 import secrets
 import shlex
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from click.core import ParameterSource
 from scheduler.actions.candidate import place_worktree
 from scheduler.actions.init import IGNORED, refuse_uncommitted
 from scheduler.actions.submit import SubmitRequest
-from scheduler.cli.output import log, print_json, print_text, program, spell_as
+from scheduler.cli import options
+from scheduler.cli.output import log, print_json, print_text, program, spell_as, typable
 from scheduler.cli.submit import log_submission, no_paths
 from scheduler.domain.errors import ArschedError, ExitCode, LabProblem, UsageProblem
 from scheduler.git import Repo
@@ -29,6 +31,7 @@ from scheduler.lab import write_whole
 from scheduler.remote import ssh
 from scheduler.remote.carry import Carried, HeadState, RemoteLab
 from scheduler.remote.login import read_login, refuse_other_cluster
+from scheduler.remote.wire import MOST_BYTES, translate
 from scheduler.shipped import SHIPPED, begin_repository, may_begin
 
 _OF_THIS_MACHINE = ("demo",)
@@ -78,6 +81,8 @@ class _Verb:
 
     def run(self) -> int:
         """Carry it out. Returns its exit code."""
+        if self.name in _BEFORE_A_LAB and self.params.get("dry_run"):
+            return self._try_out()
         state = self.lab.look(self.params.get("tag"), make=self.name in _BEFORE_A_LAB)
         if state.made:
             log(f"a repository for this one on {self.lab.login.target}: {state.root}")
@@ -88,10 +93,27 @@ class _Verb:
             return self._submit(state)
         if self.name == "report":
             return self._report()
-        if self.name == "init" and not self.params["dry_run"]:
+        if self.name == "init":
             self.lab.repo.exclude(IGNORED)
         self._send(state)
         return self._there()
+
+    def _try_out(self) -> int:
+        """A dry run of what makes a lab: where the lab is not there, in a repository that is dropped afterwards."""
+        if self.name == "init":
+            self._refuse_uncommitted()
+        tag = self.params.get("tag") or (options.dated_tag() if self.name == "init" else None)
+        state = self.lab.look(tag, make=False, may_lack=True)
+        if state.tag:
+            self.lab.send(state, self.blobs)
+            return self._there()
+        lab = self.lab.for_a_dry_run(self.listener)
+        try:
+            lab.send(lab.look(None, make=True), self.blobs, lab.repo.head_commit())
+            return replace(self, lab=lab)._there()
+        finally:
+            with suppress(ArschedError):  # the next dry run does it
+                lab.ask("drop")
 
     # The command line, spelt anew.
 
@@ -164,9 +186,9 @@ class _Verb:
         if carried.words or not paths:
             self.lab.send(state, carried.commits)
             self.arguments.extend(carried.words)
-            code, said = self._run(carried.paths, keep_output=as_json)
+            code, said = self._run(carried.paths, keep_output=True) if as_json else (self._there(carried.paths), "{}")
         if as_json:
-            print_json(_with_rest(said, carried, state.tag))
+            print_json(self.lab.read(lambda: _with_rest(said, carried, state.tag)))
         return code or (ExitCode.FAILED if rest.failed else ExitCode.ANSWER_IS_NO if rest.refused else 0)
 
     def _report(self) -> int:
@@ -178,15 +200,12 @@ class _Verb:
             if said:
                 print_text(said, end="")
             return code
-        found = {
-            name: base64.b64decode(data)
-            for name, data in self.lab.ask("files", listener=self.listener)["files"].items()
-        }
-        written = {name: out / Path(name).name for name in found}
+        found = self.lab.report_files(self.listener)
+        written = {name: out / name for name in found}
         for name, data in found.items():
             write_whole(written[name], data)
         if self.params["as_json"]:
-            print_json(_with_paths(json.loads(said), written))
+            print_json(_with_paths(self.lab.read(lambda: json.loads(said)), written))
             return 0
         for path in written.values():
             log(f"wrote {os.path.relpath(path)}")
@@ -195,10 +214,14 @@ class _Verb:
     def _send(self, state: HeadState) -> None:
         """What a lab is made of, where it is made, and the files that the command names."""
         makes = self.name in _BEFORE_A_LAB and (not state.tag or self.name == "init")
-        if self.name == "init" and self.params["train"] is None:
+        if self.name == "init":
+            self._refuse_uncommitted()
+        self.lab.send(state, self.blobs, self.lab.repo.head_commit() if makes else None)
+
+    def _refuse_uncommitted(self) -> None:
+        if self.params["train"] is None:
             head = self.lab.repo.head_commit()
             refuse_uncommitted(self.lab.repo, self.lab.repo.inspect(self.lab.repo.root, head).changed)
-        self.lab.send(state, self.blobs, self.lab.repo.head_commit() if makes else None)
 
     # The verb there.
 
@@ -208,52 +231,53 @@ class _Verb:
         once = given.get("dry_run") or given.get("detach") or given.get("no_wait") or given.get("wait") is False
         return self.name in _GO_ON and not once
 
-    def _request(self) -> dict[str, Any]:
+    def _request(self, spelt: dict[str, str]) -> dict[str, Any]:
         login = self.lab.login
         return self.lab.request(
             "run", verb=self.name, words=[*self.options, "--", *self.arguments], programs=login.programs,
             environ={**_of_this_terminal(), **login.environ}, typed_as=self.typed_as, goes_on=self.goes_on,
-            json=bool(self.params.get("as_json")), listener=self.listener,
+            json=bool(self.params.get("as_json")), listener=self.listener, spelt=spelt,
+            leaving=typable(self._what_becomes_of_it()),
         )  # fmt: skip
 
-    def _there(self) -> int:
-        if not self.goes_on and not self.params.get("as_json") and _has_terminal():
-            code = ssh.show(self.lab.login, self._request())
-            if self.name not in _READ:
-                self._fetch_again()
-            return code
-        return self._run({})[0]
+    def _there(self, spelt: dict[str, str] | None = None) -> int:
+        """`spelt`: words of the head -> what they are called here."""
+        request = self._request(spelt or {})
+        shown = (self.goes_on or not spelt) and not self.params.get("as_json") and _has_terminal()
+        if not shown or not ssh.can_show(request):
+            return self._run(spelt or {})[0]
+        code = ssh.show(self.lab.login, request)
+        if code != ExitCode.INTERRUPTED:  # then its end is not seen yet
+            self._fetch_again()
+        return code
 
     def _run(self, spelt: dict[str, str], *, keep_output: bool = False, silent: bool = False) -> tuple[int, str]:
-        """Exit code, and what was kept of stdout. `spelt`: words of the head -> what they are called here."""
-        kept: list[str] = []
-
-        def translate(text: str) -> str:
-            for there, here in spelt.items():
-                text = text.replace(there, here)
-            return text
+        """Exit code, and what was kept of stdout."""
+        kept = io.StringIO()
 
         def take(text: str) -> None:
-            kept.append(text) if keep_output else print_text(translate(text), end="")
+            if not keep_output:
+                print_text(translate(text, spelt), end="")
+            elif kept.tell() < MOST_BYTES:  # what is cut makes no sense, and is called that
+                kept.write(text)
 
         def talk(text: str) -> None:
             if not (silent and (text.startswith("wrote ") or not text.strip())):
-                log(translate(text).rstrip("\n"))
+                log(translate(text, spelt).rstrip("\n"))
 
         try:
-            code = ssh.follow(self.lab.login, self._request(), take, talk)
+            code = ssh.follow(self.lab.login, self._request(spelt), take, talk)
         except KeyboardInterrupt:
-            log(f"\nleft; {self._what_becomes_of_it()}")
+            log(self._what_becomes_of_it())
             return ExitCode.INTERRUPTED, ""
-        if self.name not in _READ:
-            self._fetch_again()
-        return code, "".join(kept)
+        self._fetch_again()
+        return code, kept.getvalue()
 
     def _what_becomes_of_it(self) -> str:
         if not self.goes_on:
-            return "nothing is lost"
+            return "\nleft; nothing is lost"
         where = self.lab.login.target
-        return f"it goes on at {where}. Look on with: arsched watch; end it with: arsched stop"
+        return f"\nleft; it goes on at {where}. Look on with: arsched watch; end it with: arsched stop"
 
     def _fetch_first(self, state: HeadState) -> None:
         """Raises ArschedError for verbs that need what is fetched; a queue can be stopped without room on this disk."""
@@ -265,6 +289,8 @@ class _Verb:
             _note_unfetched(problem)
 
     def _fetch_again(self) -> None:
+        if self.name in _READ or self.params.get("dry_run"):
+            return
         try:
             self._fetch(self.lab.look(self.params.get("tag"), make=False, heard=self.listener))
         except ArschedError as problem:

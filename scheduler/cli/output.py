@@ -122,8 +122,8 @@ def log(text: str) -> None:
 def print_json(value: object) -> None:
     """The one JSON value of a command on stdout. NaN and infinity are no JSON and become null.
 
-    What the encoding of stdout lacks is escaped as JSON does, so that the value stays the same. Bytes of a file's name
-    that are no UTF-8 are spelt \\x and their number.
+    What the encoding of stdout lacks, or a terminal could obey, is escaped as JSON does: the value stays the same.
+    Bytes of a file's name that are no UTF-8 are spelt \\x and their number.
     """
     from msgspec.json import encode, format  # json's own is slow: a leaderboard may have thousands of rows
 
@@ -132,9 +132,9 @@ def print_json(value: object) -> None:
     except UnicodeEncodeError:
         data = encode(_decodable(value))
     text = format(data, indent=2).decode()
-    if spelt(text, sys.stdout.encoding or "utf-8") != text:
-        text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
-    print_text(text)
+    lacks = spelt(text, sys.stdout.encoding or "utf-8") != text
+    odd = r"[^\x00-\x7f]" if lacks else r"[\x80-\x9f]"
+    print_text(re.sub(odd, lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def _decodable(value: Any) -> Any:

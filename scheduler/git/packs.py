@@ -12,6 +12,7 @@ from scheduler.domain.errors import GitProblem
 from scheduler.git import commits
 
 _LOOSE_UP_TO = 100  # objects of a pack that are unpacked, as git does with what it receives: few packs, fast lookups
+_BOUNDED = {"GIT_ALLOC_LIMIT": "1g"}  # an object of a few bytes can be a copy of another, many times over
 
 
 def make_pack(root: Path, wanted: Sequence[str], known: Iterable[str]) -> bytes:
@@ -32,14 +33,15 @@ def refuse_shallow(root: Path) -> None:
         raise GitProblem(f"{root} is a shallow clone: its history cannot be carried elsewhere", hint)
 
 
-def take_pack(root: Path, pack: bytes, wanted: Sequence[str]) -> None:
+def take_pack(root: Path, pack: bytes, wanted: Sequence[str], *, as_it_is: bool = False) -> None:
     """Take a pack's objects into the repository, and see that nothing of `wanted` is missing. Sets no ref.
 
+    `as_it_is`: kept as a pack, so that it takes no more of the disk than its bytes, whatever it unfolds to.
     Raises GitProblem. Doing it again changes nothing.
     """
-    few = int.from_bytes(pack[8:12], "big") < _LOOSE_UP_TO
+    few = int.from_bytes(pack[8:12], "big") < _LOOSE_UP_TO and not as_it_is
     command = ("unpack-objects", "-q") if few else ("index-pack", "--stdin", "--fix-thin")
-    commits.run_git(root, *command, data=pack)
+    commits.run_git(root, *command, data=pack, environment=_BOUNDED if as_it_is else None)
     commits.run_git(root, "rev-list", "--objects", "--stdin", "--not", "--all", "--quiet", data=_lines(wanted))
 
 

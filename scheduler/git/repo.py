@@ -215,9 +215,9 @@ class Repo:
         """See `packs.make_pack`."""
         return packs.make_pack(self.root, wanted, known)
 
-    def take_pack(self, pack: bytes, wanted: Sequence[str]) -> None:
+    def take_pack(self, pack: bytes, wanted: Sequence[str], *, as_it_is: bool = False) -> None:
         """See `packs.take_pack`."""
-        packs.take_pack(self.root, pack, wanted)
+        packs.take_pack(self.root, pack, wanted, as_it_is=as_it_is)
 
     def existing(self, ids: Iterable[str]) -> list[str]:
         """Those of these commits and blobs that are here."""

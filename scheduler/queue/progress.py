@@ -6,6 +6,7 @@ seconds. Everything goes to stderr. Names and reasons come from candidates: they
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -81,6 +82,11 @@ def open_screen(elsewhere: Path | None = None) -> Iterator[Screen]:
             return
         redrawn = ends.enter_context(Redrawn(console=console, auto_refresh=False, transient=True))
         yield TerminalScreen(console, redrawn)
+
+
+def is_slots_line(line: str) -> bool:
+    """Whether a `PlainScreen` said it because nothing else was said for a while."""
+    return re.match(r" *\d+ s  .*\d+ queued", line) is not None
 
 
 @contextmanager

@@ -152,11 +152,17 @@ class _Rejoining:
             words.close()
             self._signals.__exit__()
             os.setpgid(0, 0)
+            while signal.sigtimedwait(FORWARDED, 0):
+                pass  # sent to both while they were one group: the parent passes its own on
+            with suppress(OSError):
+                theirs.send(None)
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it draws on a terminal whose foreground is its parent
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._be_child(theirs, parent)
         theirs.close()
+        with suppress(EOFError, OSError):
+            words.recv()  # from here on it is a group of its own
         self._signals.child = pid
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return _Child(pid, words)

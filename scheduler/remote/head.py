@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,9 +21,21 @@ from scheduler.domain.errors import ArschedError, ExitCode, GitProblem, LabProbl
 from scheduler.git import Repo, begin_empty
 from scheduler.lab import LabPaths, open_workspace, write_whole
 from scheduler.remote import jobs
-from scheduler.remote.wire import LABS, REPOSITORY, Request, answer, decode, problem_answer
+from scheduler.remote.wire import (
+    DRY_RUN,
+    LABS,
+    MOST_PACK_BYTES,
+    REPOSITORY,
+    Request,
+    answer,
+    decode,
+    problem_answer,
+    translate,
+)  # fmt: skip
 
 BRANCH = "laptop"
+DRY_RUN_KEPT_S = 86400.0
+_OF_DRY_RUN = re.compile(rf"{DRY_RUN}[0-9a-f]{{16}}-[0-9a-f]{{12}}")
 EMPTY = "empty"  # where `submit` is started: no word of its can be a file there
 
 
@@ -70,6 +85,8 @@ def root_of(request: Request) -> Path:
 def look(request: Request) -> dict[str, Any]:
     """The repository, made if asked for, its refs, and the lab of `tag` (None: the current one) if there is one.
 
+    Its root is "" where it is not there.
+
     `heard` is the listener that has seen the end of its verb, "" where there is none.
     """
     root, made = root_of(request), False
@@ -78,8 +95,9 @@ def look(request: Request) -> dict[str, Any]:
     if request["make"]:
         made = begin_empty(root, BRANCH, int(request["hash_digits"]))
     elif not (root / ".git").is_dir():
+        problem = f"the head has no lab of this repository yet ({root} is not there)"
         hint = "create one: arsched init --contract standard"
-        raise LabProblem(f"the head has no lab of this repository yet ({root} is not there)", hint)
+        return {"made": False, "root": "", "refs": {}, "problem": problem, "hint": hint}
     repo = Repo.open(root)
     found: dict[str, Any] = {"made": made, "root": str(root), "refs": repo.read_refs("refs/heads/", "refs/arsched/")}
     try:
@@ -104,7 +122,12 @@ def take(request: Request, source: BinaryIO | None = None) -> dict[str, Any]:
 def give(request: Request) -> dict[str, Any]:
     """A pack of `wanted` for a laptop that has `known`."""
     repo = Repo.open(root_of(request))
-    return {"pack": base64.b64encode(repo.make_pack(request["wanted"], request["known"])).decode()}
+    pack = repo.make_pack(request["wanted"], request["known"])
+    if len(pack) > MOST_PACK_BYTES:
+        what = f"what is new there are {len(pack) >> 20} MiB, and a command fetches {MOST_PACK_BYTES >> 20} MiB"
+        into = "'refs/heads/autoresearch/*:refs/remotes/head/*'"
+        raise LabProblem(what, f"fetch it once with git: git fetch ssh://USER@HEAD{repo.root} {into}")
+    return {"pack": base64.b64encode(pack).decode()}
 
 
 def files(request: Request) -> dict[str, Any]:
@@ -115,7 +138,19 @@ def files(request: Request) -> dict[str, Any]:
     return {"files": found}
 
 
-QUESTIONS: dict[str, Callable[[Request], dict[str, Any]]] = {"look": look, "take": take, "give": give, "files": files}
+def drop(request: Request) -> dict[str, Any]:
+    """Delete the repository of a dry run, and those that links which broke have left."""
+    root = root_of(request)
+    for place in filter(lambda place: _OF_DRY_RUN.fullmatch(place.name), root.parent.iterdir()):
+        with suppress(OSError):
+            if place == root or time.time() - place.stat().st_mtime > DRY_RUN_KEPT_S:
+                shutil.rmtree(place)
+    return {}
+
+
+QUESTIONS: dict[str, Callable[[Request], dict[str, Any]]] = {
+    "look": look, "take": take, "give": give, "files": files, "drop": drop
+}  # fmt: skip
 
 
 def _jobs_folder(paths: LabPaths) -> Path:
@@ -161,8 +196,20 @@ def run(request: Request) -> int:
     if not job.is_new:
         ended = "note: it ended meanwhile; this is its end, and the same command again begins another"
         log(ended if job.code() is not None else "note: it is at work already; from here on:")
+    if sys.stdin.isatty():
+        return _follow_on_terminal(request, job, paths.live)
     code = jobs.follow(job)
     return ExitCode.INTERRUPTED if code is None else code
+
+
+def _follow_on_terminal(request: Request, job: jobs.Job, live: Path) -> int:
+    from scheduler.remote.terminal import follow_on_terminal  # rich: a tenth of a second
+
+    try:
+        return follow_on_terminal(job, live, lambda text: translate(text, request["spelt"]))
+    except KeyboardInterrupt:
+        log(request["leaving"])
+        return ExitCode.INTERRUPTED
 
 
 def _word(remote: Path, paths: LabPaths, word: str | dict[str, str]) -> str:

@@ -26,7 +26,7 @@ KEPT_S = 7 * 86400.0  # output of a job that has ended
 AGAIN_BYTES = 4000  # of what was said before, for one who comes back
 _LOCK_FD = 9  # a descriptor that every shell can hand on
 _SCRIPT = 'job=$1; cd "$2" || exit; shift 2; "$@"; echo $? > "$job/code"'
-_LOST = "error: the command was killed on the head\n\nhint: the same command again goes on\n"
+_LOST = "error: the command {}\n\nhint: the same command again goes on\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,13 @@ class Job:
         with suppress(OSError, ValueError):
             return int((self.folder / "code").read_text())
         return 1 if is_free else None
+
+    def why_unknown(self) -> str:
+        """Of one that has ended: what to say where it could not note its exit code, else ""."""
+        try:
+            return "" if (self.folder / "code").read_text() else _LOST.format("could not note its end: is a disk full?")
+        except OSError:
+            return _LOST.format("was killed on the head")
 
 
 def start_or_join(
@@ -97,7 +104,7 @@ def follow(job: Job) -> int | None:
     """Hand on what it says to stdout and stderr until it has ended: its exit code. None: the laptop has gone first."""
     with (job.folder / "out").open("rb") as out, (job.folder / "err").open("rb") as err:
         if not job.is_new:
-            _skip_all_but_the_last(err)
+            skip_all_but_the_last(err)
         try:
             while True:
                 code = job.code()  # before the copies, so that nothing said after them is lost
@@ -107,8 +114,7 @@ def follow(job: Job) -> int | None:
                     break
                 if select.select([0], [], [], LOOK_S)[0] and not os.read(0, 4096):
                     return None
-            if not (job.folder / "code").is_file():
-                os.write(2, _LOST.encode())
+            os.write(2, job.why_unknown().encode())
             return code
         except BrokenPipeError:
             return None
@@ -120,7 +126,8 @@ def _copy(source: BinaryIO, number: int) -> None:
             data = data[os.write(number, data) :]
 
 
-def _skip_all_but_the_last(file: BinaryIO) -> None:
+def skip_all_but_the_last(file: BinaryIO) -> None:
+    """Of what was said before, for one who comes back."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - AGAIN_BYTES))
     if size > AGAIN_BYTES:

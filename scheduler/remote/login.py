@@ -21,6 +21,7 @@ PROGRAMS = "~/arsched/.venv/bin"  # where the cluster.yaml that ships puts them
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\-]*\$?")
 _FOLDER = re.compile(r"(\S*/)ray\s+start\b")
+_NO_KEY = re.compile(r"[\x00-\x1f\x7f\"\\]|\$\{")  # what ssh's reader of options cannot be given
 _FOR_ARSCHED = re.compile(r"(RAY_AUTH_MODE|ARSCHED_[A-Z_]+)=(.+)", re.DOTALL)
 
 
@@ -45,8 +46,8 @@ class Login:
 
     @property
     def ref_name(self) -> str:
-        """The head's name as a part of a ref's name."""
-        name = re.sub(r"[^A-Za-z0-9.-]", "-", self.address)
+        """USER@HEAD as a part of a ref's name: two users of one head have two labs."""
+        name = re.sub(r"[^A-Za-z0-9.@_-]", "-", self.target)
         return re.sub(r"\.{2,}|\.lock$|^\.|\.$", "-", name)
 
     def program(self, name: str) -> str:
@@ -93,7 +94,10 @@ def _environ(start: str) -> dict[str, str]:
 def _key(path: Path, auth: dict[str, Any]) -> Path | None:
     if not auth.get("ssh_private_key"):
         return None
-    key = Path(os.path.expanduser(str(auth["ssh_private_key"])))
+    key = Path(os.path.expanduser(str(auth["ssh_private_key"]))).absolute()
+    if _NO_KEY.search(str(key)):
+        what = f"{path}: ssh cannot be given the key {str(key)!r}: quotes, backslashes, control characters or ${{"
+        raise UsageProblem(what, "give the key's file another name")
     if not key.is_file():
         what = f"{path}: the key {auth['ssh_private_key']} does not exist here"
         raise UsageProblem(what, "make one with ssh-keygen, or name yours at auth.ssh_private_key")

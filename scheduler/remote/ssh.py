@@ -1,7 +1,11 @@
-"""The one way to the head: the system's ssh, and every failure of it in words. Knows nothing of labs."""
+"""The one way to the head: the system's ssh, and every failure of it in words. Knows nothing of labs.
+
+What comes from there is bounded and cleaned. Not so a screen that the head draws on this terminal (`show`).
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -13,9 +17,11 @@ from typing import IO, Any
 
 from scheduler.domain.errors import ArschedError, LabProblem
 from scheduler.remote.login import Login
-from scheduler.remote.wire import MARK, Request, encode, read_answer
+from scheduler.remote.wire import MARK, MOST_BYTES, Request, encode, harmless, read_answer
 
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 15, 15, 4  # a link that is dead for a minute is one
+LONGEST_ARGUMENT = 100_000  # of a request on a command line; Linux allows 128 KiB
+LINE_CHARACTERS, ERRORS_BYTES = 65536, 65536  # of a line handed on at once; kept of what ssh says
 LAST_WORDS_S = 10.0  # a program that ssh started may hold its output open
 _OPTIONS = (
     *("ControlMaster=no", "ControlPath=none", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={ALIVE_S}"),
@@ -69,10 +75,11 @@ _OF_SSH = re.compile(
 def command(login: Login, *, terminal: bool) -> list[str]:
     """The ssh that runs the head's side. `terminal`: a person may be asked for a passphrase, and sees a screen."""
     options = [*_OPTIONS, *(() if terminal or _at_terminal() else ("BatchMode=yes",))]
-    key = [] if login.key is None else ["-i", str(login.key), "-o", "IdentitiesOnly=yes"]
+    # Not -i, whose file must be there by the name as it stands, while ssh opens it with its % expanded.
+    named = (f'IdentityFile="{str(login.key).replace("%", "%%")}"', "IdentitiesOnly=yes") if login.key else ()
     there = f"exec {login.program('python')} -P -m scheduler.remote.head"
-    words = [word for option in options for word in ("-o", option)]
-    return ["ssh", "-tt" if terminal else "-T", *words, *key, "-l", login.user, "--", login.address, there]
+    words = [word for option in (*options, *named) for word in ("-o", option)]
+    return ["ssh", "-tt" if terminal else "-T", *words, "-l", login.user, "--", login.address, there]
 
 
 def _at_terminal() -> bool:
@@ -81,13 +88,46 @@ def _at_terminal() -> bool:
 
 def ask(login: Login, request: Request, data: bytes = b"") -> dict[str, Any]:
     """The head's answer to one question. Raises the head's problem, LabProblem for what is wrong with the way there."""
-    said = _start(login, terminal=False)
-    with said:
-        output, errors = said.communicate(_line(request) + data)
+    process, errors = _start(login, terminal=False), list[bytes]()
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    with _ended(process), process.stdout as source:
+        helpers = _threads((_feed, process.stdin, _line(request) + data), (_gather, process.stderr, errors))
+        output = source.read(MOST_BYTES + 1)
+        if len(output) > MOST_BYTES:
+            hint = f"see what its shell prints there: ssh {login.target} true"
+            raise LabProblem(f"{login.target} answers with more than {MOST_BYTES >> 20} MiB", hint)
+        code = process.wait()
+        for helper in helpers:
+            helper.join(LAST_WORDS_S)
     found = read_answer(output.decode("utf-8", "replace"))
     if found is None:
-        raise failure(login, said.returncode, errors.decode("utf-8", "replace"))
+        raise failure(login, code, b"".join(errors).decode("utf-8", "replace"))
     return found
+
+
+def _threads(*works: tuple[Any, ...]) -> list[Thread]:
+    threads = [Thread(target=work[0], args=work[1:], daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _feed(stdin: IO[bytes], data: bytes) -> None:
+    with suppress(BrokenPipeError), stdin:  # then it says why
+        stdin.write(data)
+
+
+def _gather(source: IO[bytes], kept: list[bytes]) -> None:
+    """The beginning; the rest is read, so that its writer goes on."""
+    with source:
+        while part := os.read(source.fileno(), ERRORS_BYTES):
+            if sum(map(len, kept)) < ERRORS_BYTES:
+                kept.append(part)
+
+
+def can_show(request: Request) -> bool:
+    """Whether it is short enough for a command line."""
+    return len(encode(request)) < LONGEST_ARGUMENT
 
 
 def show(login: Login, request: Request) -> int:
@@ -127,11 +167,7 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
         with suppress(BrokenPipeError):  # then it says why
             process.stdin.write(_line(request))
             process.stdin.flush()
-        pumps = [
-            Thread(target=_pump, args=pair, daemon=True) for pair in ((process.stdout, take), (process.stderr, tell))
-        ]
-        for pump in pumps:
-            pump.start()
+        pumps = _threads((_pump, process.stdout, take), (_pump, process.stderr, tell))
         code = process.wait()
         with suppress(BrokenPipeError):
             process.stdin.close()
@@ -145,9 +181,9 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
 
 
 def _pump(source: IO[bytes], take: Take) -> None:
-    with source:
-        for line in iter(source.readline, b""):
-            take(line.decode("utf-8", "replace"))
+    with io.TextIOWrapper(source, "utf-8", "replace", newline="\n") as lines:
+        while line := lines.readline(LINE_CHARACTERS):
+            take(harmless(line))
 
 
 @contextmanager
@@ -177,6 +213,7 @@ def _popen(words: list[str], stdin: int | None, stdout: int | None) -> subproces
 
 def failure(login: Login, code: int, errors: str, *, begun: bool = False) -> ArschedError:
     """Why ssh, or the shell on the head, gave no answer. `begun`: a verb was started, whose lines may be there."""
+    errors = harmless(errors)
     if begun:  # what a verb said is no word of ssh's
         errors = "\n".join(line for line in errors.splitlines() if _OF_SSH.match(line))
     said = [line.strip() for line in errors.splitlines() if line.strip()]

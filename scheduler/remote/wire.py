@@ -1,6 +1,7 @@
 """What laptop and head say to each other: one request, and an answer that noise of login shells does not spoil.
 
-A request is one line on the head's stdin, or its argument where stdin is a terminal.
+A request is one line on the head's stdin, or its argument where stdin is a terminal. What a head says is data: it
+moves no cursor here and fills no disk.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from contextlib import suppress
 from typing import Any
 
 from scheduler.domain.errors import ArschedError, ExitCode, LabProblem
+from scheduler.domain.text import clean
 from scheduler.node.code import ALL_PACKAGES, CODE_ROOT, code_digest
 
 PROTOCOL = 1
 MARK = "arsched-answer: "
 REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,50}-[0-9a-f]{12}")
+MOST_BYTES = 128 << 20  # of an answer
+MOST_PACK_BYTES = 64 << 20  # which an answer carries in base64
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+DRY_RUN = "dry-run-"  # begins the name of a repository that one command has made and drops
 LABS = "labs"  # folder in the home of the head's user
 Request = dict[str, Any]
 
@@ -47,6 +53,18 @@ def decode(word: str) -> Request:
     return request
 
 
+def harmless(text: str) -> str:
+    """What the head said without what could move a cursor or name a window; colours, which are asked for, stay."""
+    return "".join(part if _COLOUR.fullmatch(part) else clean(part) for part in _COLOUR.split(text))
+
+
+def translate(text: str, spelt: dict[str, str]) -> str:
+    """`spelt`: words of the head -> what they are called on the laptop. One may be the beginning of another."""
+    for there in sorted(spelt, key=len, reverse=True):
+        text = text.replace(there, spelt[there])
+    return text
+
+
 def answer(value: dict[str, Any]) -> str:
     """A line for the head's stdout, whatever a login shell has left there without an end."""
     return f"\n{MARK}{json.dumps(value)}"
@@ -66,7 +84,7 @@ def read_answer(said: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     if "error" in value:
-        problem = ArschedError(str(value["error"]), str(value.get("hint", "")))
+        problem = ArschedError(clean(str(value["error"])), clean(str(value.get("hint", ""))))
         with suppress(ValueError):
             problem.exit_code = ExitCode(value.get("exit_code", 1)) or problem.exit_code
         raise problem

@@ -53,7 +53,7 @@ def test_the_page_from_init_to_the_promoted_program(bench: Bench) -> None:
     again, err = bench.arsched("submit", "candidates/better.py", "--json")
     (value,) = json.loads(again)["candidates"]
     assert "known     c0002 better" in err and value["candidate"] == "c0002"
-    kept = bench.git("for-each-ref", f"refs/cluster/{ADDRESS}/candidates/").splitlines()
+    kept = bench.git("for-each-ref", f"refs/cluster/ubuntu@{ADDRESS}/candidates/").splitlines()
     assert len(kept) == 2, "nothing was made twice"
 
 

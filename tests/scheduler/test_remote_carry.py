@@ -1,106 +1,20 @@
-"""What is carried to a head's repository and back: the very bytes, once, whole after any kill, never into a local lab.
-
-The head's side answers in this process, from another home; what is asked and answered goes through the wire's text.
-"""
+"""What is carried to a head's repository: the very bytes, once, whole after any kill, never into a local lab."""
 
 from __future__ import annotations
 
-import base64
-import errno
-import io
-import json
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scheduler.actions.candidate import place_worktree
-from scheduler.actions.submit import SubmitRequest, submit
+from scheduler.actions.submit import SubmitRequest
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
 from scheduler.git import Repo
-from scheduler.lab import LabPaths, Workspace, open_workspace, show_runs
-from scheduler.ledger import Ledger
-from scheduler.remote import head, ssh
-from scheduler.remote.carry import HeadState, RemoteLab
-from scheduler.remote.login import Login
-from scheduler.remote.wire import Request, answer, decode, encode, problem_answer, read_answer
-from tests.scheduler.git_kit import TRAIN, git, git_that_dies, make_repository, no_configuration  # noqa: F401
-from tests.scheduler.lab_kit import BASELINE, add
-from tests.scheduler.ledger_kit import make_lab
-
-LOGIN = Login(Path("cluster.yaml"), "10.99.0.11", "ubuntu", None)
-IDEA = b"SCORE = 1.8\n"
-
-
-class TwoMachines:
-    """A repository here and, in another home, the head's."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.asked = folder, list[Request]()
-        self.root = make_repository(folder / "laptop" / "my lab; rm -rf x")
-        self.home = folder / "home"
-        self.home.mkdir()
-        monkeypatch.setenv("HOME", str(self.home))
-        monkeypatch.setattr(ssh, "ask", self.ask)
-        self.lab = RemoteLab.of(LOGIN, Repo.open(self.root))
-        self.there = self.home / "labs" / self.lab.name
-
-    def ask(self, login: Login, request: Request, data: bytes = b"") -> dict[str, Any]:
-        self.asked.append(request)
-        try:
-            asked = decode(encode(request))
-            given = (asked, io.BytesIO(data)) if asked["ask"] == "take" else (asked,)
-            said = answer(head.QUESTIONS[asked["ask"]](*given))
-        except ArschedError as problem:
-            said = problem_answer(problem)
-        found = read_answer(f"a login shell's noise\n{said}\n")
-        assert found is not None
-        return found
-
-    def make_lab(self, tag: str = "t") -> HeadState:
-        """A lab there, as `arsched init` leaves it."""
-        state = self.lab.look(None, make=True)
-        self.lab.send(state, [], self.lab.repo.head_commit())
-        repo, paths, lab = Repo.open(self.there), LabPaths(self.there), replace(make_lab(), tag=tag)
-        lab = replace(lab, branch=f"autoresearch/{tag}", lab_id=f"lab-{tag}")
-        with Ledger.open(paths.ledger, time.time, durable=False) as ledger:
-            ledger.labs.create(lab)
-            commit = repo.commit_train_py(repo.head_commit(), BASELINE.encode(), "baseline", {})
-            first = add(ledger, tag, "baseline", commit, BASELINE)
-            repo.keep_ref(tag, first.id, commit)
-        repo.create_branch(lab.branch, commit)
-        show_runs(paths)
-        return self.fetched()
-
-    def fetched(self) -> HeadState:
-        state = self.lab.look(None, make=False)
-        self.lab.fetch(state)
-        return state
-
-    def worktree(self, name: str, data: bytes = IDEA) -> Path:
-        state = self.lab.look(None, make=False)
-        place, _ = place_worktree(self.lab, state.tag, name, state.lineage[-1][1], dry_run=False)
-        (place / "train.py").write_bytes(data)
-        return place
-
-    def submit(self, *paths: Path, **how: Any) -> Any:
-        """As `arsched --cluster … submit` does it, with the head's own submit at its end."""
-        state = self.lab.look(None, make=False)
-        if state.problem:
-            raise state.problem
-        request = SubmitRequest(paths, **how)
-        carried = self.lab.carry(request, state.lineage)
-        self.lab.send(state, carried.commits)
-        with open_workspace(None, self.there) as space:
-            done = submit(space, replace(request, paths=tuple(map(Path, carried.words))))
-            return carried, done, self.stored(space)
-
-    @staticmethod
-    def stored(space: Workspace) -> dict[str, bytes]:
-        candidates = space.ledger.candidates.list(space.tag)
-        return {one.name: space.repo.read(one.commit, "train.py") for one in candidates}
+from scheduler.lab import open_workspace
+from scheduler.remote.carry import RemoteLab
+from tests.scheduler.git_kit import TRAIN, git, git_that_dies, no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import BASELINE
+from tests.scheduler.two_machines_kit import IDEA, LOGIN, TwoMachines
 
 
 @pytest.fixture
@@ -222,77 +136,6 @@ def test_a_dry_run_leaves_the_worktree_as_it_is(two: TwoMachines) -> None:
     assert [one.name for one in done.queued] == ["wider"] and list(stored) == ["baseline"]
 
 
-def test_branch_and_records_come_back_and_no_local_ref_is_touched(two: TwoMachines) -> None:
-    own = two.lab.repo.commit_train_py(two.lab.repo.head_commit(), b"SCORE = 3\n", "a local lab", {})
-    two.lab.repo.create_branch("autoresearch/t", own)
-    two.lab.repo.keep_ref("t", "c0001", own)
-    state = two.make_lab()
-    assert git(two.root, "rev-parse", "refs/remotes/autoresearch/t").strip() == state.lineage[-1][1]
-    assert two.lab.repo.branch_commit("autoresearch/t") == own and two.lab.repo.kept_refs("t") == {"c0001": own}
-    place = two.worktree("wider")
-    _, done, _ = two.submit(place)
-    two.fetched()
-    where = "refs/cluster/10.99.0.11/candidates/t/c0002"
-    assert git(two.root, "rev-parse", where).strip() == done.queued[0].candidate.commit
-    assert two.lab.repo.kept_tags() == ("t",) and two.lab.repo.kept_refs("t") == {"c0001": own}
-
-
-def test_what_was_promoted_is_shown_by_git_log(two: TwoMachines) -> None:
-    state = two.make_lab()
-    repo = Repo.open(two.there)
-    new = repo.commit_train_py(state.lineage[-1][1], b"SCORE = 1.1\n", "promote wider", {})
-    repo.move_branch("autoresearch/t", new, state.lineage[-1][1])
-    assert [moved.commit for moved in two.lab.fetch(two.lab.look(None, make=False))] == [new]
-    assert git(two.root, "show", "autoresearch/t:train.py") == "SCORE = 1.1\n"
-    assert git(two.root, "log", "-1", "--format=%s", "autoresearch/t").strip() == "promote wider"
-    two.asked.clear()
-    assert two.lab.fetch(two.lab.look(None, make=False)) == []
-    assert [request["ask"] for request in two.asked] == ["look"], "nothing is carried where nothing is new"
-
-
-def test_another_labs_branch_of_that_name_is_not_written_over(two: TwoMachines) -> None:
-    other = two.lab.repo.commit_train_py(two.lab.repo.head_commit(), b"SCORE = 3\n", "another cluster's", {})
-    git(two.root, "update-ref", "refs/remotes/autoresearch/t", other)
-    state = two.make_lab()
-    (moved,) = two.lab.fetch(state)
-    assert moved.taken and moved.shown == "refs/cluster/10.99.0.11/heads/t"
-    assert git(two.root, "rev-parse", "refs/remotes/autoresearch/t").strip() == other
-    assert git(two.root, "rev-parse", moved.shown).strip() == state.lineage[-1][1]
-
-
-@pytest.mark.parametrize(
-    "ref",
-    ["refs/heads/autoresearch/x y", "refs/heads/autoresearch/x\ndelete refs/heads/main", "refs/heads/main", "HEAD"],
-)
-def test_refs_of_strange_names_are_not_believed(two: TwoMachines, ref: str) -> None:
-    state = two.make_lab()
-    commit = two.lab.repo.head_commit()
-    before = git(two.root, "for-each-ref")
-    assert two.lab.fetch(replace(state, refs={**state.refs, ref: commit})) == []
-    assert git(two.root, "for-each-ref") == before
-
-
-def test_a_head_that_lies_about_its_lab_reaches_no_command_of_git(
-    two: TwoMachines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = two.make_lab()
-    victim, commit = two.folder / "victim", state.lineage[-1][1]
-    victim.write_text("precious")
-    lies: tuple[dict[str, Any], ...] = (
-        {"lineage": [["c0001", f"--output={victim}"]]},
-        {"lineage": [["c0001", commit], ["c0002", "HEAD"]]},
-        {"lineage": [["--x", commit]]}, {"lineage": [["c0001"]]}, {"lineage": 3},
-        {"tag": "../../x"}, {"tag": "-x"}, {"tag": 3}, {"refs": []}, {"refs": {"refs/heads/autoresearch/t": 3}},
-    )  # fmt: skip
-    honest = two.lab.ask("look", tag=None, make=False, heard="", hash_digits=40)
-    for lie in lies:
-        monkeypatch.setattr(ssh, "ask", lambda *_, lie=lie: {**honest, **lie})
-        with pytest.raises(LabProblem, match="makes no sense") as problem:
-            two.lab.look(None, make=False)
-        assert problem.value.hint
-    assert victim.read_text() == "precious"
-
-
 def test_a_candidate_of_the_longest_name_is_carried(two: TwoMachines) -> None:
     two.make_lab()
     file = two.root / f"c{'1' * 70}.py"  # it reads like an id, so that idea- comes before it
@@ -307,35 +150,6 @@ def test_a_repository_there_is_whole_or_not_there(two: TwoMachines) -> None:
     state = two.lab.look(None, make=True)
     assert state.made and two.make_lab().tag == "t"
     assert not two.lab.look(None, make=True).made and len(list(two.there.parent.iterdir())) == 1
-
-
-def test_a_pack_that_was_cut_off_changes_nothing(two: TwoMachines, monkeypatch: pytest.MonkeyPatch) -> None:
-    two.make_lab()
-    state, place = two.lab.look(None, make=False), two.worktree("wider")
-    carried = two.lab.carry(SubmitRequest((place,)), state.lineage)
-    pack = two.lab.repo.make_pack(carried.commits, state.refs.values())
-    for cut, size in ((pack[: len(pack) // 2], len(pack)), (pack[: len(pack) // 2], len(pack) // 2), (b"", 0)):
-        with pytest.raises(ArschedError):
-            two.lab.ask("take", cut, wanted=list(carried.commits), head=None, bytes=size)
-        assert Repo.open(two.there).existing(carried.commits) == []
-    with pytest.raises(ArschedError, match="bytes arrived"):
-        two.lab.ask("take", pack[:40], wanted=list(carried.commits), head=None, bytes=len(pack))
-    two.lab.send(state, carried.commits)
-    assert Repo.open(two.there).existing(carried.commits) == list(carried.commits)
-
-
-def test_a_pack_without_the_history_below_it_is_refused(two: TwoMachines) -> None:
-    """As for a head that said it had a commit, and lost it."""
-    two.make_lab()
-    (two.root / "train.py").write_bytes(b"x = 1\n")
-    git(two.root, "commit", "-qam", "between")
-    between = two.lab.repo.head_commit()
-    git(two.root, "commit", "-q", "--allow-empty", "-m", "on top")
-    top = two.lab.repo.head_commit()
-    pack = two.lab.repo.make_pack([top], [between])
-    with pytest.raises(ArschedError):
-        two.lab.ask("take", pack, wanted=[top], head=top, bytes=len(pack))
-    assert git(two.there, "rev-parse", "HEAD").strip() != top
 
 
 def steps(two: TwoMachines, place: Path) -> None:
@@ -368,7 +182,7 @@ def test_killed_at_any_git_command_and_repeated_it_goes_on(
     with open_workspace(None, two.there) as space:
         assert two.stored(space) == {"baseline": BASELINE.encode(), "wider": IDEA}
         assert len(space.ledger.runs.of_candidate("c0002")) == 1
-    assert git(two.root, "rev-parse", "refs/cluster/10.99.0.11/candidates/t/c0002")
+    assert git(two.root, "rev-parse", "refs/cluster/ubuntu@10.99.0.11/candidates/t/c0002")
 
 
 def test_a_shallow_clone_is_refused_in_words(two: TwoMachines) -> None:
@@ -379,56 +193,3 @@ def test_a_shallow_clone_is_refused_in_words(two: TwoMachines) -> None:
         RemoteLab.of(LOGIN, Repo.open(clone)).look(None, make=True)
     assert "git fetch --unshallow" in problem.value.hint
     assert not (two.home / "labs").exists(), "by another name than the whole clone would have"
-
-
-def test_settings_of_the_repositorys_lead_nothing_elsewhere(two: TwoMachines) -> None:
-    """A candidate that is not sandboxed could name another place to carry things to, or a program."""
-    marks = two.folder / "marks"
-    marks.mkdir()
-    for name, value in {
-        "url.ext::touch.insteadOf": "ssh://", "core.sshCommand": f"touch {marks}/ssh",
-        "uploadpack.packObjectsHook": f"touch {marks}/hook",
-        "remote.origin.url": f"ext::touch {marks}/ext", "protocol.ext.allow": "always", "core.hooksPath": str(marks),
-    }.items():  # fmt: skip
-        git(two.root, "config", name, value)
-    (marks / "reference-transaction").write_text(f"#!/bin/sh\ntouch {marks}/ran\n")
-    (marks / "reference-transaction").chmod(0o755)
-    two.make_lab()
-    two.submit(two.worktree("wider"))
-    two.fetched()
-    assert [path.name for path in marks.iterdir()] == ["reference-transaction"]
-
-
-def test_what_git_refuses_there_is_said_of_the_head(
-    two: TwoMachines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    two.make_lab()
-    for problem, said in (
-        (GitProblem("git unpack-objects failed: No space left on device"), "on the head: git unpack-objects failed"),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/labs"),
-            "on the head: No space left on device: /labs",
-        ),
-    ):
-        monkeypatch.setattr(head, "QUESTIONS", {"look": raising(problem)})
-        assert head.main([encode(two.lab.request("look"))]) == 0
-        with pytest.raises(ArschedError, match=said):
-            read_answer(capsys.readouterr().out)
-
-
-def raising(problem: Exception) -> Any:
-    def ask(request: Request) -> None:
-        raise problem
-
-    return ask
-
-
-def test_a_report_is_carried_and_deleted_there_and_no_other(two: TwoMachines) -> None:
-    two.make_lab()
-    mine, others = (head.report_folder(LabPaths(two.there), who) for who in ("a" * 16, "b" * 16))
-    for folder, data in ((mine, b"\xff page"), (others, b"of another laptop")):
-        folder.mkdir(parents=True)
-        (folder / "index.html").write_bytes(data)
-    found = json.loads(json.dumps(two.lab.ask("files", listener="a" * 16)))["files"]
-    assert {name: base64.b64decode(data) for name, data in found.items()} == {"index.html": b"\xff page"}
-    assert not mine.exists() and others.is_dir()

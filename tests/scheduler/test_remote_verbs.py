@@ -166,7 +166,7 @@ def test_a_report_is_made_there_for_this_call_and_written_here(
 
     def files(self: Any, what: str, **more: Any) -> Any:
         asked.append((what, more))
-        return {"files": {"../index.html": "cGFnZQ=="}}
+        return {"files": {"index.html": "cGFnZQ==", "train.py": "eA=="}}
 
     monkeypatch.setattr(ssh, "follow", lambda login, request, *_: sent.append(request) or 0)
     monkeypatch.setattr(cluster.RemoteLab, "ask", files)
@@ -175,7 +175,8 @@ def test_a_report_is_made_there_for_this_call_and_written_here(
     word = next(one for one in request["words"] if isinstance(one, dict))
     assert word == {"report": "--out=", "listener": request["listener"]}
     assert asked == [("files", {"listener": request["listener"]})]
-    assert (tmp_path / "out" / "r" / "index.html").read_text() == "page", "no name leads out of the folder"
+    assert (tmp_path / "out" / "r" / "index.html").read_text() == "page"
+    assert [path.name for path in (tmp_path / "out" / "r").iterdir()] == ["index.html"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["r"]
 
 

@@ -1,13 +1,9 @@
-"""The way to the head: what cluster.yaml names, the ssh line, every failure in words, requests, command lines."""
+"""The way to the head: what cluster.yaml names, the ssh line, every failure in words."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scheduler.domain.errors import ArschedError, LabProblem, UsageProblem
-from scheduler.remote import head, ssh, wire
+from scheduler.domain.errors import UsageProblem
+from scheduler.remote import head, ssh
 from scheduler.remote.login import Login, read_login, refuse_other_cluster
 from scheduler.remote.ssh import command, failure
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
@@ -60,6 +56,9 @@ def test_the_shipped_file_names_all_that_is_needed(config: Path) -> None:
         ("auth", {"ssh_user": None}, "no auth.ssh_user"),
         ("auth", {"ssh_user": "-lx"}, "ssh could not use"),
         ("auth", {"ssh_private_key": "/no/such/key"}, "/no/such/key does not exist here"),
+        ("auth", {"ssh_private_key": '/a"b/key'}, "ssh cannot be given the key"),
+        ("auth", {"ssh_private_key": "/a\nProxyCommand x"}, "ssh cannot be given the key"),
+        ("auth", {"ssh_private_key": "/${HOME}/key"}, "ssh cannot be given the key"),
     ],
 )
 def test_a_file_that_names_no_head_is_refused_in_words(config: Path, section: str, values: Any, said: str) -> None:
@@ -141,7 +140,10 @@ def test_the_ssh_line(monkeypatch: pytest.MonkeyPatch) -> None:
     words = command(LOGIN, terminal=False)
     options = {words[place + 1] for place, word in enumerate(words) if word == "-o"}
     assert {"BatchMode=yes", "ControlMaster=no", "StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes"} <= options
-    assert words[-4:-1] == ["ubuntu", "--", "10.99.0.11"] and "-T" in words and "/home/a b/key" in words
+    percent = command(replace(LOGIN, key=Path("/keys/%d 100%/key")), terminal=False)
+    assert 'IdentityFile="/keys/%%d 100%%/key"' in percent
+    assert words[-4:-1] == ["ubuntu", "--", "10.99.0.11"] and "-T" in words
+    assert 'IdentityFile="/home/a b/key"' in options
     assert "BatchMode=yes" not in command(LOGIN, terminal=True) and "-tt" in command(LOGIN, terminal=True)
 
 
@@ -224,121 +226,3 @@ def test_what_a_verb_said_before_the_link_broke_is_no_cause_of_it() -> None:
     said = "refused   x.py cannot be read: Permission denied\nTimeout, server 10.99.0.11 not responding.\n"
     problem = failure(LOGIN, 255, said, begun=True)
     assert "the connection to ubuntu@10.99.0.11 was lost: Timeout" in problem.message and "key" not in problem.hint
-
-
-def test_a_request_is_one_harmless_word_and_comes_out_as_it_was(tmp_path: Path) -> None:
-    request = {"ask": "run", "words": ["$(touch x)", "a 'b' \"c\"\n`d`", "ä"], "repository": "; rm -rf /"}
-    word = wire.encode(request)
-    assert re.fullmatch(r"[A-Za-z0-9_=-]+", word)
-    assert wire.decode(word).items() >= request.items()
-
-
-@pytest.mark.parametrize("word", ["", "x", "e30=", wire.encode({"ask": "look"})[:-8]])
-def test_a_request_that_was_cut_off_is_refused(word: str) -> None:
-    with pytest.raises(LabProblem, match="cut off"):
-        wire.decode(word)
-
-
-def test_a_head_of_other_code_says_ray_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    word = wire.encode({"ask": "look"})
-    monkeypatch.setattr(wire, "code_digest", lambda *_: "0" * 12)
-    with pytest.raises(LabProblem, match="other code") as problem:
-        wire.decode(word)
-    assert "ray up cluster.yaml" in problem.value.hint
-
-
-def test_a_head_whose_verbs_differ_has_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only what a node runs: an option, a rule or the ledger's form that one side lacks."""
-    for package in ("harness", "scheduler"):
-        shutil.copytree(wire.CODE_ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    word = wire.encode({"ask": "look"})
-    monkeypatch.setattr(wire, "CODE_ROOT", tmp_path)
-    assert wire.decode(word)["ask"] == "look"
-    verb = tmp_path / "scheduler" / "cli" / "status.py"
-    verb.write_text(f"{verb.read_text()}\n")
-    wire.code_digest.cache_clear()
-    with pytest.raises(LabProblem, match="other code"):
-        wire.decode(word)
-
-
-def test_the_heads_problem_is_raised_here_with_its_code() -> None:
-    assert wire.read_answer(f"motd\n{wire.answer({'x': 1})}\nbye\n") == {"x": 1}
-    assert wire.read_answer("motd\n") is None and wire.read_answer(f"{wire.MARK}{{") is None
-    with pytest.raises(ArschedError, match="a slip") as problem:
-        wire.read_answer(wire.problem_answer(UsageProblem("a slip", "mend it")))
-    assert (problem.value.hint, problem.value.exit_code) == ("mend it", 2)
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Login, Path]:
-    """An ssh that runs the command here, in a home with a login shell that talks; and the head's repository there."""
-    programs, home = tmp_path / "bin", tmp_path / "home"
-    programs.mkdir()
-    (programs / "ssh").write_text(
-        "#!/bin/sh\necho welcome\necho '{\"error\": 1}'\nprintf '\\033]0;title\\007'\n"
-        'for word; do :; done\ncd && exec sh -c "$word"\n'
-    )
-    (programs / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("HOME", str(home))
-    place = home / "labs" / "x-0123456789ab"
-    place.mkdir(parents=True)
-    return Login(LOGIN.path, "h", "u", None, str(Path(sys.executable).parent)), place
-
-
-def followed(login: Login, **more: Any) -> tuple[int, str, str]:
-    said: tuple[list[str], list[str]] = ([], [])
-    request = {
-        "ask": "run", "repository": "x-0123456789ab", "verb": "labs", "words": ["--json"], "programs": login.programs,
-        "environ": {}, "typed_as": "arsched", "goes_on": False, "json": True, "listener": "me", **more,
-    }  # fmt: skip
-    code = ssh.follow(login, request, said[0].append, said[1].append)
-    return code, "".join(said[0]), "".join(said[1])
-
-
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_what_a_login_shell_says_is_no_part_of_the_data(shell: tuple[Login, Path], goes_on: bool) -> None:
-    login, place = shell
-    make_repository(place.parent / "made").rename(place)
-    code, out, _ = followed(login, goes_on=goes_on)
-    assert code in (0, 1) and isinstance(json.loads(out), dict), out
-    assert ssh.ask(login, {"ask": "look", "repository": place.name, "tag": None, "make": False, "heard": ""})["root"]
-
-
-def test_a_request_that_the_head_refuses_is_no_success(shell: tuple[Login, Path]) -> None:
-    login, _ = shell
-    with pytest.raises(ArschedError, match="other code"):
-        followed(login, code="0" * 12)
-
-
-def test_a_head_whose_shell_ends_before_the_verb_is_no_success(
-    shell: tuple[Login, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\necho this account is closed >&2\n")
-    with pytest.raises(LabProblem, match="gave no answer: this account is closed"):
-        followed(shell[0])
-
-
-def test_programs_named_from_the_home_are_found_in_any_folder(shell: tuple[Login, Path]) -> None:
-    login, place = shell
-    (place.parents[1] / "own").symlink_to(Path(login.programs).parent)
-    make_repository(place.parent / "made").rename(place)
-    code, out, errors = followed(replace(login, programs="own/bin"))
-    assert code in (0, 1) and isinstance(json.loads(out), dict), errors
-
-
-def test_on_a_terminal_a_request_that_is_refused_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert head.main([wire.encode({"ask": "run", "code": "0" * 12})]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("error: the head runs other code") and not said.out
-
-
-def test_answers_of_a_strange_shape_are_none_or_a_plain_failure() -> None:
-    assert wire.read_answer(f"{wire.MARK}[1]") is None and wire.read_answer(f"{wire.MARK}3") is None
-    for more in ("", ', "exit_code": "x"', ', "exit_code": 0', ', "exit_code": 999', ', "hint": 3'):
-        with pytest.raises(ArschedError, match="a slip") as problem:
-            wire.read_answer(f'{wire.MARK}{{"error": "a slip"{more}}}')
-        assert problem.value.exit_code == 1 and isinstance(problem.value.hint, str)
-
-
-# The command line, with what would go over ssh looked at instead.
