@@ -82,6 +82,8 @@ def _key_problems(name: str, has_workers: bool) -> Iterator[str]:
     except OSError as problem:
         yield f"cannot be read here: {problem.strerror}"
         return
+    if "%" in name:
+        yield "has a % in its path, which ssh reads otherwise when `ray up` gives it: rename the file"
     if content.startswith((b"ssh-", b"ecdsa-", b"sk-")):
         yield "is a public key: name the private one, without .pub"
     if content.startswith(b"-----BEGIN"):

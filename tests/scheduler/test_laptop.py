@@ -57,6 +57,14 @@ def test_the_page_from_init_to_the_promoted_program(bench: Bench) -> None:
     assert len(kept) == 2, "nothing was made twice"
 
 
+def test_dry_runs_leave_nothing_at_the_head(bench: Bench) -> None:
+    before = bench.git("for-each-ref")
+    assert "would create lab t on branch autoresearch/t" in bench.arsched("init", "--tag", "t", "--dry-run")[0]
+    out, err = bench.arsched("search", "--runs", "3", "--proposer", "tpe", "--contract", "cpu", "--dry-run")
+    assert "would create lab" in out and "a repository" not in err
+    assert not list((bench.home / "labs").iterdir()) and bench.git("for-each-ref") == before
+
+
 @pytest.mark.slow
 def test_every_verb_answers_and_its_exit_code_comes_back(bench: Bench) -> None:
     bench.arsched("init", "--tag", "t", "--contract", "cpu")

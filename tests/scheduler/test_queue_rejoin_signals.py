@@ -17,6 +17,7 @@ from scheduler.lab import Workspace
 from scheduler.queue.runtime import StopReason
 from tests.ray.ray_head import is_running
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
+from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.rejoin_kit import (
     Stage,
     deaf,
@@ -26,6 +27,48 @@ from tests.scheduler.rejoin_kit import (
     tag_of,
 )
 from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+# The terminal's Ctrl-C comes between fork and setpgid, and is passed on only once the child has counted its own.
+CTRL_C_AT_THE_FORK = """
+import os, signal, sys, time
+from pathlib import Path
+from scheduler.lab import open_workspace
+from scheduler.queue import rejoin
+from scheduler.queue.forwarding import ForwardedSignals
+from scheduler.queue.runtime import PoolHandle, PoolOptions, Runtime
+
+folder, seen = Path(sys.argv[1]), []
+set_group, send = os.setpgid, ForwardedSignals._send
+
+def setpgid(*who):
+    os.killpg(os.getpgrp(), signal.SIGINT)
+    set_group(*who)
+
+def send_late(self, number):
+    deadline = time.monotonic() + 1.0
+    while not (folder / "counted").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    send(self, number)
+    (folder / "passed").touch()
+
+def count(number, frame):
+    seen.append(number)
+    (folder / "counted").touch()
+
+def work(mine, means, is_again):
+    while not (folder / "passed").exists() or not seen:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    return len(seen)
+
+os.setpgid, ForwardedSignals._send = setpgid, send_late
+signal.signal(signal.SIGINT, count)
+with open_workspace("t", folder) as space:
+    handle = PoolHandle(None, True, address="auto")
+    means = Runtime(PoolOptions("auto"), connect=lambda *_: handle)
+    print(rejoin.run_rejoining(space, means, work, lambda _: 0, print))
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -148,3 +191,10 @@ def test_ctrl_c_on_a_terminal_counts_once_and_chatter_stays_away_from_it(stage: 
         and b"chatter" not in seen
     )
     assert (stage.space.paths.ray_log).read_text().startswith("chatter")
+
+
+def test_ctrl_c_between_fork_and_a_group_of_its_own_counts_once(tmp_path: Path) -> None:
+    root = PlayedLab(tmp_path).space.paths.root
+    words = [sys.executable, "-c", CTRL_C_AT_THE_FORK, str(root)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert done.stdout == "1\n", done.stderr

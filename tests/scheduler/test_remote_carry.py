@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,20 @@ def test_a_shallow_clone_is_refused_in_words(two: TwoMachines) -> None:
         RemoteLab.of(LOGIN, Repo.open(clone)).look(None, make=True)
     assert "git fetch --unshallow" in problem.value.hint
     assert not (two.home / "labs").exists(), "by another name than the whole clone would have"
+
+
+def test_what_a_dry_run_makes_there_is_dropped_and_nothing_else(two: TwoMachines) -> None:
+    two.make_lab()
+    labs, names = two.home / "labs", ("a" * 16, "b" * 16, "c" * 16)
+    for name in names:
+        lab = two.lab.for_a_dry_run(name)
+        lab.send(lab.look(None, make=True), [], lab.repo.head_commit())
+    own = labs / "dry-run-x-0123456789ab"  # of a folder that a person calls so
+    own.mkdir()
+    left, fresh = (labs / two.lab.for_a_dry_run(name).name for name in names[1:])
+    for place in (left, own):
+        os.utime(place, (1, 1))
+    two.lab.for_a_dry_run(names[0]).ask("drop")
+    assert {*labs.iterdir()} == {two.there, own, fresh}, "a lost link's are dropped a day later"
+    two.lab.ask("drop")
+    assert (two.there / "train.py").is_file()

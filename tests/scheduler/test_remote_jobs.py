@@ -161,3 +161,11 @@ def test_the_answer_stands_below_what_was_said_on_the_way(tmp_path: Path) -> Non
     wait_until(lambda: job.code() == 0)
     words = [sys.executable, "-c", FOLLOW, str(job.folder), "old"]
     assert subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout == b"way\nanswer\n"
+
+
+def test_an_end_that_a_full_disk_did_not_keep_is_said(tmp_path: Path, listen: Listen) -> None:
+    job = start(tmp_path, "exit 0", hear_end=True)
+    wait_until(lambda: job.code() is not None)
+    (job.folder / "code").write_text("")
+    heard = listen(job)
+    assert heard.code() == 1 and "is a disk full?" in heard.err.read_text()

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from scheduler.cli import cluster, output
 from scheduler.cli.main import main
 from scheduler.cli.output import VERBS
-from scheduler.domain.errors import GitProblem
+from scheduler.domain.errors import GitProblem, LabProblem
 from scheduler.remote import ssh
 from scheduler.remote.carry import HeadState
 from tests.scheduler.git_kit import git, make_repository, no_configuration  # noqa: F401
@@ -193,3 +193,23 @@ def test_the_screen_there_is_as_this_terminals_person_wants_it(
     assert wanted == {**plain, "NO_COLOR": "1", "COLUMNS": "60"} and "NO_COLOR" not in plain
     monkeypatch.setattr(cluster, "_has_terminal", lambda: True)  # ssh passes its size on
     assert cluster._of_this_terminal().keys() == {"NO_COLOR"}
+
+
+@pytest.mark.parametrize("verb", [["init", "--tag", "n"], ["search", "--runs", "9", "--contract", "cpu"], ["prepare"]])
+def test_a_dry_run_is_tried_in_a_repository_that_is_dropped(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    looks: list[tuple[str, bool]] = []
+
+    def look(self: Any, tag: str | None, *, make: bool, **_: Any) -> HeadState:
+        looks.append((self.name, make))
+        return HeadState(make, "/labs/x" if make else "", {}, problem=LabProblem("no lab"))
+
+    monkeypatch.setattr(cluster.RemoteLab, "look", look)
+    monkeypatch.setattr(cluster.RemoteLab, "ask", lambda self, what, **_: sent.append((what, self.name)))
+    assert arsched(config, *verb, "--dry-run").exit_code == 3
+    (request,) = (one for one in sent if isinstance(one, dict))
+    name = request["repository"]
+    assert name.startswith("dry-run-") and sent[-1] == ("drop", name)
+    assert [made for made, make in looks if make] == [name], "no other is made"
+    assert sent[0][1] == git(Path.cwd(), "rev-parse", "HEAD").strip(), "HEAD is carried there"
