@@ -148,9 +148,11 @@ Take = Callable[[str], None]
 def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
     """Run a verb there and hand on its stdout and stderr, line by line, in the order they come. Returns its exit code.
 
-    The head's side sees that this end has gone by its stdin. Raises LabProblem; KeyboardInterrupt ends the ssh.
+    The head's side sees that this end has gone by its stdin. Raises LabProblem, and OSError of `output` and `talk`;
+    KeyboardInterrupt ends the ssh.
     """
     process, said, begun = _start(login, terminal=False), list[str](), list[str]()
+    failed: list[Exception] = []
 
     def take(text: str) -> None:  # a login shell's noise comes before the head's side has begun
         if begun:
@@ -167,12 +169,16 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
         with suppress(BrokenPipeError):  # then it says why
             process.stdin.write(_line(request))
             process.stdin.flush()
-        pumps = _threads((_pump, process.stdout, take), (_pump, process.stderr, tell))
+        pumps = _threads(
+            *((_pump, process, *pair, failed) for pair in ((process.stdout, take), (process.stderr, tell)))
+        )
         code = process.wait()
         with suppress(BrokenPipeError):
             process.stdin.close()
         for pump in pumps:
             pump.join(LAST_WORDS_S)
+    if failed:
+        raise failed[0]
     code = _FAILED if code < 0 else code  # ssh was killed
     if code in (_FAILED, 127, 126) or not begun:
         raise failure(login, code, "".join(said), begun=bool(begun))
@@ -180,10 +186,14 @@ def follow(login: Login, request: Request, output: Take, talk: Take) -> int:
     return code
 
 
-def _pump(source: IO[bytes], take: Take) -> None:
+def _pump(process: subprocess.Popen[bytes], source: IO[bytes], take: Take, failed: list[Exception]) -> None:
     with io.TextIOWrapper(source, "utf-8", "replace", newline="\n") as lines:
-        while line := lines.readline(LINE_CHARACTERS):
-            take(harmless(line))
+        try:
+            while line := lines.readline(LINE_CHARACTERS):
+                take(harmless(line))
+        except (OSError, ValueError) as problem:  # whoever read our stdout has gone, or its disk is full
+            failed.append(problem)
+            process.terminate()
 
 
 @contextmanager

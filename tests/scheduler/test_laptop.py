@@ -146,11 +146,11 @@ def test_noise_of_login_shells_and_odd_names_change_nothing(bench: Bench) -> Non
     assert not list(bench.folder.rglob("evil"))
 
 
-def shows_a_screen_until_ctrl_c(bench: Bench) -> None:
-    """`watch` has the laptop's terminal: its size, its colours, its keys."""
+def shows_a_screen_until_ctrl_c(bench: Bench, *words: str, shows: bytes, leaves: bytes) -> bytes:
+    """A verb has the laptop's terminal: its size, its colours, its keys. What it drew there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 71, 0, 0))
-    line = [sys.executable, "-m", "scheduler", "--cluster", "cluster.yaml", "watch"]
+    line = [sys.executable, "-m", "scheduler", "--cluster", "cluster.yaml", *words]
     environ = bench.environ | {"TERM": "xterm-256color"}
     process = subprocess.Popen(
         line, cwd=bench.laptop, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
@@ -158,16 +158,15 @@ def shows_a_screen_until_ctrl_c(bench: Bench) -> None:
     )  # fmt: skip
     os.close(theirs)
     shown = b""
-    while b"better" not in shown:
+    while shows not in shown:
         shown += os.read(ours, 65536)
-    rows = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode(errors="replace").splitlines()
-    assert max(map(len, rows)) <= 71
     os.write(ours, b"\x03")
     while process.poll() is None:
         with suppress(OSError):  # the terminal is gone with its last process
             shown += os.read(ours, 65536)
     os.close(ours)
-    assert process.returncode in (0, 130) and b"what runs goes on" in shown, shown[-500:]
+    assert process.returncode in (0, 130) and leaves in shown, shown[-500:]
+    return shown
 
 
 @pytest.mark.slow
@@ -202,7 +201,13 @@ def test_through_a_real_sshd(bench: Bench) -> None:
         bench.candidate("better", DEPTH=2)
         assert "c0002" in bench.arsched("submit", "candidates/better.py")[0]
         assert bench.git("rev-parse", "autoresearch/t")
-        shows_a_screen_until_ctrl_c(bench)
+        shown = shows_a_screen_until_ctrl_c(bench, "watch", shows=b"better", leaves=b"what runs goes on")
+        rows = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode(errors="replace").splitlines()
+        assert max(map(len, rows)) <= 71
+        search = ("search", "--hours", "1", "--proposer", "tpe")
+        shown = shows_a_screen_until_ctrl_c(bench, *search, shows=b"\x1b[2K", leaves=b"left; it goes on at")
+        assert b" queued" in shown, "the live table, redrawn"
+        assert "has ended" in bench.arsched("stop")[0]
         bench.key = folder / "other_key"
         config = bench.write_cluster(head_ip="127.0.0.1")
         config.write_text(config.read_text().replace("ssh_user: ubuntu", f"ssh_user: {user}"))

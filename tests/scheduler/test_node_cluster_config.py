@@ -341,3 +341,11 @@ def test_a_node_gets_what_runs_need_and_a_developer_the_tools(tmp_path: Path, ta
     dry = ["make", "--dry-run", "-C", str(ROOT), target, f"VENV={tmp_path / 'venv'}"]
     said = subprocess.run(dry, capture_output=True, text=True, check=True).stdout
     assert ("[dev]" in said) == tools and " -e '.'" in said
+
+
+def test_a_key_that_ssh_would_read_otherwise_is_named(settings: Settings, tmp_path: Path) -> None:
+    key = tmp_path / "50%key"
+    key.write_text("a key")
+    settings["auth"]["ssh_private_key"] = str(key)
+    (problem,) = problems_of(settings, tmp_path)
+    assert "50%key" in problem and "rename the file" in problem

@@ -213,3 +213,29 @@ def test_a_dry_run_is_tried_in_a_repository_that_is_dropped(
     assert name.startswith("dry-run-") and sent[-1] == ("drop", name)
     assert [made for made, make in looks if make] == [name], "no other is made"
     assert sent[0][1] == git(Path.cwd(), "rev-parse", "HEAD").strip(), "HEAD is carried there"
+
+
+@pytest.mark.parametrize(("code", "heard"), [(4, True), (130, False)])
+def test_on_a_terminal_the_head_draws_and_only_an_end_that_was_seen_is_confirmed(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch, code: int, heard: bool
+) -> None:
+    state, looks = cluster.RemoteLab.look(None, None, make=False), []  # type: ignore[arg-type]
+    monkeypatch.setattr(cluster, "_has_terminal", lambda: True)
+    monkeypatch.setattr(cluster.RemoteLab, "look", lambda *_, **how: looks.append(how.get("heard")) or state)
+    monkeypatch.setattr(ssh, "show", lambda login, request: sent.append(request) or code)
+    Path("idea.py").write_text("SCORE = 1\n")
+    assert arsched(config, "submit", "idea.py").exit_code == code
+    (request,) = (one for one in sent if isinstance(one, dict))
+    assert list(request["spelt"].values()) == [str(Path.cwd() / "idea.py")] or list(request["spelt"].values()) == [
+        "idea.py"
+    ]
+    assert request["goes_on"] and f"--cluster {config} watch" in request["leaving"]
+    assert looks == [None, request["listener"]][: 1 + heard]
+
+
+def test_a_request_too_long_for_a_command_line_is_followed_without_a_screen(
+    config: Path, sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_has_terminal", lambda: True)
+    monkeypatch.setattr(ssh, "show", lambda *_: pytest.fail("E2BIG"))
+    assert arsched(config, "wait", *(f"candidate-{number:060}" for number in range(2000))).exit_code == 3

@@ -5,6 +5,7 @@ ssh is a program of the test that runs the head's side here, or plays a bad one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -192,3 +193,20 @@ def test_a_link_that_breaks_in_an_answer_is_a_lost_connection(
 def test_errors_without_end_do_not_stop_an_answer(shell: tuple[Login, Path], tmp_path: Path) -> None:
     plays(tmp_path, f"sys.stderr.write('e' * 3_000_000)\nprint({wire.answer({'x': 1})!r})")
     assert ssh.ask(shell[0], {"ask": "look"}) == {"x": 1}
+
+
+@pytest.mark.parametrize("problem", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "full")])
+def test_output_that_can_go_nowhere_ends_the_ssh_and_is_the_reason(
+    shell: tuple[Login, Path], tmp_path: Path, problem: OSError, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As into `| head -1`, or a file on a full disk: no trace of a thread's, no lost connection."""
+
+    def refuse(text: str) -> None:
+        raise problem
+
+    pid = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    plays(tmp_path, f"{pid}\nprint({wire.answer({})!r}, flush=True)\nwhile True: print('x', flush=True)")
+    with pytest.raises(OSError) as raised:
+        ssh.follow(shell[0], {"ask": "run"}, refuse, lambda text: None)
+    assert raised.value is problem and not capfd.readouterr().err
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
