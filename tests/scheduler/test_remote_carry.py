@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scheduler.actions.submit import SubmitRequest
+from scheduler.actions.submit import SubmitRequest, submit
 from scheduler.domain.errors import ArschedError, GitProblem, LabProblem
 from scheduler.git import Repo
-from scheduler.lab import open_workspace
+from scheduler.lab import LabPaths, open_workspace
 from scheduler.remote.carry import RemoteLab
+from scheduler.remote.wire import decode, encode, translate
 from tests.scheduler.git_kit import TRAIN, git, git_that_dies, no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import BASELINE
 from tests.scheduler.two_machines_kit import IDEA, LOGIN, TwoMachines
@@ -211,3 +213,53 @@ def test_what_a_dry_run_makes_there_is_dropped_and_nothing_else(two: TwoMachines
     assert {*labs.iterdir()} == {two.there, own, fresh}, "a lost link's are dropped a day later"
     two.lab.ask("drop")
     assert (two.there / "train.py").is_file()
+
+
+ODD = (
+    *("é è", "-x", "a'b\"c", ".hidden", "名前", "two\nlines", "\udcff", "$(touch evil)", "c0001", "*"),
+    *("x" * 200, "a:b", "%", " ", "~"),
+)
+
+
+def test_files_of_odd_names_arrive_and_are_called_here_what_they_are_called_here(two: TwoMachines) -> None:
+    two.make_lab()
+    files = [two.root / f"{name}.py" for name in ODD]
+    for number, file in enumerate(files):
+        file.write_bytes(b"SCORE = 2.%d1\n" % number)
+    carried, done, stored = two.submit(*files)
+    assert not carried.rest.refused and not carried.rest.failed and len(done.queued) == len(ODD)
+    assert sorted(stored.values()) == sorted([BASELINE.encode(), *(file.read_bytes() for file in files)])
+    assert set(carried.paths.values()) == set(map(str, files))
+    said = encode({"ask": "run", "spelt": carried.paths, "words": list(carried.words)})
+    spelt = decode(said)["spelt"]
+    for word, file in zip(carried.words, files, strict=True):
+        assert translate(f"queued {word} at last", spelt) == f"queued {file} at last"
+
+
+def test_two_laptops_submit_at_once(two: TwoMachines) -> None:
+    two.make_lab()
+    clone = two.folder / "clone"
+    git(two.folder, "clone", "-q", str(two.root), str(clone))
+    other = replace(two.lab, repo=Repo.open(clone), paths=LabPaths(clone))
+    ready = threading.Barrier(2)
+
+    def carry(lab: RemoteLab, number: int) -> None:
+        state = lab.look(None, make=False)
+        lab.fetch(state)
+        file = lab.repo.root / f"idea{number}.py"
+        file.write_bytes(b"SCORE = 1.%d\n" % number)
+        carried = lab.carry(SubmitRequest((file,)), state.lineage)
+        ready.wait(60)
+        lab.send(state, carried.commits)
+        words.extend(carried.words)
+
+    words: list[str] = []
+    laptops = [threading.Thread(target=carry, args=(lab, number)) for number, lab in enumerate((two.lab, other))]
+    for laptop in laptops:
+        laptop.start()
+    for laptop in laptops:
+        laptop.join()
+    with open_workspace(None, two.there) as space:
+        done = submit(space, SubmitRequest(tuple(map(Path, words))))
+        assert sorted(two.stored(space).values()) == [b"SCORE = 1.0\n", b"SCORE = 1.1\n", BASELINE.encode()]
+    assert not done.failed and not done.refused
