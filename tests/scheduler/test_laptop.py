@@ -147,7 +147,7 @@ def test_noise_of_login_shells_and_odd_names_change_nothing(bench: Bench) -> Non
 
 
 def shows_a_screen_until_ctrl_c(bench: Bench, *words: str, shows: bytes, leaves: bytes) -> bytes:
-    """A verb has the laptop's terminal: its size, its colours, its keys. What it drew there."""
+    """A verb has the laptop's terminal: its size, its colours, its keys. What it drew until then."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 71, 0, 0))
     line = [sys.executable, "-m", "scheduler", "--cluster", "cluster.yaml", *words]
@@ -160,13 +160,14 @@ def shows_a_screen_until_ctrl_c(bench: Bench, *words: str, shows: bytes, leaves:
     shown = b""
     while shows not in shown:
         shown += os.read(ours, 65536)
+    drawn = shown
     os.write(ours, b"\x03")
     while process.poll() is None:
         with suppress(OSError):  # the terminal is gone with its last process
             shown += os.read(ours, 65536)
     os.close(ours)
     assert process.returncode in (0, 130) and leaves in shown, shown[-500:]
-    return shown
+    return drawn
 
 
 @pytest.mark.slow
@@ -205,8 +206,8 @@ def test_through_a_real_sshd(bench: Bench) -> None:
         rows = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode(errors="replace").splitlines()
         assert max(map(len, rows)) <= 71
         search = ("search", "--hours", "1", "--proposer", "tpe")
-        shown = shows_a_screen_until_ctrl_c(bench, *search, shows=b"\x1b[2K", leaves=b"left; it goes on at")
-        assert b" queued" in shown, "the live table, redrawn"
+        shown = shows_a_screen_until_ctrl_c(bench, *search, shows=b" queued", leaves=b"left; it goes on at")
+        assert b"\x1b[?25l" in shown, "the live table, redrawn"
         assert "has ended" in bench.arsched("stop")[0]
         bench.key = folder / "other_key"
         config = bench.write_cluster(head_ip="127.0.0.1")
