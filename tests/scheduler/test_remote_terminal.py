@@ -5,6 +5,7 @@ The head's side runs here on a terminal of its own; its `arsched` is a script.
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.cli.output import print_json
 from scheduler.lab import Live, LiveSlot, write_live
+from scheduler.queue.progress import QUIET_S, PlainScreen, is_slots_line
 from scheduler.remote import wire
 from tests.scheduler.git_kit import make_repository, no_configuration  # noqa: F401
 from tests.waiting import PATIENCE_S, wait_until
@@ -111,3 +114,20 @@ def test_ctrl_c_leaves_and_it_goes_on_and_is_followed_again(head: Path) -> None:
     (head / "gate").touch()
     assert again.code() == 4 and b"promoted" in again.seen
     assert int((head / "pid").read_text()) == pid, "it was started once"
+
+
+def test_the_line_of_slots_is_known_among_the_others() -> None:
+    lines: list[str] = []
+    times = iter((0.0, QUIET_S, *(5 * QUIET_S,) * 3))
+    screen = PlainScreen(lines.append, lambda: next(times))
+    screen.show(Live(0.0, 1, "t", "pool", 7, False, (LiveSlot("h1/cpu0"),)))
+    assert is_slots_line(lines[0])
+    others = ("queued    c0002 wide", "result    c0002 9 s  of 7 queued", "still joining (8 s)", "    15 s  left", "")
+    assert not any(map(is_slots_line, others))
+
+
+def test_a_json_value_moves_no_cursor_and_stays_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "a\x9b2Jb\x1b[2J\x85 ä"}
+    print_json(value)
+    said = capsys.readouterr().out
+    assert not re.search("[\x1b\x80-\x9f]", said) and "ä" in said and json.loads(said) == value
