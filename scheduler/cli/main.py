@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from harness.files import cache_root, settle_folders
-from scheduler.cli.output import EXAMPLES, VERBS, guard_streams, log, print_problem
+from scheduler.cli.output import EXAMPLES, VERBS, StdoutProblem, guard_streams, log, print_problem
 from scheduler.domain.errors import MEANINGS, ArschedError, ExitCode, UsageProblem
 
 _OS_HINTS = {
@@ -100,8 +100,8 @@ class Arsched(click.Group):
             return ExitCode.INTERRUPTED
         named = _named(problem)
         try:
-            print_problem(named, as_json=as_json)
-        except ArschedError:  # stdout takes nothing
+            print_problem(named, as_json=as_json and not isinstance(named, StdoutProblem))
+        except StdoutProblem:
             print_problem(named, as_json=False)
         return named.exit_code
 

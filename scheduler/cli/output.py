@@ -89,6 +89,10 @@ EXAMPLES = {
 }
 
 
+class StdoutProblem(ArschedError):
+    """Data could not be written to stdout, which leads nowhere from then on."""
+
+
 def guard_streams() -> None:
     """From here on, what the encoding of stdout or stderr lacks is spelt plainly, whoever writes there.
 
@@ -151,7 +155,7 @@ def _decodable(value: Any) -> Any:
 def print_text(text: str, end: str = "\n") -> bool:
     """Data for people on stdout; False where its reader has left (`| head`), which is no error.
 
-    Raises ArschedError where it cannot be written.
+    Raises StdoutProblem where it cannot be written.
     """
     try:
         return write_unless_unread(sys.stdout, text + end)
@@ -172,10 +176,10 @@ def print_screen(screen: Iterable[Renderable]) -> None:
         raise _unwritable(problem) from None
 
 
-def _unwritable(problem: OSError) -> ArschedError:
+def _unwritable(problem: OSError) -> StdoutProblem:
     lead_nowhere(sys.stdout)
     hint = "what was done stays done; see that there is room where stdout goes"
-    return ArschedError(f"stdout cannot be written: {problem.strerror}", hint)
+    return StdoutProblem(f"stdout cannot be written: {problem.strerror}", hint)
 
 
 def print_problem(problem: ArschedError, *, as_json: bool) -> None:

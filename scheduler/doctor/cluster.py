@@ -118,9 +118,6 @@ def _check_nodes(slots: tuple[Slot, ...], addresses: frozenset[str], folder: Pat
         return
     missing = [address for address in config.addresses if _resolved(address) not in addresses]
     message = f"{found}; {config.path.name} names {config.nodes} nodes"
-    if not config.addresses:
-        yield problem("cluster", message, f"a machine that Ray rents takes minutes to be set up; {WATCH}")
-        return
     yield problem("cluster", message, f"{', '.join(missing)}: see below")
     states = read_states(config.name)
     yield from (_missing_node(address, states.get(address, ""), config) for address in missing)

@@ -71,6 +71,14 @@ ORIGINS = {origin.value: origin for origin in Origin}
 MEASURED_APART = f"({', '.join(repr(kind.value) for kind in RunKind if not kind.decides)})"  # SQL: kinds of such runs
 _RUN_KINDS = {kind.value: kind for kind in RunKind}
 
+# Scores of each pool in a lab: that of the baseline's first score first, then that of the lab's first.
+POOLS = f"""
+SELECT run.pool, count(*), count(DISTINCT run.candidate) FROM run JOIN result ON result.run = run.number
+JOIN candidate ON candidate.number = run.candidate
+WHERE run.tag = ? AND result.family = 'scored' AND run.kind NOT IN {MEASURED_APART} GROUP BY run.pool
+ORDER BY min(iif(candidate.state = 'baseline', result.number, NULL)) NULLS LAST, min(result.number)
+"""
+
 
 # Ids that people read ("c0007", "r0012", "s0001", "p0003") and the row numbers behind them.
 

@@ -39,6 +39,7 @@ from scheduler.ledger.rows import (
     LAST_LENGTHS,
     LENGTHS,
     MEASURED_APART,
+    POOLS,
     RUNS,
     Events,
     Table,
@@ -167,7 +168,7 @@ class Runs(Table):
 
     def scores_by_pool(self, tag: str) -> tuple[PoolCount, ...]:
         """Of runs that decide, the pool of the baseline's first score first, then that of the lab's first."""
-        return tuple(self._database.rows(PoolCount, _POOLS, tag))
+        return tuple(self._database.rows(PoolCount, POOLS, tag))
 
     def count_of_ideas(self, tag: str, since: float) -> dict[str, int]:
         """State -> runs, claims and audits left out, of the candidates that came at `since` or later."""
@@ -375,13 +376,6 @@ WHERE run.tag = ? ORDER BY run.number, attempt.number
 _COUNTS = """
 SELECT run.kind, run.state, coalesce(result.family, ''), count(*)
 FROM run LEFT JOIN result ON result.run = run.number WHERE run.tag = ? GROUP BY 1, 2, 3
-"""
-
-_POOLS = f"""
-SELECT run.pool, count(*), count(DISTINCT run.candidate) FROM run JOIN result ON result.run = run.number
-JOIN candidate ON candidate.number = run.candidate
-WHERE run.tag = ? AND result.family = 'scored' AND run.kind NOT IN {MEASURED_APART} GROUP BY run.pool
-ORDER BY min(iif(candidate.state = 'baseline', result.number, NULL)) NULLS LAST, min(result.number)
 """
 
 _OF_IDEAS = f"""

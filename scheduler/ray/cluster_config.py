@@ -29,6 +29,7 @@ KNOWN_KEYS = (
     "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "no_restart",
     "available_node_types",
 )  # fmt: skip
+RAY_CLUSTER = "RayCluster"  # kind of KubeRay's manifest
 LOCAL_KEYS = ("min_workers",)  # Ray takes it out of a local cluster's file before it looks at the form
 MAPPINGS = ("provider", "auth", "file_mounts")
 CLOUDS = ("aws", "gcp", "azure", "aliyun", "vsphere", "readonly", "kuberay", "spark")
@@ -58,7 +59,7 @@ class ClusterConfig:
     worker_start_command: str
     is_example: bool  # as shipped, without the address of a head
     problems: tuple[str, ...]
-    rented: int = 0  # nodes that a cloud keeps, with the head; 0 where the file does not say
+    rented: int = 0  # nodes that a cloud or Kubernetes keeps at least, with the head
 
     @property
     def head(self) -> str:
@@ -66,6 +67,7 @@ class ClusterConfig:
 
     @property
     def nodes(self) -> int:
+        """How many there should be at least."""
         return len(self.addresses) or self.rented
 
     @property
@@ -77,11 +79,16 @@ class ClusterConfig:
 def read_cluster_config(path: Path) -> ClusterConfig:
     """Parse and check a cluster.yaml. Raises UsageProblem when it cannot be read at all."""
     try:
-        raw, doubled = _parse(path.read_text(encoding="utf-8"))
+        documents, doubled = _parse(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise UsageProblem(f"{path} cannot be read: {problem.strerror}", "give the path of a cluster.yaml") from None
     except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: not UTF-8, or a date like 2026-13-01
         raise UsageProblem(f"{path} is not YAML: {' '.join(str(problem).split())}", "fix that line") from None
+    pods = next((one for one in documents if isinstance(one, dict) and one.get("kind") == RAY_CLUSTER), None)
+    if pods is not None:  # Kubernetes checks its words itself
+        name = str(_mapping(pods, "metadata").get("name") or "")
+        return ClusterConfig(path, name, (), "", "", False, (), _least_pods(_mapping(pods, "spec")))
+    raw = documents[0] if len(documents) == 1 else None
     if not isinstance(raw, dict):
         raise UsageProblem(f"{path} holds no settings", "start from the cluster.yaml that ships with arsched")
     provider = _mapping(raw, "provider")
@@ -100,17 +107,18 @@ def read_cluster_config(path: Path) -> ClusterConfig:
     )
 
 
-def _parse(text: str) -> tuple[Any, list[str]]:
-    """What YAML makes of it, and a sentence for every key that stands twice."""
+def _parse(text: str) -> tuple[list[Any], list[str]]:
+    """What YAML makes of its documents, and a sentence for every key that stands twice."""
     loader = yaml.SafeLoader(text)
+    documents: list[Any] = []
+    doubled: list[str] = []
     try:
-        top = loader.get_single_node()
-        if top is None:
-            return None, []
-        doubled = list(_doubled(top, set()))
-        return loader.construct_document(top), doubled
+        while loader.check_node() and (top := loader.get_node()) is not None:
+            doubled += _doubled(top, set())
+            documents.append(loader.construct_document(top))
     finally:
         loader.dispose()
+    return documents, doubled
 
 
 def _doubled(node: yaml.Node, seen: set[int]) -> Iterator[str]:
@@ -294,9 +302,22 @@ def _worker_start(commands: list[str]) -> str:
 
 
 def _rented(raw: Mapping[str, Any]) -> int:
-    """Nodes that Ray keeps in a cloud: the head, and of every kind at least so many workers."""
+    """The head and every node type's min_workers, no more of them than the cluster's max_workers.
+
+    Source: ray.autoscaler._private.resource_demand_scheduler, `_add_min_workers_nodes`.
+    """
     types = _mapping(raw, "available_node_types")
-    return 1 + sum(_number(kind, "min_workers", 0) or 0 for kind in types.values()) if types else 0
+    least = sum(max(0, _number(kind, "min_workers", 0) or 0) for kind in types.values())
+    most = _number(raw, "max_workers", None)
+    return 1 + (least if most is None else min(least, max(0, most)))
+
+
+def _least_pods(spec: Mapping[str, Any]) -> int:
+    """The head and each group's replicas (its minReplicas where none are named), of numOfHosts pods each."""
+    groups = [group for group in spec.get("workerGroupSpecs") or () if isinstance(group, dict)]
+    replicas = [_number(group, "replicas", _number(group, "minReplicas", 0)) or 0 for group in groups]
+    hosts = [_number(group, "numOfHosts", 1) or 1 for group in groups]
+    return 1 + sum(max(0, each) * max(1, per) for each, per in zip(replicas, hosts, strict=True))
 
 
 def _commands(raw: Mapping[str, Any], key: str) -> list[str]:
