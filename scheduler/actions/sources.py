@@ -108,7 +108,7 @@ def name_for(path: Path) -> str:
     """A candidate's name from a folder's or a file's."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem)
     name = re.sub(r"\.{2,}", ".", name).strip("-._")[:64].rstrip("-._").removesuffix(".lock")
-    return f"idea-{name}".rstrip("-") if not name or reads_like_an_id(name) else name
+    return f"idea-{name}"[:64].rstrip("-._") if not name or reads_like_an_id(name) else name
 
 
 def can_name_branch(name: str, longest: int) -> bool:

@@ -144,7 +144,7 @@ def test_a_candidate_of_the_longest_name_is_carried(two: TwoMachines) -> None:
     file = two.root / f"c{'1' * 70}.py"  # it reads like an id, so that idea- comes before it
     file.write_bytes(IDEA)
     carried, done, _ = two.submit(file)
-    assert carried.words and [one.name for one in done.queued] == [f"idea-c{'1' * 59}"]
+    assert carried.words and [one.name for one in done.queued] == [f"idea-c{'1' * 58}"]
 
 
 def test_a_repository_there_is_whole_or_not_there(two: TwoMachines) -> None:
