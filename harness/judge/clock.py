@@ -24,7 +24,7 @@ PHASES: tuple[Phase, ...] = ("import", "context", "compile", "train", "evaluate"
 SMOOTHED = 5  # readings whose mean is the speed; fewer follow a load faster, and single disturbances with it
 _ATTEMPTS = 3  # at a reading in which the candidate does not run
 _UNNOTICED_S = 5e-5  # of its running: less than the clock can be trusted with
-CPU_S_PER_READING = 0.12  # a reading costs 1.3 to 2 ms
+CPU_S_PER_READING = 0.15  # a reading costs 1.6 to 3 ms: at most 2 % of that
 
 
 @dataclass(frozen=True, slots=True)
