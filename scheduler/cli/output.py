@@ -195,7 +195,7 @@ def print_problem(problem: ArschedError, *, as_json: bool) -> None:
 TYPED_AS = "ARSCHED_TYPED_AS"  # how the person at the other end of an ssh begins a command of ours
 _address = [""]
 _spelt_as = [os.environ.pop(TYPED_AS, "")]  # not handed on: an agent that a search starts types where it runs
-UV_RUN = "UV_RUN_RECURSION_DEPTH"  # set below `uv run`, which puts the program on a PATH that ends with it
+UV_RUN, UV_ANY = "UV_RUN_RECURSION_DEPTH", "UV"  # set below `uv run`; below that, `uvx` and `uv tool run`
 
 
 def program(folder: Path) -> str:
@@ -204,13 +204,18 @@ def program(folder: Path) -> str:
     running = next((path.absolute() for path in places if path.name == NAME and path.is_file()), None)
     if running is None:
         return NAME
-    found = None if UV_RUN in os.environ else shutil.which(NAME)
+    found = None if _is_below_uv() else shutil.which(NAME)
     if found and os.path.isabs(found) and os.path.samefile(found, running):
         return NAME
     relative = os.path.relpath(running, folder)
     if os.sep not in relative:
         relative = os.path.join(os.curdir, relative)
     return shlex.quote(min(relative, str(running), key=len))
+
+
+def _is_below_uv() -> bool:
+    """Whether uv has put the program on a PATH that ends with it. `uvx` sets no VIRTUAL_ENV; who activates one does."""
+    return UV_RUN in os.environ or (UV_ANY in os.environ and os.environ.get("VIRTUAL_ENV") != sys.prefix)
 
 
 def spell_as(start: str) -> None:

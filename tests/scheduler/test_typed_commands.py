@@ -51,8 +51,13 @@ def test_the_shorter_path_is_taken(running: Program) -> None:
 
 
 def test_the_path_of_uv_run_is_not_the_users(running: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    for name in ("UV", "UV_RUN_RECURSION_DEPTH", "VIRTUAL_ENV"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{running.parent}{os.pathsep}/usr/bin:/bin")
+    assert program(Path.cwd()) == "arsched"
+    monkeypatch.setenv("UV", "/usr/bin/uv")  # as below uvx
+    assert program(Path.cwd()) == ".venv/bin/arsched"
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)  # activated by someone who has UV set
     assert program(Path.cwd()) == "arsched"
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert program(Path.cwd()) == ".venv/bin/arsched"
