@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from tests.cluster.terminal import NODES, Command, Said, Trial, ask, hosts, on, wait_for
+from tests.cluster.terminal import NODES, USER, Command, Said, Trial, ask, hosts, on, wait_for
 
 FOLDER = "~/arsched"  # the clone, where cluster.yaml lies
 TAG = "lap"
@@ -62,7 +62,7 @@ def submit(trial: Trial) -> None:
     trial.promise(seen_commits() == there != "", "what was promoted is fetched")
     said = on("lap", f"git log --oneline autoresearch/{TAG}", folder=FOLDER, show=6)
     trial.promise(said.code == 0 and there[:7] in said.text, "git log autoresearch/TAG shows the lab's branch")
-    kept = f"git show cluster/{NODES['h1']}/candidates/{TAG}/c0002:train.py | diff - candidates/file.py"
+    kept = f"git show cluster/{USER}@{NODES['h1']}/candidates/{TAG}/c0002:train.py | diff - candidates/file.py"
     trial.promise(on("lap", kept, folder=FOLDER).code == 0, "every candidate is kept as a ref")
 
 

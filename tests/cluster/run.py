@@ -19,6 +19,7 @@ from tests.cluster.terminal import (
     NODES,
     ROOT,
     SCRIPT,
+    USER,
     WHEELS,
     WORKERS,
     Command,
@@ -115,7 +116,7 @@ def write_cluster_file(contract: str = "short.yaml") -> None:
     for old, new in (
         ("head_ip: 192.0.2.10 ", f"head_ip: {NODES['h1']} "),
         ("worker_ips: [] ", f"worker_ips: [{workers}] "),
-        ("ssh_user: ubuntu ", "ssh_user: rig "),
+        ("ssh_user: ubuntu ", f"ssh_user: {USER} "),
         ("  ~/arsched/LICENSE: LICENSE\n", f"  ~/arsched/LICENSE: LICENSE\n  ~/arsched/{contract}: {contract}\n"),
         ("prepare --contract standard", f"prepare --contract ~/arsched/{contract}"),
     ):

@@ -19,6 +19,7 @@ SCRIPT = Path(__file__).with_name("hosts.sh")
 BASE = Path(os.environ.get("ARSCHED_HOSTS") or Path(tempfile.gettempdir(), "arsched-hosts"))
 WHEELS = Path(os.environ.get("WHEELS") or BASE / "wheels")
 WORKERS = ("10.99.0.12", "10.99.0.13")
+USER = "rig"  # who logs in on the hosts (hosts.sh)
 NODES = {"h1": "10.99.0.11", "h2": "10.99.0.12", "h3": "10.99.0.13"}
 PATIENCE_S = 900.0  # for any one condition on a loaded machine
 
