@@ -295,6 +295,16 @@ def test_nothing_writes_to_stdout_but_the_command_lines_own_output() -> None:
     assert [len(second_ways_to_stdout({"a": breach})) for breach in breaches] == [1, 1, 1, 1, 0]
 
 
+def numbered_placeholders(sources: dict[str, str]) -> list[str]:
+    """SQL with `?1`: bound to a sequence it warns since Python 3.12 and is an error from 3.14."""
+    return [name for name, text in sources.items() if re.search(r"[=(,]\s*\?1\b", text)]
+
+
+def test_sql_takes_its_values_by_position_alone() -> None:
+    assert numbered_placeholders(product_sources()) == []
+    assert numbered_placeholders({"a": "tag = ?1", "b": "VALUES (?, ?)", "c": "VALUES (?1)"}) == ["a", "c"]
+
+
 def test_the_projects_texts_use_the_words_of_the_field() -> None:
     assert retired_words(prose()) == []
     assert retired_words({"a": "hold_court overnight", "b": "kept for ever\nTwoNights"}) == [

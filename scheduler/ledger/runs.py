@@ -216,7 +216,7 @@ class Runs(Table):
 
     def fresh_seed(self, tag: str) -> int:
         """A seed that no run of the lab has: after the highest that was not chosen by hand, past those that were."""
-        return int(self._database.one(_FRESH_SEED, tag)[0])
+        return int(self._database.one(_FRESH_SEED, tag, tag)[0])
 
     def lease(self, ref: str, slot: Slot, expires_at: float, nonce: str = "") -> int | None:
         """Give a queued run to a slot. Returns the attempt's number, or None when it is not queued any more.
@@ -353,8 +353,8 @@ WHERE run.candidate = ? AND run.state != 'cancelled' AND coalesce(result.family,
 _HAD_OR_CLAIMED = f"{_HAD} UNION SELECT number, seed FROM run WHERE tag = ? AND kind IN ('claim', 'calibration')"
 _FRESH_SEED = """
 WITH RECURSIVE next(seed) AS (
-    SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ?1 AND kind != 'audit'
-    UNION ALL SELECT seed + 1 FROM next WHERE EXISTS (SELECT 1 FROM run WHERE tag = ?1 AND run.seed = next.seed)
+    SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ? AND kind != 'audit'
+    UNION ALL SELECT seed + 1 FROM next WHERE EXISTS (SELECT 1 FROM run WHERE tag = ? AND run.seed = next.seed)
 ) SELECT max(seed) FROM next
 """
 _HOLDS_LEASE = "run = ? AND number = ? AND ended_at IS NULL"
