@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices in several processes: threads only wait
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.simulation.comparison import BEFORE, GREEDY, SHIPPED, VARIANTS, Cell, Row, compare
@@ -63,9 +65,8 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
         for kind in asked.kinds
         for size in (asked.sizes if kind != "none" else [0.0])
     ]
-    more = {"seed_sd": asked.seed_sd, "jitter": asked.jitter}
     return [
-        Cell(world, sigma, slots, drift, **more)
+        Cell(world, sigma, slots, drift, asked.seed_sd, asked.jitter, asked.prior * sigma)
         for world in asked.worlds
         for slots in asked.slots
         for sigma in asked.sigma
@@ -85,6 +86,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["pr44"])
     parser.add_argument("--slots", nargs="+", type=int, default=[8])
     parser.add_argument("--sigma", nargs="+", type=float, default=[0.001], help="noise of a run, bpb")
+    parser.add_argument("--prior", type=float, default=1.0, help="the noise that the contract states, as a share of it")
     parser.add_argument("--rules", nargs="+", choices=list(VARIANTS), default=[SHIPPED, BEFORE, GREEDY])
     parser.add_argument("--against", choices=list(VARIANTS), default=BEFORE)
     parser.add_argument("--jobs", type=int, default=2, help="processes")

@@ -31,7 +31,7 @@ NOT_ON_A_NODE = {
 }
 
 
-MOST_FILES = 248
+MOST_FILES = 250
 MOST_LINES = 400
 # Words of our own that the field has better ones for; as parts of names too, but not inside other words.
 RETIRED = re.compile(

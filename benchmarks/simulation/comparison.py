@@ -15,7 +15,7 @@ from itertools import repeat
 import numpy as np
 
 from benchmarks.simulation.drift import STEADY, DriftSetting
-from benchmarks.simulation.engine import Simulation
+from benchmarks.simulation.engine import PRIOR_BPB, Simulation
 from benchmarks.simulation.outcome import Outcome
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS, GateSettings
@@ -64,10 +64,12 @@ class Cell:
     drift: DriftSetting = STEADY
     seed_sd: float = 0.0
     jitter: float = 0.0
+    prior_bpb: float = PRIOR_BPB
 
     def __str__(self) -> str:
         drift = f" {self.drift.kind} {self.drift.size:g} σ" if self.drift.size else ""
-        return f"{self.world} N={self.slots} σ={self.sigma:g}{drift}"
+        prior = f", prior {self.prior_bpb:g}" if self.prior_bpb != PRIOR_BPB else ""
+        return f"{self.world} N={self.slots} σ={self.sigma:g}{prior}{drift}"
 
 
 # Of one search, in bpb, counts and shares from 0 to 1. `over_claim` is the running total of the baselines' own runs
@@ -125,7 +127,8 @@ def play(cell: Cell, variant: Variant, seed: int) -> Outcome:
     setting = Setting(cell.world, cell.sigma, drift=cell.drift, seed_sd=cell.seed_sd, jitter=cell.jitter)
     world = DrawnWorld(setting, seed, 2 * SLOT_UNITS, SLOT_UNITS / cell.slots, cell.slots)
     room, claims = (cell.slots, SLOT_UNITS, variant.rounds), variant.claim_runs
-    return Simulation(world, variant.gates, *room, claim_runs=claims, blind=variant.blind).play().outcome()
+    stated = {"blind": variant.blind, "prior_bpb": cell.prior_bpb}
+    return Simulation(world, variant.gates, *room, claim_runs=claims, **stated).play().outcome()
 
 
 def compare(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion, Origin
+from scheduler.domain.candidate import CandidateState, CandidateStats, FirstScore, Occasion, Origin
 from scheduler.domain.decision import (
     Combine,
     Decision,
@@ -21,6 +21,7 @@ from scheduler.domain.decision import (
 )
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
+from scheduler.policy.population import MOST_FIRSTS
 
 
 def applied(lab: LabSnapshot, decision: Decision) -> LabSnapshot:
@@ -107,7 +108,10 @@ def without(lab: LabSnapshot, ref: str) -> LabSnapshot:
     gone = lab.of(ref)
     counts = bool(gone.scores) and gone.base_id == lab.baseline_id
     kept = tuple(stats for stats in lab.standings if stats is not gone)
-    return replace(lab, standings=kept, left_out=lab.left_out + counts)
+    firsts = lab.firsts_left_out
+    if gone.scores and gone.occasions and gone.base_id and not gone.origin.merged:
+        firsts = (*firsts[-2 * MOST_FIRSTS :], FirstScore(gone.scores[0], gone.base_id, gone.occasions[0]))
+    return replace(lab, standings=kept, left_out=lab.left_out + counts, firsts_left_out=firsts)
 
 
 def changed(lab: LabSnapshot, ref: str, **fields: object) -> LabSnapshot:

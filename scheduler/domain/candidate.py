@@ -144,6 +144,15 @@ class Occasion:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstScore:
+    """The first val_bpb of an idea made from this baseline."""
+
+    score: float
+    base_id: str
+    occasion: Occasion
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateStats:
     """What decisions are taken from. `scores` are val_bpb of its finished, scored runs, oldest first.
 

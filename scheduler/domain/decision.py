@@ -59,12 +59,30 @@ PRESETS = {
 }  # fmt: skip
 
 
+DIFFERS = 2.0  # errors from the mean of all slots
+
+
+@dataclass(frozen=True, slots=True)
+class SlotOffset:
+    """How much higher a slot's scores are than the mean of all slots, with its error, both in bpb."""
+
+    slot_id: str
+    offset_bpb: float
+    error_bpb: float
+
+    @property
+    def differs(self) -> bool:
+        return abs(self.offset_bpb) > DIFFERS * self.error_bpb > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Noise:
     """How runs of one program scatter: standard deviations in bpb, from all repeats and the contract's prior.
 
     `sigma`: of runs side by side. `drift`: of what the machine's state adds, which runs within about `scale_s` seconds
     of each other share. `offset`: of what lasts between slots. `seed_sd`: of what a seed does to every program alike.
+    `slots`: those of whose offset something is known, which is taken out of every comparison. `p_unsteady`: the chance
+    that there is any drift or offset, where these are what they are if so.
     """
 
     sigma: float
@@ -73,6 +91,8 @@ class Noise:
     offset: float = 0.0
     scale_s: float = 0.0
     seed_sd: float = 0.0
+    slots: tuple[SlotOffset, ...] = ()
+    p_unsteady: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from scheduler.domain.candidate import CandidateState, CandidateStats
+from scheduler.domain.candidate import CandidateState, CandidateStats, FirstScore
 from scheduler.domain.decision import GateSettings, Merge
 
 SANDBOX_LEVELS = ("full", "weak", "off")  # the strictest first
@@ -53,7 +53,8 @@ class LabSnapshot:
     """Every candidate of a lab with its scores. The current baseline is one of `standings`.
 
     `merges` are all unions and ports there have been, the failed included, oldest first. `left_out` counts scored
-    candidates of the current baseline that are not among `standings`, where only what decisions need is kept.
+    candidates of the current baseline that are not among `standings`, where only what decisions need is kept;
+    `firsts_left_out` are the newest first scores of such candidates, of any baseline.
     """
 
     baseline_id: str
@@ -66,6 +67,7 @@ class LabSnapshot:
     run_s: float | None = None  # how long the last scored runs held their slots, the median; None before there are any
     now: float | None = None  # seconds since the epoch; None where nothing waits for a time
     noise_prior_seed_bpb: float = 0.0
+    firsts_left_out: tuple[FirstScore, ...] = ()
 
     @property
     def baseline(self) -> CandidateStats:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from scheduler.domain.decision import SlotOffset
 from scheduler.domain.run import Queued, Run, Running
 
-DIFFERS = 2.0  # errors from the mean of all slots
 RATIOS = 40  # values of t that the estimate is averaged over
 
 
@@ -26,19 +25,6 @@ class SlotScore(NamedTuple):
     slot_id: str
     seed: int
     val_bpb: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotOffset:
-    """How much higher a slot's scores are than the mean of all slots, with its error, both in bpb."""
-
-    slot_id: str
-    offset_bpb: float
-    error_bpb: float
-
-    @property
-    def differs(self) -> bool:
-        return abs(self.offset_bpb) > DIFFERS * self.error_bpb > 0
 
 
 def estimate_offsets(scores: Sequence[SlotScore], sigma0: float, prior_df: float) -> tuple[SlotOffset, ...]:

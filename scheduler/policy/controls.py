@@ -12,11 +12,12 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
+from scheduler.policy.drift import is_unsteady
 
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
 SPEED_MOVED = 0.02  # between the slowest run and the fastest; runs on a quiet core differ by half of that
-MOST_AGE = 0.5  # of the drift's scale: within it a control shares 61 % of the drift with what it is for
+MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
 
 def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline | None:
@@ -80,7 +81,7 @@ def _controls_left(lab: LabSnapshot, wanted: int) -> int:
 
 def is_drifting(noise: Noise) -> bool:
     """Whether the machine's state moves scores by enough to do something about it."""
-    return noise.drift >= LEAST_DRIFT * noise.sigma
+    return is_unsteady(noise) and noise.drift >= LEAST_DRIFT * noise.sigma
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:

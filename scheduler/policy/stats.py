@@ -18,7 +18,18 @@ from statistics import NormalDist, fmean
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import Claim, Effect, GateSettings, Noise
 from scheduler.domain.lab import LabSnapshot
-from scheduler.policy.drift import LEAST_DF, SCALE_RUNS, contrast, estimate, newest, scatter_within
+from scheduler.policy.drift import (
+    DRIFTS,
+    LEAST_DF,
+    OFFSETS,
+    SCALE_RUNS,
+    contrast,
+    estimate,
+    is_unsteady,
+    newest,
+    scatter_within,
+)
+from scheduler.policy.population import first_scores, log_evidence, slot_offsets
 
 # A candidate whose runs scatter this many times more than is usual here diverges now and then: that says something of
 # it and nothing of the others, and pooled in, one such pair would make every effect of the lab look like noise.
@@ -45,7 +56,13 @@ def lab_noise(lab: LabSnapshot) -> Noise:
     groups = newest([(s.scores, s.occasions) for s in lab.standings if s.candidate_id in kept and s.occasions])
     if not lab.run_s or sum(len(scores) - 1 for scores, _ in groups) < LEAST_DF:
         return replace(steady, seed_sd=lab.noise_prior_seed_bpb)
-    noise = estimate(groups, sigma0, prior_df, SCALE_RUNS * lab.run_s, lab.noise_prior_seed_bpb)
+    firsts, scale_s = first_scores(lab), SCALE_RUNS * lab.run_s
+    evidence = log_evidence(
+        firsts, steady.sigma, tuple(sd for sd, _ in DRIFTS), tuple(sd for sd, _ in OFFSETS), scale_s
+    )
+    noise = estimate(groups, sigma0, prior_df, scale_s, lab.noise_prior_seed_bpb, evidence)
+    if noise.offset:
+        noise = replace(noise, slots=slot_offsets(firsts, noise.sigma, noise.drift, noise.offset, scale_s))
     return noise if noise.drift or noise.offset or noise.seed_sd else steady
 
 
@@ -82,7 +99,7 @@ def undecided_below(noise: Noise, prior_bpb: float) -> float | None:
     Twice what the machine's state moves a score by; `prior_bpb` is the contract's sigma. None on a steadier machine.
     """
     moved = math.hypot(noise.drift, noise.offset)
-    return 2 * moved if moved >= NOISY * prior_bpb else None
+    return 2 * moved if is_unsteady(noise) and moved >= NOISY * prior_bpb else None
 
 
 def p_not_worse(effect: Effect, margin_bpb: float) -> float:

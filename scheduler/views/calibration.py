@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from scheduler.domain.decision import SlotOffset
 from scheduler.domain.run import Finished, Measurements, Queued, Run, Running, Scored
 from scheduler.domain.text import count, one_line
-from scheduler.policy.calibration import SlotOffset, SlotScore, estimate_offsets
+from scheduler.policy.calibration import SlotScore, estimate_offsets
 from scheduler.views import View
 from scheduler.views.facts import LabFacts
 

@@ -29,7 +29,7 @@ from scheduler.policy.explain import explain_decision
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
 
 RUN_S = 300.0
-DRIFTS = Noise(SIGMA0, 20, drift=4 * SIGMA0, scale_s=8 * RUN_S)
+DRIFTS = Noise(SIGMA0, 20, drift=4 * SIGMA0, scale_s=24 * RUN_S)
 
 
 def runs(*at: float, speed: float | None = None) -> tuple[Occasion, ...]:
@@ -44,7 +44,7 @@ def lab(last: float, *, now: float = 40.0, trials: int = 100, extra: int = 0) ->
     return replace(board(base, idea), left_out=trials, run_s=RUN_S)
 
 
-def test_a_control_is_due_once_the_last_is_half_the_drifts_scale_away() -> None:
+def test_a_control_is_due_once_the_last_is_a_sixth_of_the_drifts_scale_away() -> None:
     control = control_due(lab(35.9), DRIFTS, 4)
     assert control == MeasureBaseline(
         "c0001", f"a control: its last run was 20 min ago and the machine drifts by {4 * SIGMA0:.4f}"

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.simulation.engine import Simulation
-from benchmarks.simulation.transitions import applied, finished, merged
+from benchmarks.simulation.transitions import applied, finished, merged, without
 from scheduler.domain.candidate import CandidateState, CandidateStats, Origin
 from scheduler.domain.decision import PRESETS, Combine, Discard, GateSettings, Merge, Noise, Promote, Replicate, Shelve
 from scheduler.domain.lab import LabSnapshot
@@ -266,8 +266,9 @@ def test_the_settled_with_one_score_may_be_left_out_of_every_board(played: Simul
     for now, _ in played.decided:
         kept = tuple(s for s in now.standings if s.state not in lost or s.n > 1 or s.origin.merged)
         left_out += len(now.standings) - len(kept)
-        gone = [s for s in now.standings if s not in kept and s.scores and s.base_id == now.baseline_id]
-        pruned = replace(now, standings=kept, left_out=len(gone))
+        pruned = now
+        for gone in [s for s in now.standings if s not in kept]:
+            pruned = without(pruned, gone.candidate_id)
         assert decide(pruned) == decide(now)
         assert near_miss_union(pruned, played.slots) == near_miss_union(now, played.slots)
     assert left_out > 1000

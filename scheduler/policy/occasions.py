@@ -1,0 +1,74 @@
+"""What runs share by when, where and with which seed they were made, as matrices of a linear model.
+
+Covers: shares of drift, offset and seed, contrasts within groups, likelihoods of many models at once. Knows no scores
+and no candidates; decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scheduler.domain.candidate import Occasion
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+Group = tuple[tuple[float, ...], tuple[Occasion, ...]]  # one candidate's scores, two or more, and their occasions
+
+
+def residuals(groups: Sequence[Group], scale_s: float) -> tuple[Array, Array]:
+    """What is left within the groups (m,), bpb, and what drift, offset and seed share of it (3, m, m); m = Σ(n−1)."""
+    import numpy as np
+
+    scores = np.array([score for scores, _ in groups for score in scores])
+    helmert = _within(tuple(len(scores) for scores, _ in groups))
+    parts = shared(tuple(occasion for _, occasions in groups for occasion in occasions), scale_s)
+    return helmert @ (scores - scores.mean()), helmert @ parts @ helmert.T
+
+
+def shared(occasions: tuple[Occasion, ...], scale_s: float) -> Array:
+    """(3, n, n): which share of drift, of offset and of seed_sd each two runs have in common, from 0 to 1."""
+    import numpy as np
+
+    at = np.array([occasion.at for occasion in occasions])
+    node, slot, seed = (
+        np.unique(values, return_inverse=True)[1].reshape(-1)
+        for values in (
+            [occasion.slot_id.rpartition("/")[0] for occasion in occasions],
+            [occasion.slot_id for occasion in occasions],
+            [occasion.seed for occasion in occasions],
+        )
+    )
+    near = np.exp(-np.abs(at[:, None] - at) / scale_s) if scale_s else np.ones((len(at), len(at)))
+    return np.stack([near * (node[:, None] == node), slot[:, None] == slot, seed[:, None] == seed]).astype(float)
+
+
+def _within(sizes: tuple[int, ...]) -> Array:
+    """Orthonormal rows (Helmert's) that span what is left of the runs once each group's mean is taken out."""
+    import numpy as np
+
+    rows, begin = np.zeros((sum(sizes) - len(sizes), sum(sizes))), 0
+    row = 0
+    for size in sizes:
+        for k in range(1, size):
+            rows[row, begin : begin + k] = 1 / math.sqrt(k * (k + 1))
+            rows[row, begin + k] = -k / math.sqrt(k * (k + 1))
+            row += 1
+        begin += size
+    return rows
+
+
+def factor(covariances: Array, z: Array) -> tuple[Array, Array]:
+    """log|M| and zᵀM⁻¹z of every M (g, m, m), both by one Cholesky factor: that of M with z as its last row."""
+    import numpy as np
+
+    m = len(z)
+    bordered = np.zeros((len(covariances), m + 1, m + 1))
+    bordered[:, :m, :m], bordered[:, m, :m], bordered[:, m, m] = covariances, z, 1 + z @ z  # M ≥ 1: still positive
+    factor = np.linalg.cholesky(bordered)
+    diagonal = np.diagonal(factor, axis1=1, axis2=2)[:, :m]
+    return 2 * np.log(diagonal).sum(axis=1), (factor[:, m, :m] ** 2).sum(axis=1)
