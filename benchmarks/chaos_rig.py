@@ -1,7 +1,8 @@
 """What chaos.py kills in: a lab on a small contract, a Ray head, the driver of a search, all below one folder.
 
 Every process is known by that folder's path in its environment or command line, or by a parent that is known; nothing
-else is ever signalled. Not covered: when and what to kill, and what to make of it.
+else is ever signalled. `Rig` is one machine; chaos_hosts.py has the same over several. Not covered: when and what to
+kill, and what to make of it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from scheduler.lab import LabPaths, read_live
 from tests.harness.small_corpus import write_contract, write_corpus
@@ -39,6 +43,27 @@ Path("IDEA.json").write_text('{"title": "%s", "theme": "smoothing", "hypothesis"
 """
 
 
+def shared_memory() -> list[str]:
+    return os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+
+
+def is_shared(path: Path) -> bool:
+    with suppress(OSError):
+        return os.readlink(path).startswith("/dev/shm/")
+    return False
+
+
+class Victim(Protocol):
+    """What can be hit. SIGSTOP makes it rest until SIGCONT."""
+
+    @property
+    def label(self) -> str: ...
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Whether it was still there."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """`started` tells it from a later one with the same pid: clock ticks since the machine's start."""
@@ -47,6 +72,10 @@ class Process:
     parent: int
     started: int
     command: str
+
+    @property
+    def label(self) -> str:
+        return f"pid {self.pid}"
 
     def signal(self, number: signal.Signals) -> bool:
         """Whether it was still there."""
@@ -70,17 +99,31 @@ def read_process(pid: int) -> Process | None:
     return None
 
 
+def pid_at_home(pid: int) -> int:
+    """As the process itself knows it: another number in a namespace of its own. 0 when it is gone."""
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/status").read_text().partition("\nNSpid:")[2].splitlines()[0].split()[-1])
+    return 0
+
+
+def make_folder(parent: str | None = None) -> Path:
+    return Path(tempfile.mkdtemp(prefix="arsched-chaos-", dir=parent))
+
+
 class Rig:
-    """The folder and what runs in it. Made whole by `begin`; `end` leaves no process."""
+    """The folder and what runs in it. Made whole by `begin`; `end` leaves no process, `take_down` no host."""
+
+    kinds = KINDS
 
     def __init__(self, folder: Path, slots: int) -> None:
         self.folder, self.slots, self.root = folder, slots, folder / "lab"
         self.ledger = self.root / ".git" / "arsched" / "ledger.db"
         self.driver: subprocess.Popen[bytes] | None = None
         self.head: RayHead | None = None
-        self.port = free_port()
+        self.address = f"127.0.0.1:{free_port()}"
         self._known: dict[tuple[int, int], bool] = {}  # pid and start -> ours
         self._mark = os.fsencode(folder)
+        self._shared_before = set(shared_memory())
         (folder / "cache").mkdir()
         os.environ |= {
             "ARSCHED_CACHE": str(folder / "cache"), "ARSCHED_SPOOL": str(folder / "spool"), "PYTHONPATH": str(ROOT),
@@ -111,18 +154,29 @@ class Rig:
         self.start_head()
 
     def arsched(self, *words: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "scheduler", *words], cwd=self.root, check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run(self.command(*words), cwd=self.root, check=True, stdout=subprocess.DEVNULL)
+
+    def command(self, *words: str) -> list[str]:
+        """The line that runs arsched where the lab is."""
+        return [sys.executable, "-m", "scheduler", *words]
 
     def start_head(self) -> None:
-        self.head = start_head(self.slots, self.folder / "cache", self.port)
+        self.head = start_head(self.slots, self.folder / "cache", int(self.address.rpartition(":")[2]))
+
+    def tend_nodes(self) -> None:
+        """Start again what is gone of Ray."""
+        if not self.is_head_whole():
+            self.restart_head()
 
     def is_head_whole(self) -> bool:
         if self.head is None or self.head.node.process.poll() is not None:
             return False
         kinds = self.by_kind()
         return bool(kinds["raylet"]) and bool(kinds["gcs"])
+
+    def is_whole(self) -> bool:
+        """Every node's Ray is up."""
+        return self.is_head_whole()
 
     def restart_head(self) -> None:
         """What `ray stop` and the same `ray start` again do."""
@@ -136,17 +190,22 @@ class Rig:
     def start_driver(self) -> None:
         """The one command that a user types again and again."""
         agent = f"{sys.executable} {self.folder / 'agent.py'}"
-        command = [
-            sys.executable, "-m", "scheduler", "search", "--runs", "6", "--claim-runs", "1", "--proposer", "agent",
-            "--command", agent, "--address", f"127.0.0.1:{self.port}",
-        ]  # fmt: skip
+        command = self.command(
+            "search", "--runs", "6", "--claim-runs", "1", "--proposer", "agent", "--command", agent,
+            "--address", self.address,
+        )  # fmt: skip
         with (self.folder / "driver.log").open("ab") as log:
             self.driver = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
 
     def has_joined(self) -> bool:
         """Whether the driver of now says what its slots do."""
         live = read_live(LabPaths(self.root).live)
-        return live is not None and live.pid in {p.pid for name in ("driver", "queue") for p in self.by_kind()[name]}
+        drivers = [process for name in ("driver", "queue") for process in self.by_kind()[name]]
+        return live is not None and live.pid in {pid_at_home(process.pid) for process in drivers}
+
+    def resume(self, victim: Victim) -> None:
+        """What rested goes on."""
+        victim.signal(signal.SIGCONT)
 
     def progress(self) -> int:
         """Attempts begun and results recorded, of all runs."""
@@ -160,10 +219,14 @@ class Rig:
         everything = {p.pid: p for entry in os.listdir("/proc") if entry.isdigit() and (p := read_process(int(entry)))}
         return [process for process in everything.values() if self._is_ours(process, everything)]
 
+    def victims(self) -> Mapping[str, Sequence[Victim]]:
+        """Everything that can be hit, by kind."""
+        return self.by_kind()
+
     def by_kind(self) -> dict[str, list[Process]]:
         ours = self.processes()
         judges = {p.pid for p in ours if "harness.judge" in p.command}
-        driver = self.driver.pid if self.driver and self.driver.poll() is None else 0
+        driver = self._driver_pid(ours)
         agent = str(self.folder / "agent.py")
         return {
             "driver": [p for p in ours if p.pid == driver],
@@ -175,6 +238,10 @@ class Rig:
             "candidate": [p for p in ours if p.parent in judges and p.pid not in judges],
             "agent": [p for p in ours if agent in p.command and "search" not in p.command],
         }
+
+    def _driver_pid(self, ours: list[Process]) -> int:
+        """0 for none."""
+        return self.driver.pid if self.driver and self.driver.poll() is None else 0
 
     def _is_ours(self, process: Process, everything: dict[int, Process]) -> bool:
         """By its own words, or as the child of one that is; once ours, always ours."""
@@ -196,11 +263,8 @@ class Rig:
 
     def end(self) -> list[str]:
         """End driver and head, wait for the rest to go by itself; what does not is returned in words, and killed."""
-        if self.driver is not None and self.driver.poll() is None:
-            self.driver.kill()
-            self.driver.wait()
-        if self.head is not None:
-            self.head.node.end()
+        self._end_driver()
+        self._end_ray()
         deadline = time.monotonic() + LEAVES_S
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -208,6 +272,33 @@ class Rig:
             process.signal(signal.SIGCONT)
             kill_quietly(process.pid)
         return [f"process {process.pid}: {process.command[:150]}" for process in left]
+
+    def _end_driver(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+
+    def _end_ray(self) -> None:
+        if self.head is not None:
+            self.head.node.end()
+
+    def spools(self) -> list[Path]:
+        """The folders that slots of any host keep their runs in."""
+        return [self.folder / "spool"]
+
+    def shared_left(self) -> list[str]:
+        """Shared memory that was not there before and that no process has open."""
+        used = {os.readlink(fd) for fd in Path("/proc").glob("[0-9]*/fd/*") if is_shared(fd)}
+        return [f"/dev/shm/{name}" for name in sorted(set(shared_memory()) - self._shared_before)
+                if f"/dev/shm/{name}" not in used]  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """What else a report should say."""
+        return []
+
+    def take_down(self) -> list[str]:
+        """End the hosts, if there are any; in words what is left of them."""
+        return []
 
     def said(self, lines: int = 25) -> str:
         """The last of what the driver printed."""
