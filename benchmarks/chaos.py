@@ -1,12 +1,15 @@
 """Kills random processes of a running search and sees that nothing is lost, doubled or left over.
 
-    python benchmarks/chaos.py [--kills 20] [--seed 1] [--slots 2] [--kinds judge,candidate] [--keep]
+    python benchmarks/chaos.py [--kills 20] [--seed 1] [--slots 2] [--hosts 3] [--kinds judge,candidate] [--keep]
 
 A search of runs of a second, on a Ray head and with an agent of its own, below one temporary folder. Again and again a
 process of a random kind is killed, or stopped and continued some seconds later. The head is started again as a user
 would; the driver only when it, or the child that runs its queue, was killed. At the end the last search is let finish.
+With `--hosts 3` the cluster is three hosts in namespaces of this machine (root; tests/cluster/hosts.sh), the first is
+the head: `worker` is Ray on another one, `link` its cable, cut for 2 to 60 s. Within 10 to 30 s Ray takes such a node
+for dead, and is started there again once it is reached. Every worker must take a run again at the end.
 Exit code 1 unless every run has its one result, none is `invalid: no-result`, no driver gave up by itself, the ledger
-is sound, and no process, lock, worktree or shared memory is left. Only its own processes are ever signalled.
+is sound, and no process, lock, worktree, shared memory or host is left. Only its own processes are ever signalled.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ WEIGHTS = {"driver": 1, "queue": 2, "actor": 2, "raylet": 1, "gcs": 1, "judge": 
 STOPS = 0.25  # share of SIGSTOP
 LONGEST_STOP_S = 15.0
 SHORTEST_CUT_S, LONGEST_CUT_S = 2.0, 60.0
-DRIVER_KINDS = ("driver", "queue")
+DRIVER_KINDS, FAR_KINDS = ("driver", "queue"), ("worker", "link")  # no driver may mind the latter
 GOES_ON_S = 300.0  # past that the lab is stuck
 FINISHES_S = 900.0
 SEARCH_OVER = (0, 4)
@@ -55,7 +58,7 @@ class Chaos:
     chance: random.Random
     kinds: tuple[str, ...]
     took: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    stopped: list[tuple[float, Victim]] = field(default_factory=list)  # continue it at that time
+    stopped: list[tuple[float, str, Victim]] = field(default_factory=list)  # continue it at that time; its kind
     driver_is_hit: bool = False  # it, or the head that it was still to join: its end is no fault of its own
     restarts: int = 0
     gave_up: list[str] = field(default_factory=list)
@@ -65,7 +68,7 @@ class Chaos:
         """What a user does: continue what was stopped, start what is gone. Whether the last search is over."""
         for due in [due for due in self.stopped if due[0] <= time.monotonic()]:
             self.stopped.remove(due)
-            self.rig.resume(due[1])
+            self.rig.resume(due[2])
         self.rig.tend_nodes()
         code = self.rig.driver.poll() if self.rig.driver else None
         over = code in SEARCH_OVER
@@ -75,7 +78,7 @@ class Chaos:
                 self.restarts += 1
                 if not self.driver_is_hit:
                     self.gave_up.append(f"a driver with exit code {code}, after:\n{self.rig.said()}")
-            self.driver_is_hit = bool(self.stopped)  # it may be the head
+            self.driver_is_hit = any(kind not in FAR_KINDS for _, kind, _ in self.stopped)  # it may be the head
             self.rig.start_driver()
         return over
 
@@ -91,7 +94,7 @@ class Chaos:
         name, whom = number.name, victim.label
         if rests:
             rests_s = self._rest_s(kind)
-            self.stopped.append((at + rests_s, victim))
+            self.stopped.append((at + rests_s, kind, victim))
             name, whom = ("CUT", f"{whom}, {rests_s:.0f} s") if kind == "link" else (name, whom)
         if kind in HEAD_KINDS and not rests:
             self._wait(lambda: not self.rig.is_head_whole(), f"the head noticed its {kind}'s death")
@@ -116,11 +119,15 @@ class Chaos:
         return kind in HEAD_KINDS and not self.rig.has_joined()
 
     def finish(self) -> None:
-        """Let the search of now end, and nothing begin after it. Raises Stuck."""
-        for _, victim in self.stopped:
+        """Let every worker take a run, the search of now end, and nothing begin after it. Raises Stuck."""
+        for _, _, victim in self.stopped:
             self.rig.resume(victim)
         self.stopped.clear()
         self._wait(self._is_whole, "all of Ray is up", tend=False)
+        used = self.rig.attempts()
+        self._wait(
+            lambda: all(self.rig.attempts()[host] > used[host] for host in self.rig.workers), "every worker is used"
+        )
         self._wait(lambda: self.tend(again=False), "the end of the search", FINISHES_S, tend=False)
 
     def _choose(self) -> tuple[str, Victim]:
@@ -128,7 +135,7 @@ class Chaos:
         deadline = time.monotonic() + GOES_ON_S
         while time.monotonic() < deadline:
             self.tend()
-            resting = {victim.label for _, victim in self.stopped}
+            resting = {victim.label for _, _, victim in self.stopped}
             found = {k: [v for v in vs if v.label not in resting] for k, vs in self.rig.victims().items()}
             wanted = self.chance.choices(self.kinds, [WEIGHTS[kind] for kind in self.kinds])[0]
             if found[wanted]:
@@ -197,7 +204,8 @@ def asked_for() -> argparse.Namespace:
     if asked.hosts is not None and not 2 <= asked.hosts <= MOST_HOSTS:
         parser.error(f"--hosts {asked.hosts}: give 2 to {MOST_HOSTS}, or leave it out for this machine alone")
     if asked.hosts is not None and (problem := hosts_problem()):
-        parser.error(problem)
+        print(problem, file=sys.stderr)
+        raise SystemExit(2)
     return asked
 
 

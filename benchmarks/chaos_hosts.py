@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +111,7 @@ class HostsRig(Rig):
         base = self.folder / "hosts"
         self.environ = {"ARSCHED_HOSTS": str(base), "WHEELS": str(base / "wheels"), "PLAYERS": players}
         os.environ |= self.environ
-        self.workers = {name: Worker(Link(name, self.environ)) for name in self.names[1:]}
+        self.workers: dict[str, Worker] = {name: Worker(Link(name, self.environ)) for name in self.names[1:]}
         self._own: set[tuple[int, int]] = set()  # pid and start of what the hosts themselves are made of
         self._namespaces: dict[str, str] = {}  # as /proc names them -> whose
 
@@ -201,11 +199,10 @@ class HostsRig(Rig):
     def notes(self) -> list[str]:
         cuts = sorted(seconds for worker in self.workers.values() for seconds in worker.link.cuts)
         starts = ", ".join(f"{name} {max(0, worker.starts - 1)}" for name, worker in self.workers.items())
-        with closing(sqlite3.connect(self.ledger)) as ledger:
-            slots = Counter(slot.partition("/")[0] for (slot,) in ledger.execute("SELECT slot_id FROM attempt"))
+        attempts = ", ".join(f"{name} {count}" for name, count in sorted(self.attempts().items()))
         return [f"cuts {len(cuts)}, seconds: {' '.join(f'{seconds:.0f}' for seconds in cuts) or 'none'}",
                 f"Ray on a worker started again: {starts}",
-                f"attempts by host: {', '.join(f'{name} {slots[name]}' for name in sorted(slots))}"]  # fmt: skip
+                f"attempts by host: {attempts}"]  # fmt: skip
 
     def take_down(self) -> list[str]:
         """End the hosts; in words what the kernel still has of them."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Rig:
     """The folder and what runs in it. Made whole by `begin`; `end` leaves no process, `take_down` no host."""
 
     kinds = KINDS
+    workers: Mapping[str, object] = {}  # hosts but the head's, by name
 
     def __init__(self, folder: Path, slots: int) -> None:
         self.folder, self.slots, self.root = folder, slots, folder / "lab"
@@ -213,6 +215,11 @@ class Rig:
             return int(
                 ledger.execute("SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM result)").fetchone()[0]
             )
+
+    def attempts(self) -> Counter[str]:
+        """How many were begun, by host."""
+        with closing(sqlite3.connect(self.ledger, timeout=60)) as ledger:
+            return Counter(slot.partition("/")[0] for (slot,) in ledger.execute("SELECT slot_id FROM attempt"))
 
     def processes(self) -> list[Process]:
         """All that is ours and lives, this process left out."""

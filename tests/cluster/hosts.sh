@@ -29,16 +29,16 @@ pid_of()    { cat "$BASE/$1/pid"; }
 in_switch() { nsenter -t "$(cat "$BASE/switch")" -n "$@"; }
 
 demand() {
-  [ "$(id -u)" = 0 ] || { echo "hosts need root: they are made of namespaces with networks of their own" >&2; exit 3; }
+  [ "$(id -u)" = 0 ] || { echo "hosts need root, being namespaces with networks of their own: run this as root" >&2; exit 3; }
   local lacking=()
   for program in ip ssh ssh-keygen rsync make nsenter unshare /usr/sbin/sshd; do
     command -v "$program" >/dev/null || lacking+=("$program")
   done
-  [ ${#lacking[@]} = 0 ] || { echo "hosts need ${lacking[*]} on this machine: packages iproute2, openssh-server, rsync, make, util-linux" >&2; exit 3; }
+  [ ${#lacking[@]} = 0 ] || { echo "hosts need ${lacking[*]} on this machine: install iproute2, openssh-server, rsync, make, util-linux" >&2; exit 3; }
   unshare --mount --pid --uts --ipc --net --fork --mount-proc true 2>/dev/null ||
-    { echo "hosts need namespaces, and this machine (a container without CAP_SYS_ADMIN?) makes none" >&2; exit 3; }
+    { echo "hosts need namespaces, and this machine makes none: take one that does, or a container with CAP_SYS_ADMIN" >&2; exit 3; }
   unshare --net bash -c 'ip link add name try0 type veth peer name try1 && ip link add name try2 type bridge' 2>/dev/null ||
-    { echo "hosts need veth pairs and a bridge, and this kernel has none" >&2; exit 3; }
+    { echo "hosts need veth pairs and a bridge, and this kernel has none: load its modules veth and bridge" >&2; exit 3; }
 }
 
 accounts() {  # this machine's, and the hosts' user; bound over /etc by each host for itself
