@@ -37,7 +37,8 @@ WEIGHTS = {"driver": 1, "queue": 2, "actor": 2, "raylet": 1, "gcs": 1, "judge": 
            "worker": 2, "link": 4}  # fmt: skip
 STOPS = 0.25  # share of SIGSTOP
 LONGEST_STOP_S = 15.0
-SHORTEST_CUT_S, LONGEST_CUT_S = 2.0, 60.0
+SHORT_CUT_S, DEADLY_CUT_S = (2.0, 20.0), (20.0, 60.0)
+DEADLY_CUTS = 1 / 3
 DRIVER_KINDS, FAR_KINDS = ("driver", "queue"), ("worker", "link")  # no driver may mind the latter
 GOES_ON_S = 300.0  # past that the lab is stuck
 FINISHES_S = 900.0
@@ -106,9 +107,9 @@ class Chaos:
         print(f"{name:<7} {kind:<9} {whom:<12} went on after {seconds:5.1f} s", flush=True)
 
     def _rest_s(self, kind: str) -> float:
-        """Until a stopped process goes on, or a cut link is there again: a third of the cuts kills the node."""
+        """Until a stopped process goes on, or a cut link is there again."""
         if kind == "link":
-            return SHORTEST_CUT_S * (LONGEST_CUT_S / SHORTEST_CUT_S) ** self.chance.random()
+            return self.chance.uniform(*(DEADLY_CUT_S if self.chance.random() < DEADLY_CUTS else SHORT_CUT_S))
         return self.chance.uniform(0.5, LONGEST_STOP_S)
 
     def _is_whole(self) -> bool:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -181,6 +182,13 @@ class HostsRig(Rig):
         raylets = {process: self._host_of(process) for process in found["raylet"]}
         return {**found, "raylet": [p for p, host in raylets.items() if host == "h1"],
                 "worker": [p for p, host in raylets.items() if host in self.workers]}  # fmt: skip
+
+    def attempts(self) -> Counter[str]:
+        """A node may be called "h2-3fd2a0" while Ray's former one there is not yet missed."""
+        found: Counter[str] = Counter()
+        for name, count in super().attempts().items():
+            found[name.partition("-")[0]] += count
+        return found
 
     def processes(self) -> list[Process]:
         return [process for process in super().processes() if (process.pid, process.started) not in self._own]

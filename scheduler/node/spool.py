@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -111,7 +112,7 @@ class SpoolRoot:
                                 judge.pid judge.log alive.lock      of the judge's own process
                                 out/                                the judge's --out, its scratch next to it
     <lab id>/acknowledged/      one empty file for every attempt whose report was recorded
-    locks/                      one lock file for every GPU and core
+    locks/                      one lock file for every GPU and core, and one for every slot id with a supervisor
     .compiled/<key>/            left by a first baseline, whole, by the judge's rename; mtime: when last used
     .compiled/.<name>...        being written or removed, or left so by a process that was killed
     """
@@ -182,6 +183,30 @@ class SpoolRoot:
     def find_lock(self, name: str) -> Path:
         """Where that file is, if it is there."""
         return self.root / LOCKS / f"{_safe(name)}.lock"
+
+    def hold_presence(self, slot_id: str) -> int | None:
+        """A descriptor that says, while it is open, that a supervisor of that slot lives; None where that cannot be."""
+        with contextlib.suppress(OSError, PoolProblem):
+            fd = os.open(
+                self.lock_path(_presence(slot_id)), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(fd, fcntl.LOCK_SH)  # two may live for a moment; who looks holds it for less
+            return fd
+        return None
+
+    def is_present(self, slot_id: str) -> bool:
+        """Whether any supervisor of that slot lives."""
+        try:
+            fd = os.open(self.find_lock(_presence(slot_id)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def free_mb(self) -> float:
         """Free space in MB (2**20 bytes). Raises PoolProblem when the folder cannot be made."""
@@ -275,6 +300,11 @@ def _open_plain(path: Path) -> BinaryIO:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(fd, "rb")
+
+
+def _presence(slot_id: str) -> str:
+    """The name of its lock. A digest: what a spool says of its slot is read from where a candidate may write."""
+    return f"slot-{hashlib.sha256(repr(slot_id).encode()).hexdigest()[:16]}"
 
 
 def _safe(name: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,8 +52,9 @@ class SlotSupervisor:
     It believes what it has in memory: the judges it started and the pipe to each. An attempt is Done when its judge is
     dead and vouched for its result, else Lost. Spools that were here before it, an earlier supervisor's, are Busy while
     their judge lives and then Done where a whole result lies there, which nothing here vouches for: the driver looks
-    for its nonce. A folder that turns up later was made by no supervisor and is no attempt. Calls return at once, but
-    for those that end a judge, which return when it is dead.
+    for its nonce. They are reported under this slot's id, whatever its node was called then, so that what the driver
+    says about them arrives here. A folder that turns up later was made by no supervisor and is no attempt. Calls return
+    at once, but for those that end a judge, which return when it is dead.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class SlotSupervisor:
         self._retired = False
         self._sandbox: SandboxFacts | None = None
         self._attempts: dict[Path, _Attempt] = {}
+        if (presence := self._spools.hold_presence(spec.slot_id)) is not None:
+            weakref.finalize(self, os.close, presence)
         self._inherited = {spool.directory: spool for spool in self._spools.everything() if self._is_mine(spool)}
 
     def probe(self, contract_json: str, lab_id: str = "", sandbox: str = "full") -> Slot:
@@ -115,7 +119,8 @@ class SlotSupervisor:
     def poll(self, lab_id: str) -> tuple[Report, ...]:
         """A report for every attempt of one lab on this slot that was not acknowledged."""
         own = [self._report(attempt) for attempt in self._attempts.values() if attempt.spool.lab_id == lab_id]
-        inherited = [_report_inherited(spool) for spool in self._inherited.values() if spool.lab_id == lab_id]
+        left = [replace(spool, slot_id=self.spec.slot_id) for spool in self._inherited.values()]
+        inherited = [_report_inherited(spool) for spool in left if spool.lab_id == lab_id]
         return tuple(sorted([*own, *inherited], key=lambda report: (report.run_id, report.attempt)))
 
     def acknowledge(self, lab_id: str, run_id: str, attempt: int) -> None:
@@ -181,16 +186,18 @@ class SlotSupervisor:
         return attempt.report
 
     def _is_mine(self, spool: Spool) -> bool:
-        if spool.slot_id == self.spec.slot_id:
-            return True
+        """The first slot of a node also answers for all that nothing else does: slots that are no longer offered, and
+        those of the node under another name, which it has while Ray's former one there is not yet missed."""
         siblings = self.spec.siblings
-        of_this_node = spool.slot_id.startswith(f"{self.spec.node}/")
-        return of_this_node and siblings[:1] == (self.spec.slot_id,) and spool.slot_id not in siblings
+        if spool.slot_id in siblings or siblings[:1] != (self.spec.slot_id,):
+            return spool.slot_id == self.spec.slot_id
+        return not self._spools.is_present(spool.slot_id)
 
     def _at_work(self) -> list[Spool]:
         """Attempts with a living judge here, whoever started it: also those of another driver on this machine."""
         own = [attempt.spool for attempt in self._attempts.values() if attempt.judge.is_alive()]
-        return own + [spool for spool in self._spools.everything() if self._is_mine(spool) and is_alive(spool)]
+        there = [spool for spool in self._spools.everything() if is_alive(spool)]
+        return own + [s for s in there if s.slot_id == self.spec.slot_id or s.directory in self._inherited]
 
     def _own_problem(self, lab_id: str) -> str:
         """Why that lab can place no run here, as far as it does not depend on the contract; "" when all is well."""

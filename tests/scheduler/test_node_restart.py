@@ -164,8 +164,43 @@ def test_the_first_slot_answers_for_slots_that_are_no_longer_offered(root: Path)
     both[1].start(fake_order("r0001", "score 1.9"))
     wait_until(lambda: isinstance(only(both[1].poll(LAB_ID)), Done))
     assert both[0].poll(LAB_ID) == ()
-    alone = SlotSupervisor(specs(1)[0], root, FAKES)
-    assert isinstance(only(alone.poll(LAB_ID)), Done) and only(alone.poll(LAB_ID)).slot_id == "node/cpu1"
+    both.clear()
+    found_by(SlotSupervisor(specs(1)[0], root, FAKES), root)
+
+
+def found_by(supervisor: SlotSupervisor, root: Path) -> None:
+    """It reports the result under its own name, or the acknowledgement would not find it, and keeps nothing then."""
+    done = only(supervisor.poll(LAB_ID))
+    assert isinstance(done, Done) and done.slot_id == supervisor.spec.slot_id and carries(done.result_text, NONCE)
+    supervisor.acknowledge(LAB_ID, "r0001", 1)
+    assert supervisor.poll(LAB_ID) == () and [entry.name for entry in (root / LAB_ID).iterdir()] == ["acknowledged"]
+
+
+def renamed(root: Path) -> SlotSupervisor:
+    """The only slot of the same machine after Ray was started there again, maybe called otherwise for a while."""
+    return SlotSupervisor(lay_out(MACHINE, "node-3fd2a0", "cpu", 1)[0], root, FAKES)
+
+
+def test_a_result_is_found_by_a_node_that_is_called_otherwise_since(root: Path) -> None:
+    with start_elsewhere(root, "score 1.25") as other:
+        wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
+        other.kill()
+    supervisor = renamed(root)
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
+    found_by(supervisor, root)
+
+
+def test_a_run_of_a_node_that_is_called_otherwise_since_is_lost_at_once(root: Path) -> None:
+    with start_elsewhere(root, "hang") as other:
+        other.kill()
+    supervisor = renamed(root)
+    wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Lost))
+
+
+def test_what_a_living_supervisor_of_another_name_runs_is_left_to_it(root: Path) -> None:
+    with start_elsewhere(root, "hang") as other:
+        assert renamed(root).poll(LAB_ID) == () and not renamed(root).busy()
+        other.kill()
 
 
 def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +251,7 @@ def test_a_judge_that_cannot_be_started_leaves_the_attempt_startable(
 def test_a_judge_started_elsewhere_breaks_the_slot_while_it_holds_the_core(
     root: Path, supervisor: SlotSupervisor
 ) -> None:
-    (root / "locks").mkdir(parents=True)
+    (root / "locks").mkdir(parents=True, exist_ok=True)
     with (root / "locks" / "cpu-0.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert supervisor.probe(CONTRACT_JSON).problem.startswith(DIRTY)
