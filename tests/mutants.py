@@ -56,6 +56,20 @@ FAULTS = (
         ("tests/scheduler/test_views_screens.py", "tests/scheduler/test_brief.py"),
     ),
     Fault(
+        "a slot takes what a living one of another name runs",
+        "scheduler/node/supervisor.py",
+        "        return not self._spools.is_present(spool.slot_id)\n",
+        "        return True\n",
+        ("tests/scheduler/test_node_restart.py",),
+    ),
+    Fault(
+        "what a node's slots left under another name is found by none",
+        "scheduler/node/supervisor.py",
+        "        return not self._spools.is_present(spool.slot_id)\n",
+        "        return False\n",
+        ("tests/scheduler/test_node_restart.py",),
+    ),
+    Fault(
         "ids are sorted as text",
         "scheduler/domain/text.py",
         "return letters, int(ref[len(letters) :] or 0)",

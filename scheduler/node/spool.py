@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ LOCKS = "locks"
 JUDGE_PID, JUDGE_LOG, ALIVE = "judge.pid", "judge.log", "alive.lock"  # of an attempt's folder
 COMPILED = ".compiled"
 MOST_SEEDS = 8
+PRESENCE_TRIES, PRESENCE_WAIT_S = 20, 0.01
 LOG_LIMIT_BYTES = 4 * 2**20  # carried to the driver: the judge caps run.log far below, a hostile file may not
 TAIL_BYTES = 4096
 FILE_LIMIT_BYTES = 4 * 2**20  # result.json, progress.json, order.json: kilobytes each
@@ -186,12 +188,18 @@ class SpoolRoot:
 
     def hold_presence(self, slot_id: str) -> int | None:
         """A descriptor that says, while it is open, that a supervisor of that slot lives; None where that cannot be."""
-        with contextlib.suppress(OSError, PoolProblem):
+        try:
             fd = os.open(
                 self.lock_path(_presence(slot_id)), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
             )
-            fcntl.flock(fd, fcntl.LOCK_SH)  # two may live for a moment; who looks holds it for less
-            return fd
+        except (OSError, PoolProblem):
+            return None
+        for _ in range(PRESENCE_TRIES):  # who looks holds it for an instant; a candidate may hold it for long
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may live for a moment
+                return fd
+            time.sleep(PRESENCE_WAIT_S)
+        os.close(fd)
         return None
 
     def is_present(self, slot_id: str) -> bool:
