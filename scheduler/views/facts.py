@@ -6,6 +6,7 @@ processes may write meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
-from scheduler.domain.decision import Claim, Combine, DecisionRecord, Effect, Merge, Noise, Promotion
+from scheduler.domain.decision import Claim, Combine, DecisionRecord, Effect, Merge, Noise, Promotion, SlotOffset
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.domain.run import Run
 from scheduler.domain.search import Proposal
 from scheduler.ledger import Ledger
 from scheduler.ledger.runs import AttemptRow, RunCount
-from scheduler.policy.drift import mean_error
+from scheduler.policy.drift import SHOWN, mean_error
 from scheduler.policy.merging import Patches
 from scheduler.policy.stats import effect_of, lab_noise, undecided_below
 from scheduler.views import View
@@ -36,13 +37,16 @@ RECENT = 5  # decisions
 class NoiseParts(View):
     """What adds to the noise of runs side by side: standard deviations in bpb, 0 where nothing does.
 
-    `over_time_sd_bpb` is shared by runs within about `scale_s` seconds of each other.
+    `over_time_sd_bpb` is shared by runs within about `scale_s` seconds of each other. `p_unsteady` is the chance that
+    there is anything over time or between slots; `slots` are those that are known to differ.
     """
 
     over_time_sd_bpb: float
     scale_s: float
     between_slots_sd_bpb: float
     between_seeds_sd_bpb: float
+    p_unsteady: float
+    slots: tuple[SlotOffset, ...] = ()
 
 
 class Rows(dict[str, T], Generic[T]):
@@ -244,19 +248,23 @@ class LabFacts:
 
 
 def noise_parts(noise: Noise) -> NoiseParts | None:
+    if not (noise.drift or noise.offset or noise.seed_sd):
+        return None
     parts = (noise.drift, noise.scale_s, noise.offset, noise.seed_sd)
-    return NoiseParts(*parts) if noise.drift or noise.offset or noise.seed_sd else None
+    differ = tuple(slot for slot in noise.slots if slot.differs)
+    return NoiseParts(*parts, noise.p_unsteady if noise.drift or noise.offset else 0.0, differ)
 
 
 def describe_noise(sd_bpb: float, parts: NoiseParts | None) -> str:
     """`sd 0.00486 bpb`; on a machine that drifts `sd 0.00750 bpb side by side, 0.01200 over time`."""
     if parts is None:
         return f"sd {sd_bpb:.5f} bpb"
-    more = (
-        (parts.over_time_sd_bpb, "over time"),
-        (parts.between_slots_sd_bpb, "between slots"),
-        (parts.between_seeds_sd_bpb, "between seeds"),
-    )
+    over_time, between = parts.over_time_sd_bpb, parts.between_slots_sd_bpb
+    slots = ", ".join(f"{slot.slot_id} {slot.offset_bpb:+.5f}" for slot in parts.slots)
+    machine = [(over_time, "over time"), (between, f"between slots ({slots})" if slots else "between slots")]
+    if parts.p_unsteady < SHOWN:
+        machine = [(math.hypot(over_time, between), "in doubt of the machine")]
+    more = [*machine, (parts.between_seeds_sd_bpb, "between seeds")]
     return ", ".join([f"sd {sd_bpb:.5f} bpb side by side", *(f"{sd:.5f} {words}" for sd, words in more if sd)])
 
 
