@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 
@@ -10,6 +11,9 @@ def run() -> None:
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_default:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Decisions are on small matrices: NumPy's threads would only spin on the cores that runs train on. A judge's
+    # environment is its own (scheduler.node.judge_process).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.cli.main import main
 
     if is_default:

@@ -15,6 +15,7 @@ import sqlite3
 import weakref
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does; several workers share the cores
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 with contextlib.suppress(ImportError):

@@ -53,6 +53,17 @@ def test_ctrl_c_while_it_is_being_loaded_leaves_no_trace(tmp_path: Path, ignored
     assert done.returncode == (7 if ignored else -signal.SIGINT) and done.stderr == "", done.stderr
 
 
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "1"), ("3", "3")])
+def test_decisions_take_one_thread_unless_the_user_says_otherwise(chosen: str | None, threads: str) -> None:
+    """NumPy's would spin on the cores that runs train on."""
+    program = "import os, sys, scheduler.__main__ as it\nsys.argv[1:] = ['-V']\ntry: it.run()\n"
+    program += "finally: print(os.environ['OPENBLAS_NUM_THREADS'])"
+    environ = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environ |= {"PYTHONPATH": str(ROOT), **({"OPENBLAS_NUM_THREADS": chosen} if chosen else {})}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ)
+    assert done.stdout.splitlines()[-1] == threads
+
+
 def test_a_closed_pipe_is_no_error_message(lab: Path) -> None:
     program = [sys.executable, "-m", "scheduler.cli.main", "--help"]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
