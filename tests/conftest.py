@@ -1,8 +1,8 @@
 """For every test: Ctrl-C means what it means at a terminal, ledgers are closed, every Ray of the suite has one token.
 
-A suite started in the background of a script inherits an ignored SIGINT and would hand it on to every process it
-starts; those that are sent one on purpose would then run on forever. Ray decides about tokens when it is imported, so
-mode and token are set before any test can do that.
+A suite started in the background of a script inherits an ignored SIGINT and SIGQUIT and would hand them on to every
+process it starts; those that are sent one on purpose would then run on forever. Ray decides about tokens when it is
+imported, so mode and token are set before any test can do that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlite3
 import weakref
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does; several workers share the cores
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
