@@ -21,7 +21,7 @@ from scheduler.domain.decision import SlotOffset
 from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.occasions import Group, factor, residuals, shared
 
-MOST_FIRSTS = 104  # the newest; of larger matrices NumPy makes several threads, which cost more than they bring
+MOST_FIRSTS = 104  # the newest: milliseconds for every decision
 LEAST_FIRSTS = 16  # fewer say nothing
 LEAST_ON_SLOT = 8  # for a median of its own
 STEP = 4  # looked at anew after so many more
