@@ -22,7 +22,7 @@ from scheduler.domain.errors import PoolProblem
 from scheduler.domain.slot import RunOrder
 from scheduler.node.code import CODE_ROOT, python_command
 from scheduler.node.machine import SlotSpec
-from scheduler.node.spool import ALIVE, JUDGE_LOG, JUDGE_PID, Spool, read_tail
+from scheduler.node.spool import ALIVE, JUDGE_LOG, JUDGE_PID, Spool, is_held, read_tail
 
 TERMINATE_GRACE_S = 3.0
 KILL_WAIT_S = 10.0
@@ -191,18 +191,8 @@ def is_alive(spool: Spool) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds a lock on that file; a file that is not there is not locked."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    """Whether another process holds a lock of its own on that file; a file that is not there is not locked."""
+    return is_held(path, fcntl.LOCK_SH)
 
 
 def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[str, ...]:

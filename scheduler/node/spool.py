@@ -204,17 +204,7 @@ class SpoolRoot:
 
     def is_present(self, slot_id: str) -> bool:
         """Whether any supervisor of that slot lives."""
-        try:
-            fd = os.open(self.find_lock(_presence(slot_id)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_held(self.find_lock(_presence(slot_id)), fcntl.LOCK_EX)
 
     def free_mb(self) -> float:
         """Free space in MB (2**20 bytes). Raises PoolProblem when the folder cannot be made."""
@@ -295,6 +285,21 @@ def _read(path: Path) -> bytes | None:
     except OSError:
         return None
     return data if len(data) <= FILE_LIMIT_BYTES else None
+
+
+def is_held(path: Path, against: int) -> bool:
+    """Whether a process holds a lock that keeps one of this kind (LOCK_SH or LOCK_EX) off; of no file none is held."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, against | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _open_plain(path: Path) -> BinaryIO:

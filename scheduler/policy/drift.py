@@ -148,7 +148,8 @@ def estimate(
     weight = np.where(steady == is_steady, weight, 0.0)
     variance = weight * total / df / weight.sum()
     drift, offset, seed_sd = (sigma0 * math.sqrt(float(v)) for v in variance @ ratios**2)
-    return Noise(sigma0 * math.sqrt(float(variance.sum())), len(z), drift, offset, scale_s, seed_sd, (), 1 - p_steady)
+    sigma = sigma0 * math.sqrt(float(variance.sum()))
+    return Noise(sigma, len(z), drift, offset, scale_s, seed_sd, p_unsteady=1 - p_steady)
 
 
 def newest(groups: Sequence[Group]) -> tuple[Group, ...]:

@@ -69,6 +69,6 @@ def factor(covariances: Array, z: Array) -> tuple[Array, Array]:
     m = len(z)
     bordered = np.zeros((len(covariances), m + 1, m + 1))
     bordered[:, :m, :m], bordered[:, m, :m], bordered[:, m, m] = covariances, z, 1 + z @ z  # M ≥ 1: still positive
-    factor = np.linalg.cholesky(bordered)
-    diagonal = np.diagonal(factor, axis1=1, axis2=2)[:, :m]
-    return 2 * np.log(diagonal).sum(axis=1), (factor[:, m, :m] ** 2).sum(axis=1)
+    lower = np.linalg.cholesky(bordered)
+    diagonal = np.diagonal(lower, axis1=1, axis2=2)[:, :m]
+    return 2 * np.log(diagonal).sum(axis=1), (lower[:, m, :m] ** 2).sum(axis=1)

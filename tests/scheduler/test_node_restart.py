@@ -64,10 +64,15 @@ def successor(root: Path) -> SlotSupervisor:
     return SlotSupervisor(specs()[0], root, FAKES)
 
 
-def test_a_result_outlives_its_supervisor_with_the_nonce_that_tells_it_from_others(root: Path) -> None:
+def leave_a_result(root: Path) -> None:
+    """One of r0001, whole, by a supervisor that is gone."""
     with start_elsewhere(root, "score 1.25") as other:
         wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
         other.kill()
+
+
+def test_a_result_outlives_its_supervisor_with_the_nonce_that_tells_it_from_others(root: Path) -> None:
+    leave_a_result(root)
     supervisor = successor(root)
     wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
     done = only(supervisor.poll(LAB_ID))
@@ -182,9 +187,7 @@ def renamed(root: Path) -> SlotSupervisor:
 
 
 def test_a_result_is_found_by_a_node_that_is_called_otherwise_since(root: Path) -> None:
-    with start_elsewhere(root, "score 1.25") as other:
-        wait_until(lambda: any(root.glob("*/r0001.1/out/result.json")))
-        other.kill()
+    leave_a_result(root)
     supervisor = renamed(root)
     wait_until(lambda: isinstance(only(supervisor.poll(LAB_ID)), Done))
     found_by(supervisor, root)
