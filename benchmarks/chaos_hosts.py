@@ -28,7 +28,8 @@ from tests.ray.ray_head import descendants, kill_quietly
 
 HOST_KINDS = (*KINDS, "worker", "link")
 MOST_HOSTS = 9
-VISIBLE = "/var/tmp"  # a host's own folders lie over /tmp, /home, /run, /srv, /mnt and /dev/shm
+VISIBLE = "/var/tmp"
+HIDDEN = ("/tmp", "/home", "/run", "/srv", "/mnt", "/dev/shm")  # a host has its own there
 NETWORK, FIRST_NUMBER, PORT = "10.99.0", 10, 6379
 NAMESPACES = ("net", "mnt", "pid", "uts", "ipc")
 START_S = 120
@@ -40,7 +41,16 @@ OBJECT_STORE_BYTES = 100 * 2**20
 def hosts_problem() -> str:
     """Why this machine makes no hosts, and what to do, in a sentence; "" when it does."""
     said = hosts("can", quiet=True)
-    return said.text.strip() if said.code else ""
+    return said.text.strip() if said.code else hidden_problem((ROOT, Path(sys.prefix), Path(sys.base_prefix)))
+
+
+def hidden_problem(needed: Sequence[Path]) -> str:
+    """Why a host would not see this checkout or its Python, in a sentence; "" when it does."""
+    for path in needed:
+        for folder in HIDDEN:
+            if path.is_relative_to(folder):
+                return f"{path} is not there on the hosts, which have a {folder} of their own: clone arsched to /opt"
+    return ""
 
 
 def ray_lines(kind: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos_hosts import hosts_problem, ray_lines
+from benchmarks.chaos_hosts import hidden_problem, hosts_problem, ray_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,3 +93,9 @@ def test_ray_on_hosts_is_started_by_the_shipped_lines() -> None:
     assert "start --address=$RAY_HEAD_IP:6379" in worker
     for line in (head, worker):
         assert "ray stop && RAY_" in line and "~" not in line and "RAY_AUTH_MODE=token" in line
+
+
+def test_a_checkout_that_hosts_do_not_see_is_named() -> None:
+    said = hidden_problem((Path("/opt/arsched"), Path("/home/me/arsched/.venv")))
+    assert said.startswith("/home/me/arsched/.venv is not there on the hosts, which have a /home of their own: ")
+    assert hidden_problem((Path("/opt/arsched"), Path("/homes/me"), Path("/usr"))) == ""
