@@ -8,10 +8,13 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import subprocess
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 from benchmarks.chaos_rig import Rig
+
+CLOSES_S = 20.0  # for the kernel to close the files of what has ended
 
 
 def lost_and_doubled(ledger: Path) -> tuple[list[str], list[str]]:
@@ -34,7 +37,17 @@ def lost_and_doubled(ledger: Path) -> tuple[list[str], list[str]]:
 
 
 def left_over(rig: Rig) -> list[str]:
-    """Held locks, worktrees, temporary files of ours, and shared memory that no process has open."""
+    """Held locks, worktrees, temporary files of ours, and shared memory that no process has open.
+
+    Asked again for a while: a process counts as ended before the kernel has closed its files.
+    """
+    deadline = time.monotonic() + CLOSES_S
+    while (left := _left_now(rig)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _left_now(rig: Rig) -> list[str]:
     left = []
     for path in rig.folder.rglob("*.lock"):
         with suppress(FileNotFoundError), path.open() as file:

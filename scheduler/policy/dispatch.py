@@ -112,7 +112,7 @@ def pair_claims(queued: Sequence[Run], free: Sequence[str], begun: Sequence[Run]
     busy = {run.slot_id for run in begun if isinstance(run.state, Running)}
     known = {slot for slot, _ in history}
     allowed = max(1, (len(queued) + len(begun)) // 2)
-    if not busy and not known & set(free):
+    if known and not busy and not known & set(free):
         allowed = len(known) + 1  # all slots it had are lost
     both = {run.candidate_id for run in (*queued, *begun)}
     pairs: list[tuple[Run, str]] = []

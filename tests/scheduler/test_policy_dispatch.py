@@ -230,6 +230,7 @@ class Claiming:
 def test_every_slot_of_a_claim_measures_both_baselines_by_turns(each: int, slots: int, rng: random.Random) -> None:
     claim = Claiming(each, slots)
     claim.place()
+    assert len(claim.busy) == min(each, slots)
     while claim.busy:
         for slot in claim.slots:
             fewer, more = claim.counts(slot)

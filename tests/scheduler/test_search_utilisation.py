@@ -55,7 +55,8 @@ def test_seven_hundred_runs_leave_no_slot_idle(tmp_path: Path) -> None:
     assert search.runs > 650 and search.utilisation >= 0.99
     assert search.runs_per_slot_hour >= 0.98 * CEILING
     assert search.true_gain > 0.01 and search.promotions >= 3
-    assert simulation.clock() - 1000.0 == pytest.approx(8 * 3600, rel=0.02)
+    # What has begun is decided before the claim: here a union that was due needs three runs, one after the other.
+    assert simulation.clock() - 1000.0 == pytest.approx(8 * 3600, abs=2 * RUN_S)
     check_the_record(simulation)
 
 

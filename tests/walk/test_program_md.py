@@ -98,7 +98,7 @@ class Place:
         (programs / "arsched").write_text(program)
         (programs / "arsched").chmod(0o755)
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
-        self.environ = {**rig.environment, "PATH": path, "ARSCHED_SPOOL": str(rig.folder / "spool")}
+        self.environ = {**rig.environment, "PATH": path, "COLUMNS": "80", "ARSCHED_SPOOL": str(rig.folder / "spool")}
         for name in ("train.py", "program.md"):
             (self.root / name).write_bytes((REPOSITORY / name).read_bytes())
         (self.root / "candidates").mkdir()
