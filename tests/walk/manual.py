@@ -12,6 +12,7 @@ BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"[−+-]?\b\d[\d.,]*\b")
 DIGEST = re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{7,40}\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+NOISE = re.compile(r"noise sd .*?\(\d+\s+repeats?\b[^)]*\)", re.DOTALL)  # its parts are the machine's of the moment
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def samples(text: str) -> list[Sample]:
 
 
 def shape(output: str) -> list[str]:
-    """The lines of an output with numbers, digests, times and padding made equal; empty lines left out."""
-    lines = [NUMBER.sub("#", DIGEST.sub("#", TIME.sub("#", line))) for line in output.splitlines()]
+    """The lines of an output with numbers, digests, times, noise and padding made equal; empty lines left out."""
+    lines = [NUMBER.sub("#", DIGEST.sub("#", TIME.sub("#", line))) for line in NOISE.sub("noise", output).splitlines()]
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 

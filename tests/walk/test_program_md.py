@@ -183,3 +183,6 @@ def test_the_reader_sees_every_form_of_a_command() -> None:
     assert commands(text) == ["arsched new a", "arsched b", "arsched fly"]
     assert [sample.output for sample in samples(text)] == ["out 1\n"]
     assert shape("a −0.1  b 1.5\n") == shape("a +0.25 b 2\n") != shape("a 1 c 2\n")
+    steady = shape("lab a   noise sd 0.1 bpb side by side, 0.2 between\nseeds (3 repeats)\n1 c0001\n")
+    assert steady == shape("lab a   noise sd 0.1 bpb, 0.3 between slots (cpu0 +0.1) (4\nrepeats)\n2 c0001\n")
+    assert len(steady) == 2
