@@ -170,8 +170,8 @@ FAULTS = (
     Fault(
         "a first run promotes as if it were a repeat",
         "scheduler/policy/gates.py",
-        "return gates.promote_now if n == 1 else",
-        "return gates.promote if n == 1 else",
+        "bar = gates.promote_now if n == 1 else",
+        "bar = gates.promote if n == 1 else",
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(
@@ -258,7 +258,7 @@ FAULTS = (
     ),
     Fault(
         "nodes drift together",
-        "scheduler/policy/drift.py",
+        "scheduler/policy/occasions.py",
         "near * (node[:, None] == node)",
         "near * (node[:, None] == node[0])",
         ("tests/scheduler/test_policy_drift.py",),
@@ -266,16 +266,30 @@ FAULTS = (
     Fault(
         "a drifting machine is believed to be steady",
         "scheduler/policy/drift.py",
-        "weight[steady].sum() >= STEADY * weight.sum()",
-        "weight[steady].sum() >= 0",
+        "is_steady = p_steady >= STEADY",
+        "is_steady = p_steady >= 0",
         ("tests/scheduler/test_policy_drift.py",),
     ),
     Fault(
         "controls know no share",
         "scheduler/policy/controls.py",
-        "if bought >= allowed or not is_drifting(noise):",
-        "if not is_drifting(noise):",
+        "return int(lab.gates.control_share * lab.trials_on_baseline) - _controls_bought(lab, wanted)",
+        "return int(lab.gates.control_share * lab.trials_on_baseline) + 9",
         ("tests/scheduler/test_policy_controls.py",),
+    ),
+    Fault(
+        "a drifting machine asks no more of a promotion",
+        "scheduler/policy/gates.py",
+        "return max(bar, gates.drift_promote) if is_drifting(noise) else bar",
+        "return bar",
+        ("tests/scheduler/test_policy_gates.py",),
+    ),
+    Fault(
+        "a claim begins with one slot",
+        "scheduler/policy/dispatch.py",
+        "if known and not busy and not known & set(free):",
+        "if not busy and not known & set(free):",
+        ("tests/scheduler/test_policy_dispatch.py",),
     ),
     Fault(
         "a suspect score's occasion stays behind",

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import FAULTS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Standard library modules a pure decision has no use for: clocks, disks, processes, randomness, the network.
@@ -303,6 +305,13 @@ def numbered_placeholders(sources: dict[str, str]) -> list[str]:
 def test_sql_takes_its_values_by_position_alone() -> None:
     assert numbered_placeholders(product_sources()) == []
     assert numbered_placeholders({"a": "tag = ?1", "b": "VALUES (?, ?)", "c": "VALUES (?1)"}) == ["a", "c"]
+
+
+def test_every_fault_that_is_to_be_planted_has_its_place_and_its_tests() -> None:
+    """A fault without a place is found by no test, and tests/mutants.py is seldom run whole."""
+    lost = [fault.subject for fault in FAULTS if (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old) != 1]
+    lost += [test for fault in FAULTS for test in fault.tests if not (ROOT / test).is_file()]
+    assert lost == []
 
 
 def test_the_projects_texts_use_the_words_of_the_field() -> None:

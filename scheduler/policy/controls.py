@@ -12,8 +12,8 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
-from scheduler.policy.drift import is_unsteady
 
+ACTED_ON = 0.25  # chance of drift or offset; a lab begins with slightly less
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
 SPEED_MOVED = 0.02  # between the slowest run and the fastest; runs on a quiet core differ by half of that
@@ -80,8 +80,8 @@ def _controls_left(lab: LabSnapshot, wanted: int) -> int:
 
 
 def is_drifting(noise: Noise) -> bool:
-    """Whether the machine's state moves scores by enough to do something about it."""
-    return is_unsteady(noise) and noise.drift >= LEAST_DRIFT * noise.sigma
+    """Whether the machine's state moves scores, likely and far enough to do something about it."""
+    return noise.p_unsteady >= ACTED_ON and noise.drift >= LEAST_DRIFT * noise.sigma
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:

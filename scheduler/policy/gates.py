@@ -1,8 +1,9 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs; below drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Rules of
-their own: candidates of a stale baseline, those with less code, and a first score from a machine unlike its controls'.
+P ≥ promote over all runs, where the machine drifts both at drift_promote or more; below drop, or after max_runs, it is
+dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale baseline, those with less code,
+and a first score from a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def judge_candidate(
     verdict = _two_gates(candidate, base, effect, noise, gates)
     if not isinstance(verdict, Discard):
         return verdict
-    if simpler := _simplicity(candidate, base, effect, noise, gates):
+    if simpler := _simplicity(candidate, base, effect, gates):
         return simpler
     p_better = p_better_without_suspects(candidate, base, noise)
     if not gates.combine or p_better < gates.shelve_from or candidate.n < gates.shelve_runs:
@@ -90,16 +91,20 @@ def _two_gates(
 
 
 def _promotion_bar(n: int, noise: Noise, gates: GateSettings) -> float:
-    over_repeats = max(gates.promote, gates.drift_promote) if is_drifting(noise) else gates.promote
-    return gates.promote_now if n == 1 else min(over_repeats, gates.promote_now)
+    bar = gates.promote_now if n == 1 else _bar_of_repeats(gates)
+    return max(bar, gates.drift_promote) if is_drifting(noise) else bar
+
+
+def _bar_of_repeats(gates: GateSettings) -> float:
+    return min(gates.promote, gates.promote_now)
 
 
 def _simplicity(
-    candidate: CandidateStats, base: CandidateStats, effect: Effect, noise: Noise, gates: GateSettings
+    candidate: CandidateStats, base: CandidateStats, effect: Effect, gates: GateSettings
 ) -> Promote | Replicate | None:
     """What a candidate that would be dropped or shelved deserves for having less code; None when nothing.
 
-    It is promoted when it is not worse: P(true difference < simpler_margin·sigma) at the bars of the two gates, over
+    It is promoted when it is not worse: P(true difference < simpler_margin·sigma) at the bar of repeats, over
     two runs or more. One removal costs that margin at most, on average. Many are bounded: each has to leave fewer lines
     than the baseline has, a baseline that luck promoted has a mean too good for the next removal to hold against, and
     the claim counts whatever they cost.
@@ -111,7 +116,7 @@ def _simplicity(
     about = (candidate.candidate_id, base.candidate_id, effect)
     reason = f"simpler by {lines} line{'s' if lines > 1 else ''}, P(not worse) {probability(p, 3)}"
     reason += f" after {count(candidate.n, 'run')}"
-    bar = _promotion_bar(candidate.n, noise, gates)
+    bar = _bar_of_repeats(gates)
     if candidate.n > 1 and p >= bar:
         return Promote(*about, f"{reason} ≥ {_bar(bar)}", Rule.SIMPLICITY)
     if not _is_spent(candidate, gates) and p >= (gates.repeat_from if candidate.n == 1 else 0.5):

@@ -245,6 +245,24 @@ def test_bold_and_strict_move_the_bars_their_way() -> None:
     assert isinstance(judge_candidate(candidate_at(0.92, 2), base, NOISE, PRESETS["strict"]), Replicate)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
+def test_where_the_machine_likely_drifts_every_promotion_asks_for_more(preset: str, n: int) -> None:
+    base, gates = baseline(1.0, 1.0, 1.0), PRESETS[preset]
+    likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.25)
+    between = candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n)
+    above = candidate_at((1 + gates.drift_promote) / 2, n)
+    for steady in (NOISE, replace(likely, p_unsteady=0.24), replace(likely, drift=0.4 * NOISE.sigma)):
+        assert isinstance(judge_candidate(between, base, steady, gates), Promote)
+    assert not isinstance(judge_candidate(between, base, likely, gates), Promote)
+    assert isinstance(judge_candidate(above, base, likely, gates), Promote)
+
+
+def test_greedy_is_greedy_on_any_machine() -> None:
+    drifting = replace(NOISE, drift=NOISE.sigma, p_unsteady=1.0)
+    assert isinstance(judge_candidate(candidate_at(0.51), baseline(1.0), drifting, PRESETS["greedy"]), Promote)
+
+
 @pytest.mark.parametrize(
     ("trials", "now", "over_repeats"), [(0, 0.98, 0.90), (40, 0.99, 0.95), (80, 1 - 0.02 / 3, 1 - 0.1 / 3)]
 )
