@@ -137,10 +137,11 @@ def test_in_whole_searches_no_promotion_waits_longer_than_its_share(share: float
                 # Reckoned from the middle of its run: half of what a run was shorter than usual comes on top.
                 assert since is None or (step.at - since) / played.world.plain <= share + 0.1
                 since = None
-            elif step.kind == "decision" and step.lab is not None and promotion_waits_until(step.lab) is not None:
-                since, waits = (step.at if since is None else since), waits + 1
-            elif step.kind == "decision":
-                since = None  # what came in meanwhile says that it is not due any more
+            elif step.kind == "decision" and step.lab is not None:
+                if promotion_waits_until(step.lab) is None:
+                    since = None  # what came in meanwhile says that it is not due any more
+                else:
+                    since, waits = (step.at if since is None else since), waits + 1
         assert since is None
     assert waits
 
