@@ -170,8 +170,8 @@ FAULTS = (
     Fault(
         "a first run promotes as if it were a repeat",
         "scheduler/policy/gates.py",
-        "bar = gates.promote_now if n == 1 else",
-        "bar = gates.promote if n == 1 else",
+        "return gates.promote_now if n == 1 else",
+        "return gates.promote if n == 1 else",
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(
@@ -280,8 +280,15 @@ FAULTS = (
     Fault(
         "a drifting machine asks no more of a promotion",
         "scheduler/policy/gates.py",
-        "return max(bar, gates.drift_promote) if is_drifting(noise) else bar",
-        "return bar",
+        "return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar",
+        "return max(bar, gates.drift_promote) if speeds_differ(candidate, base) else bar",
+        ("tests/scheduler/test_policy_gates.py",),
+    ),
+    Fault(
+        "runs of a faster and a slower machine are compared at the usual bars",
+        "scheduler/policy/gates.py",
+        "return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar",
+        "return max(bar, gates.drift_promote) if may_drift(noise) else bar",
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(

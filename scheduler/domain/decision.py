@@ -39,7 +39,7 @@ class GateSettings:
     max_ports: int = 2  # how often one patch is merged onto a newer baseline
     max_halvings: int = 2  # of a union that failed
     simpler_margin: float = 0.5  # in σ: a removal may be this much worse
-    drift_promote: float = 0.998  # at least, where the machine drifts: runs of one minute share their luck
+    drift_promote: float = 0.998  # at least, where the machine may drift: runs of one minute share their luck
     control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
     fresh_control: float = 2.0  # run lengths: a promotion waits for a newer run of the baseline on a machine that moves
     sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it

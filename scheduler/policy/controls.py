@@ -7,16 +7,18 @@ no drift, in scores or in its speed. Compares no scores, and decides nothing on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
 
-ACTED_ON = 0.25  # chance of drift or offset; a lab begins with slightly less
+ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
+DOUBTED = 0.20  # from which a promotion asks for more: until repeats or ideas have spoken for a steady machine
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
-SPEED_MOVED = 0.02  # between the slowest run and the fastest; runs on a quiet core differ by half of that
+SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
 MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
 
@@ -80,8 +82,13 @@ def _controls_left(lab: LabSnapshot, wanted: int) -> int:
 
 
 def is_drifting(noise: Noise) -> bool:
-    """Whether the machine's state moves scores, likely and far enough to do something about it."""
+    """Whether the machine's state moves scores, likely and far enough to spend runs on it."""
     return noise.p_unsteady >= ACTED_ON and noise.drift >= LEAST_DRIFT * noise.sigma
+
+
+def may_drift(noise: Noise) -> bool:
+    """Whether it may well move scores as far: a mistake in a promotion costs more than a run."""
+    return noise.p_unsteady >= DOUBTED and noise.drift >= LEAST_DRIFT * noise.sigma
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:
@@ -93,6 +100,15 @@ def awaits_control(candidate: CandidateStats, base: CandidateStats) -> bool:
     """Whether its first score is from such a machine, and the control next to its repeat is still on its way."""
     known = base.pending_runs and base.occasions and candidate.occasions
     return bool(known) and _latest(base) < candidate.occasions[0].at and _began_unlike(candidate, base)
+
+
+def speeds_differ(candidate: CandidateStats, base: CandidateStats) -> bool:
+    """Whether the machine was faster for one of the two than for the other, by SPEED_MOVED over all their runs.
+
+    A clock in work takes out most of what that moves scores by, and not all of it.
+    """
+    ours, theirs = _speeds(candidate), _speeds(base)
+    return bool(ours and theirs) and abs(fmean(ours) - fmean(theirs)) >= SPEED_MOVED * fmean(theirs)
 
 
 def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:

@@ -1,9 +1,9 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs, where the machine drifts both at drift_promote or more; below drop, or after max_runs, it is
-dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale baseline, those with less code,
-and a first score from a machine unlike its controls'.
+P ≥ promote over all runs, both at drift_promote or more where the machine may drift or changed speed; below drop, or
+after max_runs, it is dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale baseline,
+those with less code, and a first score from a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import count, probability
-from scheduler.policy.controls import explain_unlike, is_drifting, unlike_controls
+from scheduler.policy.controls import explain_unlike, may_drift, speeds_differ, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
@@ -74,14 +74,19 @@ def _two_gates(
     about = (candidate.candidate_id, base.candidate_id, effect)
     # A first look asks for more than a look at a contender, whose first run already passed.
     first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
-    promotes_at, goes_on_at = _promotion_bar(candidate.n, noise, gates), gates.repeat_from if first_look else gates.drop
-    trusted = without_suspects(candidate)
+    goes_on_at = gates.repeat_from if first_look else gates.drop
+    promotes_at, trusted = _promotion_bar(candidate, base, noise, gates), without_suspects(candidate)
     doubtful = candidate.suspect_scores > 0 and not (
-        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted.n, noise, gates)
+        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted, base, noise, gates)
     )
-    doubt = ", and suspect scores do not promote by themselves" if doubtful else ""
     if not doubtful and effect.p_better >= promotes_at:
         return Promote(*about, f"{_p(effect)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
+    doubt = ""
+    if doubtful:
+        doubt = ", and suspect scores do not promote by themselves"
+    elif effect.p_better >= _usual_bar(candidate.n, gates):
+        moved = "may drift" if may_drift(noise) else "changed speed"
+        doubt = f", and {_bar(promotes_at)} is asked where the machine {moved}"
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
@@ -90,9 +95,13 @@ def _two_gates(
     return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with the next seed")
 
 
-def _promotion_bar(n: int, noise: Noise, gates: GateSettings) -> float:
-    bar = gates.promote_now if n == 1 else _bar_of_repeats(gates)
-    return max(bar, gates.drift_promote) if is_drifting(noise) else bar
+def _promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
+    bar = _usual_bar(candidate.n, gates)
+    return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar
+
+
+def _usual_bar(n: int, gates: GateSettings) -> float:
+    return gates.promote_now if n == 1 else _bar_of_repeats(gates)
 
 
 def _bar_of_repeats(gates: GateSettings) -> float:

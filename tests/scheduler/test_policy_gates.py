@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from scheduler.domain.candidate import CandidateState
+from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion
 from scheduler.domain.decision import PRESETS, Decision, Discard, Noise, Promote, Replicate, Shelve
 from scheduler.domain.text import probability
 from scheduler.policy.decide import decide
@@ -247,15 +247,45 @@ def test_bold_and_strict_move_the_bars_their_way() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
-def test_where_the_machine_likely_drifts_every_promotion_asks_for_more(preset: str, n: int) -> None:
+def test_where_the_machine_may_drift_every_promotion_asks_for_more(preset: str, n: int) -> None:
     base, gates = baseline(1.0, 1.0, 1.0), PRESETS[preset]
-    likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.25)
+    likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.20)
     between = candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n)
     above = candidate_at((1 + gates.drift_promote) / 2, n)
-    for steady in (NOISE, replace(likely, p_unsteady=0.24), replace(likely, drift=0.4 * NOISE.sigma)):
+    for steady in (NOISE, replace(likely, p_unsteady=0.19), replace(likely, drift=0.4 * NOISE.sigma)):
         assert isinstance(judge_candidate(between, base, steady, gates), Promote)
     assert not isinstance(judge_candidate(between, base, likely, gates), Promote)
     assert isinstance(judge_candidate(above, base, likely, gates), Promote)
+
+
+def at_speeds(stats: CandidateStats, *speeds: float | None) -> CandidateStats:
+    return replace(stats, occasions=tuple(Occasion(0.0, "n/a", seed, one) for seed, one in enumerate(speeds, 1)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "differs"),
+    [
+        ((0.979,), (1.0, 1.0, 1.0), True),
+        ((1.021,), (1.0, 1.0, 1.0), True),
+        ((0.981,), (1.0, 1.0, 1.0), False),
+        ((0.96, 1.0), (0.98, 0.98, 0.98), False),  # it was measured at both ends of theirs
+        ((0.96, 0.96), (0.98, 0.98, 1.0), True),
+        ((None,), (1.0, 1.0, 1.0), False),
+        ((0.9,), (None, None, None), False),
+        ((0.94, None), (1.0, None, 1.0), True),
+    ],
+)
+@pytest.mark.parametrize("preset", ["default", "strict", "bold"])
+def test_where_the_machine_was_faster_for_one_of_the_two_a_promotion_asks_for_more(
+    preset: str, ours: tuple[float | None, ...], theirs: tuple[float | None, ...], differs: bool
+) -> None:
+    base, gates, n = at_speeds(baseline(1.0, 1.0, 1.0), *theirs), PRESETS[preset], len(ours)
+    between = at_speeds(candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n), *ours)
+    verdict = judge_candidate(between, base, NOISE, gates)
+    assert isinstance(verdict, Promote) != differs
+    assert ("is asked where the machine changed speed" in verdict.reason) == differs
+    above = at_speeds(candidate_at((1 + gates.drift_promote) / 2, n), *ours)
+    assert isinstance(judge_candidate(above, base, NOISE, gates), Promote)
 
 
 def test_greedy_is_greedy_on_any_machine() -> None:

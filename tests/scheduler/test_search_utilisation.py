@@ -41,7 +41,8 @@ def test_an_hour_keeps_the_slots_busy_and_the_record_sound(tmp_path: Path) -> No
     simulation, search = play(tmp_path, 60.0, 1.0, seed=5)
     assert search.ending.state is SearchState.ENDED
     assert search.utilisation >= 0.95 and search.promotions
-    assert simulation.clock() - 1000.0 == pytest.approx(3600, abs=1.5 * RUN_S)  # the claim belongs to the hours
+    # The claim belongs to the hours, and what has begun is decided before it: that takes up to two runs, or none.
+    assert simulation.clock() - 1000.0 == pytest.approx(3600, abs=2 * RUN_S)
     check_the_record(simulation)
     lengths = [s.finished_at - s.started_at for r in simulation.space.ledger.runs.list(TAG)
                if isinstance(s := r.state, Finished)]  # fmt: skip
