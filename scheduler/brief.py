@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from harness.contract import Contract
 from scheduler.domain.candidate import Candidate, CandidateStats
-from scheduler.domain.decision import Effect, Noise
+from scheduler.domain.decision import Effect
 from scheduler.domain.errors import CandidateRejected, LabProblem
 from scheduler.domain.lab import Lab
 from scheduler.domain.search import Proposal, ProposalState
@@ -24,7 +24,7 @@ from scheduler.ledger import Ledger
 from scheduler.policy.constants import read_constants
 from scheduler.policy.drift import mean_error
 from scheduler.policy.explain import THEMES, suggested_theme
-from scheduler.policy.gates import raised
+from scheduler.policy.gates import promotion_bar, raised
 from scheduler.policy.source_notes import read_notes
 from scheduler.policy.stats import effect_of
 from scheduler.views.candidates import MergeRow, merge_rows, undecided_state
@@ -131,10 +131,11 @@ def noise_lines(facts: BriefFacts) -> list[str]:
     noise, board = facts.lab.noise, facts.lab.board
     if noise is None or board is None:
         return []
-    gates, n = raised(board.gates, board.trials_on_baseline), max(1, board.baseline.n)
-    se = _error_of_first_run(board.baseline, noise)
-    words = describe_noise(noise.sigma, facts.lab.noise_parts)
-    sure, fair = (-NormalDist().inv_cdf(p) * se for p in (gates.promote_now, gates.repeat_from))
+    gates, base = raised(board.gates, board.trials_on_baseline), board.baseline
+    new = _first_run(base)
+    se = effect_of(new, base, noise).se if base.n else noise.sigma * math.sqrt(2)
+    words, n = describe_noise(noise.sigma, facts.lab.noise_parts), max(1, base.n)
+    sure, fair = (-NormalDist().inv_cdf(p) * se for p in (promotion_bar(new, base, noise, gates), gates.repeat_from))
     return [
         f"- two runs of one program differ: {words} ({noise.df} repeats and the contract's prior)",
         f"- one run against {n} of the baseline is promoted at {signed(sure)} and repeated at {signed(fair)}; "
@@ -142,12 +143,10 @@ def noise_lines(facts: BriefFacts) -> list[str]:
     ]
 
 
-def _error_of_first_run(base: CandidateStats, noise: Noise) -> float:
-    """Standard error of an effect in bpb, of a first run next to the baseline's last one."""
-    if not base.n:
-        return noise.sigma * math.sqrt(2)
-    new = replace(base, scores=(base.mean,), occasions=tuple(replace(last, seed=1) for last in base.occasions[-1:]))
-    return effect_of(new, base, noise).se
+def _first_run(base: CandidateStats) -> CandidateStats:
+    """A candidate with one run, next to the baseline's last one and as good as the baseline."""
+    occasions = tuple(replace(last, seed=1) for last in base.occasions[-1:])
+    return replace(base, scores=(base.mean if base.n else 0.0,), occasions=occasions)
 
 
 def baseline_lines(facts: BriefFacts) -> list[str]:

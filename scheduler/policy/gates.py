@@ -75,9 +75,9 @@ def _two_gates(
     # A first look asks for more than a look at a contender, whose first run already passed.
     first_look = candidate.n == 1 and candidate.state is not CandidateState.CONTENDER
     goes_on_at = gates.repeat_from if first_look else gates.drop
-    promotes_at, trusted = _promotion_bar(candidate, base, noise, gates), without_suspects(candidate)
+    promotes_at, trusted = promotion_bar(candidate, base, noise, gates), without_suspects(candidate)
     doubtful = candidate.suspect_scores > 0 and not (
-        trusted.n and effect_of(trusted, base, noise).p_better >= _promotion_bar(trusted, base, noise, gates)
+        trusted.n and effect_of(trusted, base, noise).p_better >= promotion_bar(trusted, base, noise, gates)
     )
     if not doubtful and effect.p_better >= promotes_at:
         return Promote(*about, f"{_p(effect)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
@@ -95,7 +95,8 @@ def _two_gates(
     return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with the next seed")
 
 
-def _promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
+def promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
+    """The P(better) that promotes it over the runs that it has, against the baseline it was made from."""
     bar = _usual_bar(candidate.n, gates)
     return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar
 

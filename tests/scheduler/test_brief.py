@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.brief import LONGEST_LINE, MOST_LINES, listed, quote, read_brief_facts, write_brief
-from scheduler.domain.candidate import Candidate
-from scheduler.domain.decision import Effect
+from scheduler.brief import LONGEST_LINE, MOST_LINES, listed, noise_lines, quote, read_brief_facts, write_brief
+from scheduler.domain.candidate import Candidate, CandidateState
+from scheduler.domain.decision import Effect, Noise, Promote
 from scheduler.policy.explain import OTHER, THEMES, suggested_theme, theme_of, why_dead, why_failed
+from scheduler.policy.gates import judge_candidate, raised
 from scheduler.views.facts import LabFacts
 from tests.scheduler.searched_lab import EVIL, SearchedLab, long_lab, searched_lab
 
@@ -62,6 +63,23 @@ def test_every_section_has_its_part_of_the_lab(lab: SearchedLab) -> None:
     merges = section(text, "Do gains add up? Unions and ports: what their parts promised together, and what came of it")
     assert "predicted" in merges and "measured" in merges
     assert "refused" in section(text, "Ideas that were refused or lost lately")
+
+
+@pytest.mark.parametrize("p_unsteady", [0.1, 0.5])
+def test_the_effect_that_promotes_is_the_one_that_the_rule_promotes_at(lab: SearchedLab, p_unsteady: float) -> None:
+    facts = read_brief_facts(lab.ledger, lab.ledger.labs.get(lab.tag))
+    board = facts.lab.board
+    assert board is not None
+    noise = Noise(0.005, 20, drift=0.005, scale_s=7200.0, p_unsteady=p_unsteady)
+    vars(facts.lab)["noise"] = noise  # as if it had been reckoned from the board
+    base, gates = board.baseline, raised(board.gates, board.trials_on_baseline)
+    found = re.search(r"is promoted at −(0\.\d+) and", "\n".join(noise_lines(facts)))
+    assert found
+    occasions = tuple(replace(last, seed=1) for last in base.occasions[-1:])
+    for beyond, promotes in ((0.0002, True), (-0.0002, False)):
+        score = base.mean - float(found[1]) - beyond
+        idea = replace(base, state=CandidateState.OPEN, scores=(score,), occasions=occasions, base_id=base.candidate_id)
+        assert isinstance(judge_candidate(idea, base, noise, gates), Promote) == promotes
 
 
 def test_a_long_search_is_one_page_and_quick(tmp_path: Path) -> None:

@@ -343,3 +343,4 @@ def test_a_rule_in_words_is_grammatical(gates: GateSettings) -> None:
     said = describe_gates(gates)
     assert re.search(r"\b1 (runs|candidates)\b", said) is None and f"{gates.promote_now:.2f}" in said
     assert ("repeat" in said) == (gates.max_runs > 1)
+    assert (f"both at least {gates.drift_promote:g} where" in said) == (gates.drift_promote > gates.promote_now)
