@@ -280,14 +280,14 @@ FAULTS = (
     Fault(
         "a drifting machine asks no more of a promotion",
         "scheduler/policy/gates.py",
-        "return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar",
-        "return max(bar, gates.drift_promote) if speeds_differ(candidate, base) else bar",
+        "return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar",
+        "return max(bar, gates.drift_promote) if machines_differ(candidate, base) else bar",
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(
-        "runs of a faster and a slower machine are compared at the usual bars",
+        "runs of a quiet and a busy machine are compared at the usual bars",
         "scheduler/policy/gates.py",
-        "return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar",
+        "return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar",
         "return max(bar, gates.drift_promote) if may_drift(noise) else bar",
         ("tests/scheduler/test_policy_gates.py",),
     ),

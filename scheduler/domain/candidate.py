@@ -134,13 +134,15 @@ class Occasion:
     """When, where and with which seed a score was measured.
 
     `at`: the middle of the run, seconds since the epoch. `speed`: the machine's while it trained, as a share of its
-    calibrated speed; None where it was not measured. Candidates' runs with one seed see the same data and start alike.
+    calibrated speed; `train_s`: for how long it trained, wall seconds. Both None where they were not measured.
+    Candidates' runs with one seed see the same data and start alike.
     """
 
     at: float
     slot_id: str
     seed: int
     speed: float | None = None
+    train_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,13 +56,14 @@ class _RunRow(NamedTuple):
     recorded_at: float | None
     wall_s: float | None
     speed: float | None
+    train_s: float | None
 
     @property
     def occasion(self) -> Occasion:
         """Of a run with a result."""
         assert self.slot_id is not None and self.started_at is not None and self.recorded_at is not None
         middle = self.started_at + held_s(self.started_at, self.recorded_at, self.wall_s) / 2
-        return Occasion(middle, self.slot_id, self.seed, self.speed)
+        return Occasion(middle, self.slot_id, self.seed, self.speed, self.train_s)
 
 
 _BASELINES = (CandidateState.BASELINE, CandidateState.PROMOTED)
@@ -70,7 +71,8 @@ _CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candida
 
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect,
-       run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.wall_s, result.speed
+       run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.wall_s, result.speed,
+       result.train_s
 FROM run LEFT JOIN result ON result.run = run.number
 LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 """

@@ -19,6 +19,7 @@ DOUBTED = 0.20  # from which a promotion asks for more: until repeats or ideas h
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
 SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
+BUSIER = 1.5  # the core was others' for a third of the time that a run trained
 MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
 
@@ -102,13 +103,19 @@ def awaits_control(candidate: CandidateStats, base: CandidateStats) -> bool:
     return bool(known) and _latest(base) < candidate.occasions[0].at and _began_unlike(candidate, base)
 
 
-def speeds_differ(candidate: CandidateStats, base: CandidateStats) -> bool:
-    """Whether the machine was faster for one of the two than for the other, by SPEED_MOVED over all their runs.
+def machines_differ(candidate: CandidateStats, base: CandidateStats) -> bool:
+    """Whether the machine was unlike for the two: over all their runs faster for one by SPEED_MOVED, or busier, so that
+    a budget took BUSIER times as long. Known under a clock in work alone.
 
-    A clock in work takes out most of what that moves scores by, and not all of it.
+    Such a clock takes out most of what that moves scores by, and not all of it.
     """
-    ours, theirs = _speeds(candidate), _speeds(base)
-    return bool(ours and theirs) and abs(fmean(ours) - fmean(theirs)) >= SPEED_MOVED * fmean(theirs)
+    if not (_speeds(candidate) and _speeds(base)):
+        return False
+    speed, control_speed = fmean(_speeds(candidate)), fmean(_speeds(base))
+    if abs(speed - control_speed) >= SPEED_MOVED * control_speed:
+        return True
+    times = [_train_times(stats) for stats in (candidate, base)]
+    return all(times) and max(map(fmean, times)) >= BUSIER * min(map(fmean, times))
 
 
 def explain_unlike(candidate: CandidateStats, base: CandidateStats) -> str:
@@ -128,6 +135,10 @@ def _began_unlike(candidate: CandidateStats, base: CandidateStats) -> bool:
 
 def _speeds(stats: CandidateStats) -> list[float]:
     return [occasion.speed for occasion in stats.occasions if occasion.speed is not None]
+
+
+def _train_times(stats: CandidateStats) -> list[float]:
+    return [occasion.train_s for occasion in stats.occasions if occasion.train_s is not None]
 
 
 def _latest(stats: CandidateStats) -> float:

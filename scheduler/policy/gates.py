@@ -1,9 +1,9 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs, both at drift_promote or more where the machine may drift or changed speed; below drop, or
-after max_runs, it is dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale baseline,
-those with less code, and a first score from a machine unlike its controls'.
+P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both; below
+drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale
+baseline, those with less code, and a first score from a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import count, probability
-from scheduler.policy.controls import explain_unlike, may_drift, speeds_differ, unlike_controls
+from scheduler.policy.controls import explain_unlike, machines_differ, may_drift, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
@@ -85,8 +85,8 @@ def _two_gates(
     if doubtful:
         doubt = ", and suspect scores do not promote by themselves"
     elif effect.p_better >= _usual_bar(candidate.n, gates):
-        moved = "may drift" if may_drift(noise) else "changed speed"
-        doubt = f", and {_bar(promotes_at)} is asked where the machine {moved}"
+        why = "may drift" if may_drift(noise) else "was not alike for both"
+        doubt = f", and {_bar(promotes_at)} is asked where the machine {why}"
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
@@ -98,7 +98,7 @@ def _two_gates(
 def promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
     """The P(better) that promotes it over the runs that it has, against the baseline it was made from."""
     bar = _usual_bar(candidate.n, gates)
-    return max(bar, gates.drift_promote) if may_drift(noise) or speeds_differ(candidate, base) else bar
+    return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar
 
 
 def _usual_bar(n: int, gates: GateSettings) -> float:

@@ -188,7 +188,9 @@ class LabOnSlots(SimulatedLab):
         elif lots < 0.16 and self.measured > SLOTS:
             self.ledger.runs.record(ref, attempt, result_of("crash", reason="no memory"))
         else:
-            self.ledger.runs.record(ref, attempt, ok(score, machine={"speed": self.speed}))
+            self.ledger.runs.record(
+                ref, attempt, ok(score, machine={"speed": self.speed}, phases_s={"train": self.rng.uniform(20, 60)})
+            )
         self.measured += 1
 
     def _look(self) -> LabSnapshot:
@@ -306,7 +308,7 @@ class Past:
             self._runs = connection.execute("SELECT number, candidate FROM run WHERE kind != 'claim'").fetchall()
             self._results = connection.execute(
                 "SELECT result.number, run.candidate, result.val_bpb, result.status, result.reason,"
-                " attempt.started_at, result.recorded_at, attempt.slot_id, run.seed, result.speed"
+                " attempt.started_at, result.recorded_at, attempt.slot_id, run.seed, result.speed, result.train_s"
                 " FROM result JOIN run ON run.number = result.run"
                 " JOIN attempt ON attempt.run = result.run AND attempt.number = result.attempt"
                 " WHERE run.kind != 'claim' ORDER BY result.number"

@@ -45,13 +45,15 @@ def test_a_score_is_known_by_the_middle_of_its_run_its_slot_its_seed_and_the_mac
         assert ledger.board("t").of("c0002").running_since == (2000.0, 2010.0, 2010.0)
         clock.now = 2100.0
         assert ledger.runs.record(second.id, 1, result_of("crash", machine={"speed": 0.5}))
-        assert attempt and ledger.runs.record(first.id, attempt, ok(1.8, machine={"speed": 0.97}))
+        assert attempt and ledger.runs.record(
+            first.id, attempt, ok(1.8, machine={"speed": 0.97}, phases_s={"train": 21.5})
+        )
         clock.now = 2110.0
         assert ledger.runs.record(third.id, 1, ok(1.81))
         assert ledger.runs.lease(fourth.id, SLOT, 9e9)
         idea = ledger.board("t").of("c0002")
         assert idea.scores == (1.8, 1.81)
-        assert idea.occasions == (Occasion(2050.0, SLOT.id, 1, 0.97), Occasion(2060.0, other.id, 3))
+        assert idea.occasions == (Occasion(2050.0, SLOT.id, 1, 0.97, 21.5), Occasion(2060.0, other.id, 3))
         assert idea.running_since == (2110.0,)
 
 

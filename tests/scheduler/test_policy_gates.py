@@ -283,9 +283,34 @@ def test_where_the_machine_was_faster_for_one_of_the_two_a_promotion_asks_for_mo
     between = at_speeds(candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n), *ours)
     verdict = judge_candidate(between, base, NOISE, gates)
     assert isinstance(verdict, Promote) != differs
-    assert ("is asked where the machine changed speed" in verdict.reason) == differs
+    assert ("is asked where the machine was not alike for both" in verdict.reason) == differs
     above = at_speeds(candidate_at((1 + gates.drift_promote) / 2, n), *ours)
     assert isinstance(judge_candidate(above, base, NOISE, gates), Promote)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "speed", "differs"),
+    [
+        ((31.0,), (20.0, 20.0, 20.0), 1.0, True),  # others had the core for a third of the time
+        ((20.0,), (31.0, 29.0, 31.0), 1.0, True),
+        ((29.0,), (20.0, 20.0, 20.0), 1.0, False),
+        ((120.0, 20.0), (20.0, 20.0, 20.0), 1.0, True),
+        ((21.0, 60.0), (20.0, 20.0, 80.0), 1.0, False),  # both were measured so and so
+        ((31.0,), (20.0, 20.0, 20.0), None, False),  # no clock in work: it trains for as long as it likes
+        ((None,), (20.0, 20.0, 20.0), 1.0, False),
+    ],
+)
+def test_where_the_machine_was_busier_for_one_of_the_two_a_promotion_asks_for_more(
+    ours: tuple[float | None, ...], theirs: tuple[float | None, ...], speed: float | None, differs: bool
+) -> None:
+    def timed(stats: CandidateStats, times: tuple[float | None, ...]) -> CandidateStats:
+        return replace(stats, occasions=tuple(Occasion(0.0, "n/a", n, speed, one) for n, one in enumerate(times, 1)))
+
+    base = timed(baseline(1.0, 1.0, 1.0), theirs)
+    assert (
+        isinstance(judge_candidate(timed(candidate_at(0.99, len(ours)), ours), base, NOISE, GATES), Promote) != differs
+    )
+    assert isinstance(judge_candidate(timed(candidate_at(0.999, len(ours)), ours), base, NOISE, GATES), Promote)
 
 
 def test_greedy_is_greedy_on_any_machine() -> None:
