@@ -292,6 +292,20 @@ FAULTS = (
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(
+        "what a busy core adds stays in comparisons",
+        "scheduler/policy/drift.py",
+        "added += noise.busy.added_bpb * busyness(occasions, noise.busy.alone_s)",
+        "pass",
+        ("tests/scheduler/test_policy_busy_core.py",),
+    ),
+    Fault(
+        "a busy core is looked for under clocks that a candidate may idle on",
+        "scheduler/policy/occasions.py",
+        "return occasion.train_s * occasion.speed if occasion.train_s and occasion.speed else None",
+        "return occasion.train_s * (occasion.speed or 1.0) if occasion.train_s else None",
+        ("tests/scheduler/test_policy_busy_core.py",),
+    ),
+    Fault(
         "a claim begins with one slot",
         "scheduler/policy/dispatch.py",
         "if known and not busy and not known & set(free):",

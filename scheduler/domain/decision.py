@@ -59,7 +59,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-DIFFERS = 2.0  # errors from the mean of all slots
+DIFFERS = 2.0  # errors from the mean of all slots, or from nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,31 @@ class SlotOffset:
 
 
 @dataclass(frozen=True, slots=True)
+class BusyCore:
+    """What a clock in work leaves of it in scores, where others have a run's core for a part of the time.
+
+    `added_bpb` with its error: by a run that trains for e times as long as one that has its core alone; that is
+    `alone_s`, wall seconds at the calibrated speed.
+    """
+
+    added_bpb: float
+    error_bpb: float
+    alone_s: float
+
+    @property
+    def differs(self) -> bool:
+        return abs(self.added_bpb) > DIFFERS * self.error_bpb > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Noise:
     """How runs of one program scatter: standard deviations in bpb, from all repeats and the contract's prior.
 
     `sigma`: of runs side by side. `drift`: of what the machine's state adds, which runs within about `scale_s` seconds
     of each other share. `offset`: of what lasts between slots. `seed_sd`: of what a seed does to every program alike.
-    `slots`: those of whose offset something is known, which is taken out of every comparison. `p_unsteady`: the chance
-    that there is any drift or offset, where these are what they are if so.
+    `slots`: those of whose offset something is known, which is taken out of every comparison. `busy`: what a busy core
+    adds, taken out as well. `p_unsteady`: the chance that there is any drift or offset, where these are what they are
+    if so.
     """
 
     sigma: float
@@ -92,6 +110,7 @@ class Noise:
     scale_s: float = 0.0
     seed_sd: float = 0.0
     slots: tuple[SlotOffset, ...] = ()
+    busy: BusyCore | None = None
     p_unsteady: float = 1.0
 
 

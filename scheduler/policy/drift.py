@@ -3,9 +3,9 @@
     y = mu(program) + d(time, node) + s(slot) + r(seed) + e,   e ~ N(0, sigma²)
 
 d is an Ornstein-Uhlenbeck process with variance drift² and correlation exp(−|Δt| / scale_s), each node's its own;
-s ~ N(0, offset²), what is known of a slot is taken out first; r ~ N(0, seed_sd²). Programs are fixed effects, the rest
-is random (Laird & Ware 1982): contrasts are generalized least squares, variances come from the likelihood of what is
-left within programs (REML, Patterson & Thompson 1971). Scores are val_bpb. Decides nothing.
+s ~ N(0, offset²); r ~ N(0, seed_sd²); what is known of a slot and of a busy core is taken out first. Programs are fixed
+effects, the rest is random (Laird & Ware 1982): contrasts are generalized least squares, variances come from the
+likelihood of what is left within programs (REML, Patterson & Thompson 1971). Scores are val_bpb. Decides nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduler.domain.candidate import CandidateStats, Occasion
 from scheduler.domain.decision import Noise
-from scheduler.policy.occasions import Group, factor, residuals, shared
+from scheduler.policy.occasions import Group, busyness, factor, residuals, shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ def is_unsteady(noise: Noise) -> bool:
 
 def _is_shared(noise: Noise) -> bool:
     """Whether some of it is common to several runs."""
-    return bool(noise.drift or noise.offset or noise.seed_sd)
+    return bool(noise.drift or noise.offset or noise.seed_sd or noise.busy)
 
 
 @lru_cache(maxsize=4096)
@@ -95,6 +95,8 @@ def _least_squares(
     is_ours = np.arange(n + len(theirs)) < n
     known = {slot.slot_id: slot.offset_bpb for slot in noise.slots}
     added = np.array([known.get(occasion.slot_id, 0.0) for occasion in occasions])
+    if noise.busy:
+        added += noise.busy.added_bpb * busyness(occasions, noise.busy.alone_s)
     right = np.column_stack([is_ours, ~is_ours, np.array((*ours, *theirs)) - shift - added]).astype(float)
     covariance = noise.sigma**2 * np.eye(len(right)) + _common(occasions, noise)
     normal = right[:, :2].T @ np.linalg.solve(covariance, right)
@@ -104,13 +106,16 @@ def _least_squares(
 
 
 def _common(occasions: tuple[Occasion, ...], noise: Noise) -> Array:
-    """(n, n): covariance of what the runs have in common, bpb²; of a known slot what is not known of it."""
+    """(n, n): covariance of what runs have in common, bpb²; of a known slot and a busy core what is not known of it."""
     import numpy as np
 
     near, slot, seed = shared(occasions, noise.scale_s)
     known = {slot.slot_id: slot.error_bpb for slot in noise.slots}
     left = np.array([known.get(occasion.slot_id, noise.offset) for occasion in occasions])
     common: Array = noise.drift**2 * near + np.outer(left, left) * slot + noise.seed_sd**2 * seed
+    if noise.busy:
+        busy = noise.busy.error_bpb * busyness(occasions, noise.busy.alone_s)
+        common += np.outer(busy, busy)
     return common
 
 

@@ -1,7 +1,7 @@
 """What runs share by when, where and with which seed they were made, as matrices of a linear model.
 
-Covers: shares of drift, offset and seed, contrasts within groups, likelihoods of many models at once. Knows no scores
-and no candidates; decides nothing.
+Covers: shares of drift, offset and seed, how busy the core was, contrasts within groups, likelihoods of many models at
+once. Knows no scores and no candidates; decides nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +45,22 @@ def shared(occasions: tuple[Occasion, ...], scale_s: float) -> Array:
     )
     near = np.exp(-np.abs(at[:, None] - at) / scale_s) if scale_s else np.ones((len(at), len(at)))
     return np.stack([near * (node[:, None] == node), slot[:, None] == slot, seed[:, None] == seed]).astype(float)
+
+
+def busyness(occasions: Sequence[Occasion], alone_s: float) -> Array:
+    """(n,): logarithm of how many times as long a run trained as one that has its core alone, its speed taken out.
+
+    0 for those that were as quick, or ended their training early, and where time or speed is not known.
+    """
+    import numpy as np
+
+    times = np.array([training_s(occasion) or alone_s for occasion in occasions])
+    return np.maximum(0.0, np.log(times / alone_s))
+
+
+def training_s(occasion: Occasion) -> float | None:
+    """Wall seconds of its training at the calibrated speed; None but under a clock in work."""
+    return occasion.train_s * occasion.speed if occasion.train_s and occasion.speed else None
 
 
 def _within(sizes: tuple[int, ...]) -> Array:

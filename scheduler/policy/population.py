@@ -1,6 +1,7 @@
-"""What the first scores of all ideas say of the machine: which slots are slower, and whether its state moves scores.
+"""What the first scores of all ideas say of the machine: which slots are slower, what a busy core adds, and whether its
+state moves scores.
 
-    y = m(baseline) + idea + d(time, node) + s(slot) + e
+    y = m(baseline) + idea + d(time, node) + s(slot) + b·busyness + e
 
 Slots are given to ideas without looking at them, so first scores that are worse on one slot tell of the slot. Over time
 ideas may get better or worse by themselves: what moves with time is the machine's or the ideas', and the chance of the
@@ -16,10 +17,10 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 
-from scheduler.domain.candidate import FirstScore
-from scheduler.domain.decision import SlotOffset
+from scheduler.domain.candidate import FirstScore, Occasion
+from scheduler.domain.decision import BusyCore, Noise, SlotOffset
 from scheduler.domain.lab import LabSnapshot
-from scheduler.policy.occasions import Group, factor, residuals, shared
+from scheduler.policy.occasions import Group, busyness, factor, residuals, shared, training_s
 
 MOST_FIRSTS = 104  # the newest: milliseconds for every decision
 LEAST_FIRSTS = 16  # fewer say nothing
@@ -28,6 +29,7 @@ STEP = 4  # looked at anew after so many more
 IDEAS_TREND = 0.05  # chance that ideas by themselves get better and worse over time as a drifting machine's scores do
 CUT = 2.5  # robust standard deviations
 PRIOR_DF = 4.0  # of the spread of ideas, of which a robust guess is the prior
+BUSY = 1.5  # times as long as alone: less moves no score by what could be seen
 _MAD = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 
 
@@ -94,6 +96,36 @@ def slot_offsets(
     inverse = np.linalg.inv(normal[:, :-1])
     found, sd = (inverse @ normal[:, -1])[among], np.sqrt(np.diag(inverse))[among]
     return tuple(map(SlotOffset, slots, found.tolist(), sd.tolist()))
+
+
+@lru_cache(maxsize=512)
+def busy_core(
+    firsts: tuple[FirstScore, ...], controls: tuple[Occasion, ...], noise: Noise, prior_bpb: float
+) -> BusyCore | None:
+    """What a busy core adds by the first scores, of prior N(0, prior_bpb²); `controls` are the baseline's occasions.
+
+    Best linear unbiased prediction with the spread of ideas as noise. None where every run had its core alone.
+    """
+    import numpy as np
+
+    occasions = (*controls, *(first.occasion for first in firsts))
+    times = sorted(found for occasion in occasions if (found := training_s(occasion)))
+    if not times or times[-1] < BUSY * (alone_s := times[len(times) // 10]):
+        return None
+    groups = _by_baseline(firsts)
+    if sum(len(values) for values, _ in groups) < LEAST_FIRSTS:
+        return BusyCore(0.0, prior_bpb, alone_s)
+    measured = tuple(one for _, of_group in groups for one in of_group)
+    y = np.array([value for values, _ in groups for value in values])
+    of_group = np.repeat(np.eye(len(groups)), [len(values) for values, _ in groups], axis=0)
+    design = np.column_stack([busyness(measured, alone_s), of_group])
+    near, slot, _ = shared(measured, noise.scale_s)
+    covariance = max(noise.sigma, _spread(groups)) ** 2 * np.eye(len(y))
+    covariance += noise.drift**2 * near + noise.offset**2 * slot
+    normal = design.T @ np.linalg.solve(covariance, np.column_stack([design, y]))
+    normal[0, 0] += 1 / prior_bpb**2
+    inverse = np.linalg.inv(normal[:, :-1])
+    return BusyCore(float(inverse[0] @ normal[:, -1]), math.sqrt(float(inverse[0, 0])), alone_s)
 
 
 def _by_baseline(firsts: Sequence[FirstScore]) -> list[Group]:

@@ -29,7 +29,8 @@ from scheduler.policy.drift import (
     newest,
     scatter_within,
 )
-from scheduler.policy.population import first_scores, log_evidence, slot_offsets
+from scheduler.policy.occasions import training_s
+from scheduler.policy.population import busy_core, first_scores, log_evidence, slot_offsets
 
 # A candidate whose runs scatter this many times more than is usual here diverges now and then: that says something of
 # it and nothing of the others, and pooled in, one such pair would make every effect of the lab look like noise.
@@ -47,6 +48,14 @@ def lab_noise(lab: LabSnapshot) -> Noise:
 
     Pooling assumes equal noise for every candidate. The prior is the contract's, so a new lab already has a noise.
     """
+    noise = _noise_of_repeats(lab)
+    if not any(map(training_s, lab.baseline.occasions)):
+        return noise
+    busy = busy_core(first_scores(lab), lab.baseline.occasions, replace(noise, slots=()), lab.noise_prior_bpb)
+    return replace(noise, busy=busy) if busy else noise
+
+
+def _noise_of_repeats(lab: LabSnapshot) -> Noise:
     sigma0, prior_df = lab.noise_prior_bpb, lab.gates.prior_df
     scatters = {stats.candidate_id: _scatter(stats.scores) for stats in lab.standings if stats.n > 1}
     bar = WILD**2 * _usual_variance(scatters.values(), sigma0, prior_df)

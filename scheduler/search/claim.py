@@ -121,7 +121,7 @@ def _scored(runs: Sequence[Run]) -> list[tuple[float, Occasion]]:
 def _occasion(seed: int, state: Finished) -> Occasion:
     measured = state.result.measured
     middle = state.started_at + held_s(state.started_at, state.finished_at, measured.wall_s) / 2
-    return Occasion(middle, state.slot_id, seed, measured.machine.speed)
+    return Occasion(middle, state.slot_id, seed, measured.machine.speed, dict(measured.phases_s).get("train"))
 
 
 def _queue_missing(space: Workspace, search: Search, sides: Mapping[str, Sequence[Run]]) -> bool:

@@ -14,7 +14,17 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from scheduler.domain.candidate import Candidate, CandidateState, CandidateStats
-from scheduler.domain.decision import Claim, Combine, DecisionRecord, Effect, Merge, Noise, Promotion, SlotOffset
+from scheduler.domain.decision import (
+    BusyCore,
+    Claim,
+    Combine,
+    DecisionRecord,
+    Effect,
+    Merge,
+    Noise,
+    Promotion,
+    SlotOffset,
+)
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
 from scheduler.domain.run import Run
@@ -38,7 +48,8 @@ class NoiseParts(View):
     """What adds to the noise of runs side by side: standard deviations in bpb, 0 where nothing does.
 
     `over_time_sd_bpb` is shared by runs within about `scale_s` seconds of each other. `p_unsteady` is the chance that
-    there is anything over time or between slots; `slots` are those that are known to differ.
+    there is anything over time or between slots; `slots` are those that are known to differ; `busy` is what a busy core
+    adds, where that is known.
     """
 
     over_time_sd_bpb: float
@@ -47,6 +58,7 @@ class NoiseParts(View):
     between_seeds_sd_bpb: float
     p_unsteady: float
     slots: tuple[SlotOffset, ...] = ()
+    busy: BusyCore | None = None
 
 
 class Rows(dict[str, T], Generic[T]):
@@ -248,11 +260,12 @@ class LabFacts:
 
 
 def noise_parts(noise: Noise) -> NoiseParts | None:
-    if not (noise.drift or noise.offset or noise.seed_sd):
+    busy = noise.busy if noise.busy and noise.busy.differs else None
+    if not (noise.drift or noise.offset or noise.seed_sd or busy):
         return None
     parts = (noise.drift, noise.scale_s, noise.offset, noise.seed_sd)
     differ = tuple(slot for slot in noise.slots if slot.differs)
-    return NoiseParts(*parts, noise.p_unsteady if noise.drift or noise.offset else 0.0, differ)
+    return NoiseParts(*parts, noise.p_unsteady if noise.drift or noise.offset else 0.0, differ, busy)
 
 
 def describe_noise(sd_bpb: float, parts: NoiseParts | None) -> str:
@@ -265,7 +278,8 @@ def describe_noise(sd_bpb: float, parts: NoiseParts | None) -> str:
     if parts.p_unsteady < SHOWN:
         machine = [(math.hypot(over_time, between), "in doubt of the machine")]
     more = [*machine, (parts.between_seeds_sd_bpb, "between seeds")]
-    return ", ".join([f"sd {sd_bpb:.5f} bpb side by side", *(f"{sd:.5f} {words}" for sd, words in more if sd)])
+    busy = [f"{math.log(2) * parts.busy.added_bpb:+.5f} with half a core"] if parts.busy else []
+    return ", ".join([f"sd {sd_bpb:.5f} bpb side by side", *(f"{sd:.5f} {words}" for sd, words in more if sd), *busy])
 
 
 def _subjects(record: DecisionRecord) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.domain.decision import PRESETS, GateSettings, MeasureBaseline, Noise, SlotOffset
+from scheduler.domain.decision import PRESETS, BusyCore, GateSettings, MeasureBaseline, Noise, SlotOffset
 from scheduler.domain.run import RunKind, parse_result
 from scheduler.domain.slot import Slot
 from scheduler.ledger import Ledger
@@ -106,7 +106,7 @@ def test_on_a_machine_that_drifts_errors_and_words_are_those_of_all_the_noise(pl
         assert words in painted(view, 200)
     assert "side by side" not in painted(leaderboard_screen(leaderboard(steady)), 200)
     parts = {"over_time_sd_bpb": 0.012, "scale_s": 600.0, "between_slots_sd_bpb": 0.003, "between_seeds_sd_bpb": 0.004}
-    assert leaderboard(drifting).to_json()["noise_parts"] == {**parts, "p_unsteady": 1.0, "slots": []}
+    assert leaderboard(drifting).to_json()["noise_parts"] == {**parts, "p_unsteady": 1.0, "slots": [], "busy": None}
     assert leaderboard(steady).noise_parts is None
     for row in leaderboard(drifting).candidates:
         standing = drifting.standings[row.candidate]
@@ -131,6 +131,10 @@ def test_what_is_known_of_the_machine_is_said_and_no_more() -> None:
     said = describe_noise(noise.sigma, known)
     assert said == "sd 0.00750 bpb side by side, 0.00300 over time, 0.00400 between slots (n/gpu3 +0.00610)"
     assert noise_parts(Noise(0.0075, 12)) is None
+    learnt, guessed = BusyCore(-0.004, 0.001, 20.0), BusyCore(-0.001, 0.001, 20.0)
+    said = describe_noise(0.0075, noise_parts(Noise(0.0075, 12, busy=learnt)))
+    assert said == "sd 0.00750 bpb side by side, -0.00277 with half a core"
+    assert noise_parts(Noise(0.0075, 12, busy=guessed)) is None
 
 
 def test_a_machine_too_unsteady_to_decide_is_called_that_on_every_screen(play: Play) -> None:
