@@ -299,6 +299,13 @@ FAULTS = (
         ("tests/scheduler/test_policy_busy_core.py",),
     ),
     Fault(
+        "a candidate is better for having idled",
+        "scheduler/policy/drift.py",
+        "diff = max(diff, _least_squares(*runs,",
+        "diff = min(diff, _least_squares(*runs,",
+        ("tests/scheduler/test_policy_busy_core.py",),
+    ),
+    Fault(
         "a busy core is looked for under clocks that a candidate may idle on",
         "scheduler/policy/occasions.py",
         "return occasion.train_s * occasion.speed if occasion.train_s and occasion.speed else None",

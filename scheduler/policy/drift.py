@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,16 @@ def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> t
     Best linear unbiased: a control near in time, on the same slot or with the same seed weighs more. Without a part of
     the noise that runs share, or without occasions, means are compared and the error is sigma·√(1/n + 1/n_base). A run
     that shares its time with one, its slot with another and its seed with a third may have a small negative weight.
+    What a busy core adds is held against the candidate only: one that idles looks busier than it was, and one that ends
+    its training early less so.
     """
     if not _is_shared(noise) or not (candidate.occasions and base.occasions):
         return candidate.mean - base.mean, noise.sigma * math.sqrt(1 / candidate.n + 1 / base.n)
-    return _least_squares(candidate.scores, base.scores, (*candidate.occasions, *base.occasions), noise)
+    runs = candidate.scores, base.scores, (*candidate.occasions, *base.occasions)
+    diff, se = _least_squares(*runs, noise)
+    if noise.busy:
+        diff = max(diff, _least_squares(*runs, replace(noise, busy=replace(noise.busy, added_bpb=0.0)))[0])
+    return diff, se
 
 
 def mean_error(stats: CandidateStats, noise: Noise) -> float:

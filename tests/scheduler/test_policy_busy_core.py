@@ -91,6 +91,20 @@ def test_a_comparison_takes_out_what_the_busier_side_gained_and_is_less_sure_of_
     assert contrast(standing(2, 0.99, occasions=(occasion(3, 6.0),)), both, busy)[0] == pytest.approx(-0.01)
 
 
+@pytest.mark.parametrize("added", [-3.0, -1.0, 1.0, 3.0])
+@pytest.mark.parametrize("controls", [(1.0, 1.0, 1.0), (1.0, 3.0, 6.0), (6.0, 6.0, 6.0)])
+def test_no_candidate_looks_better_for_having_idled_or_ended_early(added: float, controls: tuple[float, ...]) -> None:
+    """Both can be had for nothing: it sleeps while it trains, or does not use its budget up."""
+    base = baseline(1.0, 1.0, 1.0, occasions=tuple(occasion(k, times) for k, times in enumerate(controls)))
+    busy = replace(NOISE, busy=BusyCore(added * SIGMA0, 0.3 * SIGMA0, ALONE_S))
+    for score in (0.98, 0.9995, 1.01):
+        for times in (0.1, 0.9, 1.0, 2.0, 8.0):
+            idea = standing(2, score, occasions=(occasion(3, times),))
+            plain, held = effect_of(idea, base, NOISE), effect_of(idea, base, busy)
+            assert held.diff >= plain.diff - 0.3 * SIGMA0  # what is left is the weights of busy controls
+            assert held.p_better <= max(0.5, plain.p_better) + 0.01
+
+
 def lab_of(found: tuple[FirstScore, ...]) -> LabSnapshot:
     base = replace(baseline(1.0, 1.0 + SIGMA0, 1.0 - SIGMA0, occasions=CONTROLS), base_id=None)
     ideas = [
