@@ -13,13 +13,13 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
+from scheduler.policy.occasions import BUSIER
 
 ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
 DOUBTED = 0.20  # from which a promotion asks for more: until repeats or ideas have spoken for a steady machine
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
 SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
-BUSIER = 1.5  # the core was others' for a third of the time that a run trained
 MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
 

@@ -20,7 +20,7 @@ from statistics import median
 from scheduler.domain.candidate import FirstScore, Occasion
 from scheduler.domain.decision import BusyCore, Noise, SlotOffset
 from scheduler.domain.lab import LabSnapshot
-from scheduler.policy.occasions import Group, busyness, factor, residuals, shared, training_s
+from scheduler.policy.occasions import BUSIER, Group, busyness, factor, residuals, shared, training_s
 
 MOST_FIRSTS = 104  # the newest: milliseconds for every decision
 LEAST_FIRSTS = 16  # fewer say nothing
@@ -29,7 +29,6 @@ STEP = 4  # looked at anew after so many more
 IDEAS_TREND = 0.05  # chance that ideas by themselves get better and worse over time as a drifting machine's scores do
 CUT = 2.5  # robust standard deviations
 PRIOR_DF = 4.0  # of the spread of ideas, of which a robust guess is the prior
-BUSY = 1.5  # times as long as alone: less moves no score by what could be seen
 _MAD = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 
 
@@ -110,7 +109,7 @@ def busy_core(
 
     occasions = (*controls, *(first.occasion for first in firsts))
     times = sorted(found for occasion in occasions if (found := training_s(occasion)))
-    if not times or times[-1] < BUSY * (alone_s := times[len(times) // 10]):
+    if not times or times[-1] < BUSIER * (alone_s := times[len(times) // 10]):
         return None
     groups = _by_baseline(firsts)
     if sum(len(values) for values, _ in groups) < LEAST_FIRSTS:
