@@ -58,6 +58,7 @@ def main() -> int:
     make_repository(folder, FAULTS if asked.real else {})
     proposer = [sys.executable, str(Path(__file__).resolve()), "--propose", "--ideas", str(asked.ideas)]
     proposer += ["--real", str(asked.real), "--load-seed", str(asked.load_seed)]
+    arsched(folder, "prepare", "--contract", "cpu")
     with machine_load(None if asked.quiet else asked.load_seed):
         arsched(folder, "init", "--tag", "busy", "--slots", str(asked.slots))
         arsched(
@@ -98,7 +99,9 @@ def make_repository(folder: Path, faults: dict[str, int | float]) -> None:
 
 
 def arsched(folder: Path, *words: str) -> None:
-    subprocess.run(_command(*words), cwd=folder, check=True, env=_environment())
+    """Run it; where it fails it has said why, and so ends this script."""
+    if code := subprocess.run(_command(*words), cwd=folder, env=_environment()).returncode:
+        sys.exit(code)
 
 
 def read(folder: Path, *words: str) -> str:
