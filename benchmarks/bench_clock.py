@@ -87,7 +87,8 @@ def line_of(result: dict[str, Any]) -> str:
     speed = "" if machine["speed"] is None else f"  speed {machine['speed']:.3f}"
     load = f"  load {machine['load']:.1f}  steal {machine['steal']}"
     figures = f"steps {result['training']['steps']:4}  val_bpb {result['val_bpb']:.4f}"
-    return f"{figures}  used {budget['used_s']:.2f} s  CPU {budget['cpu_s']:.2f} s{speed}{load}"
+    spent = f"used {budget['used_s']:.2f} s  CPU {budget['cpu_s']:.2f} s in {budget['train_wall_s']:.0f} s"
+    return f"{figures}  {spent}{speed}{load}"
 
 
 def summary(clock: str, results: list[dict[str, Any]]) -> str:
