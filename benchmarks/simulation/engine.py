@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -42,7 +42,7 @@ from scheduler.domain.decision import (
     Shelve,
 )
 from scheduler.domain.lab import LabSnapshot
-from scheduler.domain.run import Queued, Run, RunKind, Running
+from scheduler.domain.run import Queued, Run, RunKind, Running, next_seed
 from scheduler.policy.decide import baseline_is_hopeless, decide, is_holding, promotion_waits_until
 from scheduler.policy.dispatch import free_soon, order_runs, pair_runs, slots_had
 from scheduler.policy.merging import near_miss_union
@@ -145,7 +145,7 @@ class Simulation:
         self.queued: list[Run] = []
         self._ends: list[tuple[float, int, Run, End]] = []  # a heap
         self._begun: Counter[RunKind] = Counter()
-        self._seeds: Counter[str] = Counter()
+        self._seeds: defaultdict[str, list[int]] = defaultdict(list)
         self._idle = 0.0  # slot time
         self._runs = 0
         self._candidates = 1
@@ -362,7 +362,9 @@ class Simulation:
 
     def _run(self, ref: str, kind: RunKind) -> Run:
         self._runs += 1
-        seed = self._seeds[ref] = self._seeds[ref] + 1  # the k-th run of every candidate has seed k
+        within = self.gates.max_runs if kind is RunKind.BASELINE else 0
+        seed = next_seed(had := self._seeds[ref], (), (), within)
+        had.append(seed)
         return Run(f"r{self._runs:04d}", ref, kind, seed, 0, "", Queued(self.now))
 
     def _new_id(self) -> str:

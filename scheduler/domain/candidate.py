@@ -116,16 +116,20 @@ CLONES = "clones"  # what such a score is suspected of
 CLONE_BPB = 1e-9  # honest runs with different seeds differ by a thousandth: so near by chance is one pair in 10**6
 
 
-def group_clones(scores: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+def group_clones(scores: Sequence[float], seeds: Sequence[int] = ()) -> tuple[tuple[int, ...], ...]:
     """Indices of the scores, those that agree to the last digits together, in the order of their first.
 
     Runs with different seeds see other data in another order: a group of several tells of a program that does not
-    depend on its training, and is worth one score at most.
+    depend on its training, and is worth one score at most. Scores that all have one of `seeds` are no group: where
+    nothing is random they agree. Without `seeds` all are different.
     """
     groups: list[list[int]] = []
     for index, score in enumerate(scores):
         known = next((group for group in groups if abs(scores[group[0]] - score) <= CLONE_BPB), None)
         groups.append([index]) if known is None else known.append(index)
+    if seeds:
+        split = ([group] if len({seeds[i] for i in group}) > 1 else [[i] for i in group] for group in groups)
+        groups = sorted(part for parts in split for part in parts)
     return tuple(map(tuple, groups))
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 from scheduler.domain.errors import ArschedError
@@ -313,3 +315,13 @@ class Attempt:
     ended_at: float | None = None
     outcome: str = ""  # a result's status, or lost, stopped, cancelled
     charge: str = ""  # what it says against the candidate, where it gave no result that counts
+
+
+def next_seed(had: Sequence[int], others: Collection[int], pending: Collection[int] = (), within: int = 0) -> int:
+    """The first seed (1, 2, 3, …) that a program has not `had`, and once it has had `within` of them the one of those
+    that it has had least often. `others`: never this one; `pending`: not again while a run with it is on its way.
+    """
+    fresh = next(seed for seed in count(1) if seed not in had and seed not in others)
+    known = [seed for seed in range(1, within + 1) if seed not in others and seed not in pending]
+    times = Counter(had)
+    return fresh if fresh <= within or not known else min(known, key=lambda seed: (times[seed], seed))

@@ -115,7 +115,8 @@ class Decisions:
                     self._drop(candidate, CandidateState.SHELVED, reason)
                 case MeasureBaseline(reason=reason):
                     _require(candidate, CandidateState.BASELINE)
-                    self._runs.add(candidate.candidate_id, RunKind.BASELINE, reason)
+                    # With seeds that candidates have: a run with another says little of what is held against it.
+                    self._runs.add(candidate.candidate_id, RunKind.BASELINE, reason, within=board.gates.max_runs)
                 case Retry(reason=reason):
                     _require(candidate, CandidateState.CONTENDER)
                     self._runs.add(candidate.candidate_id, RunKind.REPEAT, reason)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import count
 from typing import Any, NamedTuple
 
 from scheduler.domain.candidate import CLONE_BPB, CLONES
@@ -32,6 +31,7 @@ from scheduler.domain.run import (
     Scored,
     held_s,
     infra_result,
+    next_seed,
 )
 from scheduler.domain.slot import Slot
 from scheduler.ledger.db import Database
@@ -188,12 +188,13 @@ class Runs(Table):
 
     # Moves.
 
-    def add(self, ref: str, kind: RunKind, reason: str, seed: int | None = None) -> Run:
+    def add(self, ref: str, kind: RunKind, reason: str, seed: int | None = None, within: int = 0) -> Run:
         """Queue a run of a candidate with the first of the lab's seeds (1, 2, 3, …) that it has not had, or that one.
 
-        Candidates have their seeds in common: what a seed does to every program alike then moves no comparison. Those
-        of claims and calibrations are left out. A run that ended without a word on its program has not had its seed.
-        Raises LedgerProblem, UsageProblem for a seed that another run of the candidate has; a calibration's may.
+        Candidates have their seeds in common: what a seed does to every program alike then moves no comparison. Once it
+        has had `within` of them, with the one of those that it has had least often. Those of claims and calibrations
+        are left out. A run that ended without a word on its program has not had its seed. Raises LedgerProblem, and
+        UsageProblem for a seed that another run of the candidate has; a calibration's may.
         """
         with self._database.transaction():
             candidate = number_of(ref, "c")
@@ -202,8 +203,10 @@ class Runs(Table):
                 raise LedgerProblem(f"cannot queue a run: no candidate {ref!r}")
             tag = owner["tag"]
             if seed is None:
-                known = {row["seed"] for row in self._database.all(_HAD_OR_CLAIMED, candidate, tag)}
-                seed = next(seed for seed in count(1) if seed not in known)
+                rows, others = self._database.all(_HAD, candidate), self._database.all(_SET_ASIDE, tag)
+                pending = [row["seed"] for row in rows if row["state"] in ("queued", "running")]
+                had = [row["seed"] for row in rows]
+                seed = next_seed(had, [row["seed"] for row in others], pending, within)
             elif kind is not RunKind.CALIBRATION and (
                 taken := self._database.one(f"{_HAD} AND seed = ?", candidate, seed)
             ):
@@ -347,10 +350,10 @@ class Runs(Table):
 
 
 _HAD = """
-SELECT run.number, run.seed FROM run LEFT JOIN result ON result.run = run.number
+SELECT run.number, run.seed, run.state FROM run LEFT JOIN result ON result.run = run.number
 WHERE run.candidate = ? AND run.state != 'cancelled' AND coalesce(result.family, '') != 'infra'
 """
-_HAD_OR_CLAIMED = f"{_HAD} UNION SELECT number, seed FROM run WHERE tag = ? AND kind IN ('claim', 'calibration')"
+_SET_ASIDE = "SELECT seed FROM run WHERE tag = ? AND kind IN ('claim', 'calibration')"
 _FRESH_SEED = """
 WITH RECURSIVE next(seed) AS (
     SELECT coalesce(max(seed), 0) + 1 FROM run WHERE tag = ? AND kind != 'audit'

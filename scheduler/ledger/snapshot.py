@@ -198,7 +198,7 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
         failure = f"not comparable: measured on {last.pool}, the baseline on {pool}"
     elif last:
         failure = f"{last.status}: {last.reason}" if last.reason else str(last.status)
-    groups = group_clones([run.val_bpb for run in scored if run.val_bpb is not None])
+    groups = group_clones([run.val_bpb for run in scored if run.val_bpb is not None], [run.seed for run in scored])
     clones = len(scored) - len(groups)
     if clones:
         failure = failure or f"suspect: {CLONES}: {clones + 1} runs with different seeds gave one score"

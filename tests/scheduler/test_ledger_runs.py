@@ -6,9 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.domain.errors import LedgerProblem, UsageProblem
-from scheduler.domain.run import Cancelled, Failed, Finished, Infra, Queued, RunKind, Running, Scored, infra_result
+from scheduler.domain.run import (
+    Cancelled,
+    Failed,
+    Finished,
+    Infra,
+    Queued,
+    RunKind,
+    Running,
+    Scored,
+    infra_result,
+    next_seed,
+)
 from scheduler.ledger import Ledger
 from tests.scheduler.ledger_kit import (
     SLOT,
@@ -211,6 +224,38 @@ def test_the_nth_run_of_every_candidate_has_the_nth_seed(ledger: Ledger) -> None
     assert [seeds_of(ledger, ref) for ref in ("c0001", "c0002", "c0003")] == [[1, 2, 3, 4], [1, 2], [1, 2, 3, 4]]
     start_lab(ledger, "other")
     assert [run.seed for run in ledger.runs.list("other")] == [1, 2, 3]
+
+
+def test_a_baseline_measured_again_has_the_seeds_that_candidates_have(ledger: Ledger) -> None:
+    """One with a fourth seed would be held against no run with that seed; and none runs twice with one at a time."""
+    for _ in range(3):
+        ledger.runs.add("c0001", RunKind.BASELINE, "again", within=3)
+    assert seeds_of(ledger, "c0001") == [1, 2, 3, 1, 2, 3]
+    assert ledger.runs.add("c0001", RunKind.BASELINE, "while all of them wait", within=3).seed == 4
+    for run in ledger.runs.list("t"):
+        ledger.runs.cancel(run.id, "changed my mind")
+    assert ledger.runs.add("c0001", RunKind.BASELINE, "again", within=3).seed == 1
+
+
+@given(
+    had=st.lists(st.integers(1, 6), max_size=12),
+    others=st.sets(st.integers(1, 6)),
+    pending=st.sets(st.integers(1, 6)),
+    within=st.integers(0, 4),
+)
+def test_the_next_seed_is_new_or_one_that_was_had_least_often(
+    had: list[int], others: set[int], pending: set[int], within: int
+) -> None:
+    pending &= set(had)
+    seed = next_seed(had, others, pending, within)
+    assert seed not in others and seed not in pending
+    free = [one for one in range(1, within + 1) if one not in others]
+    if unused := [one for one in free if one not in had]:
+        assert seed == unused[0]
+    elif left := [one for one in free if one not in pending]:
+        assert seed in left and had.count(seed) == min(map(had.count, left))
+    else:
+        assert seed not in had
 
 
 def test_no_other_run_has_a_seed_of_a_claim(ledger: Ledger) -> None:

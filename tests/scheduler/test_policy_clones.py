@@ -41,6 +41,21 @@ def test_every_score_is_in_one_group(scores: list[float]) -> None:
     assert list(groups) == sorted(groups)
 
 
+def test_scores_of_one_seed_that_agree_are_no_clones() -> None:
+    """Where nothing is random a baseline that is measured again with a seed it has had scores the same."""
+    assert group_clones((1.9, 1.8, 1.9), (1, 2, 1)) == ((0,), (1,), (2,))
+    assert group_clones((1.9, 1.9, 1.9, 1.8), (1, 2, 1, 3)) == ((0, 1, 2), (3,))
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.8, 1.9, 2.0]), st.integers(1, 3)), max_size=12))
+def test_every_score_is_in_one_group_whatever_the_seeds(runs: list[tuple[float, int]]) -> None:
+    groups = group_clones([score for score, _ in runs], [seed for _, seed in runs])
+    assert sorted(index for group in groups for index in group) == list(range(len(runs)))
+    assert list(groups) == sorted(groups)
+    for group in groups:
+        assert len(group) == 1 or len({runs[index][1] for index in group}) > 1
+
+
 def cloning(order: RunOrder) -> Outcome:
     """A program with CLONE = 1 scores the same whatever its seed."""
     made = as_the_source_says(order)
