@@ -184,10 +184,12 @@ INVARIANTS = {
     "an idea brings one candidate": (
         "SELECT candidate FROM proposal WHERE state = 'queued' GROUP BY candidate HAVING count(*) > 1"
     ),
-    "no candidate has a seed twice but as a baseline": (
-        "SELECT candidate, seed FROM run LEFT JOIN result ON result.run = run.number WHERE state != 'cancelled'"
-        " AND coalesce(family, '') != 'infra' AND kind NOT IN ('baseline', 'calibration')"
-        " GROUP BY candidate, seed HAVING count(*) > 1"
+    "no candidate has a seed twice, but as a baseline that has had three": (
+        "WITH had AS (SELECT run.* FROM run LEFT JOIN result ON result.run = run.number WHERE state != 'cancelled'"
+        " AND coalesce(family, '') != 'infra' AND kind != 'calibration') SELECT again.number FROM had AS again"
+        " JOIN had ON had.candidate = again.candidate AND had.seed = again.seed AND had.number < again.number"
+        " WHERE again.kind != 'baseline' OR 3 > (SELECT count(DISTINCT seed) FROM had AS before"
+        " WHERE before.candidate = again.candidate AND before.number < again.number)"
     ),
     "the history ends where each run stands": (
         "SELECT run.number, run.state FROM run WHERE run.state !="
