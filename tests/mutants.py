@@ -271,6 +271,13 @@ FAULTS = (
         ("tests/scheduler/test_policy_drift.py",),
     ),
     Fault(
+        "a drift is looked for as if it were rough",
+        "scheduler/policy/drift.py",
+        "z, parts = residuals(groups, scale_s, smooth=True)",
+        "z, parts = residuals(groups, scale_s, smooth=False)",
+        ("tests/scheduler/test_policy_drift.py",),
+    ),
+    Fault(
         "controls know no share",
         "scheduler/policy/controls.py",
         "return int(lab.gates.control_share * lab.trials_on_baseline) - _controls_bought(lab, wanted)",

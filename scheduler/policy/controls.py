@@ -16,7 +16,6 @@ from scheduler.domain.text import id_order
 from scheduler.policy.occasions import BUSIER
 
 ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
-DOUBTED = 0.20  # from which a promotion asks for more: until repeats or ideas have spoken for a steady machine
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
 SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
@@ -84,12 +83,15 @@ def _controls_left(lab: LabSnapshot, wanted: int) -> int:
 
 def is_drifting(noise: Noise) -> bool:
     """Whether the machine's state moves scores, likely and far enough to spend runs on it."""
-    return noise.p_unsteady >= ACTED_ON and noise.drift >= LEAST_DRIFT * noise.sigma
+    return noise.p_unsteady >= ACTED_ON and may_drift(noise)
 
 
 def may_drift(noise: Noise) -> bool:
-    """Whether it may well move scores as far: a mistake in a promotion costs more than a run."""
-    return noise.p_unsteady >= DOUBTED and noise.drift >= LEAST_DRIFT * noise.sigma
+    """Whether it may move scores as far, as it may until repeats or ideas have spoken for a steady machine.
+
+    Then a promotion asks for more: a mistake in one costs more than a run.
+    """
+    return noise.drift >= LEAST_DRIFT * noise.sigma
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:

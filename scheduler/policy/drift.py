@@ -2,10 +2,12 @@
 
     y = mu(program) + d(time, node) + s(slot) + r(seed) + e,   e ~ N(0, sigma²)
 
-d is an Ornstein-Uhlenbeck process with variance drift² and correlation exp(−|Δt| / scale_s), each node's its own;
-s ~ N(0, offset²); r ~ N(0, seed_sd²); what is known of a slot and of a busy core is taken out first. Programs are fixed
-effects, the rest is random (Laird & Ware 1982): contrasts are generalized least squares, variances come from the
-likelihood of what is left within programs (REML, Patterson & Thompson 1971). Scores are val_bpb. Decides nothing.
+d is a process with variance drift², each node's its own; s ~ N(0, offset²); r ~ N(0, seed_sd²); what is known of a slot
+and of a busy core is taken out first. Programs are fixed effects, the rest is random (Laird & Ware 1982): contrasts are
+generalized least squares, variances come from the likelihood of what is left within programs (REML, Patterson &
+Thompson 1971). The likelihood takes d for smooth: for a rough one, repeats one after the other that agree would make a
+slow wave look smaller. Contrasts take it for rough (Ornstein-Uhlenbeck): errors grow from the first minute on, and
+nothing is extrapolated from two runs to a third. Scores are val_bpb. Decides nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# Runs that this many run lengths lie between share 1/e of the drift. Loads come and go over an hour or two, runs last
+# Runs that this many run lengths lie between share 1/e of a rough drift. Loads come and go over an hour or two, runs last
 # minutes; what is faster scatters from run to run and is in sigma, a slower one is followed as well.
 SCALE_RUNS = 24.0
 MOST_RUNS = 80  # the newest repeated runs that the drift is judged by
@@ -77,7 +79,7 @@ def scatter_within(programs: Sequence[CandidateStats], noise: Noise) -> float:
         return math.fsum((score - fmean(scores)) ** 2 for scores, _ in groups for score in scores)
     import numpy as np
 
-    z, parts = residuals(groups, noise.scale_s)
+    z, parts = residuals(groups, noise.scale_s, smooth=False)
     ratios = np.array((noise.drift, noise.offset, noise.seed_sd)) / noise.sigma
     return float(z @ np.linalg.solve(np.eye(len(z)) + np.tensordot(ratios**2, parts, axes=1), z))
 
@@ -146,7 +148,7 @@ def estimate(
     import numpy as np
 
     ratios, prior = _grid(prior_seed / sigma0)
-    z, parts = residuals(groups, scale_s)
+    z, parts = residuals(groups, scale_s, smooth=True)
     log_det, squares = factor(np.eye(len(z)) + np.tensordot(ratios**2, parts, axes=1), z / sigma0)
     total = prior_df + squares  # of sigma²/sigma0²'s posterior, with so many degrees:
     df = prior_df + len(z)

@@ -22,18 +22,25 @@ BUSIER = 1.5  # times as long: the core was others' for a third of the time that
 Group = tuple[tuple[float, ...], tuple[Occasion, ...]]  # one candidate's scores, two or more, and their occasions
 
 
-def residuals(groups: Sequence[Group], scale_s: float) -> tuple[Array, Array]:
-    """What is left within the groups (m,), bpb, and what drift, offset and seed share of it (3, m, m); m = Σ(n−1)."""
+def residuals(groups: Sequence[Group], scale_s: float, *, smooth: bool) -> tuple[Array, Array]:
+    """What is left within the groups (m,), bpb, and what drift, offset and seed share of it (3, m, m); m = Σ(n−1).
+
+    `smooth`: as `shared`'s.
+    """
     import numpy as np
 
     scores = np.array([score for scores, _ in groups for score in scores])
     helmert = _within(tuple(len(scores) for scores, _ in groups))
-    parts = shared(tuple(occasion for _, occasions in groups for occasion in occasions), scale_s)
+    parts = shared(tuple(occasion for _, occasions in groups for occasion in occasions), scale_s, smooth=smooth)
     return helmert @ (scores - scores.mean()), helmert @ parts @ helmert.T
 
 
-def shared(occasions: tuple[Occasion, ...], scale_s: float) -> Array:
-    """(3, n, n): which share of drift, of offset and of seed_sd each two runs have in common, from 0 to 1."""
+def shared(occasions: tuple[Occasion, ...], scale_s: float, *, smooth: bool = False) -> Array:
+    """(3, n, n): which share of drift, of offset and of seed_sd each two runs have in common, from 0 to 1.
+
+    That of drift is exp(−|Δt| / scale_s), an Ornstein-Uhlenbeck process's; `smooth`: (1 + a)·exp(−a) with
+    a = 3|Δt| / scale_s, Matérn's of order 3/2 (Rasmussen & Williams 2006, eq. 4.17), which is about as wide.
+    """
     import numpy as np
 
     at = np.array([occasion.at for occasion in occasions])
@@ -45,7 +52,8 @@ def shared(occasions: tuple[Occasion, ...], scale_s: float) -> Array:
             [occasion.seed for occasion in occasions],
         )
     )
-    near = np.exp(-np.abs(at[:, None] - at) / scale_s) if scale_s else np.ones((len(at), len(at)))
+    lag = np.abs(at[:, None] - at) / scale_s if scale_s else np.zeros((len(at), len(at)))
+    near = (1 + 3 * lag) * np.exp(-3 * lag) if smooth else np.exp(-lag)
     return np.stack([near * (node[:, None] == node), slot[:, None] == slot, seed[:, None] == seed]).astype(float)
 
 

@@ -249,10 +249,10 @@ def test_bold_and_strict_move_the_bars_their_way() -> None:
 @pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
 def test_where_the_machine_may_drift_every_promotion_asks_for_more(preset: str, n: int) -> None:
     base, gates = baseline(1.0, 1.0, 1.0), PRESETS[preset]
-    likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.20)
+    likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.01)
     between = candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n)
     above = candidate_at((1 + gates.drift_promote) / 2, n)
-    for steady in (NOISE, replace(likely, p_unsteady=0.19), replace(likely, drift=0.4 * NOISE.sigma)):
+    for steady in (NOISE, replace(likely, drift=0.4 * NOISE.sigma)):
         assert isinstance(judge_candidate(between, base, steady, gates), Promote)
     assert not isinstance(judge_candidate(between, base, likely, gates), Promote)
     assert isinstance(judge_candidate(above, base, likely, gates), Promote)
