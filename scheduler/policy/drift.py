@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# Runs that this many run lengths lie between share 1/e of a rough drift. Loads come and go over an hour or two, runs last
-# minutes; what is faster scatters from run to run and is in sigma, a slower one is followed as well.
+# Runs that this many run lengths lie between share 1/e of a rough drift. Loads come and go over an hour or two, runs
+# last minutes; what is faster scatters from run to run and is in sigma, a slower one is followed as well.
 SCALE_RUNS = 24.0
 MOST_RUNS = 80  # the newest repeated runs that the drift is judged by
 LEAST_DF = 2  # of repeats; one pair says nothing of what it differs by
