@@ -189,8 +189,8 @@ def test_the_drift_is_found_in_its_size(
     rng, truth = np.random.default_rng(4), Noise(0.001, 0, drift=0.001 * size, scale_s=SCALE_S)
     found = [estimate(tuple(drawn_groups(rng, truth, drifts)), 0.001, 4.0, SCALE_S) for _ in range(25)]
     assert least <= np.median([noise.drift for noise in found]) / 0.001 <= most
-    most = 1.6 if drifts is smooth else 1.6 + size / 10  # ratios lie on a coarse grid
-    assert 0.8 < np.median([noise.sigma for noise in found]) / 0.001 < most
+    most_scatter = 1.6 if drifts is smooth else 1.6 + size / 10  # ratios lie on a coarse grid
+    assert 0.8 < np.median([noise.sigma for noise in found]) / 0.001 < most_scatter
 
 
 @pytest.mark.parametrize("drifts", [rough, smooth])

@@ -107,12 +107,11 @@ def table(drift: DriftSetting, **ours: float) -> dict[Cell, dict[str, Row]]:
         (DriftSetting(), {"gain": 0.989}),
         (DriftSetting("walk", 3.0), {"judged_covered": 0.92}),
         (DriftSetting("slot", 3.0), {"covered": 0.92}),
-        (DriftSetting("step", 3.0), {"false": 1.29}),
+        (DriftSetting("step", 3.0), {"false": 1.01}),
     ],
 )
 def test_every_promise_about_drift_can_be_broken(drift: DriftSetting, broken: dict[str, float]) -> None:
     assert all(promise.kept for promise in check_drift_promises(table(drift)))
-    assert all(promise.kept for promise in check_drift_promises(table(drift, false=1.28)))  # 2 · 0.1 · √2 more
     assert [promise.kept for promise in check_drift_promises(table(drift, **broken))].count(False) == 1
 
 
@@ -121,4 +120,4 @@ def test_the_command_prints_cells_and_verdicts(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/sim_drift.py", *few, "--json", str(tmp_path / "sim.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "**pr44 N=2 σ=0.001, prior 0.001 walk 3 σ**" in ran.stdout and "| default |" in ran.stdout
-    assert "no more false promotions than without drift" in ran.stdout and (tmp_path / "sim.json").exists()
+    assert "at most as many false promotions as without drift" in ran.stdout and (tmp_path / "sim.json").exists()
