@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,13 @@ from tests.scheduler.ledger_kit import (
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "lab" / "ledger.db"
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a copy is saved that its lab has no place for."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
 def filled(path: Path, candidates: int = 0, tag: str = "t") -> Ledger:
