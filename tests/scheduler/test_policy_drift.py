@@ -246,11 +246,13 @@ def repeats_on_a_wave(seed: int, size: float) -> tuple[Group, ...]:
 def test_repeats_that_agree_one_after_the_other_make_a_slow_wave_no_smaller() -> None:
     """An amplitude of 3 σ is a standard deviation of 2.1 σ."""
 
-    def found(size: float) -> list[float]:
-        return [estimate(repeats_on_a_wave(seed, size), 0.001, 4.0, 24 * RUN_S).drift for seed in range(40)]
+    def found(size: float) -> list[Noise]:
+        return [estimate(repeats_on_a_wave(seed, size), 0.001, 4.0, 24 * RUN_S) for seed in range(40)]
 
-    assert 1.75 < np.median(found(3.0)) / 0.001 < 2.4
-    assert np.median(found(0.0)) == 0.0
+    wave, steady = found(3.0), found(0.0)
+    assert 1.75 < np.median([noise.drift for noise in wave]) / 0.001 < 2.4
+    assert np.median([noise.p_unsteady for noise in wave]) > 0.8
+    assert np.median([noise.p_unsteady for noise in steady]) < 0.18
 
 
 def test_only_the_newest_repeats_are_looked_at() -> None:
