@@ -13,6 +13,7 @@ from scheduler.domain.candidate import CandidateStats
 from scheduler.domain.decision import MeasureBaseline, Noise
 from scheduler.domain.lab import LabSnapshot
 from scheduler.domain.text import id_order
+from scheduler.policy.drift import is_unsteady
 from scheduler.policy.occasions import BUSIER
 
 ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
@@ -92,6 +93,11 @@ def may_drift(noise: Noise) -> bool:
     Then a promotion asks for more: a mistake in one costs more than a run.
     """
     return noise.drift >= LEAST_DRIFT * noise.sigma
+
+
+def has_drifted(noise: Noise) -> bool:
+    """Whether scores have shown it, likelier than not: a comparison is then as good as what is known of the drift."""
+    return may_drift(noise) and is_unsteady(noise)
 
 
 def unlike_controls(candidate: CandidateStats, base: CandidateStats) -> bool:

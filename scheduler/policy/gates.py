@@ -1,8 +1,9 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both; below
-drop, or after max_runs, it is dropped, or shelved when it is a near-miss. Rules of their own: candidates of a stale
+P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both, and at
+unsteady_promote where scores have shown a drift; below drop, or after max_runs, it is dropped, or shelved when it is a
+near-miss. Rules of their own: candidates of a stale
 baseline, those with less code, and a first score from a machine unlike its controls'.
 """
 
@@ -14,8 +15,10 @@ from functools import lru_cache
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import count, probability
-from scheduler.policy.controls import explain_unlike, machines_differ, may_drift, unlike_controls
+from scheduler.policy.controls import explain_unlike, has_drifted, machines_differ, may_drift, unlike_controls
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
+
+FINE = 0.999  # bars above it, and what is held against them, are said with a digit more
 
 GateVerdict = Promote | Replicate | Discard | Shelve | Combine
 
@@ -80,24 +83,27 @@ def _two_gates(
         trusted.n and effect_of(trusted, base, noise).p_better >= promotion_bar(trusted, base, noise, gates)
     )
     if not doubtful and effect.p_better >= promotes_at:
-        return Promote(*about, f"{_p(effect)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
+        return Promote(*about, f"{_p(effect, promotes_at)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
     doubt = ""
     if doubtful:
         doubt = ", and suspect scores do not promote by themselves"
     elif effect.p_better >= _usual_bar(candidate.n, gates):
-        why = "may drift" if may_drift(noise) else "was not alike for both"
+        likely = "drifts" if has_drifted(noise) else "may drift"
+        why = likely if may_drift(noise) else "was not alike for both"
         doubt = f", and {_bar(promotes_at)} is asked where the machine {why}"
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
     if _is_spent(candidate, gates):
-        return Discard(*about, f"{_p(effect)} {after}{doubt or ': no clear gain'}")
-    return Replicate(*about, f"{_p(effect)} {after}{doubt}: one more with the next seed")
+        return Discard(*about, f"{_p(effect, promotes_at)} {after}{doubt or ': no clear gain'}")
+    return Replicate(*about, f"{_p(effect, promotes_at)} {after}{doubt}: one more with the next seed")
 
 
 def promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
     """The P(better) that promotes it over the runs that it has, against the baseline it was made from."""
     bar = _usual_bar(candidate.n, gates)
+    if has_drifted(noise):
+        return max(bar, gates.unsteady_promote)
     return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar
 
 
@@ -174,13 +180,17 @@ def _is_spent(candidate: CandidateStats, gates: GateSettings) -> bool:
     return candidate.n >= gates.max_runs or candidate.failed_runs >= MAX_FAILED
 
 
-def _p(effect: Effect) -> str:
-    return f"P(better) {probability(effect.p_better, 3)}"
+def _p(effect: Effect, bar: float = 0.0) -> str:
+    return f"P(better) {probability(effect.p_better, _places(bar))}"
 
 
 def _bar(p: float) -> str:
     """Cut as P is, so that what passed it never reads as less."""
-    return f"{p:.2f}" if round(p, 2) == p else probability(p, 3)
+    return f"{p:.2f}" if round(p, 2) == p else probability(p, _places(p))
+
+
+def _places(bar: float) -> int:
+    return 4 if bar > FINE else 3
 
 
 def _runs(candidate: CandidateStats) -> str:

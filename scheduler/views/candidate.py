@@ -211,6 +211,7 @@ def describe_gates(gates: GateSettings) -> str:
     bars = f" (both allow half the doubt after {gates.halve_after} candidates)" if gates.halve_after else ""
     if gates.drift_promote > gates.promote_now:
         bars += f", both at least {gates.drift_promote:g} where the machine may drift or was not alike for both"
+        bars += f" and {gates.unsteady_promote:g} where scores have shown a drift"
     near_miss = f", after {gates.shelve_runs} runs with P ≥ {gates.shelve_from:.2f} it is kept as a near-miss"
     return (
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
