@@ -292,6 +292,13 @@ FAULTS = (
         ("tests/scheduler/test_policy_gates.py",),
     ),
     Fault(
+        "a drift that scores have shown asks no more than one that may be",
+        "scheduler/policy/gates.py",
+        "if has_drifted(noise):",
+        "if has_drifted(noise) and not noise.drift:",
+        ("tests/scheduler/test_policy_gates.py",),
+    ),
+    Fault(
         "runs of a quiet and a busy machine are compared at the usual bars",
         "scheduler/policy/gates.py",
         "return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar",

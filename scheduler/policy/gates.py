@@ -3,8 +3,8 @@
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
 P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both, and at
 unsteady_promote where scores have shown a drift; below drop, or after max_runs, it is dropped, or shelved when it is a
-near-miss. Rules of their own: candidates of a stale
-baseline, those with less code, and a first score from a machine unlike its controls'.
+near-miss. Rules of their own: candidates of a stale baseline, those with less code, and a first score from a machine
+unlike its controls'.
 """
 
 from __future__ import annotations

@@ -258,6 +258,23 @@ def test_where_the_machine_may_drift_every_promotion_asks_for_more(preset: str, 
     assert isinstance(judge_candidate(above, base, likely, gates), Promote)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
+def test_where_scores_have_shown_a_drift_every_promotion_asks_for_still_more(preset: str, n: int) -> None:
+    base, gates = baseline(1.0, 1.0, 1.0), PRESETS[preset]
+    shown = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.5)
+    between = candidate_at((gates.drift_promote + gates.unsteady_promote) / 2, n)
+    less_likely, smaller = replace(shown, p_unsteady=0.49), replace(shown, drift=0.4 * NOISE.sigma)
+    for other in (NOISE, less_likely, smaller, replace(smaller, offset=NOISE.sigma)):
+        assert isinstance(judge_candidate(between, base, other, gates), Promote)
+    verdict = judge_candidate(between, base, shown, gates)
+    assert not isinstance(verdict, Promote)
+    assert f"and {gates.unsteady_promote:g} is asked where the machine drifts" in verdict.reason
+    said = float(verdict.reason.split()[1])
+    assert gates.drift_promote <= said < gates.unsteady_promote  # with the digits that show it
+    assert isinstance(judge_candidate(candidate_at((1 + gates.unsteady_promote) / 2, n), base, shown, gates), Promote)
+
+
 def at_speeds(stats: CandidateStats, *speeds: float | None) -> CandidateStats:
     return replace(stats, occasions=tuple(Occasion(0.0, "n/a", seed, one) for seed, one in enumerate(speeds, 1)))
 
