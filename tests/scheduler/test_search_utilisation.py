@@ -20,7 +20,10 @@ def play(folder: Path, median_s: float, hours: float, seed: int) -> tuple[Search
 
 
 def check_the_record(simulation: SearchSimulation) -> None:
-    """Every slot holds one run at a time, every candidate is decided, and repeats keep to their share."""
+    """Every slot holds one run at a time, every candidate is decided, and repeats keep to their share.
+
+    Those after the last idea has begun hold slots that nothing else wants.
+    """
     ledger = simulation.space.ledger
     assert not broken_invariants(simulation.space.paths.ledger)
     runs = [(run, run.state) for run in ledger.runs.list(TAG) if isinstance(run.state, Finished)]
@@ -30,7 +33,8 @@ def check_the_record(simulation: SearchSimulation) -> None:
     for states in by_slot.values():
         assert all(before.finished_at <= later.started_at for before, later in itertools.pairwise(states))
     assert not [c for c in ledger.candidates.list(TAG) if c.state.undecided]
-    repeats = [state for run, state in runs if run.kind is RunKind.REPEAT]
+    last_idea = max(state.started_at for run, state in runs if run.kind is RunKind.NEW)
+    repeats = [s for run, s in runs if run.kind is RunKind.REPEAT and s.started_at <= last_idea]
     at_once = max((sum(a.started_at <= b.started_at < a.finished_at for a in repeats) for b in repeats), default=0)
     assert at_once <= repeats_allowed(8, ledger.board(TAG))
     (claim,) = ledger.claims.list(TAG)
