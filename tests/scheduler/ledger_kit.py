@@ -184,12 +184,16 @@ INVARIANTS = {
     "an idea brings one candidate": (
         "SELECT candidate FROM proposal WHERE state = 'queued' GROUP BY candidate HAVING count(*) > 1"
     ),
+    # At the time the run was queued: one before it that was cancelled or lost since had its seed then.
     "no candidate has a seed twice, but as a baseline that has had three": (
-        "WITH had AS (SELECT run.* FROM run LEFT JOIN result ON result.run = run.number WHERE state != 'cancelled'"
-        " AND coalesce(family, '') != 'infra' AND kind != 'calibration') SELECT again.number FROM had AS again"
-        " JOIN had ON had.candidate = again.candidate AND had.seed = again.seed AND had.number < again.number"
-        " WHERE again.kind != 'baseline' OR 3 > (SELECT count(DISTINCT seed) FROM had AS before"
-        " WHERE before.candidate = again.candidate AND before.number < again.number)"
+        "WITH ran AS (SELECT run.*, state != 'cancelled' AND coalesce(family, '') != 'infra' AS had,"
+        " (SELECT min(event.number) FROM event WHERE subject = printf('r%04d', run.number)) AS queued_event,"
+        " (SELECT max(event.number) FROM event WHERE subject = printf('r%04d', run.number)) AS last_event"
+        " FROM run LEFT JOIN result ON result.run = run.number WHERE kind != 'calibration')"
+        " SELECT again.number FROM ran AS again JOIN ran AS first ON first.had AND first.candidate = again.candidate"
+        " AND first.seed = again.seed AND first.number < again.number WHERE again.had AND (again.kind != 'baseline'"
+        " OR 3 > (SELECT count(DISTINCT seed) FROM ran AS before WHERE before.candidate = again.candidate"
+        " AND before.number < again.number AND (before.had OR before.last_event > again.queued_event)))"
     ),
     "the history ends where each run stands": (
         "SELECT run.number, run.state FROM run WHERE run.state !="

@@ -237,6 +237,18 @@ def test_a_baseline_measured_again_has_the_seeds_that_candidates_have(ledger: Le
     assert ledger.runs.add("c0001", RunKind.BASELINE, "again", within=3).seed == 1
 
 
+@pytest.mark.parametrize("ending", ["cancelled", "infra: disk-full"])
+def test_a_seed_had_again_stays_lawful_when_an_earlier_run_comes_to_nothing(ledger: Ledger, ending: str) -> None:
+    first, _, third = ledger.runs.of_candidate(add_candidate(ledger, "many", runs=3).id)
+    finish(ledger, first, ok(1.8))
+    assert ledger.runs.add("c0003", RunKind.BASELINE, "again", within=3).seed == 1
+    if ending == "cancelled":
+        ledger.runs.cancel(third.id, "changed my mind")
+    else:
+        finish(ledger, third, result_of(ending))
+    assert ledger.runs.add("c0003", RunKind.BASELINE, "again", within=3).seed == 3
+
+
 @given(
     had=st.lists(st.integers(1, 6), max_size=12),
     others=st.sets(st.integers(1, 6)),
