@@ -135,10 +135,11 @@ def _decoys_fail(probes: Probes) -> bool:
 def _diagnosis(probes: Probes, repeats: Repeats | None) -> tuple[str, str]:
     """Why the same row came out otherwise next to other rows, later in the evaluation."""
     moved = f"the same row's log-probabilities moved by up to {probes.control_max:.3g} nats"
-    if repeats is None or not _moved(repeats.first):
+    changed = [] if repeats is None else [_moved(repeats.first), _moved(repeats.second)]
+    if repeats is None or not any(changed):
         return "invalid: batch-coupled", f"{moved} with the rows next to it"
     falls = min(_t(repeats.first), _t(repeats.second)) < -FALL_T or probes.trend_z < -TREND_Z
-    if falls or not _moved(repeats.second):
+    if falls or not all(changed):
         return "invalid: stateful-eval", f"{moved} from one forward to a later one"
     return (
         "suspect: nondeterministic",
@@ -158,14 +159,25 @@ def _t(change: NDArray[np.float32]) -> float:
 
 def control_movement(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:
     """How far rows moved that were served again with nothing changed but their neighbours."""
-    pairs = [(readings.sketches[plan.source[cell]], readings.sketches[cell]) for cell in plan.cells(CellKind.CONTROL)]
-    if not pairs:
+    changes = _control_changes(plan, readings)
+    if not changes:
         return {}
-    changes = [np.abs(np.maximum(again, _FLOOR) - np.maximum(first, _FLOOR)) for first, again in pairs]
     return {
         "control_max": max(float(change.max()) for change in changes),
         "control_mean": max(float(change.mean()) for change in changes),
     }
+
+
+def moved_row(plan: EvaluationPlan, readings: Readings) -> int:
+    """The cell of the row that moved most when it was served again: others may have moved before it, or not yet."""
+    means = [float(change.mean()) for change in _control_changes(plan, readings)]
+    return int(plan.source[plan.cells(CellKind.CONTROL)[int(np.argmax(means))]])
+
+
+def _control_changes(plan: EvaluationPlan, readings: Readings) -> list[NDArray[np.float32]]:
+    """Of each control row's sketch, in nats, against the time before."""
+    pairs = [(readings.sketches[plan.source[cell]], readings.sketches[cell]) for cell in plan.cells(CellKind.CONTROL)]
+    return [np.abs(np.maximum(again, _FLOOR) - np.maximum(first, _FLOOR)) for first, again in pairs]
 
 
 def perturbed_movement(plan: EvaluationPlan, readings: Readings) -> dict[str, float]:

@@ -111,8 +111,7 @@ class ProbedServing:
             self._held_out += tally(self._readings.nats[cell, :natural], targets[:natural], self._token_bytes)
 
     def _forward_to_repeat(self) -> int:
-        """The one that a control row, served again, came from."""
-        return int(self._plan.source[self._plan.cells(CellKind.CONTROL)[0]]) // self._width
+        return probes.moved_row(self._plan, self._readings) // self._width
 
     def _repeated(self) -> Repeats | None:
         if not self._repeats:

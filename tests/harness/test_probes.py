@@ -181,6 +181,37 @@ def test_learning_from_what_is_shown_is_stateful(replays: bool) -> None:
     assert all(played(Memory(replays=replays), seed).verdict[0] == "invalid: stateful-eval" for seed in range(5))
 
 
+@pytest.mark.parametrize("settled", [10, 20, 30])
+def test_a_model_that_settles_during_the_evaluation_is_not_taken_for_coupled(settled: int) -> None:
+    """From then on it answers alike, whatever is served again: the forward served again is to be one from before."""
+
+    class Settling:
+        forwards = 0
+
+        def __call__(self, tokens: NDArray[np.uint16]) -> NDArray[np.float32]:
+            self.forwards += 1
+            return LOG[tokens] * np.float32(min(1.0, self.forwards / settled))
+
+    names = [played(Settling(), seed).verdict[0] for seed in range(20)]
+    assert set(names) <= {"invalid: stateful-eval", "invalid: non-causal"}  # where perturbed rows alone came so early
+    assert settled == 10 or set(names) == {"invalid: stateful-eval"}
+
+
+@pytest.mark.parametrize("period", [2, 3])
+def test_a_model_whose_answers_come_and_go_by_turns_is_not_taken_for_coupled(period: int) -> None:
+    """What is served again may find the very turn that it had before."""
+
+    class Turning:
+        forwards = 0
+
+        def __call__(self, tokens: NDArray[np.uint16]) -> NDArray[np.float32]:
+            self.forwards += 1
+            return LOG[tokens] * np.float32(1 - self.forwards % period / 10)
+
+    names = {played(Turning(), seed).verdict[0] for seed in range(20)}
+    assert names <= {"invalid: stateful-eval", "invalid: non-causal", "suspect: nondeterministic"}
+
+
 def test_rows_that_depend_on_their_neighbours_are_coupled() -> None:
     def forward(tokens: NDArray[np.uint16]) -> NDArray[np.float32]:
         return LOG[tokens] - 0.1 * LOG[tokens].mean(axis=0, keepdims=True)
