@@ -362,7 +362,8 @@ class Simulation:
 
     def _run(self, ref: str, kind: RunKind) -> Run:
         self._runs += 1
-        within = self.gates.max_runs if kind is RunKind.BASELINE else 0
+        again = kind is RunKind.BASELINE or self.lab.noise_prior_seed_bpb > 0
+        within = self.gates.max_runs if again else 0
         seed = next_seed(had := self._seeds[ref], (), (), within)
         had.append(seed)
         return Run(f"r{self._runs:04d}", ref, kind, seed, 0, "", Queued(self.now))

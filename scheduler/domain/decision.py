@@ -41,6 +41,7 @@ class GateSettings:
     simpler_margin: float = 0.5  # in σ: a removal may be this much worse
     drift_promote: float = 0.998  # at least, where the machine may drift: runs of one minute share their luck
     unsteady_promote: float = 0.9995  # where scores have shown that it does: P is as good as what is known of the drift
+    drift_runs: int = 3  # beyond max_runs, for one that passes every bar but those two
     control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
     fresh_control: float = 2.0  # run lengths: a promotion waits for a newer run of the baseline on a machine that moves
     sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it
@@ -56,7 +57,7 @@ PRESETS = {
     "greedy": GateSettings(
         "greedy", promote_now=0.50, repeat_from=0.50, promote=0.50, max_runs=1, first_baseline_runs=1, baseline_runs=1,
         baseline_every=0, combine=False, simpler_margin=0.0, sibling_wait=0.0,
-        fresh_control=0.0, halve_after=0, drift_promote=0.0, unsteady_promote=0.0,
+        fresh_control=0.0, halve_after=0, drift_promote=0.0, unsteady_promote=0.0, drift_runs=0,
     ),
     "rounds": GateSettings("rounds", rounds=True, fresh_control=0.0),
 }  # fmt: skip

@@ -108,7 +108,9 @@ class Decisions:
                     self._promote(tag, number, decision, candidate, commit)
                 case Replicate(reason=reason):
                     self._leave_undecided(candidate, CandidateState.CONTENDER, reason)
-                    self._runs.add(candidate.candidate_id, RunKind.REPEAT, reason)
+                    # As the baseline, where seeds move scores; elsewhere another seed says as much as any.
+                    within = board.gates.max_runs if board.noise_prior_seed_bpb else 0
+                    self._runs.add(candidate.candidate_id, RunKind.REPEAT, reason, within=within)
                 case Discard(reason=reason):
                     self._drop(candidate, CandidateState.DISCARDED if effect else CandidateState.FAILED, reason)
                 case Shelve(reason=reason):

@@ -13,11 +13,11 @@ from collections.abc import Collection
 from copy import copy
 from typing import Any, NamedTuple
 
-from scheduler.domain.candidate import CLONES, CandidateState, CandidateStats, Occasion, group_clones
+from scheduler.domain.candidate import CLONE_BPB, CLONES, CandidateState, CandidateStats, Occasion, group_clones
 from scheduler.domain.decision import Merge
 from scheduler.domain.errors import LabProblem
 from scheduler.domain.lab import Lab, LabSnapshot
-from scheduler.domain.run import THROTTLED, held_s
+from scheduler.domain.run import THROTTLED, RunKind, held_s
 from scheduler.ledger.db import Database
 from scheduler.ledger.rows import (
     LAST_LENGTHS,
@@ -57,6 +57,7 @@ class _RunRow(NamedTuple):
     wall_s: float | None
     speed: float | None
     train_s: float | None
+    kind: str
 
     @property
     def occasion(self) -> Occasion:
@@ -72,7 +73,7 @@ _CANDIDATES = "SELECT number, name, base, state, origin, code_lines FROM candida
 _RUNS = """
 SELECT run.candidate, run.state, run.pool, result.status, result.reason, result.val_bpb, result.suspect,
        run.seed, attempt.slot_id, attempt.started_at, result.recorded_at, result.wall_s, result.speed,
-       result.train_s
+       result.train_s, run.kind
 FROM run LEFT JOIN result ON result.run = run.number
 LEFT JOIN attempt ON attempt.run = run.number AND attempt.number = run.attempts
 """
@@ -189,11 +190,16 @@ def _standing(row: _CandidateRow, runs: Collection[_RunRow], pool: str | None) -
             scored.append(run)
         elif run.state == "finished":
             failed.append(run)
+    echoes = [place for place, run in enumerate(scored) if _is_echo(run, scored[:place])]
+    failed += [scored[place] for place in echoes]
+    scored = [run for place, run in enumerate(scored) if place not in echoes]
     slowed = _slowed(scored) if row.state in _BASELINES else []
     scored, failed = [run for run in scored if run not in slowed], [*failed, *slowed]
     last, failure = failed[-1] if failed else None, ""
     if slowed:
         failure = f"suspect: {THROTTLED}"
+    elif echoes:
+        failure = f"said nothing new: with seed {failed[-1].seed} it had that very score before"
     elif last and last.val_bpb is not None:
         failure = f"not comparable: measured on {last.pool}, the baseline on {pool}"
     elif last:
@@ -226,6 +232,14 @@ def _slowed(scored: Collection[_RunRow]) -> list[_RunRow]:
     """A baseline's scores from slowed GPUs, where it has others: a worse one would make every candidate look better."""
     slowed = [run for run in scored if run.suspect == THROTTLED]
     return slowed if len(slowed) < len(scored) else []
+
+
+def _is_echo(run: _RunRow, before: Collection[_RunRow]) -> bool:
+    """Whether a repeat with a seed that its program has had gave the score of then: nothing is random but the seed."""
+    if run.kind != RunKind.REPEAT or run.val_bpb is None:
+        return False
+    earlier = (one.val_bpb for one in before if one.seed == run.seed)
+    return any(score is not None and abs(run.val_bpb - score) <= CLONE_BPB for score in earlier)
 
 
 def _parse_merge(row: Any) -> Merge:

@@ -33,6 +33,9 @@ def control_due(lab: LabSnapshot, noise: Noise, wanted: int) -> MeasureBaseline 
         repeated = stats.pending_runs or (stats.n > 1 and stats.base_id == base.candidate_id)
         if repeated and _began_unlike(stats, base) and latest < stats.occasions[0].at:
             return control_next_to(stats, base)
+        if stats.pending_runs and _goes_on_in_doubt(stats, base, lab, noise) and latest < _latest(stats):
+            reason = f"a control next to run {stats.n + 1} of {stats.candidate_id}: more is asked where the machine"
+            return MeasureBaseline(base.candidate_id, f"{reason} may drift")
     if left <= 0 or not is_drifting(noise):
         return None
     age_s = _newest_time(lab) - latest
@@ -73,13 +76,20 @@ def control_next_to(candidate: CandidateStats, base: CandidateStats) -> MeasureB
 
 
 def _controls_bought(lab: LabSnapshot, wanted: int) -> int:
-    # A candidate may have had max_runs when it was promoted.
-    return lab.baseline.n - max(wanted, lab.gates.max_runs)
+    # A candidate may have had as many when it was promoted.
+    had = lab.gates.max_runs + (0 if lab.first_baseline else lab.gates.drift_runs)
+    return lab.baseline.n - max(wanted, had)
 
 
 def _controls_left(lab: LabSnapshot, wanted: int) -> int:
     """Within their share of what was tried on the baseline."""
     return int(lab.gates.control_share * lab.trials_on_baseline) - _controls_bought(lab, wanted)
+
+
+def _goes_on_in_doubt(stats: CandidateStats, base: CandidateStats, lab: LabSnapshot, noise: Noise) -> bool:
+    """Whether it is measured beyond max_runs, on a bar that drift has raised."""
+    beyond = stats.n >= lab.gates.max_runs and stats.base_id == base.candidate_id and bool(stats.occasions)
+    return beyond and (may_drift(noise) or machines_differ(stats, base))
 
 
 def is_drifting(noise: Noise) -> bool:

@@ -42,7 +42,7 @@ OFFSETS = ((0.0, 0.93), (1.0, 0.05), (4.0, 0.02))
 SEEDS = ((0.0, 0.05), (0.5, 0.20), (1.0, 0.50), (2.0, 0.25))
 # Posterior mass of "no drift, no offset" that counts as none. The prior has less: a lab begins in doubt, where errors
 # are larger, until repeats and the first scores of ideas settle it.
-STEADY = 0.90
+STEADY = 0.92
 SHOWN = 0.5  # chance of drift or offset from which it is said
 
 

@@ -3,8 +3,8 @@
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
 P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both, and at
 unsteady_promote where scores have shown a drift; below drop, or after max_runs, it is dropped, or shelved when it is a
-near-miss. Rules of their own: candidates of a stale baseline, those with less code, and a first score from a machine
-unlike its controls'.
+near-miss. One that only those two bars keep out has drift_runs more: what asks for more evidence lets it come. Rules of
+their own: candidates of a stale baseline, those with less code, and a first score from a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -84,19 +84,21 @@ def _two_gates(
     )
     if not doubtful and effect.p_better >= promotes_at:
         return Promote(*about, f"{_p(effect, promotes_at)} ≥ {_bar(promotes_at)} over {_runs(candidate)}")
-    doubt = ""
+    doubt, more_runs = "", 0
     if doubtful:
         doubt = ", and suspect scores do not promote by themselves"
     elif effect.p_better >= _usual_bar(candidate.n, gates):
+        more_runs = gates.drift_runs
         likely = "drifts" if has_drifted(noise) else "may drift"
         why = likely if may_drift(noise) else "was not alike for both"
         doubt = f", and {_bar(promotes_at)} is asked where the machine {why}"
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
-    if _is_spent(candidate, gates):
+    if _is_spent(candidate, gates, more_runs):
         return Discard(*about, f"{_p(effect, promotes_at)} {after}{doubt or ': no clear gain'}")
-    return Replicate(*about, f"{_p(effect, promotes_at)} {after}{doubt}: one more with the next seed")
+    which = "one more with the next seed" if candidate.n < gates.max_runs else "one more run"
+    return Replicate(*about, f"{_p(effect, promotes_at)} {after}{doubt}: {which}")
 
 
 def promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise, gates: GateSettings) -> float:
@@ -154,9 +156,10 @@ def _stale_baseline(
     its patch carried over (a port, measured anew); a near-miss is shelved, the rest dropped. Both have scores.
     """
     rule = Rule.STALE_BASELINE
-    if p_better_without_suspects(candidate, base, noise) >= gates.promote_now and not unlike_controls(candidate, base):
+    bar = max(gates.promote_now, promotion_bar(candidate, base, noise, gates))
+    if p_better_without_suspects(candidate, base, noise) >= bar and not unlike_controls(candidate, base):
         against = effect_of(candidate, base, noise)
-        reason = f"{_p(against)} ≥ {_bar(gates.promote_now)} against a baseline newer than its own"
+        reason = f"{_p(against, bar)} ≥ {_bar(bar)} against a baseline newer than its own"
         return Promote(candidate.candidate_id, base.candidate_id, against, reason, rule)
     own, p = effect_of(candidate, own_base, noise), p_better_without_suspects(candidate, own_base, noise)
     about = (candidate.candidate_id, own_base.candidate_id, own)
@@ -176,8 +179,8 @@ def _stale_baseline(
     return Discard(*about, f"{finding}, and {why}", rule)
 
 
-def _is_spent(candidate: CandidateStats, gates: GateSettings) -> bool:
-    return candidate.n >= gates.max_runs or candidate.failed_runs >= MAX_FAILED
+def _is_spent(candidate: CandidateStats, gates: GateSettings, more_runs: int = 0) -> bool:
+    return candidate.n >= gates.max_runs + more_runs or candidate.failed_runs >= MAX_FAILED
 
 
 def _p(effect: Effect, bar: float = 0.0) -> str:

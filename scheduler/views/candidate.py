@@ -212,11 +212,14 @@ def describe_gates(gates: GateSettings) -> str:
     if gates.drift_promote > gates.promote_now:
         bars += f", both at least {gates.drift_promote:g} where the machine may drift or was not alike for both"
         bars += f" and {gates.unsteady_promote:g} where scores have shown a drift"
+    last = f"after {gates.max_runs} runs"
+    if gates.drift_runs:
+        last += f", or {gates.max_runs + gates.drift_runs} where only that keeps it out,"
     near_miss = f", after {gates.shelve_runs} runs with P ≥ {gates.shelve_from:.2f} it is kept as a near-miss"
     return (
         f"gates {gates.name!r}: one run promotes at P ≥ {gates.promote_now:.2f}, "
         f"P ≥ {gates.repeat_from:.2f} earns a repeat, then P ≥ {gates.promote:.2f} promotes{bars}; "
-        f"below {gates.drop:.2f} or after {gates.max_runs} runs it is dropped{near_miss if gates.combine else ''}"
+        f"below {gates.drop:.2f} or {last} it is dropped{near_miss if gates.combine else ''}"
         f"{', decided in rounds' if gates.rounds else ''}"
     )
 

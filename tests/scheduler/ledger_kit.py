@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.domain.candidate import Candidate, CandidateState, NewCandidate, Origin, Source
@@ -92,9 +93,10 @@ def start_lab(
     tag: str = "t",
     scores: tuple[float, ...] = (1.90, 1.91, 1.92),
     gates: GateSettings = PRESETS["default"],
+    contract_json: str = "{}",
 ) -> Candidate:
     """A lab whose baseline has these scores."""
-    ledger.labs.create(make_lab(tag, gates))
+    ledger.labs.create(replace(make_lab(tag, gates), contract_json=contract_json))
     baseline = add_candidate(ledger, "baseline", tag, base_id=None, runs=max(1, len(scores)))
     for run, val_bpb in zip(ledger.runs.queued(tag), scores, strict=False):
         finish(ledger, run, ok(val_bpb))
@@ -185,14 +187,15 @@ INVARIANTS = {
         "SELECT candidate FROM proposal WHERE state = 'queued' GROUP BY candidate HAVING count(*) > 1"
     ),
     # At the time the run was queued: one before it that was cancelled or lost since had its seed then.
-    "no candidate has a seed twice, but as a baseline that has had three": (
+    "no candidate has a seed twice, but as a baseline or a repeat that has had three": (
         "WITH ran AS (SELECT run.*, state != 'cancelled' AND coalesce(family, '') != 'infra' AS had,"
         " (SELECT min(event.number) FROM event WHERE subject = printf('r%04d', run.number)) AS queued_event,"
         " (SELECT max(event.number) FROM event WHERE subject = printf('r%04d', run.number)) AS last_event"
         " FROM run LEFT JOIN result ON result.run = run.number WHERE kind != 'calibration')"
         " SELECT again.number FROM ran AS again JOIN ran AS first ON first.had AND first.candidate = again.candidate"
-        " AND first.seed = again.seed AND first.number < again.number WHERE again.had AND (again.kind != 'baseline'"
-        " OR 3 > (SELECT count(DISTINCT seed) FROM ran AS before WHERE before.candidate = again.candidate"
+        " AND first.seed = again.seed AND first.number < again.number WHERE again.had"
+        " AND (again.kind NOT IN ('baseline', 'repeat') OR 3 > (SELECT count(DISTINCT seed) FROM ran AS before"
+        " WHERE before.candidate = again.candidate"
         " AND before.number < again.number AND (before.had OR before.last_event > again.queued_event)))"
     ),
     "the history ends where each run stands": (

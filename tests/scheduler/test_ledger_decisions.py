@@ -27,6 +27,7 @@ from scheduler.domain.decision import (
 from scheduler.domain.errors import LedgerProblem
 from scheduler.domain.run import Cancelled, Queued, RunKind
 from scheduler.ledger import Ledger
+from scheduler.policy.gates import MAX_FAILED
 from tests.scheduler.ledger_kit import (
     NOISE,
     add_candidate,
@@ -84,6 +85,40 @@ def test_a_repeat_makes_a_contender_with_the_next_seed(ledger: Ledger) -> None:
     measure(ledger, ledger.candidates.get("c0002", "t"), 1.86)
     apply(ledger, Replicate("c0002", "c0001", effect(2), "still unclear"))
     assert len(ledger.runs.of_candidate("c0002")) == 3
+
+
+@pytest.mark.parametrize(
+    ("contract", "seeds"),
+    [
+        ('{"noise_prior_seed_bpb": 0.0}', [1, 2, 3, 4, 5]),
+        ('{"noise_prior_seed_bpb": 0.01}', [1, 2, 3, 1, 2]),
+        ("{}", [1, 2, 3, 1, 2]),
+    ],
+)
+def test_runs_beyond_the_usual_have_the_baselines_seeds_where_seeds_move_scores(
+    tmp_path: Path, contract: str, seeds: list[int]
+) -> None:
+    with open_ledger(tmp_path / "ledger.db") as ledger:
+        start_lab(ledger, contract_json=contract)
+        ref = add_candidate(ledger, "in-doubt").id
+        for n in range(1, 5):
+            measure(ledger, ledger.candidates.get(ref, "t"), 1.86 + n / 1000)
+            apply(ledger, Replicate(ref, "c0001", effect(n), "0.998 is asked"))
+        assert [run.seed for run in ledger.runs.of_candidate(ref)] == seeds
+    assert broken_invariants(tmp_path / "ledger.db") == []
+
+
+def test_a_repeat_that_scores_what_its_seed_scored_before_is_no_further_evidence(ledger: Ledger) -> None:
+    """Where nothing but the seed is random, runs beyond the usual would only make a chance look surer."""
+    scores = 1.85, 1.87, 1.88, 1.85, 1.87  # the first is measured
+    for n, score in enumerate(scores[1:], 2):
+        apply(ledger, Replicate("c0002", "c0001", effect(min(n - 1, 3)), "0.998 is asked"))
+        measure(ledger, ledger.candidates.get("c0002", "t"), score)
+        stats = ledger.board("t").of("c0002")
+        assert (stats.scores, stats.failed_runs) == (scores[: min(n, 3)], max(0, n - 3))
+        assert len(stats.occasions) == stats.n
+    assert "said nothing new: with seed 2 it had that very score before" in stats.failure
+    assert stats.failed_runs == MAX_FAILED  # and it is measured no more
 
 
 def test_a_measured_candidate_is_discarded_an_unmeasured_one_failed(ledger: Ledger) -> None:

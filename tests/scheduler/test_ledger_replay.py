@@ -259,7 +259,7 @@ def test_every_decision_follows_from_the_results_before_it(labs: list[Path]) -> 
             assert taken_again == record.decision
 
 
-@pytest.mark.parametrize("preset", ["default", "strict", "rounds"])
+@pytest.mark.parametrize("preset", ["default", "bold", "rounds"])
 def test_what_waited_for_siblings_a_round_or_a_control_follows_from_the_ledger_as_well(
     tmp_path: Path, preset: str
 ) -> None:

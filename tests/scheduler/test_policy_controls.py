@@ -71,6 +71,48 @@ def test_controls_stay_within_their_share_of_what_was_tried_on_the_baseline(tria
     assert due == [extra < bought for extra in range(30)]
 
 
+def in_doubt(n: int = 3, *, controls: int = 0, trials: int = 9, first: bool = True, **more: object) -> LabSnapshot:
+    """One that has had `n` runs from time 5 on and waits for another; a baseline of three runs before and controls."""
+    at = (0, 1, 2, *(5 + n + number for number in range(controls)))
+    idea = standing(2, *[0.99] * n, occasions=runs(*(5 + i for i in range(n))), **{"pending_runs": 1} | more)
+    base = replace(baseline(*[1.0] * len(at), occasions=runs(*at)), base_id=None)
+    return replace(board(base, idea, first=first), run_s=RUN_S, left_out=trials)
+
+
+MAY_DRIFT = replace(DRIFTS, drift=SIGMA0, p_unsteady=0.2)
+
+
+def test_a_control_goes_next_to_each_run_beyond_the_usual() -> None:
+    for n in (3, 4, 5):
+        control = control_due(in_doubt(n), MAY_DRIFT, 3)
+        assert control is not None and f"a control next to run {n + 1} of c0002: more is asked" in control.reason
+    assert control_due(in_doubt(5, controls=1), MAY_DRIFT, 3) is None  # it has one since
+    assert control_due(in_doubt(2), MAY_DRIFT, 3) is None
+    assert control_due(in_doubt(pending_runs=0), MAY_DRIFT, 3) is None
+    assert control_due(in_doubt(state=CandidateState.SHELVED), MAY_DRIFT, 3) is None
+    assert control_due(in_doubt(), Noise(SIGMA0, 20), 3) is None
+
+
+@pytest.mark.parametrize(("trials", "bought"), [(9, 1), (19, 1), (20, 2), (39, 3)])
+def test_such_controls_stay_within_their_share_but_for_the_first(trials: int, bought: int) -> None:
+    there = in_doubt(trials=trials - 1)  # the candidate itself is one
+    due = []
+    for k in range(9):
+        base = replace(there.baseline, scores=(1.0,) * (3 + k), occasions=runs(*[0] * (3 + k)))
+        measured = replace(there, standings=(base, *there.standings[1:]))
+        due.append(control_due(measured, MAY_DRIFT, 3) is not None)
+    assert due == [k < bought for k in range(9)]
+
+
+def test_runs_that_a_baseline_had_as_a_candidate_are_no_controls() -> None:
+    gates, three_more = PRESETS["default"], in_doubt(controls=3)
+    baseline_of_six = replace(three_more.baseline, occasions=runs(*range(6)))
+    there = replace(three_more, standings=(baseline_of_six, *three_more.standings[1:]))
+    assert there.baseline.n == gates.max_runs + gates.drift_runs
+    assert control_due(there, MAY_DRIFT, 2) is None  # the first was never a candidate
+    assert control_due(replace(there, first_baseline=False), MAY_DRIFT, 2) is not None
+
+
 def odd(*scores: float, speed: float = 0.71, **more: object) -> CandidateStats:
     return standing(2, *scores, occasions=runs(*(50 + i for i in range(len(scores))), speed=speed), **more)
 

@@ -85,7 +85,7 @@ def test_what_a_simulation_promoted_is_in_its_last_program_or_was_tried_there() 
     """Unless it was carried as often as it may, or turned out to be no better than its own baseline."""
     late = 0
     for seed in range(9):
-        lab = simulate(some_ideas(500 + seed, 80), 16, 16).lab
+        lab = simulate(some_ideas(500 + seed, 80), 16, 16, PRESETS["bold"]).lab  # the others displace next to none
         lineage, ancestor = list[str](), lab.baseline_id
         while ancestor not in lineage:
             lineage.append(ancestor)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from scheduler.domain.candidate import CandidateState, CandidateStats, Occasion
-from scheduler.domain.decision import PRESETS, Decision, Discard, Noise, Promote, Replicate, Shelve
+from scheduler.domain.decision import PRESETS, Combine, Decision, Discard, Noise, Promote, Replicate, Shelve
 from scheduler.domain.text import probability
 from scheduler.policy.decide import decide
 from scheduler.policy.gates import MAX_FAILED, judge_candidate, raised
@@ -273,6 +273,51 @@ def test_where_scores_have_shown_a_drift_every_promotion_asks_for_still_more(pre
     said = float(verdict.reason.split()[1])
     assert gates.drift_promote <= said < gates.unsteady_promote  # with the digits that show it
     assert isinstance(judge_candidate(candidate_at((1 + gates.unsteady_promote) / 2, n), base, shown, gates), Promote)
+
+
+DRIFTING = {
+    "may drift": replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.2),
+    "drifts": replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.6),
+}
+
+
+@pytest.mark.parametrize("machine", DRIFTING)
+@pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
+def test_what_only_drift_keeps_out_is_measured_beyond_the_usual_runs_and_then_kept(preset: str, machine: str) -> None:
+    base, gates, noise = baseline(1.0, 1.0, 1.0), PRESETS[preset], DRIFTING[machine]
+    between = (gates.promote + gates.drift_promote) / 2
+    most = gates.max_runs + gates.drift_runs
+    found = {n: judge_candidate(candidate_at(between, n), base, noise, gates) for n in range(2, most + 3)}
+    assert [n for n, verdict in found.items() if isinstance(verdict, Replicate)] == list(range(2, most))
+    assert isinstance(found[most], Shelve)  # its patch may yet win in a union
+    for n in range(gates.max_runs, most):
+        assert found[n].reason.endswith(f"is asked where the machine {machine}: one more run")
+    above = candidate_at((1 + gates.unsteady_promote) / 2, gates.max_runs + 1)
+    assert isinstance(judge_candidate(above, base, noise, gates), Promote)
+
+
+def test_nothing_else_is_measured_beyond_the_usual_runs() -> None:
+    base, noise, n = baseline(1.0, 1.0, 1.0), DRIFTING["may drift"], GATES.max_runs
+    between = (GATES.promote + GATES.drift_promote) / 2
+    for stats in (
+        candidate_at(GATES.promote - 0.01, n),  # no clear gain, drift or not
+        candidate_at(between, n, failed_runs=MAX_FAILED),
+        candidate_at(between, n, suspect_scores=1),
+    ):
+        assert isinstance(judge_candidate(stats, base, noise, GATES), Shelve | Discard)
+    assert isinstance(judge_candidate(candidate_at(GATES.promote - 0.01, n), base, NOISE, GATES), Shelve)
+    assert not PRESETS["greedy"].drift_runs
+
+
+def test_one_made_from_an_older_baseline_is_promoted_at_what_the_machine_asks_and_else_carried_over() -> None:
+    own = replace(baseline(1.1, 1.1, 1.1), state=CandidateState.PROMOTED)
+    base = replace(baseline(1.0, 1.0, 1.0), candidate_id="c0009")
+    between = candidate_at((GATES.promote_now + GATES.drift_promote) / 2)
+    assert isinstance(judge_candidate(between, base, NOISE, GATES, own), Promote)
+    for noise in DRIFTING.values():
+        assert isinstance(judge_candidate(between, base, noise, GATES, own), Combine)
+        above = judge_candidate(candidate_at((1 + GATES.unsteady_promote) / 2), base, noise, GATES, own)
+        assert isinstance(above, Promote) and above.reason.endswith("against a baseline newer than its own")
 
 
 def at_speeds(stats: CandidateStats, *speeds: float | None) -> CandidateStats:

@@ -348,3 +348,4 @@ def test_a_rule_in_words_is_grammatical(gates: GateSettings) -> None:
     assert re.search(r"\b1 (runs|candidates)\b", said) is None and f"{gates.promote_now:.2f}" in said
     assert ("repeat" in said) == (gates.max_runs > 1)
     assert (f"both at least {gates.drift_promote:g} where" in said) == (gates.drift_promote > gates.promote_now)
+    assert ("or 6 where only that keeps it out" in said) == (gates.drift_runs == 3)
