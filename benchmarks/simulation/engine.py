@@ -121,7 +121,8 @@ class Simulation:
     `rounds`: decisions and new runs wait until all runs have ended. `backlog`: ideas queued ahead (None: all of them);
     with 0 one is asked for when a slot has nothing else to run. `forget`: settled candidates with one score at most are
     left out of the lab, which changes no decision (scheduler.policy.decide). `blind`: no occasion is known, so every
-    score counts as measured at one time on one machine. `prior_bpb`: the noise that the contract states.
+    score counts as measured at one time on one machine. `prior_bpb`, `prior_seed_bpb`: what the contract states of the
+    noise.
     """
 
     world: World
@@ -134,13 +135,16 @@ class Simulation:
     forget: bool = True
     blind: bool = False
     prior_bpb: float = PRIOR_BPB
+    prior_seed_bpb: float = 0.0
     now: float = 0.0
     log: list[Step] = field(default_factory=list)
     placings: list[Placing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         first = CandidateStats(FIRST, "first", None, CandidateState.BASELINE, code_lines=self.world.first_lines)
-        self.lab = LabSnapshot(FIRST, True, (first,), self.prior_bpb, self.gates, run_s=RUN_S)
+        self.lab = LabSnapshot(
+            FIRST, True, (first,), self.prior_bpb, self.gates, run_s=RUN_S, noise_prior_seed_bpb=self.prior_seed_bpb
+        )
         self.truth, self.effect, self.lineage = {FIRST: 0.0}, {FIRST: 0.0}, [FIRST]
         self.queued: list[Run] = []
         self._ends: list[tuple[float, int, Run, End]] = []  # a heap

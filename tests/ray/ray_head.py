@@ -5,6 +5,7 @@ Everything is on loopback, in a temporary folder, on free ports; only what was s
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -59,7 +60,7 @@ def start_head(cpus: int, cache: Path, port: int | None = None) -> RayHead:
     environ = {**os.environ, **settings, "ARSCHED_CACHE": str(cache)}
     environ.pop("RAY_ADDRESS", None)
     arguments = ["--head", f"--port={port}", "--include-dashboard=false"]
-    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+    folder = _temporary_folder()
     node = _start([*arguments, f"--temp-dir={folder}"], cpus, environ, folder)
     return RayHead(node, f"127.0.0.1:{port}", {**environ, "RAY_ADDRESS": f"127.0.0.1:{port}"})
 
@@ -67,8 +68,15 @@ def start_head(cpus: int, cache: Path, port: int | None = None) -> RayHead:
 def start_node(head: RayHead, cpus: int) -> RayNodeProcess:
     """Another node of the same cluster, on the same machine."""
     environ = {name: value for name, value in head.environ.items() if name != "RAY_ADDRESS"}
-    folder = Path(tempfile.mkdtemp(prefix="arsched-test-ray-"))
+    folder = _temporary_folder()
     return _start([f"--address={head.address}"], cpus, environ, folder)
+
+
+def _temporary_folder() -> Path:
+    """Gone when the tests end, too: a driver that outlives its head makes the folder of its session anew."""
+    folder = tempfile.mkdtemp(prefix="arsched-test-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _start(arguments: list[str], cpus: int, environ: dict[str, str], folder: Path) -> RayNodeProcess:
