@@ -29,7 +29,7 @@ from benchmarks.simulation.engine import Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
 from scheduler.domain.decision import PRESETS, GateSettings
 
-SLOTS, SPAN = 2, 28.0
+SLOTS, SPAN = 2, 28.0  # plain runs that a search takes about, one after the other: over them the machine drifts
 SIGMA, SEED_SD = 0.006, 2.0  # bpb of runs of one seed, and in σ between seeds
 GAINS = (0.03, 0.04, 0.05, 0.06)  # bpb
 MACHINES = (("none", 0.0), ("wave", 1.5), ("wave", 3.0), ("step", 3.0), ("walk", 2.0))

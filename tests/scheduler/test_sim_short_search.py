@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sim_short_search import GAINS, FewGains, Played, play
+from benchmarks.sim_short_search import GAINS, FewGains, play
 from benchmarks.simulation.drift import DriftSetting
 from scheduler.domain.decision import PRESETS
 
@@ -34,7 +34,7 @@ def test_a_bar_that_nothing_passes_finds_nothing_and_one_that_all_pass_promotes_
 
 def test_gains_far_above_the_noise_are_found_on_a_steady_machine() -> None:
     played = [play(STEADY, PRESETS["default"], 24, 4, seed) for seed in range(12)]
-    assert sum(one.found > 0.99 for one in played) >= 8 and all(isinstance(one, Played) for one in played)
+    assert sum(one.found > 0.99 for one in played) >= 8
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
