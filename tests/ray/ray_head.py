@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import descendants, is_running
 from tests.waiting import wait_until
 
 START_S = 90.0
@@ -107,32 +108,6 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no free port")
-
-
-def descendants(pid: int) -> list[int]:
-    """Every living descendant of a process."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, left = [], [pid]
-    while left:
-        for child in children.get(left.pop(), []):
-            found.append(child)
-            left.append(child)
-    return found
-
-
-def is_running(pid: int) -> bool:
-    """A zombie is dead: it runs nothing and holds nothing."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def kill_quietly(pid: int) -> None:

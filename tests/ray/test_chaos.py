@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos_hosts import hidden_problem, hosts_problem, ray_lines
+from tests.processes import is_child
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,14 +43,7 @@ def _nothing_is_lost(kills: int, seed: int, *more: str) -> None:
         process.send_signal(signal.SIGINT)  # it ends what it started
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and said.splitlines()[-1] == f"kills {kills}: lost 0, twice 0, orphans 0", said
-    assert not [name for name in os.listdir("/proc") if name.isdigit() and _is_of(int(name), process.pid)]
-
-
-def _is_of(pid: int, parent: int) -> bool:
-    try:
-        return f"\nPPid:\t{parent}\n" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
+    assert not [name for name in os.listdir("/proc") if name.isdigit() and is_child(int(name), process.pid)]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from harness.containment import namespaces_allowed
+from tests.processes import command_of, descendants, is_running
 from tests.ray.conftest import TestCluster
-from tests.ray.ray_head import RayHead, descendants, is_running, kill_quietly, start_head
+from tests.ray.ray_head import RayHead, kill_quietly, start_head
 from tests.ray.tree_driver import KINDS
 from tests.waiting import wait_until
 
@@ -100,7 +101,7 @@ def check_dead(trees: Trees, demanded: set[str]) -> None:
 
 def kill_one(head: RayHead, program: str) -> None:
     family = descendants(head.node.process.pid)
-    (pid,) = (pid for pid in family if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].endswith(program))
+    (pid,) = (pid for pid in family if command_of(pid).partition(" ")[0].endswith(program))
     os.kill(pid, signal.SIGKILL)
 
 

@@ -15,8 +15,8 @@ import pytest
 from scheduler.domain.errors import PoolProblem
 from scheduler.domain.run import Scored, parse_result
 from scheduler.domain.slot import Busy, Done, Lost, carries
+from tests.processes import is_running
 from tests.ray.conftest import TestCluster
-from tests.ray.ray_head import is_running
 from tests.ray.test_ray_pool import RayLab
 from tests.scheduler.pool_contract import NONCE, wait_for
 from tests.waiting import wait_until

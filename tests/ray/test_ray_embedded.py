@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray.ray_head import descendants, is_running, kill_quietly
+from tests.processes import command_of, descendants, is_running
+from tests.ray.ray_head import kill_quietly
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.waiting import wait_until
 
@@ -120,13 +121,6 @@ def start_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     yield start
     for driver in made:
         driver.end()
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize("way", CONNECTIONS)

@@ -17,7 +17,8 @@ import pytest
 
 from scheduler.domain.run import Cancelled, Finished
 from scheduler.ledger import Ledger
-from tests.ray.ray_head import RayHead, descendants, start_head
+from tests.processes import command_of, descendants
+from tests.ray.ray_head import RayHead, start_head
 from tests.scheduler import test_app_processes
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
@@ -41,7 +42,7 @@ class Cluster:
     def signal_gcs(self, number: signal.Signals) -> None:
         assert self.head is not None
         family = descendants(self.head.node.process.pid)
-        (gcs,) = (pid for pid in family if "gcs_server" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0])
+        (gcs,) = (pid for pid in family if "gcs_server" in command_of(pid).partition(" ")[0])
         os.kill(gcs, number)
 
     def end(self) -> None:

@@ -23,7 +23,7 @@ from scheduler.queue import rejoin
 from scheduler.queue.rejoin import run_rejoining
 from scheduler.queue.runtime import PoolHandle, PoolOptions, Runtime, SchedulerLock
 from scheduler.ray.head import Head
-from tests.ray.ray_head import is_running
+from tests.processes import is_running
 from tests.scheduler.lab_kit import PlayedLab
 
 SERVER = """

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from scheduler.cli.main import main
+from tests.processes import has_open
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.test_app_processes import Lab, wait_for_line, watched_lab
@@ -42,11 +43,6 @@ def replace(lab: Lab) -> None:
     copy = lab.ledger_path.with_name("copy.db")
     shutil.copyfile(lab.ledger_path, copy)
     copy.rename(lab.ledger_path)
-
-
-def has_open(process: subprocess.Popen[str], path: Path) -> bool:
-    folder = Path(f"/proc/{process.pid}/fd")
-    return str(path) in {os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()}
 
 
 def left_behind(lab: Lab) -> list[str]:
@@ -101,7 +97,7 @@ def test_all_who_run_watch_or_wait_notice_and_with_a_saved_copy_back_the_queue_i
     driver = lab.start("submit", *paths)
     wait_until(lambda: lab.running() == 2 and len(lab.judges()) >= 2 and lab.attempts("c0002") > 0)
     others = [lab.start("submit", paths[0]), lab.start("wait"), lab.start("logs", "-f", "c0002")]
-    wait_until(lambda: all(has_open(process, lab.ledger_path) for process in others))
+    wait_until(lambda: all(has_open(process.pid, lab.ledger_path) for process in others))
     remove(lab)
     for process in (driver, *others):
         _, err = refused(process)

@@ -17,7 +17,7 @@ from scheduler.domain.slot import Done, Lost
 from scheduler.node.judge_process import Commands, is_locked, sent_signal
 from scheduler.node.supervisor import SlotSupervisor
 from tests.harness.judging import CANDIDATES, HOSTILE, Rig
-from tests.ray.ray_head import is_running
+from tests.processes import is_running
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, fake_order, specs
 from tests.scheduler.test_node_real_judge import RealSlot
 from tests.waiting import wait_until

@@ -17,6 +17,7 @@ from scheduler.domain.slot import Busy, Done, Lost, is_in_use
 from scheduler.node.code import CODE_ROOT
 from scheduler.node.judge_process import is_locked, judge_environment
 from scheduler.node.supervisor import SlotSupervisor
+from tests.processes import is_running
 from tests.scheduler.fake_judge import CONTRACT_JSON
 from tests.scheduler.pool_contract import PoolContract, wait_for
 from tests.scheduler.supervisor_pool import FAKES, LAB_ID, FakeJudgeLab, SupervisorPool, fake_order, specs
@@ -45,14 +46,6 @@ class TestSupervisors(PoolContract):
 
 def out_of(root: Path, key: str) -> Path:
     return root / LAB_ID / key / "out"
-
-
-def is_running(pid: int) -> bool:
-    """A zombie is dead: it runs nothing and holds nothing."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def dump_facts(lab: FakeJudgeLab, root: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ import pytest
 
 from scheduler.lab import Workspace
 from scheduler.queue.runtime import StopReason
-from tests.ray.ray_head import is_running
+from tests.processes import is_running
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.lab_kit import PlayedLab
 from tests.scheduler.rejoin_kit import (

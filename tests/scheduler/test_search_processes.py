@@ -19,6 +19,7 @@ from scheduler.domain.candidate import Candidate
 from scheduler.domain.run import Cancelled, Finished, Run, RunKind
 from scheduler.domain.search import ProposalState, SearchState
 from scheduler.ledger import Ledger
+from tests.processes import is_running
 from tests.scheduler import test_app_processes
 from tests.scheduler.git_kit import no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
@@ -162,7 +163,7 @@ def test_a_detached_search_outlives_its_terminal_and_is_stopped_by_name(lab: Lab
         wait_until(lambda: "result " in Path(begun["log"]).read_text(), "a result")
         code, out, _ = lab.finish(lab.start("stop", "--json"))
         assert code == 0 and json.loads(out) == {"tag": "t", "ran": True, "pid": pid, "ended": True, "dry_run": False}
-        wait_until(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+        wait_until(lambda: not is_running(pid))
         assert "search    1 begins" in Path(begun["log"]).read_text() and not lab.running()
         assert not (lab.root / ".arsched" / "stop").exists()
     finally:
