@@ -149,7 +149,7 @@ def estimate(
 
     ratios, prior = _grid(prior_seed / sigma0)
     z, parts = residuals(groups, scale_s, smooth=True)
-    log_det, squares = factor(np.eye(len(z)) + np.tensordot(ratios**2, parts, axes=1), z / sigma0)
+    log_det, squares = factor(ratios**2, parts, z / sigma0)
     total = prior_df + squares  # of sigma²/sigma0²'s posterior, with so many degrees:
     df = prior_df + len(z)
     log_weight = np.log(prior) - log_det / 2 - df / 2 * np.log(total)

@@ -7,7 +7,7 @@ once. Knows no scores and no candidates; decides nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scheduler.domain.candidate import Occasion
@@ -44,14 +44,9 @@ def shared(occasions: tuple[Occasion, ...], scale_s: float, *, smooth: bool = Fa
     import numpy as np
 
     at = np.array([occasion.at for occasion in occasions])
-    node, slot, seed = (
-        np.unique(values, return_inverse=True)[1].reshape(-1)
-        for values in (
-            [occasion.slot_id.rpartition("/")[0] for occasion in occasions],
-            [occasion.slot_id for occasion in occasions],
-            [occasion.seed for occasion in occasions],
-        )
-    )
+    node = _numbered(occasion.slot_id.rpartition("/")[0] for occasion in occasions)
+    slot = _numbered(occasion.slot_id for occasion in occasions)
+    seed = _numbered(occasion.seed for occasion in occasions)
     lag = np.abs(at[:, None] - at) / scale_s if scale_s else np.zeros((len(at), len(at)))
     near = (1 + 3 * lag) * np.exp(-3 * lag) if smooth else np.exp(-lag)
     return np.stack([near * (node[:, None] == node), slot[:, None] == slot, seed[:, None] == seed]).astype(float)
@@ -73,6 +68,14 @@ def training_s(occasion: Occasion) -> float | None:
     return occasion.train_s * occasion.speed if occasion.train_s and occasion.speed else None
 
 
+def _numbered(values: Iterable[object]) -> Array:
+    """A number for each, equal where they are."""
+    import numpy as np
+
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+
+
 def _within(sizes: tuple[int, ...]) -> Array:
     """Orthonormal rows (Helmert's) that span what is left of the runs once each group's mean is taken out."""
     import numpy as np
@@ -88,13 +91,19 @@ def _within(sizes: tuple[int, ...]) -> Array:
     return rows
 
 
-def factor(covariances: Array, z: Array) -> tuple[Array, Array]:
-    """log|M| and zᵀM⁻¹z of every M (g, m, m), both by one Cholesky factor: that of M with z as its last row."""
+def factor(weights: Array, parts: Array, z: Array) -> tuple[Array, Array]:
+    """log|M| and zᵀM⁻¹z (g,) of M = 1 + Σ weights·parts for every row of weights (g, k), of parts (k, m, m) and z (m,).
+
+    Both by one Cholesky factor: that of M with z as its last row. One M at a time stays in the processor's cache.
+    """
     import numpy as np
 
     m = len(z)
-    bordered = np.zeros((len(covariances), m + 1, m + 1))
-    bordered[:, :m, :m], bordered[:, m, :m], bordered[:, m, m] = covariances, z, 1 + z @ z  # M ≥ 1: still positive
-    lower = np.linalg.cholesky(bordered)
-    diagonal = np.diagonal(lower, axis1=1, axis2=2)[:, :m]
-    return 2 * np.log(diagonal).sum(axis=1), (lower[:, m, :m] ** 2).sum(axis=1)
+    log_det, squares = np.empty(len(weights)), np.empty(len(weights))
+    one, bordered = np.eye(m), np.zeros((m + 1, m + 1))
+    bordered[m, :m], bordered[m, m] = z, 1 + z @ z  # M ≥ 1: still positive
+    for row, of_parts in enumerate(weights):
+        bordered[:m, :m] = one + np.tensordot(of_parts, parts, axes=1)
+        lower = np.linalg.cholesky(bordered)
+        log_det[row], squares[row] = 2 * np.log(np.diagonal(lower)[:m]).sum(), lower[m, :m] @ lower[m, :m]
+    return log_det, squares

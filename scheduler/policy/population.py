@@ -59,9 +59,9 @@ def log_evidence(
     if sum(len(values) for values, _ in groups) < LEAST_FIRSTS:
         return (0.0,) * (len(drifts) * len(offsets))
     spread = max(sigma, _spread(groups))
-    z, (near, slot, _) = residuals(groups, scale_s, smooth=True)
-    parts = np.array([(d * d, o * o) for d in drifts for o in offsets]) * (sigma / spread) ** 2
-    log_det, squares = factor(np.eye(len(z)) + np.tensordot(parts, np.stack([near, slot]), axes=1), z / spread)
+    z, parts = residuals(groups, scale_s, smooth=True)  # a first score shares its seed with no other
+    weights = np.array([(d * d, o * o) for d in drifts for o in offsets]) * (sigma / spread) ** 2
+    log_det, squares = factor(weights, parts[:2], z / spread)
     table = (-log_det / 2 - (PRIOR_DF + len(z)) / 2 * np.log(PRIOR_DF + squares)).reshape(len(drifts), len(offsets))
     steady, likeliest = table[drifts.index(0.0)], table.max(axis=0)
     table[drifts.index(0.0)] = np.logaddexp(steady + math.log(1 - IDEAS_TREND), likeliest + math.log(IDEAS_TREND))
