@@ -264,7 +264,7 @@ def test_what_waited_for_siblings_a_round_or_a_control_follows_from_the_ledger_a
     tmp_path: Path, preset: str
 ) -> None:
     waited, reasons, busy = Counter[str](), list[str](), 0
-    for seed in range(7):
+    for seed in range(5):
         path, clock = tmp_path / f"{seed}.db", Ticking()
         with open_ledger(path, clock) as ledger:
             played = LabOnSlots(ledger, clock, random.Random(seed), gates=PRESETS[preset])

@@ -116,7 +116,8 @@ def test_every_promise_about_drift_can_be_broken(drift: DriftSetting, broken: di
 
 
 def test_the_command_prints_cells_and_verdicts(tmp_path: Path) -> None:
-    few = ["--searches", "2", "--slots", "2", "--kinds", "none", "walk", "--sizes", "3", "--jobs", "1"]
+    few = ["--searches", "1", "--slots", "2", "--kinds", "none", "walk", "--sizes", "3", "--jobs", "1"]
+    few += ["--rules", "default", "no drift known"]
     command = [sys.executable, "benchmarks/sim_drift.py", *few, "--json", str(tmp_path / "sim.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "**pr44 N=2 σ=0.001, prior 0.001 walk 3 σ**" in ran.stdout and "| default |" in ran.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.simulation import comparison
 from benchmarks.simulation.comparison import FIGURES, GREEDY, ROUNDS, SHIPPED, VARIANTS, Cell, Row, check_promises, play
 from benchmarks.simulation.engine import Simulation
 from benchmarks.simulation.worlds import DrawnWorld, Setting
@@ -61,18 +62,19 @@ def test_a_search_spends_its_slots_and_no_more(preset: str) -> None:
     assert runs[RunKind.REPEAT] + runs[RunKind.UNION] <= runs[RunKind.NEW]
 
 
-def test_the_same_search_twice_is_the_same() -> None:
+def test_the_same_search_twice_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SLOT_UNITS", 240)
     cell = Cell("brief", 0.002, 8)
     assert play(cell, VARIANTS[SHIPPED], 7) == play(cell, VARIANTS[SHIPPED], 7) != play(cell, VARIANTS[SHIPPED], 8)
 
 
-@pytest.mark.parametrize("searches", [5, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("searches", [3, pytest.param(15, marks=pytest.mark.slow)])
 def test_without_better_ideas_the_claim_stays_at_zero(searches: int) -> None:
-    """Fixed seeds: of 25 intervals of 95 % more than four that exclude zero have a chance of 0.7 %, of 5 more than one
-    a chance of 2 %."""
+    """Fixed seeds: of 15 intervals of 95 % more than three that exclude zero have a chance of 0.6 %, of 3 more than one
+    a chance of 0.7 %."""
     played = [play(Cell("null", 0.001, 8), VARIANTS[SHIPPED], seed) for seed in range(searches)]
     assert all(one.gain <= 0 for one in played) and any(one.promotions for one in played)
-    assert sum(one.claim.excludes_zero for one in played) <= {5: 1, 25: 4}[searches]
+    assert sum(one.claim.excludes_zero for one in played) <= {3: 1, 15: 3}[searches]
 
 
 # promises
@@ -103,7 +105,7 @@ def test_every_promise_can_be_broken(world: str, broken: dict[str, float]) -> No
 
 
 def test_the_command_prints_cells_and_verdicts(tmp_path: Path) -> None:
-    few = ["--searches", "2", "--slots", "2", "--sigma", "0.001", "--worlds", "pr44", "--jobs", "1"]
+    few = ["--searches", "1", "--slots", "2", "--sigma", "0.001", "--worlds", "pr44", "--jobs", "1"]
     command = [sys.executable, "benchmarks/sim_promotion.py", *few, "--json", str(tmp_path / "sim.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "**pr44, 2 slots, noise 0.001**" in ran.stdout and "| default |" in ran.stdout
