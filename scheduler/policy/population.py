@@ -59,7 +59,7 @@ def log_evidence(
     if sum(len(values) for values, _ in groups) < LEAST_FIRSTS:
         return (0.0,) * (len(drifts) * len(offsets))
     spread = max(sigma, _spread(groups))
-    z, parts = residuals(groups, scale_s, smooth=True)  # a first score shares its seed with no other
+    z, parts = residuals(groups, scale_s, smooth=True)  # of one seed, mostly: it drops out within a group
     weights = np.array([(d * d, o * o) for d in drifts for o in offsets]) * (sigma / spread) ** 2
     log_det, squares = factor(weights, parts[:2], z / spread)
     table = (-log_det / 2 - (PRIOR_DF + len(z)) / 2 * np.log(PRIOR_DF + squares)).reshape(len(drifts), len(offsets))

@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos_hosts import hidden_problem, hosts_problem, ray_lines
-from tests.processes import is_child
+from tests.processes import carrying
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,14 +38,18 @@ def test_cuts_and_kills_on_hosts_lose_nothing() -> None:
 
 def _nothing_is_lost(kills: int, seed: int, *more: str) -> None:
     command = [sys.executable, "benchmarks/chaos.py", "--kills", str(kills), "--seed", str(seed), *more]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    mark = f"CHAOS_TEST={uuid.uuid4().hex}"
+    process = subprocess.Popen(
+        ["env", mark, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_until(lambda: process.pid in carrying(mark) or process.poll() is not None, "the mark to be seen")
     try:
         said, _ = process.communicate(timeout=850)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # it ends what it started
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and said.splitlines()[-1] == f"kills {kills}: lost 0, twice 0, orphans 0", said
-    assert not [name for name in os.listdir("/proc") if name.isdigit() and is_child(int(name), process.pid)]
+    assert not carrying(mark)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from scheduler.cli.main import main
-from tests.processes import has_open
+from tests.processes import carrying, command_of, has_open
 from tests.scheduler.git_kit import git, no_configuration  # noqa: F401
 from tests.scheduler.ledger_kit import broken_invariants
 from tests.scheduler.test_app_processes import Lab, wait_for_line, watched_lab
@@ -47,12 +45,7 @@ def replace(lab: Lab) -> None:
 
 def left_behind(lab: Lab) -> list[str]:
     """Command lines of all processes that were started from this lab's commands, proposers and judges too."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.fsencode(lab.connections) in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text())
-    return found
+    return [command_of(pid) for pid in carrying(str(lab.connections))]
 
 
 def refused(process: subprocess.Popen[str]) -> tuple[str, str]:
