@@ -271,6 +271,27 @@ FAULTS = (
         ("tests/scheduler/test_policy_drift.py",),
     ),
     Fault(
+        "a baseline whose later runs are better leaves the machine steady",
+        "scheduler/policy/stats.py",
+        "if not (noise.drift or noise.offset) and later_is_better(lab.baseline, noise):",
+        "if False:",
+        ("tests/scheduler/test_policy_steps.py",),
+    ),
+    Fault(
+        "a promotion waits for no control on a machine that seems steady",
+        "scheduler/policy/controls.py",
+        'how, fresh_s = "", UNMOVED * fresh_s',
+        "return None",
+        ("tests/scheduler/test_policy_controls.py",),
+    ),
+    Fault(
+        "slots that differ ask no more of repeats",
+        "scheduler/policy/gates.py",
+        "return max(bar, gates.promote_now) if slots_differ(noise) else bar",
+        "return bar",
+        ("tests/scheduler/test_policy_gates_drift.py",),
+    ),
+    Fault(
         "a drift is looked for as if it were rough",
         "scheduler/policy/drift.py",
         "z, parts = residuals(groups, scale_s, smooth=True)",
@@ -287,8 +308,8 @@ FAULTS = (
     Fault(
         "a drifting machine asks no more of a promotion",
         "scheduler/policy/gates.py",
-        "return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar",
-        "return max(bar, gates.drift_promote) if machines_differ(candidate, base) else bar",
+        "    if may_drift(noise) or machines_differ(candidate, base):\n        return max(bar, gates.drift_promote)",
+        "    if machines_differ(candidate, base):\n        return max(bar, gates.drift_promote)",
         ("tests/scheduler/test_policy_gates_drift.py",),
     ),
     Fault(
@@ -329,8 +350,8 @@ FAULTS = (
     Fault(
         "runs of a quiet and a busy machine are compared at the usual bars",
         "scheduler/policy/gates.py",
-        "return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar",
-        "return max(bar, gates.drift_promote) if may_drift(noise) else bar",
+        "    if may_drift(noise) or machines_differ(candidate, base):\n        return max(bar, gates.drift_promote)",
+        "    if may_drift(noise):\n        return max(bar, gates.drift_promote)",
         ("tests/scheduler/test_policy_gates_drift.py",),
     ),
     Fault(

@@ -1,7 +1,8 @@
 """When the baseline is measured again because the machine drifts, and which scores wait for that.
 
-A control is a run of the baseline near in time to what is held against it. None is bought on a machine that has shown
-no drift, in scores or in its speed. Compares no scores, and decides nothing on candidates.
+A control is a run of the baseline near in time to what is held against it. On a machine that has shown no drift, in
+scores or in its speed, none is bought but the one that a promotion waits for. Compares no scores, and decides nothing
+on candidates.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scheduler.policy.occasions import BUSIER
 ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
+UNMOVED = 2.0  # times fresh_control, where neither speed nor scores have moved
 SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
 MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
@@ -51,7 +53,9 @@ def control_before(
     """The control that the promotion of one of `winners` waits for, due or on its way; None where none is needed.
 
     It is where the baseline's newest run is `fresh_control` run lengths older than theirs and the machine has moved in
-    between: a baseline that was measured in one slow minute makes everything look better that comes after it.
+    between: a baseline that was measured in one slow minute makes everything look better that comes after it. Where
+    nothing tells that it has moved, twice as old, and within the share of controls: a promotion is the first to meet a
+    machine that has changed since, and a lucky baseline's last chance.
     """
     base, fresh = lab.baseline, lab.gates.fresh_control
     known = lab.run_s and fresh and base.occasions and all(stats.occasions for stats in winners)
@@ -60,13 +64,20 @@ def control_before(
     age_s = max(map(_latest, winners)) - _latest(base)
     speeds = [speed for stats in (base, *winners) for speed in _speeds(stats)]
     moved = bool(speeds) and max(speeds) >= (1 + SPEED_MOVED) * min(speeds)
-    if age_s < fresh * (lab.run_s or 0.0) or not (moved or is_drifting(noise)):
+    fresh_s = fresh * (lab.run_s or 0.0)
+    if moved:
+        how = f", and the machine's speed was {min(speeds):.2f} to {max(speeds):.2f}"
+    elif is_drifting(noise):
+        how = f", and the machine drifts by {noise.drift:.4f}"
+    else:
+        how, fresh_s = "", UNMOVED * fresh_s
+        if lab.gates.control_share * lab.trials_on_baseline < 1 or _controls_left(lab, wanted) <= 0:
+            return None
+    if age_s < fresh_s:
         return None
-    how = f"'s speed was {min(speeds):.2f} to {max(speeds):.2f}" if moved else f" drifts by {noise.drift:.4f}"
     first = min(winners, key=lambda stats: id_order(stats.candidate_id)).candidate_id
-    reason = f"a control before {first} is promoted: the baseline's last run was {age_s / 60:.0f} min before its, and "
-    reason += f"the machine{how}"
-    return MeasureBaseline(base.candidate_id, reason)
+    reason = f"a control before {first} is promoted: the baseline's last run was {age_s / 60:.0f} min before its"
+    return MeasureBaseline(base.candidate_id, reason + how)
 
 
 def control_next_to(candidate: CandidateStats, base: CandidateStats) -> MeasureBaseline:
@@ -103,6 +114,11 @@ def may_drift(noise: Noise) -> bool:
     Then a promotion asks for more: a mistake in one costs more than a run.
     """
     return noise.drift >= LEAST_DRIFT * noise.sigma
+
+
+def slots_differ(noise: Noise) -> bool:
+    """Whether one slot is worse than another, likely and far enough: what it adds is known by a few scores only."""
+    return noise.offset >= LEAST_DRIFT * noise.sigma
 
 
 def has_drifted(noise: Noise) -> bool:

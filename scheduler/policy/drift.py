@@ -43,6 +43,9 @@ SEEDS = ((0.0, 0.05), (0.5, 0.20), (1.0, 0.50), (2.0, 0.25))
 # Posterior mass of "no drift, no offset" that counts as none. The prior has less: a lab begins in doubt, where errors
 # are larger, until repeats and the first scores of ideas settle it.
 STEADY = 0.92
+# Standard errors by which a baseline's later runs are better than its earlier ones, split where they differ most, from
+# which no steady machine is believed in: in the minutes after a step down the likelihood, of all repeats, is too slow.
+STEPPED = 2.0
 SHOWN = 0.5  # chance of drift or offset from which it is said
 
 
@@ -82,6 +85,20 @@ def scatter_within(programs: Sequence[CandidateStats], noise: Noise) -> float:
     z, parts = residuals(groups, noise.scale_s, smooth=False)
     ratios = np.array((noise.drift, noise.offset, noise.seed_sd)) / noise.sigma
     return float(z @ np.linalg.solve(np.eye(len(z)) + np.tensordot(ratios**2, parts, axes=1), z))
+
+
+def later_is_better(base: CandidateStats, noise: Noise) -> bool:
+    """Whether the later runs of one program are better than its earlier ones, so that what is newer looks better, too.
+
+    Both are plain means, split at the time where they differ most (Hinkley 1970). Of a steady machine's noise.
+    """
+    if not base.occasions:
+        return False
+    runs = zip(base.occasions, base.scores, strict=True)
+    scores = [score for _, score in sorted((occasion.at, score) for occasion, score in runs)]
+    least = STEPPED * math.hypot(noise.sigma, noise.seed_sd)
+    splits = ((scores[:i], scores[i:]) for i in range(1, len(scores)))
+    return any(fmean(old) - fmean(new) >= least * math.sqrt(1 / len(old) + 1 / len(new)) for old, new in splits)
 
 
 def is_unsteady(noise: Noise) -> bool:
@@ -136,6 +153,7 @@ def estimate(
     scale_s: float,
     prior_seed: float = 0.0,
     evidence: tuple[float, ...] = (),
+    has_stepped: bool = False,
 ) -> Noise:
     """The noise by the repeats within each group; sigma0 and prior_seed are the contract's prior, sigma0 with prior_df.
 
@@ -143,7 +161,8 @@ def estimate(
 
     sigma² has a scaled inverse χ² prior and is integrated out; the other deviations are summed over a grid of ratios to
     it, weighed by prior and likelihood, and the posterior means of the variances returned. Where "no drift, no offset"
-    has the mass STEADY both are exactly 0; otherwise the means are those of a machine that drifts.
+    has the mass STEADY both are exactly 0; otherwise the means are those of a machine with a drift or an offset, and
+    where the baseline `has_stepped` with a drift.
     """
     import numpy as np
 
@@ -159,7 +178,7 @@ def estimate(
     steady = ~ratios[:, :2].any(axis=1)
     p_steady = float(weight[steady].sum() / weight.sum())
     is_steady = p_steady >= STEADY
-    weight = np.where(steady == is_steady, weight, 0.0)
+    weight = np.where(ratios[:, 0] > 0 if has_stepped else steady == is_steady, weight, 0.0)
     variance = weight * total / df / weight.sum()
     drift, offset, seed_sd = (sigma0 * math.sqrt(float(v)) for v in variance @ ratios**2)
     sigma = sigma0 * math.sqrt(float(variance.sum()))

@@ -1,10 +1,11 @@
 """The two gates: what a candidate's runs say about it against the baseline, and what to do next.
 
 One run at P(better) ≥ promote_now promotes at once; P ≥ repeat_from earns a repeat with the next seed, and promotes at
-P ≥ promote over all runs, both at drift_promote or more where the machine may drift or was not alike for both, and at
-unsteady_promote where scores have shown a drift; below drop, or after max_runs, it is dropped, or shelved when it is a
-near-miss. One that only those two bars keep out has drift_runs more: what asks for more evidence lets it come. Rules of
-their own: candidates of a stale baseline, those with less code, and a first score from a machine unlike its controls'.
+P ≥ promote over all runs (promote_now where slots differ), both at drift_promote or more where the machine may drift or
+was not alike for both, and at unsteady_promote where scores have shown a drift; below drop, or after max_runs, it is
+dropped, or shelved when it is a near-miss. One that only those bars keep out has drift_runs more: what asks for more
+evidence lets it come. Rules of their own: candidates of a stale baseline, those with less code, and a first score from
+a machine unlike its controls'.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from functools import lru_cache
 from scheduler.domain.candidate import CandidateState, CandidateStats
 from scheduler.domain.decision import Combine, Discard, Effect, GateSettings, Noise, Promote, Replicate, Rule, Shelve
 from scheduler.domain.text import count, probability
-from scheduler.policy.controls import explain_unlike, has_drifted, machines_differ, may_drift, unlike_controls
+from scheduler.policy.controls import (
+    explain_unlike,
+    has_drifted,
+    machines_differ,
+    may_drift,
+    slots_differ,
+    unlike_controls,
+)
 from scheduler.policy.stats import effect_of, p_better_without_suspects, p_not_worse, without_suspects
 
 FINE = 0.999  # bars above it, and what is held against them, are said with a digit more
@@ -89,9 +97,7 @@ def _two_gates(
         doubt = ", and suspect scores do not promote by themselves"
     elif effect.p_better >= _usual_bar(candidate.n, gates):
         more_runs = gates.drift_runs
-        likely = "drifts" if has_drifted(noise) else "may drift"
-        why = likely if may_drift(noise) else "was not alike for both"
-        doubt = f", and {_bar(promotes_at)} is asked where the machine {why}"
+        doubt = f", and {_bar(promotes_at)} is asked where {_why_more(candidate, base, noise)}"
     after = f"after {_runs(candidate)}"
     if effect.p_better < goes_on_at:
         return Discard(*about, f"{_p(effect)} < {goes_on_at:.2f} {after}: not worth another")
@@ -106,7 +112,15 @@ def promotion_bar(candidate: CandidateStats, base: CandidateStats, noise: Noise,
     bar = _usual_bar(candidate.n, gates)
     if has_drifted(noise):
         return max(bar, gates.unsteady_promote)
-    return max(bar, gates.drift_promote) if may_drift(noise) or machines_differ(candidate, base) else bar
+    if may_drift(noise) or machines_differ(candidate, base):
+        return max(bar, gates.drift_promote)
+    return max(bar, gates.promote_now) if slots_differ(noise) else bar
+
+
+def _why_more(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> str:
+    if may_drift(noise):
+        return "the machine drifts" if has_drifted(noise) else "the machine may drift"
+    return "the machine was not alike for both" if machines_differ(candidate, base) else "slots differ"
 
 
 def _usual_bar(n: int, gates: GateSettings) -> float:

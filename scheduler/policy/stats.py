@@ -26,6 +26,7 @@ from scheduler.policy.drift import (
     contrast,
     estimate,
     is_unsteady,
+    later_is_better,
     newest,
     scatter_within,
 )
@@ -69,7 +70,10 @@ def _noise_of_repeats(lab: LabSnapshot) -> Noise:
     evidence = log_evidence(
         firsts, steady.sigma, tuple(sd for sd, _ in DRIFTS), tuple(sd for sd, _ in OFFSETS), scale_s
     )
-    noise = estimate(groups, sigma0, prior_df, scale_s, lab.noise_prior_seed_bpb, evidence)
+    given = groups, sigma0, prior_df, scale_s, lab.noise_prior_seed_bpb, evidence
+    noise = estimate(*given)
+    if not (noise.drift or noise.offset) and later_is_better(lab.baseline, noise):
+        noise = estimate(*given, has_stepped=True)
     if noise.offset:
         noise = replace(noise, slots=slot_offsets(firsts, noise.sigma, noise.drift, noise.offset, scale_s))
     return noise if noise.drift or noise.offset or noise.seed_sd else steady

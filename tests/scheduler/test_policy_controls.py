@@ -226,6 +226,23 @@ def test_a_promotion_waits_for_a_control_where_the_machine_has_moved_since_the_l
         assert decision.reason in explain_decision(decision, "first")
 
 
+@pytest.mark.parametrize(
+    ("at", "trials", "waits"),
+    [(6, 10, True), (5.9, 10, False), (6, 9, False), (60, 9, False), (6, 19, True)],
+)
+@pytest.mark.parametrize("speed", [None, 0.985])
+def test_where_nothing_has_moved_a_promotion_waits_for_a_control_when_the_last_is_twice_as_old(
+    speed: float | None, at: float, trials: int, waits: bool
+) -> None:
+    there = due_promotion(speed, at=at, base_speed=speed and 1.0, trials=0)
+    there = replace(there, left_out=trials - there.trials_on_baseline)
+    decision = decide(there)
+    assert isinstance(decision, MeasureBaseline if waits else Promote)
+    if waits:
+        assert decision.reason.endswith("is promoted: the baseline's last run was 20 min before its")
+    assert isinstance(decide(replace(there, gates=PRESETS["greedy"])), Promote)
+
+
 @pytest.mark.parametrize(("score", "kind"), [(1.0, Promote), (0.9885, Discard)])
 def test_a_promotion_that_waits_is_decided_with_the_controls_score(score: float, kind: type[Decision]) -> None:
     now = due_promotion(0.97)

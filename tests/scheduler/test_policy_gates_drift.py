@@ -22,7 +22,8 @@ def test_where_the_machine_may_drift_every_promotion_asks_for_more(preset: str, 
     likely = replace(NOISE, drift=0.5 * NOISE.sigma, p_unsteady=0.01)
     between = candidate_at((max(gates.promote_now, gates.promote) + gates.drift_promote) / 2, n)
     above = candidate_at((1 + gates.drift_promote) / 2, n)
-    for steady in (NOISE, replace(likely, drift=0.4 * NOISE.sigma)):
+    slots = replace(likely, drift=0.4 * NOISE.sigma, offset=NOISE.sigma)
+    for steady in (NOISE, replace(likely, drift=0.4 * NOISE.sigma), slots):
         assert isinstance(judge_candidate(between, base, steady, gates), Promote)
     assert not isinstance(judge_candidate(between, base, likely, gates), Promote)
     assert isinstance(judge_candidate(above, base, likely, gates), Promote)
@@ -43,6 +44,21 @@ def test_where_scores_have_shown_a_drift_every_promotion_asks_for_still_more(pre
     said = float(verdict.reason.split()[1])
     assert gates.drift_promote <= said < gates.unsteady_promote  # with the digits that show it
     assert isinstance(judge_candidate(candidate_at((1 + gates.unsteady_promote) / 2, n), base, shown, gates), Promote)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("preset", ["default", "strict", "rounds", "bold"])
+def test_where_slots_differ_repeats_pass_the_bar_of_a_first_run_and_have_more_runs_for_it(preset: str, n: int) -> None:
+    base, gates = baseline(1.0, 1.0, 1.0), PRESETS[preset]
+    slots, alike = (replace(NOISE, offset=ratio * NOISE.sigma, p_unsteady=0.9) for ratio in (0.5, 0.4))
+    between = candidate_at((gates.promote + gates.promote_now) / 2, n)
+    assert isinstance(judge_candidate(between, base, alike, gates), Promote)
+    verdict = judge_candidate(between, base, slots, gates)
+    asked = f"and {gates.promote_now:.2f} is asked where slots differ: one more"
+    assert isinstance(verdict, Replicate) == (gates.promote < gates.promote_now)
+    assert (asked in verdict.reason) == (gates.promote < gates.promote_now)
+    assert isinstance(judge_candidate(candidate_at((1 + gates.promote_now) / 2, n), base, slots, gates), Promote)
+    assert isinstance(judge_candidate(candidate_at((1 + gates.promote_now) / 2), base, slots, gates), Promote)
 
 
 DRIFTING = {
