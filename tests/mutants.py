@@ -280,8 +280,8 @@ FAULTS = (
     Fault(
         "a promotion waits for no control on a machine that seems steady",
         "scheduler/policy/controls.py",
-        'how, fresh_s = "", UNMOVED * fresh_s',
-        "return None",
+        "not (how or lab.gates.control_share * lab.trials_on_baseline >= 1)",
+        "not how",
         ("tests/scheduler/test_policy_controls.py",),
     ),
     Fault(

@@ -20,7 +20,6 @@ from scheduler.policy.occasions import BUSIER
 ACTED_ON = 0.25  # chance of drift or offset from which controls are bought; a lab begins with slightly less
 LEAST_DRIFT = 0.5  # in sigma; less is not worth a slot
 SPEED_MARGIN = 0.10  # beyond the controls' own range
-UNMOVED = 2.0  # times fresh_control, where neither speed nor scores have moved
 SPEED_MOVED = 0.02  # between runs; those on a quiet core differ by half of that
 MOST_AGE = 1 / 6  # of the drift's scale: within it a control shares 85 % of the drift with what it is for
 
@@ -52,32 +51,29 @@ def control_before(
 ) -> MeasureBaseline | None:
     """The control that the promotion of one of `winners` waits for, due or on its way; None where none is needed.
 
-    It is where the baseline's newest run is `fresh_control` run lengths older than theirs and the machine has moved in
-    between: a baseline that was measured in one slow minute makes everything look better that comes after it. Where
-    nothing tells that it has moved, twice as old, and within the share of controls: a promotion is the first to meet a
-    machine that has changed since, and a lucky baseline's last chance.
+    It is where the baseline's newest run is `fresh_control` run lengths older than theirs: a baseline that was measured
+    in one slow minute makes everything look better that comes after it. Where nothing tells that the machine has moved
+    since, it has to be within the share of controls: a promotion is what first meets a machine that has.
     """
     base, fresh = lab.baseline, lab.gates.fresh_control
     known = lab.run_s and fresh and base.occasions and all(stats.occasions for stats in winners)
     if not known or (not base.pending_runs and _controls_left(lab, wanted) <= 0 < _controls_bought(lab, wanted)):
         return None
     age_s = max(map(_latest, winners)) - _latest(base)
-    speeds = [speed for stats in (base, *winners) for speed in _speeds(stats)]
-    moved = bool(speeds) and max(speeds) >= (1 + SPEED_MOVED) * min(speeds)
-    fresh_s = fresh * (lab.run_s or 0.0)
-    if moved:
-        how = f", and the machine's speed was {min(speeds):.2f} to {max(speeds):.2f}"
-    elif is_drifting(noise):
-        how = f", and the machine drifts by {noise.drift:.4f}"
-    else:
-        how, fresh_s = "", UNMOVED * fresh_s
-        if lab.gates.control_share * lab.trials_on_baseline < 1 or _controls_left(lab, wanted) <= 0:
-            return None
-    if age_s < fresh_s:
+    how = _how_it_moved((base, *winners), noise)
+    if age_s < fresh * (lab.run_s or 0.0) or not (how or lab.gates.control_share * lab.trials_on_baseline >= 1):
         return None
     first = min(winners, key=lambda stats: id_order(stats.candidate_id)).candidate_id
     reason = f"a control before {first} is promoted: the baseline's last run was {age_s / 60:.0f} min before its"
     return MeasureBaseline(base.candidate_id, reason + how)
+
+
+def _how_it_moved(measured: Sequence[CandidateStats], noise: Noise) -> str:
+    """Like ", and the machine's speed was 0.90 to 1.00"; empty where nothing tells that it has moved."""
+    speeds = [speed for stats in measured for speed in _speeds(stats)]
+    if speeds and max(speeds) >= (1 + SPEED_MOVED) * min(speeds):
+        return f", and the machine's speed was {min(speeds):.2f} to {max(speeds):.2f}"
+    return f", and the machine drifts by {noise.drift:.4f}" if is_drifting(noise) else ""
 
 
 def control_next_to(candidate: CandidateStats, base: CandidateStats) -> MeasureBaseline:
