@@ -43,7 +43,7 @@ class GateSettings:
     unsteady_promote: float = 0.9995  # where scores have shown that it does: P is as good as what is known of the drift
     drift_runs: int = 3  # beyond max_runs, for one that passes every bar but those two
     control_share: float = 0.10  # of a lab's runs, for measuring the baseline again where the machine drifts
-    fresh_control: float = 2.0  # run lengths: a promotion waits for a newer run of the baseline on a machine that moves
+    fresh_control: float = 2.0  # run lengths: a promotion waits for a run of the baseline no older than that
     sibling_wait: float = 0.10  # of a run's length: a promotion waits so long for runs that end with it
     rounds: bool = False  # decide nothing on ideas before all that run together are in
 
