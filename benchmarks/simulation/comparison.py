@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 
 import numpy as np
@@ -29,19 +29,18 @@ SHIPPED, GREEDY, ROUNDS, BEFORE = "default", "greedy", "greedy, rounds", "no dri
 class Variant:
     """A preset, asynchronous or in rounds; `claim_runs` fresh runs of both baselines come out of the budget.
 
-    `blind`: every score counts as measured at one time on one machine. `sibling_wait`: another than the preset's.
+    `blind`: every score counts as measured at one time on one machine. `changed`: settings other than the preset's.
     """
 
     preset: str
     rounds: bool = False
     claim_runs: int = 4
     blind: bool = False
-    sibling_wait: float | None = None
+    changed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gates(self) -> GateSettings:
-        gates = PRESETS[self.preset]
-        return gates if self.sibling_wait is None else replace(gates, sibling_wait=self.sibling_wait)
+        return replace(PRESETS[self.preset], **self.changed)
 
 
 VARIANTS = {
@@ -51,8 +50,13 @@ VARIANTS = {
     "rounds": Variant("rounds"),
     GREEDY: Variant("greedy", claim_runs=0, blind=True),
     ROUNDS: Variant("greedy", rounds=True, claim_runs=0, blind=True),
-    BEFORE: Variant("default", blind=True, sibling_wait=0.0),
-    **{f"waits {share:g}": Variant("default", sibling_wait=share) for share in (0.0, 0.05, 0.1, 0.2, 0.5)},
+    BEFORE: Variant("default", blind=True, changed={"sibling_wait": 0.0}),
+    "low bars": Variant(  # and no drift known
+        "default",
+        blind=True,
+        changed={"sibling_wait": 0.0, "promote": 0.80, "halve_after": 0, "max_baseline_runs": 4},
+    ),
+    **{f"waits {share:g}": Variant("default", changed={"sibling_wait": share}) for share in (0.0, 0.05, 0.1, 0.2, 0.5)},
 }
 
 
