@@ -67,12 +67,26 @@ def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> t
     return diff, se
 
 
+def hypotheses(noise: Noise) -> tuple[tuple[float, Noise], ...]:
+    """What the machine may be, each with its chance: one whose state moves scores, and a steady one."""
+    if noise.p_unsteady >= 1 or not (noise.drift or noise.offset):
+        return ((1.0, noise),)
+    steady = replace(noise, drift=0.0, offset=0.0, slots=())
+    return ((noise.p_unsteady, noise), (1 - noise.p_unsteady, steady))
+
+
 def mean_error(stats: CandidateStats, noise: Noise) -> float:
-    """Standard error of a candidate's mean in bpb, as of one program on any machine, time and seed. It has a score."""
+    """Standard error of a candidate's mean in bpb, as of one program on any machine, time and seed. It has a score.
+
+    Where the machine is in doubt its square is the mean of those of the `hypotheses`.
+    """
+    return math.sqrt(math.fsum(chance * _variance_of_mean(stats, one) for chance, one in hypotheses(noise)))
+
+
+def _variance_of_mean(stats: CandidateStats, noise: Noise) -> float:
     if not _is_shared(noise) or not stats.occasions:
-        return noise.sigma / math.sqrt(stats.n)
-    common = float(_common(stats.occasions, noise).mean())
-    return math.sqrt(noise.sigma**2 / stats.n + common)
+        return noise.sigma**2 / stats.n
+    return noise.sigma**2 / stats.n + float(_common(stats.occasions, noise).mean())
 
 
 def scatter_within(programs: Sequence[CandidateStats], noise: Noise) -> float:
@@ -182,7 +196,8 @@ def estimate(
     variance = weight * total / df / weight.sum()
     drift, offset, seed_sd = (sigma0 * math.sqrt(float(v)) for v in variance @ ratios**2)
     sigma = sigma0 * math.sqrt(float(variance.sum()))
-    return Noise(sigma, len(z), drift, offset, scale_s, seed_sd, p_unsteady=1 - p_steady)
+    p_unsteady = 1 - min(p_steady, float(prior[steady].sum())) if has_stepped else 1 - p_steady
+    return Noise(sigma, len(z), drift, offset, scale_s, seed_sd, p_unsteady=p_unsteady)
 
 
 def newest(groups: Sequence[Group]) -> tuple[Group, ...]:

@@ -22,7 +22,9 @@ from scheduler.domain.decision import BusyCore, Noise, SlotOffset
 from scheduler.domain.lab import LabSnapshot
 from scheduler.policy.occasions import BUSIER, Group, busyness, factor, residuals, shared, training_s
 
-MOST_FIRSTS = 104  # the newest: milliseconds for every decision
+FIRSTS_PER_SLOT = 13  # the newest: as many run lengths, however many slots there are from LEAST_SLOTS on
+LEAST_SLOTS = 8
+MOST_FIRSTS = 256  # milliseconds for every decision
 LEAST_FIRSTS = 16  # fewer say nothing
 LEAST_ON_SLOT = 8  # for a median of its own
 STEP = 4  # looked at anew after so many more
@@ -41,7 +43,9 @@ def first_scores(lab: LabSnapshot) -> tuple[FirstScore, ...]:
     ]
     found = sorted((*lab.firsts_left_out, *standing), key=lambda first: (first.occasion.at, first.occasion.slot_id))
     end = len(found) // STEP * STEP
-    return tuple(found[max(0, end - MOST_FIRSTS) : end])
+    newest = found[max(0, end - MOST_FIRSTS) : end]
+    slots = max(LEAST_SLOTS, len({first.occasion.slot_id for first in newest}))
+    return tuple(newest[-min(MOST_FIRSTS, FIRSTS_PER_SLOT * slots) :])
 
 
 @lru_cache(maxsize=512)

@@ -25,6 +25,7 @@ from scheduler.policy.drift import (
     SCALE_RUNS,
     contrast,
     estimate,
+    hypotheses,
     is_unsteady,
     later_is_better,
     newest,
@@ -100,10 +101,16 @@ def _usual_variance(scatters: Iterable[_Scatter], sigma0: float, prior_df: float
 
 
 def effect_of(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> Effect:
-    """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average."""
-    diff, se = contrast(candidate, base, noise)
+    """Both must have a score. `shrunken` = diff·z²/(1+z²): what a selected winner keeps on fresh runs, on average.
+
+    Where the machine is in doubt P, diff and se are those of the mixture of its `hypotheses`.
+    """
+    cases = [(chance, *contrast(candidate, base, one)) for chance, one in hypotheses(noise)]
+    diff = math.fsum(chance * mean for chance, mean, _ in cases)
+    se = math.sqrt(math.fsum(chance * (sd**2 + (mean - diff) ** 2) for chance, mean, sd in cases))
+    p_better = math.fsum(chance * _NORMAL.cdf(-mean / sd) for chance, mean, sd in cases)
     z = diff / se
-    return Effect(diff, se, noise.sigma, candidate.n, base.n, _NORMAL.cdf(-z), shrunken=diff * z * z / (1 + z * z))
+    return Effect(diff, se, noise.sigma, candidate.n, base.n, p_better, shrunken=diff * z * z / (1 + z * z))
 
 
 def undecided_below(noise: Noise, prior_bpb: float) -> float | None:

@@ -276,7 +276,7 @@ def describe_noise(sd_bpb: float, parts: NoiseParts | None) -> str:
     slots = ", ".join(f"{slot.slot_id} {slot.offset_bpb:+.5f}" for slot in parts.slots)
     machine = [(over_time, "over time"), (between, f"between slots ({slots})" if slots else "between slots")]
     if parts.p_unsteady < SHOWN:
-        machine = [(math.hypot(over_time, between), "in doubt of the machine")]
+        machine = [(math.hypot(over_time, between), f"in doubt of the machine (chance {parts.p_unsteady:.2f})")]
     more = [*machine, (parts.between_seeds_sd_bpb, "between seeds")]
     busy = [f"{math.log(2) * parts.busy.added_bpb:+.5f} with half a core"] if parts.busy else []
     return ", ".join([f"sd {sd_bpb:.5f} bpb side by side", *(f"{sd:.5f} {words}" for sd, words in more if sd), *busy])

@@ -16,7 +16,7 @@ from scheduler.domain.lab import LabSnapshot
 from scheduler.policy import population
 from scheduler.policy.decide import decide
 from scheduler.policy.drift import DRIFTS, OFFSETS, contrast, is_unsteady, mean_error
-from scheduler.policy.population import MOST_FIRSTS, STEP, first_scores, log_evidence, slot_offsets
+from scheduler.policy.population import FIRSTS_PER_SLOT, MOST_FIRSTS, STEP, first_scores, log_evidence, slot_offsets
 from scheduler.policy.stats import lab_noise
 from tests.scheduler.policy_kit import SIGMA0, baseline, board, standing
 
@@ -168,9 +168,10 @@ def test_few_ideas_and_equal_scores_say_nothing_and_break_nothing() -> None:
 
 
 def test_only_the_newest_first_scores_of_new_ideas_are_looked_at_and_a_few_at_a_time() -> None:
-    firsts = ideas(1, MOST_FIRSTS + 3 * STEP + 1)
+    most = FIRSTS_PER_SLOT * SLOTS
+    firsts = ideas(1, most + 3 * STEP + 1)
     lab = lab_of(firsts)
-    assert first_scores(lab) == firsts[3 * STEP : MOST_FIRSTS + 3 * STEP]
+    assert first_scores(lab) == firsts[3 * STEP : most + 3 * STEP]
     left_out = replace(lab_of(firsts[40:]), firsts_left_out=firsts[:40])
     assert first_scores(left_out) == first_scores(lab)
     merged = [replace(one, origin=Origin.UNION) for one in lab.standings]
@@ -184,3 +185,13 @@ def test_doubt_buys_no_control_and_a_shown_drift_does() -> None:
     assert lab_noise(lab).drift > 0 and decide(lab) is None
     noise = Noise(SIGMA0, 9, drift=SIGMA0, slots=(SlotOffset("n/1", 0.0, 0.0),), p_unsteady=0.49)
     assert not is_unsteady(noise) and is_unsteady(replace(noise, p_unsteady=0.51))
+
+
+@pytest.mark.parametrize(("slots", "kept"), [(1, 104), (8, 104), (16, 208), (64, MOST_FIRSTS)])
+def test_more_slots_have_more_first_scores_looked_at_as_of_the_same_time(slots: int, kept: int) -> None:
+    found = ideas(1, MOST_FIRSTS + 40)
+    moved = [
+        replace(one, occasion=replace(one.occasion, at=k * RUN_S / slots, slot_id=f"n/{k % slots}"))
+        for k, one in enumerate(found)
+    ]
+    assert first_scores(lab_of(tuple(moved))) == tuple(moved[-kept:])

@@ -127,7 +127,7 @@ def test_what_is_known_of_the_machine_is_said_and_no_more() -> None:
     noise = Noise(0.0075, 12, drift=0.003, offset=0.004, scale_s=600.0, slots=slots, p_unsteady=0.3)
     doubt, known = noise_parts(noise), noise_parts(replace(noise, p_unsteady=0.8))
     said = describe_noise(noise.sigma, doubt)
-    assert said == "sd 0.00750 bpb side by side, 0.00500 in doubt of the machine"
+    assert said == "sd 0.00750 bpb side by side, 0.00500 in doubt of the machine (chance 0.30)"
     said = describe_noise(noise.sigma, known)
     assert said == "sd 0.00750 bpb side by side, 0.00300 over time, 0.00400 between slots (n/gpu3 +0.00610)"
     assert noise_parts(Noise(0.0075, 12)) is None
