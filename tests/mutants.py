@@ -271,6 +271,27 @@ FAULTS = (
         ("tests/scheduler/test_policy_drift.py",),
     ),
     Fault(
+        "a machine in doubt counts as one that drifts",
+        "scheduler/policy/drift.py",
+        "if noise.p_unsteady >= 1 or not (noise.drift or noise.offset):",
+        "if True:",
+        ("tests/scheduler/test_policy_doubt.py",),
+    ),
+    Fault(
+        "a baseline that has stepped leaves the drift as unlikely as before",
+        "scheduler/policy/drift.py",
+        "1 - min(p_steady, float(prior[steady].sum())) if has_stepped else 1 - p_steady",
+        "1 - p_steady",
+        ("tests/scheduler/test_policy_steps.py",),
+    ),
+    Fault(
+        "more slots have no more first scores looked at",
+        "scheduler/policy/population.py",
+        "min(MOST_FIRSTS, FIRSTS_PER_SLOT * slots)",
+        "min(MOST_FIRSTS, FIRSTS_PER_SLOT * LEAST_SLOTS)",
+        ("tests/scheduler/test_policy_population.py",),
+    ),
+    Fault(
         "a baseline whose later runs are better leaves the machine steady",
         "scheduler/policy/stats.py",
         "if not (noise.drift or noise.offset) and later_is_better(lab.baseline, noise):",
