@@ -40,8 +40,8 @@ OFFSETS = ((0.0, 0.93), (1.0, 0.05), (4.0, 0.02))
 # Times the contract's seed_sd: none is found where it states none, because first runs that earned a repeat are lucky
 # ones of one seed, and that looks the same.
 SEEDS = ((0.0, 0.05), (0.5, 0.20), (1.0, 0.50), (2.0, 0.25))
-# Posterior mass of "no drift, no offset" that counts as none. The prior has less: a lab begins in doubt, where errors
-# are larger, until repeats and the first scores of ideas settle it.
+# Posterior mass of "no drift, no offset" that counts as none. The prior has less: a lab begins in doubt, where both
+# `hypotheses` count, until repeats and the first scores of ideas settle it.
 STEADY = 0.92
 # Standard errors by which a baseline's later runs are better than its earlier ones, split where they differ most, from
 # which no steady machine is believed in: in the minutes after a step down the likelihood, of all repeats, is too slow.

@@ -3,7 +3,8 @@
     sigma     = √((prior_df·sigma0² + SS) / (prior_df + df)), SS and df = Σ(n−1) within each candidate's scores
     P(better) = Φ(−diff / se),   diff = mean_candidate − mean_base,   se = sigma·√(1/n_candidate + 1/n_base)
 
-where the machine is steady; else noise, diff and se are scheduler.policy.drift's. Scores are val_bpb. Decides nothing.
+where the machine is steady; where it drifts noise, diff and se are scheduler.policy.drift's, and in doubt the two are
+weighed by their chances. Scores are val_bpb. Decides nothing.
 """
 
 from __future__ import annotations
