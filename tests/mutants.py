@@ -306,6 +306,13 @@ FAULTS = (
         ("tests/scheduler/test_policy_controls.py",),
     ),
     Fault(
+        "a promotion takes no control in advance of the share",
+        "scheduler/policy/controls.py",
+        "left = _controls_left(lab, wanted) + bool(how)",
+        "left = _controls_left(lab, wanted)",
+        ("tests/scheduler/test_policy_controls.py",),
+    ),
+    Fault(
         "slots that differ ask no more of repeats",
         "scheduler/policy/gates.py",
         "return max(bar, gates.promote_now) if slots_differ(noise) else bar",

@@ -53,14 +53,17 @@ def control_before(
 
     It is where the baseline's newest run is `fresh_control` run lengths older than theirs: a baseline that was measured
     in one slow minute makes everything look better that comes after it. Where nothing tells that the machine has moved
-    since, it has to be within the share of controls: a promotion is what first meets a machine that has.
+    since, it has to be within the share of controls: a promotion is what first meets a machine that has. Where it has
+    moved one is taken in advance of that share, lest what it held for controls went to candidates that were dropped.
     """
     base, fresh = lab.baseline, lab.gates.fresh_control
-    known = lab.run_s and fresh and base.occasions and all(stats.occasions for stats in winners)
-    if not known or (not base.pending_runs and _controls_left(lab, wanted) <= 0 < _controls_bought(lab, wanted)):
+    if not (lab.run_s and fresh and base.occasions and all(stats.occasions for stats in winners)):
+        return None
+    how = _how_it_moved((base, *winners), noise)
+    left = _controls_left(lab, wanted) + bool(how)
+    if not base.pending_runs and left <= 0 < _controls_bought(lab, wanted):
         return None
     age_s = max(map(_latest, winners)) - _latest(base)
-    how = _how_it_moved((base, *winners), noise)
     if age_s < fresh * (lab.run_s or 0.0) or not (how or lab.gates.control_share * lab.trials_on_baseline >= 1):
         return None
     first = min(winners, key=lambda stats: id_order(stats.candidate_id)).candidate_id

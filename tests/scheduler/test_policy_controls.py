@@ -251,7 +251,7 @@ def test_what_is_due_on_others_is_decided_while_a_promotion_waits_for_its_contro
     assert decide(applied(now, dropped)) is None
 
 
-def test_a_promotion_does_not_wait_for_a_control_that_always_fails_or_is_not_allowed_any_more() -> None:
+def test_a_promotion_does_not_wait_for_a_control_that_always_fails() -> None:
     now, taken = due_promotion(0.97), list[Decision]()
     while not taken or isinstance(taken[-1], MeasureBaseline):
         decision = decide(now)
@@ -261,10 +261,26 @@ def test_a_promotion_does_not_wait_for_a_control_that_always_fails_or_is_not_all
         if isinstance(decision, MeasureBaseline):
             now = finished(now, "c0001", None)
     assert isinstance(taken[-1], Promote) and 1 < len(taken) < 6
-    spent = due_promotion(0.97)
-    base = baseline(*[1.0] * 4, occasions=runs(0, 1, 2, 2, speed=1.0))
-    assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]))), Promote)
-    assert isinstance(decide(replace(spent, standings=(base, *spent.standings[1:]), left_out=19)), MeasureBaseline)
+
+
+@pytest.mark.parametrize(
+    ("speed", "bought", "trials", "waits"),
+    [
+        (0.97, 1, 9, True),  # the share is spent, and the machine has moved: one in advance
+        (0.97, 2, 9, False),
+        (0.97, 2, 19, True),
+        (1.0, 1, 9, False),
+        (1.0, 1, 19, True),
+    ],
+)
+def test_where_the_machine_has_moved_a_promotion_takes_one_control_in_advance(
+    speed: float, bought: int, trials: int, waits: bool
+) -> None:
+    """Controls next to candidates that were dropped since have taken all that a tenth of the trials allows."""
+    now = due_promotion(speed, trials=trials)
+    base = baseline(*[1.0] * (3 + bought), occasions=runs(0, 1, *[2] * (1 + bought), speed=1.0))
+    decision = decide(replace(now, standings=(base, *now.standings[1:])))
+    assert isinstance(decision, MeasureBaseline if waits else Promote)
 
 
 def left_behind(*, runs_of_it: int = 2, pending_runs: int = 0) -> LabSnapshot:
