@@ -68,7 +68,10 @@ def contrast(candidate: CandidateStats, base: CandidateStats, noise: Noise) -> t
 
 
 def hypotheses(noise: Noise) -> tuple[tuple[float, Noise], ...]:
-    """What the machine may be, each with its chance: one whose state moves scores, and a steady one."""
+    """What the machine may be, each with its chance: one whose state moves scores, and a steady one.
+
+    sigma and seed_sd are those of the former for both: the latter's would be slightly larger.
+    """
     if noise.p_unsteady >= 1 or not (noise.drift or noise.offset):
         return ((1.0, noise),)
     steady = replace(noise, drift=0.0, offset=0.0, slots=())

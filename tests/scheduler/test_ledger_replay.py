@@ -264,7 +264,7 @@ def test_what_waited_for_siblings_a_round_or_a_control_follows_from_the_ledger_a
     tmp_path: Path, preset: str
 ) -> None:
     waited, reasons, busy = Counter[str](), list[str](), 0
-    for seed in range(5):
+    for seed in range(7):
         path, clock = tmp_path / f"{seed}.db", Ticking()
         with open_ledger(path, clock) as ledger:
             played = LabOnSlots(ledger, clock, random.Random(seed), gates=PRESETS[preset])
@@ -281,7 +281,8 @@ def test_what_waited_for_siblings_a_round_or_a_control_follows_from_the_ledger_a
                 taken_again = near_miss_union(board, SLOTS)
             assert taken_again == record.decision
             reasons.append(record.decision.reason)
-    assert waited["siblings" if preset != "rounds" else "round"] > 1
+    few = preset == "strict"  # promotions
+    assert waited["siblings" if preset != "rounds" else "round"] > (1 if few else 3)
     assert busy > 0
     assert any("machine unlike its controls" in reason for reason in reasons)
     assert preset == "rounds" or any(reason.startswith("a control before") for reason in reasons)
